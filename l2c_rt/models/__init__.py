@@ -1,5 +1,6 @@
 """Own, lean model definitions whose parameter names are the published ones."""
 
-from l2c_rt.models.dit import CONFIGS, DiT, DiTConfig, dit
+from l2c_rt.models.dit import DiT, dit
+from l2c_rt.models.uvit import UViT, uvit
 
-__all__ = ["CONFIGS", "DiT", "DiTConfig", "dit"]
+__all__ = ["DiT", "UViT", "dit", "uvit"]

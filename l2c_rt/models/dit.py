@@ -5,14 +5,20 @@ Parameter names and shapes are the published ones, so published weight files loa
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from l2c_rt.models.layers import Attention, Mlp, PatchEmbed, sincos_pos_embed, timestep_embedding
+from l2c_rt.models.layers import (
+    Attention,
+    Mlp,
+    PatchEmbed,
+    sincos_pos_embed,
+    timestep_embedding,
+    unpatchify,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +159,7 @@ class DiT(nn.Module):
 
     def unpatchify(self, x: Tensor) -> Tensor:
         """Shapes: [B, T, P * P * C] -> [B, C, H, W]."""
-        p, c, grid = self.patch_size, self.out_channels, math.isqrt(x.shape[1])
-        patches = x.reshape(len(x), grid, grid, p, p, c).permute(0, 5, 1, 3, 2, 4)
-        return patches.reshape(len(x), c, grid * p, grid * p)
+        return unpatchify(x, self.patch_size, self.out_channels)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         x = self.x_embedder(x) + self.pos_embed

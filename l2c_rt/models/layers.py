@@ -34,6 +34,14 @@ def sincos_pos_embed(hidden_size: int, grid: int) -> Tensor:
     return torch.cat([column, row], dim=2).reshape(1, grid * grid, hidden_size).float()
 
 
+def unpatchify(x: Tensor, patch_size: int, channels: int) -> Tensor:
+    """Put a square grid of patches back together.  Shapes: [B, T, P * P * C] -> [B, C, H, W]."""
+    grid = math.isqrt(x.shape[1])
+    patches = x.reshape(len(x), grid, grid, patch_size, patch_size, channels)
+    rows = patches.permute(0, 5, 1, 3, 2, 4)
+    return rows.reshape(len(x), channels, grid * patch_size, grid * patch_size)
+
+
 class PatchEmbed(nn.Module):
     """One token per patch, row by row.  Shapes: [B, C, H, W] -> [B, T, D]."""
 
