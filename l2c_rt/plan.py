@@ -1,0 +1,93 @@
+"""What a run does: for every evaluation, the ops to run.  Pure data, hashable.
+
+Equal rows of a schedule give equal StepPlans, so that one captured graph serves all of them.
+`build` makes plans, `passes` rewrites them, `verify` proves them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True, slots=True)
+class RunFixed:
+    """Run a node that is never reused."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Run a branch and add it; keep its output in `slot`, or nowhere if nobody reads it again."""
+
+    branch: str
+    slot: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """Add what the branch put in `slot`, with the current gate."""
+
+    branch: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReuseRun:
+    """Consecutive reuses as one sum.  Accumulated in one go, so not bit-equal to one by one."""
+
+    items: tuple[Reuse, ...]
+
+
+Op = RunFixed | Compute | Reuse | ReuseRun
+StepPlan = tuple[Op, ...]
+
+
+class PlanError(ValueError):
+    """A plan that could read a value which this run has not written, or that skips a node."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`steps[order[s]]` are the ops of evaluation s; `slots[i]` names the branch that owns slot i."""
+
+    steps: tuple[StepPlan, ...]
+    order: tuple[int, ...]
+    slots: tuple[str, ...]
+
+    def at(self, evaluation: int) -> StepPlan:
+        return self.steps[self.order[evaluation]]
+
+    @property
+    def num_evaluations(self) -> int:
+        return len(self.order)
+
+    @property
+    def num_slots(self) -> int:
+        return len(self.slots)
+
+    @cached_property
+    def reuse_count(self) -> int:
+        """Branches reused over the whole run."""
+        return sum(len(reuses(self.at(s))) for s in range(self.num_evaluations))
+
+
+def reuses(step: StepPlan) -> tuple[Reuse, ...]:
+    """The reuses of one evaluation, runs taken apart."""
+    found: list[Reuse] = []
+    for op in step:
+        if isinstance(op, Reuse):
+            found.append(op)
+        elif isinstance(op, ReuseRun):
+            found.extend(op.items)
+    return tuple(found)
+
+
+def op_nodes(op: Op) -> tuple[str, ...]:
+    """The program nodes that an op stands for, in order."""
+    if isinstance(op, RunFixed):
+        return (op.node,)
+    if isinstance(op, ReuseRun):
+        return tuple(item.branch for item in op.items)
+    return (op.branch,)
