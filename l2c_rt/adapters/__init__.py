@@ -1,0 +1,31 @@
+"""Which models can be compiled, and how each is described.  Recognition is by structure."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from l2c_rt.adapters import diffusers_dit, dit, uvit
+from l2c_rt.adapters.bound import Bound
+
+SUPPORTED = {
+    "DiT (facebookresearch/DiT, l2c_rt.models.DiT)": dit,
+    "U-ViT (baofff/U-ViT, l2c_rt.models.UViT)": uvit,
+    "DiTTransformer2DModel (diffusers)": diffusers_dit,
+}
+
+
+def bind(model: nn.Module) -> Bound:
+    """Describe a model with the first adapter that recognises it.
+
+    Raises TypeError listing what is supported, where no adapter does.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"compile: model must be a torch.nn.Module, got {type(model).__name__}")
+    for adapter in SUPPORTED.values():
+        if adapter.matches(model):
+            return adapter.bind(model)
+    names = "; ".join(SUPPORTED)
+    raise TypeError(
+        f"compile: no adapter for {type(model).__name__}. Supported by structure: {names}. "
+        'To add one, follow "add a model" in CONTRIBUTING.md.'
+    )

@@ -1,0 +1,221 @@
+"""DiT as diffusers lays it out (`DiTTransformer2DModel`).
+
+Recognised by structure; diffusers is imported only to build its own return type, when asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l2c_rt.adapters.bound import (
+    AttentionPart,
+    Bound,
+    BranchCode,
+    BranchPart,
+    MlpPart,
+    Parts,
+    Sampling,
+    State,
+)
+from l2c_rt.adapters.parts import NotFusable, nothing_there, plain_linear, plain_norm
+from l2c_rt.program import (
+    BlockProgram,
+    Node,
+    attention_branch,
+    conditioning_node,
+    linear_node,
+    mlp_branch,
+)
+
+_MODEL = ("pos_embed", "transformer_blocks", "norm_out", "proj_out_1", "proj_out_2", "config")
+_BLOCK = ("norm1", "attn1", "norm3", "ff")
+
+
+def matches(model: nn.Module) -> bool:
+    """Whether the model has the parts of diffusers' DiT by their names."""
+    if not all(hasattr(model, name) for name in _MODEL):
+        return False
+    blocks: Any = model.transformer_blocks
+    return all(
+        all(hasattr(block, name) for name in _BLOCK)
+        and getattr(block, "attn2", None) is None
+        and hasattr(block.norm1, "emb")
+        and hasattr(block.norm1, "linear")
+        for block in blocks
+    )
+
+
+def bind(model: Any) -> Bound:
+    """Describe a DiTTransformer2DModel."""
+    fixed = {"embed": partial(_embed, model), "final": partial(_final, model)}
+    branches: dict[str, BranchCode] = {}
+    for i, block in enumerate(model.transformer_blocks):
+        fixed[f"modulation-{i}"] = partial(_modulation, block)
+        branches[f"attn-{i}"] = BranchCode(partial(_attn, block), partial(_add, 2))
+        branches[f"mlp-{i}"] = BranchCode(partial(_mlp, block), partial(_add, 5))
+    try:
+        parts, why = _parts(model), ""
+    except NotFusable as reason:
+        parts, why = None, str(reason)
+    return Bound(
+        model=model,
+        program=_program(model),
+        begin=_begin,
+        fixed=fixed,
+        branches=branches,
+        finish=partial(_finish, model),
+        arguments=lambda x, t, y: {"hidden_states": x, "timestep": t, "class_labels": y},
+        to_tensor=lambda out: out[0] if isinstance(out, tuple) else out.sample,
+        sampling=_sampling(model),
+        parts=parts,
+        why_no_parts=why,
+    )
+
+
+def _begin(
+    hidden_states: Tensor,
+    timestep: Tensor | None = None,
+    class_labels: Tensor | None = None,
+    cross_attention_kwargs: dict[str, Any] | None = None,
+    return_dict: bool = True,
+) -> State:
+    if timestep is None or class_labels is None:
+        raise TypeError("timestep= and class_labels= are needed, as by the model itself")
+    if cross_attention_kwargs:
+        raise ValueError(
+            f"cross_attention_kwargs={cross_attention_kwargs} is not supported by a compiled DiT; "
+            "leave it out or call the model itself"
+        )
+    return State(x=hidden_states, t=timestep, y=class_labels, options={"return_dict": return_dict})
+
+
+def _embed(model: Any, state: State) -> None:
+    state.x = model.pos_embed(state.x)
+
+
+def _modulation(block: Any, state: State) -> None:
+    emb = block.norm1.emb(state.t, state.y, hidden_dtype=state.x.dtype)
+    state.modulation = block.norm1.linear(block.norm1.silu(emb)).chunk(6, dim=1)
+
+
+def _attn(block: Any, state: State) -> Tensor:
+    shift, scale = state.modulation[:2]
+    x = block.norm1.norm(state.x) * (1 + scale[:, None]) + shift[:, None]
+    out: Tensor = block.attn1(x, encoder_hidden_states=None, attention_mask=None)
+    return out
+
+
+def _mlp(block: Any, state: State) -> Tensor:
+    shift, scale = state.modulation[3:5]
+    out: Tensor = block.ff(block.norm3(state.x) * (1 + scale[:, None]) + shift[:, None])
+    return out
+
+
+def _add(gate: int, state: State, out: Tensor) -> None:
+    state.x = state.modulation[gate].unsqueeze(1) * out + state.x
+
+
+def _final(model: Any, state: State) -> None:
+    first = model.transformer_blocks[0].norm1
+    emb = first.emb(state.t, state.y, hidden_dtype=state.x.dtype)
+    shift, scale = model.proj_out_1(F.silu(emb)).chunk(2, dim=1)
+    x = model.norm_out(state.x) * (1 + scale[:, None]) + shift[:, None]
+    x = model.proj_out_2(x)
+    grid, p, c = int(x.shape[1] ** 0.5), model.patch_size, model.out_channels
+    x = torch.einsum("nhwpqc->nchpwq", x.reshape(-1, grid, grid, p, p, c))
+    state.x = x.reshape(-1, c, grid * p, grid * p)
+
+
+def _finish(model: Any, state: State) -> Any:
+    if not state.options["return_dict"]:
+        return (state.x,)
+    package = type(model).__module__.partition(".")[0]
+    outputs = importlib.import_module(f"{package}.models.modeling_outputs")
+    return outputs.Transformer2DModelOutput(sample=state.x)
+
+
+def _parts(model: Any) -> Parts:
+    branches: dict[str, BranchPart] = {}
+    for i, block in enumerate(model.transformer_blocks):
+        where = f"transformer_blocks.{i}"
+        norm1 = plain_norm(block.norm1.norm, f"{where}.norm1.norm")
+        norm3 = plain_norm(block.norm3, f"{where}.norm3")
+        branches[f"attn-{i}"] = BranchPart(norm1, _attention_part(block.attn1, where), i, 0)
+        branches[f"mlp-{i}"] = BranchPart(norm3, _mlp_part(block.ff, where), i, 3)
+
+    def condition(t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return t, y
+
+    def modulation(block: int, given: tuple[Tensor, Tensor]) -> Tensor:
+        norm = model.transformer_blocks[block].norm1
+        emb = norm.emb(*given, hidden_dtype=norm.linear.weight.dtype)
+        rows: Tensor = norm.linear(norm.silu(emb))
+        return rows
+
+    return Parts(branches, condition, modulation)
+
+
+def _attention_part(attn: Any, where: str) -> AttentionPart:
+    nothing_there(attn, ("norm_q", "norm_k", "group_norm", "spatial_norm"), f"{where}.attn1")
+    if attn.residual_connection or attn.rescale_output_factor != 1.0 or attn.upcast_attention:
+        raise NotFusable(f"{where}.attn1 rescales or upcasts its output")
+    name = type(attn.processor).__name__
+    if name not in ("AttnProcessor2_0", "AttnProcessor"):
+        raise NotFusable(f"{where}.attn1 runs {name}, which a fused kernel would not call")
+    nothing_there(attn.to_out, ("1",), f"{where}.attn1.to_out")
+    linears = tuple(
+        plain_linear(getattr(attn, n), f"{where}.attn1.{n}") for n in ("to_q", "to_k", "to_v")
+    )
+    proj = plain_linear(attn.to_out[0], f"{where}.attn1.to_out.0")
+    return AttentionPart(linears, proj, int(attn.heads), float(attn.scale))
+
+
+def _mlp_part(ff: Any, where: str) -> MlpPart:
+    act, dropout, fc2, *rest = ff.net
+    nothing_there(ff.net, ("1",), f"{where}.ff.net")
+    if rest and any(not isinstance(m, nn.Dropout) or m.p > 0 for m in rest):
+        raise NotFusable(f"{where}.ff has {len(ff.net)} stages")
+    if type(act).__name__ != "GELU":
+        raise NotFusable(f"{where}.ff runs {type(act).__name__}, not GELU")
+    fc1 = plain_linear(act.proj, f"{where}.ff.net.0.proj")
+    return MlpPart(fc1, plain_linear(fc2, f"{where}.ff.net.2"), str(act.approximate))
+
+
+def _program(model: Any) -> BlockProgram:
+    config = model.config
+    width = config.num_attention_heads * config.attention_head_dim
+    tokens = (config.sample_size // config.patch_size) ** 2
+    frequencies = model.transformer_blocks[0].norm1.emb.timestep_embedder.linear_1.in_features
+    conditioning = frequencies * width + width * width
+    patch = config.patch_size**2
+    nodes: list[Node] = [linear_node("embed", tokens, config.in_channels * patch, width)]
+    for i, block in enumerate(model.transformer_blocks):
+        node = conditioning_node(f"modulation-{i}", width, 6 * width)
+        nodes.append(
+            replace(node, macs=node.macs + conditioning, weights=node.weights + conditioning)
+        )
+        nodes.append(attention_branch(i, tokens, width, gated=True))
+        hidden = block.ff.net[0].proj.out_features
+        nodes.append(mlp_branch(i, tokens, width, hidden, gated=True))
+    extra = conditioning + 2 * width * width
+    final = linear_node("final", tokens, width, patch * model.out_channels)
+    nodes.append(replace(final, macs=final.macs + extra, weights=final.weights + extra))
+    return BlockProgram("dit", tuple(nodes), tokens, width)
+
+
+def _sampling(model: Any) -> Sampling:
+    config = model.config
+    return Sampling(
+        sampler="ddim",
+        null_label=config.num_embeds_ada_norm,
+        channels=config.in_channels,
+        guided_channels=config.in_channels,
+        cfg_scale=4.0,
+    )

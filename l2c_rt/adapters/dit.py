@@ -1,0 +1,169 @@
+"""DiT as facebookresearch/DiT lays it out (timm's or our own Attention and Mlp inside).
+
+Recognised by structure; the model's package is never imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l2c_rt.adapters.bound import Bound, BranchCode, BranchPart, Parts, Sampling, State
+from l2c_rt.adapters.parts import NotFusable, packed_attention, plain_mlp, plain_norm
+from l2c_rt.program import (
+    BlockProgram,
+    Fixed,
+    Node,
+    attention_branch,
+    conditioning_node,
+    linear_node,
+    mlp_branch,
+)
+
+_MODEL = ("x_embedder", "t_embedder", "y_embedder", "pos_embed", "blocks", "final_layer")
+_BLOCK = ("norm1", "attn", "norm2", "mlp", "adaLN_modulation")
+
+
+def matches(model: nn.Module) -> bool:
+    """Whether the model has DiT's parts by their published names."""
+    if not all(hasattr(model, name) for name in (*_MODEL, "unpatchify")):
+        return False
+    return all(hasattr(block, name) for block in model.blocks for name in _BLOCK)  # type: ignore[union-attr]
+
+
+def bind(model: Any) -> Bound:
+    """Describe a DiT."""
+    blocks = list(model.blocks)
+    fixed = {"embed": partial(_embed, model), "final": partial(_final, model)}
+    branches: dict[str, BranchCode] = {}
+    for i, block in enumerate(blocks):
+        fixed[f"modulation-{i}"] = partial(_modulation, block)
+        branches[f"attn-{i}"] = BranchCode(partial(_attn, block), partial(_add, 2))
+        branches[f"mlp-{i}"] = BranchCode(partial(_mlp, block), partial(_add, 5))
+    try:
+        parts, why = _parts(model), ""
+    except NotFusable as reason:
+        parts, why = None, str(reason)
+    return Bound(
+        model=model,
+        program=_program(model),
+        begin=_begin,
+        fixed=fixed,
+        branches=branches,
+        finish=lambda state: state.x,
+        arguments=lambda x, t, y: {"x": x, "t": t, "y": y},
+        to_tensor=lambda out: out,
+        sampling=_sampling(model),
+        parts=parts,
+        why_no_parts=why,
+    )
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+
+
+def _begin(x: Tensor, t: Tensor, y: Tensor) -> State:
+    return State(x=x, t=t, y=y)
+
+
+def _embed(model: Any, state: State) -> None:
+    state.x = model.x_embedder(state.x) + model.pos_embed
+    state.c = model.t_embedder(state.t) + model.y_embedder(state.y, model.training)
+
+
+def _modulation(block: Any, state: State) -> None:
+    state.modulation = block.adaLN_modulation(state.c).chunk(6, dim=1)
+
+
+def _attn(block: Any, state: State) -> Tensor:
+    shift, scale = state.modulation[:2]
+    out: Tensor = block.attn(modulate(block.norm1(state.x), shift, scale))
+    return out
+
+
+def _mlp(block: Any, state: State) -> Tensor:
+    shift, scale = state.modulation[3:5]
+    out: Tensor = block.mlp(modulate(block.norm2(state.x), shift, scale))
+    return out
+
+
+def _add(gate: int, state: State, out: Tensor) -> None:
+    state.x = state.x + state.modulation[gate].unsqueeze(1) * out
+
+
+def _final(model: Any, state: State) -> None:
+    state.x = model.unpatchify(model.final_layer(state.x, state.c))
+
+
+def _parts(model: Any) -> Parts:
+    branches: dict[str, BranchPart] = {}
+    for i, block in enumerate(model.blocks):
+        norm1 = plain_norm(block.norm1, f"blocks.{i}.norm1")
+        norm2 = plain_norm(block.norm2, f"blocks.{i}.norm2")
+        attn = packed_attention(block.attn, f"blocks.{i}.attn")
+        mlp = plain_mlp(block.mlp, f"blocks.{i}.mlp")
+        branches[f"attn-{i}"] = BranchPart(norm1, attn, i, 0)
+        branches[f"mlp-{i}"] = BranchPart(norm2, mlp, i, 3)
+
+    def condition(t: Tensor, y: Tensor) -> Tensor:
+        c: Tensor = model.t_embedder(t) + model.y_embedder(y, model.training)
+        return c
+
+    def modulation(block: int, c: Tensor) -> Tensor:
+        rows: Tensor = model.blocks[block].adaLN_modulation(c)
+        return rows
+
+    return Parts(branches, condition, modulation)
+
+
+def _program(model: Any) -> BlockProgram:
+    tokens, width = model.pos_embed.shape[1:]
+    patches = model.x_embedder.proj.weight
+    frequencies = model.t_embedder.mlp[0].in_features
+    fan_in, fan_out = patches[0].numel(), model.final_layer.linear.out_features
+    embed = linear_node("embed", tokens, fan_in, width)
+    embed = _with_extra(embed, frequencies * width + width * width)
+    nodes: list[Node] = [embed]
+    for i, block in enumerate(model.blocks):
+        nodes.append(conditioning_node(f"modulation-{i}", width, 6 * width))
+        nodes.append(attention_branch(i, tokens, width, gated=True))
+        nodes.append(mlp_branch(i, tokens, width, block.mlp.fc1.out_features, gated=True))
+    final = linear_node("final", tokens, width, fan_out)
+    nodes.append(_with_extra(final, 2 * width * width))
+    return BlockProgram("dit", tuple(nodes), tokens, width)
+
+
+def _with_extra(node: Fixed, weights: int) -> Fixed:
+    """Add linears of one row per image, whose MACs equal their weights."""
+    return replace(node, macs=node.macs + weights, weights=node.weights + weights)
+
+
+def _sampling(model: Any) -> Sampling:
+    channels = model.x_embedder.proj.weight.shape[1]
+    table = model.y_embedder.embedding_table.weight
+    classes = getattr(model.y_embedder, "num_classes", len(table))
+    return Sampling(
+        sampler="ddim",
+        null_label=classes if len(table) > classes else None,
+        channels=channels,
+        guided_channels=3,
+        cfg_scale=4.0,
+    )
+
+
+def forward_with_cfg(call: Any, x: Tensor, t: Tensor, y: Tensor, cfg_scale: float) -> Tensor:
+    """The published guided call, around `call(x, t, y)`: guidance on the first three channels.
+
+    Shapes: x, t, y hold the batch twice; the second half of x is not read.
+    """
+    half = x[: len(x) // 2]
+    out = call(torch.cat([half, half], dim=0), t, y)
+    eps, rest = out[:, :3], out[:, 3:]
+    cond, uncond = torch.split(eps, len(eps) // 2, dim=0)
+    guided = uncond + cfg_scale * (cond - uncond)
+    return torch.cat([torch.cat([guided, guided], dim=0), rest], dim=1)

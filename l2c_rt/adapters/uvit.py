@@ -1,0 +1,157 @@
+"""U-ViT as baofff/U-ViT lays it out: blocks without gates, long skips through linears.
+
+Recognised by structure; the model's package is never imported.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l2c_rt.adapters.bound import Bound, BranchCode, BranchPart, Parts, Sampling, State
+from l2c_rt.adapters.parts import NotFusable, packed_attention, plain_mlp, plain_norm
+from l2c_rt.models.layers import timestep_embedding
+from l2c_rt.program import BlockProgram, Fixed, Node, attention_branch, linear_node, mlp_branch
+
+_MODEL = ("patch_embed", "time_embed", "pos_embed", "in_blocks", "mid_block", "out_blocks", "norm",
+          "decoder_pred", "final_layer")  # fmt: skip
+_BLOCK = ("norm1", "attn", "norm2", "mlp", "skip_linear")
+
+
+def matches(model: nn.Module) -> bool:
+    """Whether the model has U-ViT's parts by their published names."""
+    if not all(hasattr(model, name) for name in _MODEL):
+        return False
+    return all(hasattr(block, name) for block in _blocks(model) for name in _BLOCK)
+
+
+def bind(model: Any) -> Bound:
+    """Describe a U-ViT."""
+    fixed = {"embed": partial(_embed, model), "final": partial(_final, model)}
+    branches: dict[str, BranchCode] = {}
+    for i, block in enumerate(_blocks(model)):
+        fixed[f"skip-save-{i}"] = _save_skip
+        fixed[f"skip-linear-{i}"] = partial(_skip_linear, block)
+        branches[f"attn-{i}"] = BranchCode(partial(_attn, block), _add)
+        branches[f"mlp-{i}"] = BranchCode(partial(_mlp, block), _add)
+    program = _program(model)
+    used = {node.name for node in program.nodes}
+    try:
+        parts, why = _parts(model), ""
+    except NotFusable as reason:
+        parts, why = None, str(reason)
+    return Bound(
+        model=model,
+        program=program,
+        begin=_begin,
+        fixed={name: run for name, run in fixed.items() if name in used},
+        branches=branches,
+        finish=lambda state: state.x,
+        arguments=lambda x, t, y: {"x": x, "timesteps": t, "y": y},
+        to_tensor=lambda out: out,
+        sampling=_sampling(model),
+        parts=parts,
+        why_no_parts=why,
+    )
+
+
+def _blocks(model: Any) -> list[Any]:
+    return [*model.in_blocks, model.mid_block, *model.out_blocks]
+
+
+def _begin(x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> State:
+    return State(x=x, t=timesteps, y=y)
+
+
+def _embed(model: Any, state: State) -> None:
+    x = model.patch_embed(state.x)
+    sinusoids = timestep_embedding(state.t, model.pos_embed.shape[-1])
+    x = torch.cat((model.time_embed(sinusoids).unsqueeze(dim=1), x), dim=1)
+    if state.y is not None:
+        x = torch.cat((model.label_emb(state.y).unsqueeze(dim=1), x), dim=1)
+    state.x = x + model.pos_embed
+
+
+def _attn(block: Any, state: State) -> Tensor:
+    out: Tensor = block.attn(block.norm1(state.x))
+    return out
+
+
+def _mlp(block: Any, state: State) -> Tensor:
+    out: Tensor = block.mlp(block.norm2(state.x))
+    return out
+
+
+def _add(state: State, out: Tensor) -> None:
+    state.x = state.x + out
+
+
+def _save_skip(state: State) -> None:
+    state.skips.append(state.x)
+
+
+def _skip_linear(block: Any, state: State) -> None:
+    state.x = block.skip_linear(torch.cat([state.x, state.skips.pop()], dim=-1))
+
+
+def _final(model: Any, state: State) -> None:
+    tokens = model.decoder_pred(model.norm(state.x))
+    extras = 1 if state.y is None else 2
+    state.x = model.final_layer(unpatchify(tokens[:, extras:, :], _channels(model)))
+
+
+def unpatchify(x: Tensor, channels: int) -> Tensor:
+    """Shapes: [B, h * w, p * p * C] -> [B, C, h * p, w * p], channels last within a patch."""
+    p, grid = math.isqrt(x.shape[2] // channels), math.isqrt(x.shape[1])
+    image = x.reshape(len(x), grid, grid, p, p, channels).permute(0, 5, 1, 3, 2, 4)
+    return image.reshape(len(x), channels, grid * p, grid * p)
+
+
+def _channels(model: Any) -> int:
+    return int(model.patch_embed.proj.weight.shape[1])
+
+
+def _parts(model: Any) -> Parts:
+    branches: dict[str, BranchPart] = {}
+    for i, block in enumerate(_blocks(model)):
+        norm1 = plain_norm(block.norm1, f"block {i}.norm1")
+        norm2 = plain_norm(block.norm2, f"block {i}.norm2")
+        attn = packed_attention(block.attn, f"block {i}.attn")
+        branches[f"attn-{i}"] = BranchPart(norm1, attn, i, None)
+        branches[f"mlp-{i}"] = BranchPart(norm2, plain_mlp(block.mlp, f"block {i}.mlp"), i, None)
+    return Parts(branches)
+
+
+def _program(model: Any) -> BlockProgram:
+    tokens, width = model.pos_embed.shape[1:]
+    depth = len(model.in_blocks)
+    fan_in = model.patch_embed.proj.weight[0].numel()
+    nodes: list[Node] = [linear_node("embed", tokens, fan_in, width)]
+    for i, block in enumerate(_blocks(model)):
+        if block.skip_linear is not None:
+            nodes.append(linear_node(f"skip-linear-{i}", tokens, 2 * width, width))
+        bias = block.attn.proj.bias.numel()
+        if block.attn.qkv.bias is not None:
+            bias += block.attn.qkv.bias.numel()
+        nodes.append(attention_branch(i, tokens, width, gated=False, biases=bias))
+        nodes.append(mlp_branch(i, tokens, width, block.mlp.fc1.out_features, gated=False))
+        if i < depth:
+            nodes.append(Fixed(f"skip-save-{i}"))
+    nodes.append(linear_node("final", tokens, width, model.decoder_pred.out_features))
+    return BlockProgram("uvit", tuple(nodes), tokens, width)
+
+
+def _sampling(model: Any) -> Sampling:
+    channels = _channels(model)
+    labels = getattr(model, "label_emb", None)
+    return Sampling(
+        sampler="dpm-solver",
+        null_label=None if labels is None else labels.num_embeddings - 1,
+        channels=channels,
+        guided_channels=channels,
+        cfg_scale=0.4,
+    )

@@ -1,0 +1,124 @@
+"""The two published solvers as tables of numbers: DDIM with eta 0, DPM-Solver++ singlestep order 2.
+
+numpy only, float64.  An evaluation k of a solver takes its latents to the next point by
+`x = keep * anchor + sum_j weight_j * prediction_j`; `sampling` walks these tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class DDIM:
+    """x' = a[k] x + b[k] eps.  Source: arXiv 2010.02502 eq. 12 with sigma 0, on DiT's spaced
+    steps and linear betas.
+
+    Shapes: timesteps, a, b [S], in execution order.
+    """
+
+    timesteps: tuple[int, ...]
+    a: Array
+    b: Array
+
+
+def linear_alphas_bar(train_steps: int = 1000) -> Array:
+    """Cumulative products of 1 - beta for DiT's linear betas, scaled to the number of steps."""
+    scale = 1000 / train_steps
+    betas = np.linspace(scale * 0.0001, scale * 0.02, train_steps, dtype=np.float64)
+    return np.cumprod(1.0 - betas)
+
+
+def spaced_timesteps(steps: int, train_steps: int = 1000) -> tuple[int, ...]:
+    """`steps` timesteps from noisy to clean, evenly spaced from the last to 0.
+
+    Source: DiT's create_diffusion(str(steps)).  Raises ValueError outside 1..train_steps.
+    """
+    if not 1 <= steps <= train_steps:
+        raise ValueError(f"steps: got {steps}, wanted 1 to {train_steps}")
+    stride = (train_steps - 1) / (steps - 1) if steps > 1 else 1.0
+    # Summed up rather than multiplied, as published: rounding of the half-way cases follows it.
+    points, at = [], 0.0
+    for _ in range(steps):
+        points.append(round(at))
+        at += stride
+    return tuple(reversed(points))
+
+
+def ddim(steps: int, train_steps: int = 1000) -> DDIM:
+    """DDIM's coefficients for a number of steps."""
+    timesteps = spaced_timesteps(steps, train_steps)
+    alphas = linear_alphas_bar(train_steps)
+    now = alphas[list(timesteps)]
+    then = np.append(now[1:], 1.0)
+    a = np.sqrt(then / now)
+    b = np.sqrt(1.0 - then) - np.sqrt(then * (1.0 - now) / now)
+    return DDIM(timesteps, a, b)
+
+
+@dataclass(frozen=True, slots=True)
+class DPMSolver:
+    """Singlestep order 2 in data prediction, r1 = 1/2: two evaluations per outer step.
+
+    Evaluation e at time `timesteps[e]` predicts x0 = (x - sigma[e] eps) / alpha[e].  The first of
+    a pair gives the midpoint `keep[e] x + weight[e] x0`, the second the next point from the
+    pair's start x, its x0 and the midpoint's: `keep[e] x + weight[e] x0_mid`.
+    Source: arXiv 2211.01095 with U-ViT's discrete noise schedule; shapes [S].
+    """
+
+    timesteps: tuple[float, ...]
+    alpha: Array
+    sigma: Array
+    keep: Array
+    weight: Array
+
+
+def dpm_solver(evaluations: int, train_steps: int = 1000) -> DPMSolver:
+    """The solver's table for `evaluations` model evaluations, rounded down to an even number.
+
+    Raises ValueError for fewer than 2.
+    """
+    pairs = evaluations // 2
+    if pairs < 1:
+        raise ValueError(f"dpm_solver: got {evaluations} evaluations, wanted at least 2")
+    noise = _DiscreteNoise(train_steps)
+    grid = np.linspace(1.0, 1.0 / train_steps, pairs + 1)
+    start, end = noise.log_snr(grid[:-1]), noise.log_snr(grid[1:])
+    step = end - start
+    middle = noise.time(start + 0.5 * step)
+    times = np.stack([grid[:-1], middle], axis=1).reshape(-1)
+    alpha, sigma = noise.alpha_sigma(times)
+    alpha_end, sigma_end = noise.alpha_sigma(grid[1:])
+    keep = np.stack([sigma[1::2], sigma_end], axis=1) / sigma[0::2, None]
+    weight = np.stack([-alpha[1::2] * np.expm1(-0.5 * step), -alpha_end * np.expm1(-step)], axis=1)
+    timesteps = tuple(float(t) for t in times * train_steps)
+    return DPMSolver(timesteps, alpha, sigma, keep.reshape(-1), weight.reshape(-1))
+
+
+class _DiscreteNoise:
+    """log alpha, piecewise linear in time between the discrete steps (stable diffusion's betas)."""
+
+    def __init__(self, train_steps: int) -> None:
+        betas = np.linspace(0.00085**0.5, 0.0120**0.5, train_steps, dtype=np.float64) ** 2
+        self._times = np.linspace(1.0 / train_steps, 1.0, train_steps)
+        self._log_alpha = 0.5 * np.log(1.0 - betas).cumsum()
+
+    def alpha_sigma(self, time: Array) -> tuple[Array, Array]:
+        log_alpha = np.interp(time, self._times, self._log_alpha)
+        return np.exp(log_alpha), np.sqrt(-np.expm1(2.0 * log_alpha))
+
+    def log_snr(self, time: Array) -> Array:
+        """lambda = log(alpha / sigma)."""
+        alpha, sigma = self.alpha_sigma(time)
+        return np.asarray(np.log(alpha) - np.log(sigma))
+
+    def time(self, log_snr: Array) -> Array:
+        """The inverse of `log_snr`."""
+        log_alpha = -0.5 * np.logaddexp(0.0, -2.0 * log_snr)
+        # np.interp wants rising abscissae; log alpha falls with time.
+        return np.interp(log_alpha, self._log_alpha[::-1], self._times[::-1])
