@@ -13,7 +13,8 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from l2c_rt.schedule import FAMILIES, CacheSchedule, cached_evaluations, check_size
+from l2c_rt.schedule import FAMILIES, CacheSchedule, cached_evaluations
+from l2c_rt.schedule_checks import check_size
 
 BoolArray = npt.NDArray[np.bool_]
 Rule = Literal["fora", "modulo"]
@@ -171,8 +172,8 @@ class FromScores:
         if scores.shape != (len(rows), len(branches)) or scores.dtype.kind != "f":
             raise ValueError(
                 f"FromScores: scores are {np.shape(self.scores)} {scores.dtype}, wanted floats, "
-                f"one row per evaluation ({steps if self.evaluations is None else len(rows)}) and one "
-                f"column per branch ({len(branches)})"
+                f"[{steps if self.evaluations is None else len(rows)} evaluations, "
+                f"{len(branches)} branches]"
             )
         if np.isnan(scores).any():
             row, k = np.argwhere(np.isnan(scores))[0]

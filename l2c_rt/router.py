@@ -12,16 +12,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from l2c_rt.schedule import (
-    FAMILIES,
-    CacheSchedule,
-    cached_evaluations,
-    check_size,
-    default_branches,
-)
+from l2c_rt.schedule import FAMILIES, CacheSchedule, cached_evaluations, default_branches
+from l2c_rt.schedule_checks import check_size, check_text, checked_branches
 
 SAMPLERS = {"dit": "ddim", "uvit": "dpm-solver"}
 LANES = {"dit": 1, "uvit": 2}
+MAX_TRAINING_LENGTH = 1 << 16
 THRESHOLDS = {"dit": 0.1, "uvit": 0.9}
 
 
@@ -47,13 +43,13 @@ class Router:
         if self.family not in FAMILIES:
             raise ValueError(f"router family is {self.family!r:.80}, wanted one of {FAMILIES}")
         logits = _checked_logits(self.logits)
-        branches = self.branches or default_branches(logits.shape[1])
-        if len(branches) != logits.shape[1]:
-            raise ValueError(
-                f"{len(branches)} branch names for a router with {logits.shape[1]} scores per row"
-            )
+        columns = logits.shape[1]
+        branches = checked_branches(self.branches or default_branches(columns), columns)
+        for field in ("sampler", "source"):
+            check_text(field, getattr(self, field))
+        check_text("training", self.training, MAX_TRAINING_LENGTH)
         object.__setattr__(self, "logits", logits)
-        object.__setattr__(self, "branches", tuple(branches))
+        object.__setattr__(self, "branches", branches)
         object.__setattr__(self, "sampler", self.sampler or SAMPLERS[self.family])
         _check_rows(self.family, self.steps, logits.shape[0])
         self._check_used_scores()

@@ -5,7 +5,6 @@ Pure data over numpy: policies and routers make schedules, plans read them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from l2c_rt.schedule_checks import (
+    check_first_row,
+    check_text,
+    checked_branches,
+    checked_compute,
+    checked_lanes,
+    checked_threshold,
+    checked_timesteps,
+)
+
 FAMILIES = ("dit", "uvit")
-MAX_STEPS = 10_000
-MAX_BRANCHES = 10_000
-MAX_CELLS = 1 << 24
-MAX_NAME_LENGTH = 100
-MAX_TEXT_LENGTH = 1_000
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -43,18 +47,18 @@ class CacheSchedule:
     timesteps: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        compute = _checked_compute(self.compute)
+        compute = checked_compute(self.compute)
         steps, num_branches = compute.shape
         branches = self.branches or default_branches(num_branches)
-        branches = _checked_branches(branches, num_branches)
-        _check_first_row(compute, branches)
+        branches = checked_branches(branches, num_branches)
+        check_first_row(compute, branches)
         for field in ("family", "sampler", "source"):
-            _check_text(field, getattr(self, field))
+            check_text(field, getattr(self, field))
         object.__setattr__(self, "compute", compute)
         object.__setattr__(self, "branches", branches)
-        object.__setattr__(self, "lanes", _checked_lanes(self.lanes))
-        object.__setattr__(self, "threshold", _checked_threshold(self.threshold))
-        object.__setattr__(self, "timesteps", _checked_timesteps(self.timesteps, steps))
+        object.__setattr__(self, "lanes", checked_lanes(self.lanes))
+        object.__setattr__(self, "threshold", checked_threshold(self.threshold))
+        object.__setattr__(self, "timesteps", checked_timesteps(self.timesteps, steps))
 
     @classmethod
     def from_blocks(cls, compute: npt.ArrayLike, **header: Any) -> CacheSchedule:
@@ -84,6 +88,13 @@ class CacheSchedule:
     def reuse_share(self) -> float:
         """Share of all S * K branch evaluations that are reused."""
         return 1.0 - int(self.compute.sum()) / self.compute.size
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the branch names and the rows, one per line: what the schedule does."""
+        from l2c_rt.schedule_io import schedule_digest
+
+        return schedule_digest(self)
 
     def row(self, step: int) -> tuple[bool, ...]:
         """What evaluation `step` computes, hashable: equal rows can share one plan."""
@@ -116,9 +127,12 @@ class CacheSchedule:
 
     @staticmethod
     def from_smoothcache(
-        schedule: dict[str, list[int]], *, blocks: int | None = None, **header: Any
+        schedule: dict[str, list[int]] | str | Path, *, blocks: int | None = None, **header: Any
     ) -> CacheSchedule:
-        """Build from SmoothCache's dict, keyed by branch ("attn-0") or, with `blocks`, by type."""
+        """Build from SmoothCache's dict or JSON file, keyed by branch ("attn-0") or by type.
+
+        The type form ("attn", "mlp") needs `blocks`; `header` is any other field of CacheSchedule.
+        """
         from l2c_rt.schedule_io import from_smoothcache
 
         return from_smoothcache(schedule, blocks=blocks, **header)
@@ -172,100 +186,3 @@ def cached_evaluations(steps: int, family: str = "") -> tuple[int, ...]:
     if family not in first:
         raise ValueError(f"family {family!r} is unknown; wanted one of {sorted(first)}")
     return tuple(range(first[family], steps, 2))
-
-
-def _checked_compute(compute: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    array = np.asarray(compute)
-    if array.ndim != 2:
-        raise ValueError(
-            f"compute has shape {array.shape}, wanted [steps, branches]; "
-            "for [steps, blocks, 2] call CacheSchedule.from_blocks"
-        )
-    check_size(*array.shape)
-    if array.dtype == np.bool_:
-        pass
-    elif array.dtype.kind not in "iu":
-        nans = int(np.isnan(array).sum()) if array.dtype.kind == "f" else 0
-        found = f"{array.dtype}" + (f" with {nans} NaN" if nans else "")
-        raise ValueError(
-            f"compute has dtype {found}, wanted bool (or integers 0 and 1); "
-            "threshold scores first: scores > threshold"
-        )
-    elif ((array != 0) & (array != 1)).any():
-        step, branch = np.argwhere((array != 0) & (array != 1))[0]
-        raise ValueError(
-            f"compute[{step}, {branch}] is {array[step, branch]}, wanted 1 (compute) or 0 (reuse)"
-        )
-    own = np.array(array, dtype=np.bool_, order="C")
-    own.setflags(write=False)
-    return own
-
-
-def check_size(steps: int, num_branches: int) -> None:
-    """ValueError where a schedule of this size would be empty or unreasonably large."""
-    for name, size, most in (("steps", steps, MAX_STEPS), ("branches", num_branches, MAX_BRANCHES)):
-        if not 1 <= size <= most:
-            raise ValueError(f"the schedule has {size} {name}, wanted 1..{most}")
-    if steps * num_branches > MAX_CELLS:
-        raise ValueError(f"{steps} steps x {num_branches} branches is more than {MAX_CELLS} cells")
-
-
-def _checked_branches(branches: Sequence[str], num_branches: int) -> tuple[str, ...]:
-    if isinstance(branches, str) or not all(isinstance(name, str) for name in branches):
-        raise ValueError(f"branches is {branches!r:.80}, wanted a tuple of {num_branches} names")
-    if len(branches) != num_branches:
-        raise ValueError(
-            f"{len(branches)} branch names for {num_branches} columns of compute; give one each"
-        )
-    for name in branches:
-        if not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable() or " " in name:
-            raise ValueError(
-                f"branch name {name[:MAX_NAME_LENGTH]!r} is empty, over {MAX_NAME_LENGTH} "
-                'characters or not printable; wanted a name such as "attn-0"'
-            )
-    if len(set(branches)) != num_branches:
-        twice = next(name for k, name in enumerate(branches) if name in branches[:k])
-        raise ValueError(f"branch name {twice!r} occurs twice; names must differ")
-    return tuple(branches)
-
-
-def _check_first_row(compute: npt.NDArray[np.bool_], branches: tuple[str, ...]) -> None:
-    if not compute[0].all():
-        k = int(np.argmin(compute[0]))
-        raise ValueError(
-            f"step 0 reuses branch {k} ({branches[k]}), but nothing was computed before it; "
-            f"set compute[0, {k}] = True"
-        )
-
-
-def _check_text(field: str, text: str) -> None:
-    if not isinstance(text, str) or len(text) > MAX_TEXT_LENGTH:
-        raise ValueError(f"{field} is {text!r:.80}, wanted a str of at most {MAX_TEXT_LENGTH}")
-
-
-def _checked_lanes(lanes: int) -> int:
-    if isinstance(lanes, bool) or not isinstance(lanes, (int, np.integer)) or not 1 <= lanes <= 64:
-        raise ValueError(f"lanes is {lanes!r:.80}, wanted 1..64 calls per evaluation")
-    return int(lanes)
-
-
-def _checked_threshold(threshold: float | None) -> float | None:
-    if threshold is None:
-        return None
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float, np.floating)):
-        raise ValueError(f"threshold is {threshold!r:.80}, wanted a number in 0..1 or None")
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold is {threshold}, wanted a number in 0..1 or None")
-    return float(threshold)
-
-
-def _checked_timesteps(timesteps: Sequence[float] | None, steps: int) -> tuple[float, ...] | None:
-    if timesteps is None:
-        return None
-    if len(timesteps) != steps:
-        raise ValueError(f"{len(timesteps)} timesteps for {steps} steps; give one for each or None")
-    values = tuple(float(t) for t in timesteps)
-    if not np.isfinite(values).all():
-        bad = int(np.argmin(np.isfinite(values)))
-        raise ValueError(f"timesteps[{bad}] is {values[bad]}, wanted finite numbers")
-    return values

@@ -1,0 +1,27 @@
+"""The four published Learning-to-Cache schedules, thresholded, as package data.
+
+Made from the published router files by `Router.load(file).schedule()`; each says in `source` which.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from l2c_rt.schedule import CacheSchedule
+from l2c_rt.schedule_io import parse_schedule
+
+SUFFIX = ".json"
+
+
+def names() -> tuple[str, ...]:
+    """The names that `load` takes: method/model/loop."""
+    found = (entry.name for entry in files(__name__).iterdir())
+    stems = (name.removesuffix(SUFFIX) for name in found if name.endswith(SUFFIX))
+    return tuple(sorted(stem.replace("__", "/") for stem in stems))
+
+
+def load(name: str) -> CacheSchedule:
+    """The schedule of that name; ValueError lists the names where there is none."""
+    if name not in names():
+        raise ValueError(f"no preset {name!r:.100}; there are {', '.join(names())}")
+    return parse_schedule((files(__name__) / (name.replace("/", "__") + SUFFIX)).read_bytes())

@@ -1,0 +1,83 @@
+"""What `rt.compile` takes as its second argument, made into a CacheSchedule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from l2c_rt import presets
+from l2c_rt.router import Router
+from l2c_rt.schedule import CacheSchedule
+
+ROUTER_SUFFIXES = (".pt", ".pth", ".safetensors")
+ACCEPTED = (
+    "a CacheSchedule, a Router, a policy such as EveryN(2), the path of a schedule (.json) or "
+    "router (.pt, .pth, .safetensors), or a preset name such as l2c/dit-xl-2-256/ddim-50"
+)
+
+
+def resolve_schedule(
+    spec: Any, *, steps: int | None = None, branches: tuple[str, ...] | None = None
+) -> CacheSchedule:
+    """The schedule that `spec` stands for, checked against `steps` and `branches` where given.
+
+    Raises: TypeError where `spec` is nothing that makes a schedule; ValueError where it does not
+    fit, or where a policy comes without `steps` and `branches`.
+    """
+    schedule = _schedule_of(spec, steps, branches)
+    if steps is not None and schedule.steps != steps:
+        raise ValueError(
+            f"{_named(spec)} is for {schedule.steps} steps, the run has {steps}; a learned one "
+            "fits one number of steps: change the run, or use another schedule or a policy"
+        )
+    if branches is not None and schedule.branches != tuple(branches):
+        raise ValueError(f"{_named(spec)}: {_first_difference(schedule.branches, tuple(branches))}")
+    return schedule
+
+
+def _schedule_of(spec: Any, steps: int | None, branches: tuple[str, ...] | None) -> CacheSchedule:
+    if isinstance(spec, CacheSchedule):
+        return spec
+    if isinstance(spec, Router):
+        return spec.schedule()
+    if isinstance(spec, (str, Path)):
+        return _schedule_at(spec)
+    if isinstance(spec, type) or not callable(getattr(spec, "schedule", None)):
+        raise TypeError(f"got a {_named(spec)}, wanted {ACCEPTED}")
+    if steps is None or branches is None:
+        raise ValueError(
+            f"{_named(spec)} is a policy, which needs to know the run: give steps=, the number of "
+            "evaluations, or pass the schedule that it makes: policy.schedule(steps, branches)"
+        )
+    made = spec.schedule(steps, tuple(branches))
+    if not isinstance(made, CacheSchedule):
+        raise TypeError(f"{_named(spec)}.schedule made a {type(made).__name__}, no CacheSchedule")
+    return made
+
+
+def _schedule_at(name: str | Path) -> CacheSchedule:
+    if str(name) in presets.names():
+        return presets.load(str(name))
+    suffix = Path(name).suffix
+    if suffix == ".json":
+        return CacheSchedule.load(name)
+    if suffix in ROUTER_SUFFIXES:
+        return Router.load(name).schedule()
+    raise ValueError(
+        f"{str(name)!r:.100} is no preset ({', '.join(presets.names())}) and ends in none of "
+        f".json, {', '.join(ROUTER_SUFFIXES)}"
+    )
+
+
+def _named(spec: Any) -> str:
+    return repr(str(spec))[:100] if isinstance(spec, (str, Path)) else type(spec).__name__
+
+
+def _first_difference(got: tuple[str, ...], want: tuple[str, ...]) -> str:
+    if len(got) != len(want):
+        return (
+            f"{len(got)} branches, the model has {len(want)}; use a schedule or router that was "
+            "made for this depth"
+        )
+    k = next(k for k, (a, b) in enumerate(zip(got, want, strict=True)) if a != b)
+    return f"branch {k} is {got[k]!r}, the model's is {want[k]!r}; the names must agree in order"
