@@ -130,7 +130,7 @@ class UViT(nn.Module):
             has, got = self.num_classes, None if y is None else tuple(y.shape)
             raise ValueError(f"UViT: the model has num_classes={has}, but y is {got}")
         patches = self.patch_embed(x)
-        time = timestep_embedding(timesteps, self.embed_dim).to(patches.dtype)
+        time = timestep_embedding(timesteps, self.embed_dim).to(self.pos_embed.dtype)
         tokens = [self.time_embed(time).unsqueeze(1), patches]
         if y is not None:
             tokens.insert(0, self.label_emb(y).unsqueeze(1))
