@@ -47,6 +47,7 @@ class Compiled:
         self._sessions: list[Session] = []
         self._idle: list[Session] = []
         self._runs_of_closed = [0, 0]
+        self.asleep = False
         self._own = self.session()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -97,6 +98,7 @@ class Compiled:
 
     def sleep(self) -> None:
         """Give the cache's memory back until `wake`; runs under way are forgotten."""
+        self.asleep = True
         for session in list(self._sessions):
             session.sleep()
 
@@ -104,6 +106,7 @@ class Compiled:
         """Take the cache's memory again."""
         for session in list(self._sessions):
             session.wake()
+        self.asleep = False
 
     def poison(self) -> None:
         """Fill the cache with NaN, so that a read of a stale value would show (for tests)."""
@@ -136,7 +139,7 @@ class Compiled:
             reasons=self.backend.reasons,
         )
 
-    def weights_changed(self, session: Session) -> None:
+    def weights_changed(self, weights: int) -> None:
         """A run is about to begin with other weights than the last one."""
         if self.strict:
             raise ValueError(
@@ -144,7 +147,7 @@ class Compiled:
                 "compile again"
             )
         self.weight_changes += 1
-        self.weights = fingerprint(self.bound.model)
+        self.weights = weights
 
     def guided(self, session: Session, *args: Any, **kwargs: Any) -> Tensor:
         if not hasattr(self.bound.model, "forward_with_cfg"):

@@ -50,7 +50,7 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Plan:
-    """`steps[order[s]]` are the ops of evaluation s; `slots[i]` names the branch that owns slot i."""
+    """`steps[order[s]]` are the ops of evaluation s; slot i belongs to the branch `slots[i]`."""
 
     steps: tuple[StepPlan, ...]
     order: tuple[int, ...]

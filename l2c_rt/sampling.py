@@ -104,10 +104,15 @@ def guided_call(
 
 
 def tensor_call(bound: Bound, session: Any) -> Call:
-    """A session as a function (x, t, y) -> tensor, whatever the model's own signature."""
+    """A session as a function (x, t, y) -> tensor, whatever the model's own signature.
+
+    The latents keep their dtype between calls, also where the model is narrower.
+    """
+    dtype = next(bound.model.parameters()).dtype
 
     def call(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return bound.to_tensor(session(**bound.arguments(x, t, y)))
+        out = bound.to_tensor(session(**bound.arguments(x.to(dtype), t, y)))
+        return out.to(x.dtype)
 
     return call
 

@@ -54,8 +54,7 @@ class Session:
         self._run_key: Key | None = None
         self._announced: list[tuple[int, int | None, int | None]] = []
         self._in_use = threading.Lock()
-        self._asleep = False
-        self._weights: int | None = None
+        self._weights = compiled.weights
 
     def __call__(self, *args: Any, lane: int | None = None, **kwargs: Any) -> Any:
         """One evaluation, with the model's own arguments and return value.
@@ -138,7 +137,6 @@ class Session:
         """Give the slots' memory back; the run under way is forgotten, addresses stay."""
         with self._in_use:
             self.reset()
-            self._asleep = True
             for lane in self._all_lanes():
                 lane.slots.sleep()
 
@@ -147,7 +145,6 @@ class Session:
         with self._in_use:
             for lane in self._all_lanes():
                 lane.slots.wake()
-            self._asleep = False
 
     def poison(self) -> None:
         """Fill every slot with NaN, so that a stale read would show."""
@@ -168,7 +165,7 @@ class Session:
         return [lane for lanes in self._shapes.values() for lane in lanes]
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], lane: int | None) -> Any:
-        if self._asleep:
+        if self._compiled.asleep:
             raise RuntimeError("this model is asleep: call wake() before the next run")
         announced = self._announced[-1] if self._announced else (lane, None, None)
         state = self._compiled.bound.begin(*args, **kwargs)
@@ -205,11 +202,10 @@ class Session:
 
     def _begin_run(self) -> None:
         weights = fingerprint(self._compiled.bound.model)
-        known = self._weights if self._weights is not None else self._compiled.weights
-        self._weights = weights
-        if weights == known:
+        if weights == self._weights:
             return
-        self._compiled.weights_changed(self)
+        self._compiled.weights_changed(weights)
+        self._weights = weights
         for lane in self._all_lanes():
             if lane.workspace is not None:
                 lane.workspace.forget()

@@ -178,7 +178,7 @@ def _attention_part(attn: Any, where: str) -> AttentionPart:
 
 
 def _mlp_part(ff: Any, where: str) -> MlpPart:
-    act, dropout, fc2, *rest = ff.net
+    act, _dropout, fc2, *rest = ff.net
     nothing_there(ff.net, ("1",), f"{where}.ff.net")
     if rest and any(not isinstance(m, nn.Dropout) or m.p > 0 for m in rest):
         raise NotFusable(f"{where}.ff has {len(ff.net)} stages")

@@ -51,7 +51,8 @@ class Workspace:
 
     def rows(self, part: BranchPart) -> tuple[Tensor, Tensor, Tensor]:
         """shift, scale, gate of a branch, each [B, 1, D]."""
-        assert self.table is not None and part.first is not None, f"{part=} has no modulation"
+        assert self.table is not None
+        assert part.first is not None
         return self.table.rows(part.block, part.first)
 
 

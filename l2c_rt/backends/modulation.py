@@ -22,7 +22,8 @@ class ModulationTable:
     """
 
     def __init__(self, parts: Parts, cap_bytes: int = 256 << 20) -> None:
-        assert parts.condition is not None and parts.modulation is not None
+        assert parts.condition is not None
+        assert parts.modulation is not None
         self._condition, self._modulation = parts.condition, parts.modulation
         self._blocks = 1 + max(part.block for part in parts.branches.values())
         self._cap_bytes = cap_bytes

@@ -1,0 +1,176 @@
+"""The ladder of equalities, on a CPU: the original model, a naive oracle, the published programs.
+
+1. an all-compute run equals the original model bitwise;
+2. the reference backend equals the oracle bitwise;
+3. the fused backend equals the reference within twice its error against float64;
+5. the published routers give the published programs' outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from golden import NAMES, Golden, relative
+from loops import ddim_sample_loop, dpm_solver_loop
+from oracle import Oracle
+from toys import call_inputs, drive, random_schedule, toy_dit, toy_uvit
+
+from l2c_rt import presets
+from l2c_rt.api import compile
+from l2c_rt.policies import Full
+from l2c_rt.schedule import CacheSchedule
+
+MODELS: dict[str, Callable[..., Any]] = {"dit": toy_dit, "uvit": toy_uvit}
+PRESETS = {
+    "dit-ddim-20": "l2c/dit-xl-2-256/ddim-20",
+    "dit-ddim-50": "l2c/dit-xl-2-256/ddim-50",
+    "uvit-dpm-20": "l2c/uvit-h-2-256/dpm-20",
+    "uvit-dpm-50": "l2c/uvit-h-2-256/dpm-50",
+}
+VARIANTS = {
+    "dit": {},
+    "dit-patch-1": {"patch_size": 1, "in_channels": 4},
+    "dit-no-sigma": {"learn_sigma": False},
+    "uvit": {},
+    "uvit-time-mlp": {"mlp_time_embed": True},
+    "uvit-no-conv": {"conv": False},
+}
+
+
+def variant(name: str) -> Any:
+    return MODELS[name.partition("-")[0]](**VARIANTS[name])
+
+
+def branches(model: Any) -> int:
+    return 2 * sum(1 for name, _ in model.named_modules() if name.endswith("attn"))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_rung_1_computing_everything_is_bitwise_the_original_model(name: str) -> None:
+    model = variant(name)
+    fast = compile(model, Full(), steps=6)
+    for got, want in zip(drive(fast, 6), drive(model, 6), strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_rung_2_the_reference_is_bitwise_the_naive_oracle(name: str, dtype: torch.dtype) -> None:
+    model = variant(name).to(dtype)
+    if dtype != torch.float32 and "uvit" in name:
+        model = _widened(model)
+    schedule = random_schedule(8, branches(model), seed=3)
+    fast, oracle = compile(model, schedule), Oracle(model, schedule.compute)
+    for step in range(8):
+        x, t, y = call_inputs(step)
+        x = x.to(dtype)
+        with torch.no_grad():
+            want = oracle(x, t, y)
+        assert torch.equal(fast(x, t, y), want), step
+
+
+def _widened(model: Any) -> Any:
+    """The published U-ViT feeds float32 sinusoids to its first token; only autocast makes it run
+    narrower, so keep the embedding's dtype by converting it where the tokens are joined."""
+    width = model.patch_embed.proj.weight.dtype
+    model.time_embed = torch.nn.Sequential(_Cast(width), *model.time_embed.children())
+    return model
+
+
+class _Cast(torch.nn.Module):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(self.dtype)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_rung_3_the_fused_error_is_at_most_twice_the_references(name: str) -> None:
+    model = variant(name)
+    exact = copy.deepcopy(model).double()
+    if "uvit" in name:
+        exact = _widened(exact)
+    schedule = random_schedule(10, branches(model), seed=5)
+    reference = compile(model, schedule)
+    fused = compile(model, schedule, backend="fused")
+    oracle = Oracle(exact, schedule.compute)
+    for step in range(10):
+        x, t, y = call_inputs(step)
+        with torch.no_grad():
+            truth = oracle(x.double(), t, y)
+        errors = [(fast(x, t, y) - truth).abs().max().item() for fast in (fused, reference)]
+        assert errors[0] <= 2 * errors[1] + 1e-6, step
+
+
+def test_rung_3_twice_the_same_run_is_bitwise_the_same_on_the_fused_backend() -> None:
+    model = toy_dit()
+    fused = compile(model, random_schedule(8, 6), backend="fused")
+    first, second, third = drive(fused, 8), drive(fused, 8), drive(fused, 8)
+    # The first run does not know its timesteps ahead, so its modulation is computed row by row.
+    for a, b, c in zip(first, second, third, strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+        assert torch.equal(b, c)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return Golden.load(request.param)
+
+
+@pytest.fixture(scope="module")
+def preset(golden: Golden) -> CacheSchedule:
+    name = next(n for n in NAMES if Golden.load(n).router == golden.router)
+    return presets.load(PRESETS[name])
+
+
+def published_loop(golden: Golden, fast: Any, predictions: list[torch.Tensor]) -> torch.Tensor:
+    def keep(step: int, out: torch.Tensor) -> None:
+        predictions.append(out[0, : golden.noise.shape[1]].clone())
+
+    if golden.family == "dit":
+        return ddim_sample_loop(
+            fast.forward_with_cfg, golden.noise, golden.labels, golden.null_label, golden.steps,
+            golden.guidance, keep,
+        )  # fmt: skip
+    return dpm_solver_loop(
+        fast, golden.noise, golden.labels, golden.null_label, golden.steps, golden.guidance, keep
+    )
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_rung_5_the_published_loop_with_our_call_dropped_in_gives_the_published_latents(
+    golden: Golden, preset: CacheSchedule, backend: str
+) -> None:
+    fast = compile(golden.model(), preset, lanes=golden.lanes, backend=backend)
+    predictions: list[torch.Tensor] = []
+    assert relative(published_loop(golden, fast, predictions), golden.cached) < 1e-4
+    for step, prediction in enumerate(predictions):
+        assert relative(prediction, golden.cached_predictions[step]) < 1e-4, step
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_rung_5_sample_gives_the_published_latents(
+    golden: Golden, preset: CacheSchedule, backend: str
+) -> None:
+    fast = compile(golden.model(), preset, backend=backend)
+    latents = fast.sample(golden.noise, golden.labels, cfg_scale=golden.guidance)
+    assert relative(latents, golden.cached) < 1e-4
+    assert relative(latents, golden.full) > 1e-2
+
+
+def test_rung_5_without_a_cache_the_published_uncached_latents_come_out(golden: Golden) -> None:
+    fast = compile(golden.model(), Full(), steps=golden.steps)
+    latents = fast.sample(golden.noise, golden.labels, cfg_scale=golden.guidance)
+    assert relative(latents, golden.full) < 1e-4
+
+
+def test_the_presets_compute_what_the_published_program_computed(
+    golden: Golden, preset: CacheSchedule
+) -> None:
+    assert (preset.compute == golden.compute).all()
