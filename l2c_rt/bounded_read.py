@@ -17,10 +17,11 @@ def read_bounded(path: str | Path, most_bytes: int, kind: str) -> bytes:
                 f"{path}: {size} bytes, wanted 1..{most_bytes} for a {kind} file; "
                 + ("it is empty" if not size else "this is something else")
             )
-        # One byte more than allowed, so that a file that grows meanwhile is seen.
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise ValueError(f"{path}: grew beyond {most_bytes} bytes while it was read")
+        # One byte more, so that a file that grows meanwhile is seen; never most_bytes, since
+        # read(n) allocates n.
+        content = file.read(size + 1)
+    if len(content) != size:
+        raise ValueError(f"{path}: changed from {size} bytes while it was read; read it again")
     return content
 
 

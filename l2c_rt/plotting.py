@@ -82,8 +82,8 @@ def _draw_panel(
     if steps <= 100 and rows <= 60:
         _draw_cells(axis, steps, rows)
     named = f"{TITLES.get(kind, kind)}, block" if kind else "branch"
-    axis.set_ylabel(named, color=colour, fontweight="bold")
-    axis.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    axis.set_ylabel(named, color=colour, fontweight="bold", parse_math=False)
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=7, min_n_ticks=1))
     axis.tick_params(length=2)
 
 
@@ -105,7 +105,7 @@ def _draw_shares(axis: Any, schedule: CacheSchedule, panels: dict[str, list[int]
         shades = [tint if f else colour for f in full]
         axis.bar(np.arange(schedule.steps), share, 0.85, bottom, color=shades, linewidth=0)
         bottom += share
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11, min_n_ticks=1))
     axis.tick_params(which="minor", length=0)
     axis.set_ylim(0, 100)
     axis.set_yticks([0, 50, 100], ["0", "50", "100 %"])
@@ -123,7 +123,9 @@ def _title(figure: Any, schedule: CacheSchedule) -> None:
     computed = f"{100 * (1 - schedule.reuse_share):.1f} % of branches computed"
     distinct = f"{len(schedule.distinct_rows())} distinct evaluations"
     lines = [f"{loop}: {computed}, {distinct}"]
-    figure.suptitle("\n".join([*lines, schedule.source[:110]]).strip(), fontsize=11)
+    figure.suptitle(
+        "\n".join([*lines, schedule.source[:110]]).strip(), fontsize=11, parse_math=False
+    )
 
 
 def _legend(figure: Any, panels: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def _schedule_of(spec: Any, steps: int | None, branches: tuple[str, ...] | None)
         return spec
     if isinstance(spec, Router):
         return spec.schedule()
-    if isinstance(spec, (str, Path)):
+    if isinstance(spec, (str, PathLike)):
         return _schedule_at(spec)
     if isinstance(spec, type) or not callable(getattr(spec, "schedule", None)):
         raise TypeError(f"got a {_named(spec)}, wanted {ACCEPTED}")
@@ -55,14 +56,14 @@ def _schedule_of(spec: Any, steps: int | None, branches: tuple[str, ...] | None)
     return made
 
 
-def _schedule_at(name: str | Path) -> CacheSchedule:
+def _schedule_at(name: str | PathLike[str]) -> CacheSchedule:
     if str(name) in presets.names():
         return presets.load(str(name))
     suffix = Path(name).suffix
     if suffix == ".json":
-        return CacheSchedule.load(name)
+        return CacheSchedule.load(Path(name))
     if suffix in ROUTER_SUFFIXES:
-        return Router.load(name).schedule()
+        return Router.load(Path(name)).schedule()
     raise ValueError(
         f"{str(name)!r:.100} is no preset ({', '.join(presets.names())}) and ends in none of "
         f".json, {', '.join(ROUTER_SUFFIXES)}"
@@ -70,7 +71,7 @@ def _schedule_at(name: str | Path) -> CacheSchedule:
 
 
 def _named(spec: Any) -> str:
-    return repr(str(spec))[:100] if isinstance(spec, (str, Path)) else type(spec).__name__
+    return repr(str(spec))[:100] if isinstance(spec, (str, PathLike)) else type(spec).__name__
 
 
 def _first_difference(got: tuple[str, ...], want: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from l2c_rt.bounded_read import parse_json
 from l2c_rt.schedule import FAMILIES, CacheSchedule, cached_evaluations, default_branches
 from l2c_rt.schedule_checks import check_size, check_text, checked_branches
 
@@ -47,7 +48,7 @@ class Router:
         branches = checked_branches(self.branches or default_branches(columns), columns)
         for field in ("sampler", "source"):
             check_text(field, getattr(self, field))
-        check_text("training", self.training, MAX_TRAINING_LENGTH)
+        _check_training(self.training)
         object.__setattr__(self, "logits", logits)
         object.__setattr__(self, "branches", branches)
         object.__setattr__(self, "sampler", self.sampler or SAMPLERS[self.family])
@@ -120,7 +121,7 @@ class Router:
         cut = float(scores[order[count - 1]]) if count else 0.0
         # Ties and saturated scores can make a cut that no threshold makes.
         threshold = cut if np.array_equal(scores > cut, compute) else None
-        return self._schedule_of(compute.reshape(len(rows), -1), threshold)
+        return self._schedule_of(compute.reshape(len(rows), len(self.branches)), threshold)
 
     def _schedule_of(self, cached: npt.NDArray[np.bool_], threshold: float | None) -> CacheSchedule:
         compute = np.ones((self.steps, len(self.branches)), np.bool_)
@@ -163,6 +164,14 @@ def _checked_logits(logits: npt.ArrayLike) -> npt.NDArray[np.float32]:
         own = np.array(array, dtype=np.float32, order="C")
     own.setflags(write=False)
     return own
+
+
+def _check_training(training: str) -> None:
+    check_text("training", training, MAX_TRAINING_LENGTH)
+    try:
+        parse_json((training or "null").encode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"training is no JSON text: {error}") from None
 
 
 def _check_rows(family: str, steps: int, rows: int) -> None:

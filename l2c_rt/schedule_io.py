@@ -62,7 +62,7 @@ def parse_schedule(text: bytes) -> CacheSchedule:
         )
     missing, unknown = REQUIRED - fields.keys(), fields.keys() - REQUIRED - set(HEADER)
     if missing or unknown:
-        names = sorted(name[:40] for name in missing or unknown)[:5]
+        names = sorted(ascii(name[:40]) for name in missing or unknown)[:5]
         raise ValueError(f"{'missing' if missing else 'unknown'} keys: {', '.join(names)}")
     return _schedule_of(fields)
 
@@ -155,7 +155,7 @@ def _execution_order(names: tuple[str, ...]) -> tuple[str, ...]:
     parts = [name.rpartition("-") for name in names]
     if not all(kind and block.isdecimal() for kind, _, block in parts):
         if not any(dash for _, dash, _ in parts):
-            raise ValueError(f"keys are types ({', '.join(names)[:60]}); give blocks=")
+            raise ValueError(f"keys are types ({', '.join(names)!r:.60}); give blocks=")
         return names
     rank = {kind: r for r, kind in enumerate(dict.fromkeys(kind for kind, _, _ in parts))}
     order = sorted(range(len(names)), key=lambda k: (int(parts[k][2]), rank[parts[k][0]]))
