@@ -1,0 +1,56 @@
+"""Learned caching schedules for diffusion transformers: plan them, prove them, replay them.
+
+Names are imported when first used, so that schedules and plans work without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from l2c_rt import models, policies, presets
+    from l2c_rt.api import compile
+    from l2c_rt.compiled import Compiled
+    from l2c_rt.learning import fit_report, learn
+    from l2c_rt.router import Router
+    from l2c_rt.schedule import CacheSchedule
+    from l2c_rt.session import Session
+
+_HOMES = {
+    "CacheSchedule": "schedule",
+    "Compiled": "compiled",
+    "Router": "router",
+    "Session": "session",
+    "compile": "api",
+    "fit_report": "learning",
+    "learn": "learning",
+}
+_MODULES = ("models", "policies", "presets")
+
+__all__ = [
+    "CacheSchedule",
+    "Compiled",
+    "Router",
+    "Session",
+    "compile",
+    "fit_report",
+    "learn",
+    "models",
+    "policies",
+    "presets",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"l2c_rt.{name}")
+    if name in _HOMES:
+        return getattr(import_module(f"l2c_rt.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'l2c_rt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
