@@ -28,12 +28,14 @@ def stored_records(archive: bytes) -> dict[str, memoryview]:
         )
     count, size, at = _end_of_directory(archive)
     records: dict[str, memoryview] = {}
-    end = at + size
+    end, left = at + size, len(archive)
     for _ in range(count):
-        name, content, at = _record(archive, at, end)
-        if name in records:
-            raise ValueError(f"the zip archive has two records {name!r}")
-        records[name] = content
+        name, start, length, crc, at = _entry(archive, at, end)
+        # Records that overlap could make a small file take forever to checksum.
+        left -= length
+        if name in records or left < 0:
+            raise ValueError(f"zip record {name!r:.80} is there twice or overlaps others")
+        records[name] = _content(archive, name, start, length, crc)
     return records
 
 
@@ -49,7 +51,7 @@ def _end_of_directory(archive: bytes) -> tuple[int, int, int]:
     return count, size, at
 
 
-def _record(archive: bytes, at: int, end: int) -> tuple[str, memoryview, int]:
+def _entry(archive: bytes, at: int, end: int) -> tuple[str, int, int, int, int]:
     if at + ENTRY.size > end:
         raise ValueError("the zip directory ends inside an entry")
     fields = ENTRY.unpack_from(archive, at)
@@ -62,17 +64,17 @@ def _record(archive: bytes, at: int, end: int) -> tuple[str, memoryview, int]:
         raise ValueError(
             f"zip record {name!r:.80} is compressed or encrypted, as torch never saves"
         )
-    start = _content_start(archive, fields[16], name)
+    return name, fields[16], size, crc, after
+
+
+def _content(archive: bytes, name: str, at: int, size: int, crc: int) -> memoryview:
+    if at + LOCAL.size > len(archive) or archive[at : at + 4] != b"PK\x03\x04":
+        raise ValueError(f"zip record {name!r:.80} points to byte {at}, where no record starts")
+    *_, name_size, extra = LOCAL.unpack_from(archive, at)
+    start = at + LOCAL.size + name_size + extra
     if start + size > len(archive):
         raise ValueError(f"zip record {name!r:.80} claims {size} bytes, beyond the end of the file")
     content = memoryview(archive)[start : start + size]
     if zlib.crc32(content) != crc:
         raise ValueError(f"zip record {name!r:.80} fails its checksum; the file is damaged")
-    return name, content, after
-
-
-def _content_start(archive: bytes, at: int, name: str) -> int:
-    if at + LOCAL.size > len(archive) or archive[at : at + 4] != b"PK\x03\x04":
-        raise ValueError(f"zip record {name!r:.80} points to byte {at}, where no record starts")
-    *_, name_size, extra = LOCAL.unpack_from(archive, at)
-    return int(at + LOCAL.size + name_size + extra)
+    return content

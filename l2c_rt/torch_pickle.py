@@ -14,6 +14,8 @@ from typing import Any
 
 MAX_PICKLE_BYTES = 4 << 20
 MAX_OPCODES = 1_000_000
+MAX_KEY = 1 << 31
+MAX_DIMENSIONS = 8
 NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "argparse Namespace"}
 
 
@@ -137,7 +139,8 @@ def _set_items(reader: PickleReader, items: list[Any]) -> None:
         raise ValueError("the pickle sets a key without a value")
     target = reader.last(dict)
     for key, value in zip(items[::2], items[1::2], strict=True):
-        if not isinstance(key, (str, int)):
+        # Larger ints can be chosen to collide in the dict, which makes filling it quadratic.
+        if type(key) is not str and not (type(key) is int and 0 <= key < MAX_KEY):
             raise ValueError(f"the pickle uses a {type(key).__name__} as a key")
         target[key] = value
 
@@ -182,7 +185,9 @@ def _call(reader: PickleReader) -> None:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> StoredTensor:
-    numbers = (offset, *shape, *stride)
+    numbers = (offset, *shape[:MAX_DIMENSIONS], *stride[:MAX_DIMENSIONS])
+    if max(len(shape), len(stride)) > MAX_DIMENSIONS:
+        raise ValueError(f"the pickle describes a tensor of {len(shape)} dimensions")
     if not isinstance(storage, Storage) or not all(type(n) is int and n >= 0 for n in numbers):
         raise ValueError("the pickle describes a tensor without storage, offset, shape and stride")
     return StoredTensor(storage, offset, tuple(shape), tuple(stride))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import io
 import json
 import os
 import subprocess
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from router_files import archive, dit_pickle, drawn_logits, text, uvit_pickle
+from router_files import archive, dit_pickle, drawn_logits, integer, text, uvit_pickle
 from strategies import routers
 
 from l2c_rt import presets
@@ -449,6 +451,36 @@ def test_a_file_that_claims_terabytes_takes_no_memory(tmp_path, name):
     finally:
         tracemalloc.stop()
     assert peak < 64 * path.stat().st_size + (1 << 20)
+
+
+def slow_files() -> dict[str, bytes]:
+    colliding = b"".join(integer((1 << 61) - 1 << k % 900) + b"N" for k in range(10_000))
+    wide = b"(" + b"K\x01" * 1_000 + b"tq\x00"
+    tensors = (b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00h\x00h\x00tR") * 1_000
+    overlap = io.BytesIO()
+    with zipfile.ZipFile(overlap, "w") as file:
+        file.writestr("large", bytes(1 << 20))
+        file.filelist += [copy.copy(file.filelist[0]) for _ in range(200)]
+        for k, record in enumerate(file.filelist):
+            record.filename = f"r{k:04}"
+    return {
+        "keys that collide": archive(b"\x80\x02}(" + colliding + b"u.", LOGITS),
+        "tensors of many dimensions": archive(b"\x80\x02" + wide + tensors, LOGITS),
+        "records that overlap": overlap.getvalue(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("keys that collide", "int as a key"),
+        ("tensors of many dimensions", "1000 dimensions"),
+        ("records that overlap", "overlaps others"),
+    ],
+)
+def test_a_small_file_that_would_take_long_is_refused(tmp_path, name, message):
+    with pytest.raises(ValueError, match=message):
+        Router.load(saved(tmp_path, slow_files()[name]))
 
 
 def test_a_huge_file_is_rejected_before_it_is_read(tmp_path):
