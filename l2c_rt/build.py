@@ -42,7 +42,8 @@ def build_plan(program: BlockProgram, schedule: CacheSchedule) -> Plan:
     reused = [k for k in range(len(names)) if any(not row[k] for row in rows)]
     slot_of = {k: slot for slot, k in enumerate(reused)}
     distinct = tuple(kept)
-    steps = tuple(_step(program, row, kept[row], slot_of) for row in distinct)
+    choices = _choices(program, slot_of)
+    steps = tuple(_step(choices, row, kept[row]) for row in distinct)
     index = {row: i for i, row in enumerate(distinct)}
     plan = Plan(steps, tuple(index[row] for row in rows), tuple(names[k] for k in reused))
     verify(plan, program)
@@ -65,18 +66,33 @@ def _check_branches(program: BlockProgram, schedule: CacheSchedule) -> None:
     )
 
 
-def _step(
-    program: BlockProgram, row: tuple[bool, ...], keep: Sequence[bool], slot_of: dict[int, int]
-) -> StepPlan:
-    ops: list[Op] = []
+def _choices(
+    program: BlockProgram, slot_of: dict[int, int]
+) -> list[tuple[int, Op, Op | None, Op | None]]:
+    """Per node: its branch number or -1, and the op that runs it, keeps it, reuses it.
+
+    Made once, so that the rows of a plan share their ops.
+    """
+    found: list[tuple[int, Op, Op | None, Op | None]] = []
     k = 0
     for node in program.nodes:
         if not isinstance(node, Branch):
-            ops.append(RunFixed(node.name))
+            found.append((-1, RunFixed(node.name), None, None))
             continue
-        if row[k]:
-            ops.append(Compute(node.name, slot_of[k] if keep[k] else None))
-        else:
-            ops.append(Reuse(node.name, slot_of[k]))
+        slot = slot_of.get(k)
+        kept = None if slot is None else Compute(node.name, slot)
+        reused = None if slot is None else Reuse(node.name, slot)
+        found.append((k, Compute(node.name, None), kept, reused))
         k += 1
+    return found
+
+
+def _step(
+    choices: list[tuple[int, Op, Op | None, Op | None]], row: Sequence[bool], keep: Sequence[bool]
+) -> StepPlan:
+    ops: list[Op] = []
+    for k, run, kept, reused in choices:
+        op = run if k < 0 else (kept if keep[k] else run) if row[k] else reused
+        assert op is not None, f"branch {k} has no slot"
+        ops.append(op)
     return tuple(ops)

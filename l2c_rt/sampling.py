@@ -72,35 +72,37 @@ def guided_call(
     DiT: uncond + s (cond - uncond) on the first channels, off at s <= 1.
     U-ViT: cond + w (cond - uncond), off at w <= 0.
     """
-    integral = how.sampler == "ddim"
-    off = cfg_scale <= (1.0 if integral else 0.0)
-
-    def timestep(value: float, count: int, device: torch.device) -> Tensor:
-        dtype = torch.int64 if integral else torch.float32
-        return torch.full((count,), value, dtype=dtype, device=device)
-
-    def plain(x: Tensor, t: float) -> Tensor:
-        return call(x, timestep(t, len(x), x.device), y)[:, : how.channels]
-
-    if off:
-        return plain
+    neutral = 1.0 if how.sampler == "ddim" else 0.0
+    if cfg_scale <= neutral:
+        return lambda x, t: call(x, _timestep(how, t, x), y)[:, : how.channels]
     if how.null_label is None:
         raise ValueError(
             f"sample: guidance {cfg_scale:g} needs a null label, and this model was made without "
-            f"one; pass cfg_scale={1.0 if integral else 0.0:g}"
+            f"one; pass cfg_scale={neutral:g}"
         )
     labels = torch.cat([y, torch.full_like(y, how.null_label)])
 
     def both(x: Tensor, t: float) -> Tensor:
-        out = call(torch.cat([x, x]), timestep(t, 2 * len(x), x.device), labels)
+        twice = torch.cat([x, x])
+        out = call(twice, _timestep(how, t, twice), labels)
         cond, uncond = out[:, : how.channels].chunk(2)
-        if not integral:
-            return cond + cfg_scale * (cond - uncond)
-        g = how.guided_channels
-        guided = uncond[:, :g] + cfg_scale * (cond[:, :g] - uncond[:, :g])
-        return torch.cat([guided, cond[:, g:]], dim=1)
+        return _guide(how, cond, uncond, cfg_scale)
 
     return both
+
+
+def _guide(how: Sampling, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    if how.sampler != "ddim":
+        return cond + scale * (cond - uncond)
+    g = how.guided_channels
+    guided = uncond[:, :g] + scale * (cond[:, :g] - uncond[:, :g])
+    return torch.cat([guided, cond[:, g:]], dim=1)
+
+
+def _timestep(how: Sampling, t: float, x: Tensor) -> Tensor:
+    """The dtype that the published loop passes: whole for DDIM, float32 for DPM-Solver."""
+    dtype = torch.int64 if how.sampler == "ddim" else torch.float32
+    return torch.full((len(x),), t, dtype=dtype, device=x.device)
 
 
 def tensor_call(bound: Bound, session: Any) -> Call:

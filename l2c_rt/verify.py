@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from l2c_rt.plan import Compute, Plan, PlanError, RunFixed, StepPlan, op_nodes, reuses
-from l2c_rt.program import BlockProgram, Branch
+from dataclasses import dataclass
+
+from l2c_rt.plan import Compute, Op, Plan, PlanError, RunFixed, StepPlan, op_nodes, reuses
+from l2c_rt.program import BlockProgram, Fixed
 from l2c_rt.schedule import CacheSchedule
 
 
@@ -17,32 +19,58 @@ def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = N
     Raises PlanError naming evaluation, op and slot.
     """
     _check_shape(plan)
+    nodes = _Nodes.of(program)
+    # Steps share their op objects, which live as long as the plan: each is looked at once.
+    seen: dict[int, tuple[str, ...]] = {}
+    for i in sorted(set(plan.order)):
+        _check_step(plan, plan.steps[i], nodes, seen, plan.order.index(i))
+    _check_reads(plan)
+    if schedule is not None:
+        for s in range(plan.num_evaluations):
+            _check_row(plan.at(s), program, schedule, s)
+
+
+def _check_reads(plan: Plan) -> None:
+    """Run the slots symbolically: who wrote each one last, and at which evaluation."""
     latest: dict[str, int] = {}
     held: dict[int, tuple[str, int]] = {}
-    for s in range(plan.num_evaluations):
-        ops = plan.at(s)
-        _check_nodes(ops, program, s)
-        for op in ops:
-            if isinstance(op, Compute):
-                latest[op.branch] = s
-                if op.slot is not None:
-                    _check_slot(plan, op.branch, op.slot, s)
-                    held[op.slot] = (op.branch, s)
+    writes = [[op for op in step if isinstance(op, Compute)] for step in plan.steps]
+    reads = [reuses(step) for step in plan.steps]
+    for s, i in enumerate(plan.order):
         # A branch is computed or reused once per evaluation, so writes may be taken first.
-        for reuse in reuses(ops):
-            _check_slot(plan, reuse.branch, reuse.slot, s)
-            if reuse.branch not in latest:
+        for op in writes[i]:
+            latest[op.branch] = s
+            if op.slot is not None:
+                held[op.slot] = (op.branch, s)
+        for op in reads[i]:
+            if op.branch not in latest:
                 raise PlanError(
-                    f"evaluation {s} reuses {reuse.branch}, which this run has not computed yet"
+                    f"evaluation {s} reuses {op.branch}, which this run has not computed yet"
                 )
-            if held.get(reuse.slot) != (reuse.branch, latest[reuse.branch]):
+            if held.get(op.slot) != (op.branch, latest[op.branch]):
                 raise PlanError(
-                    f"evaluation {s} reuses {reuse.branch} from slot {reuse.slot}, which holds "
-                    f"{held.get(reuse.slot)} and not the output of evaluation "
-                    f"{latest[reuse.branch]}"
+                    f"evaluation {s} reuses {op.branch} from slot {op.slot}, which holds "
+                    f"{held.get(op.slot)} and not the output of evaluation {latest[op.branch]}"
                 )
-        if schedule is not None:
-            _check_row(ops, program, schedule, s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Nodes:
+    """A program's node names: all, those that may be hoisted, and the branches."""
+
+    all: list[str]
+    without_conditioning: list[str]
+    conditioning: frozenset[str]
+    branches: frozenset[str]
+
+    @staticmethod
+    def of(program: BlockProgram) -> _Nodes:
+        conditioning = frozenset(
+            n.name for n in program.nodes if isinstance(n, Fixed) and n.conditioning
+        )
+        names = [n.name for n in program.nodes]
+        kept = [name for name in names if name not in conditioning]
+        return _Nodes(names, kept, conditioning, frozenset(program.branch_names))
 
 
 def _check_shape(plan: Plan) -> None:
@@ -53,27 +81,39 @@ def _check_shape(plan: Plan) -> None:
             raise PlanError(f"evaluation {s} has step plan {i}, but there are {len(plan.steps)}")
 
 
-def _check_nodes(ops: StepPlan, program: BlockProgram, s: int) -> None:
-    got = [name for op in ops for name in op_nodes(op)]
-    conditioning = {n.name for n in program.nodes if not isinstance(n, Branch) and n.conditioning}
-    want = [n.name for n in program.nodes]
-    if not conditioning.intersection(got):
-        want = [name for name in want if name not in conditioning]
+def _check_step(
+    plan: Plan, ops: StepPlan, nodes: _Nodes, seen: dict[int, tuple[str, ...]], s: int
+) -> None:
+    """Every node once, in order, by an op of its kind, in a slot of its own."""
+    got: list[str] = []
+    for op in ops:
+        names = seen.get(id(op))
+        if names is None:
+            names = seen[id(op)] = _check_op(plan, op, nodes, s)
+        got += names
+    want = nodes.all if nodes.conditioning.intersection(got) else nodes.without_conditioning
     if got != want:
-        bad = next(
-            (i for i, pair in enumerate(zip(got, want, strict=False)) if pair[0] != pair[1]),
-            min(len(got), len(want)),
-        )
+        pairs = enumerate(zip(got, want, strict=False))
+        bad = next((i for i, (a, b) in pairs if a != b), min(len(got), len(want)))
         raise PlanError(
             f"evaluation {s}: op {bad} must be {want[bad : bad + 1] or 'none'}, "
             f"got {got[bad : bad + 1] or 'none'}"
         )
-    branches = set(program.branch_names)
-    for op in ops:
-        if isinstance(op, RunFixed) and op.node in branches:
+
+
+def _check_op(plan: Plan, op: Op, nodes: _Nodes, s: int) -> tuple[str, ...]:
+    """The nodes an op stands for, if they are of its kind and its slots are their own."""
+    names = op_nodes(op)
+    if isinstance(op, RunFixed):
+        if op.node in nodes.branches:
             raise PlanError(f"evaluation {s}: {op.node} is a branch, not a fixed node")
-        if not isinstance(op, RunFixed) and not branches.issuperset(op_nodes(op)):
-            raise PlanError(f"evaluation {s}: {op} names a fixed node as a branch")
+    elif not nodes.branches.issuperset(names):
+        raise PlanError(f"evaluation {s}: {op} names a fixed node as a branch")
+    elif isinstance(op, Compute) and op.slot is not None:
+        _check_slot(plan, op.branch, op.slot, s)
+    for item in reuses((op,)):
+        _check_slot(plan, item.branch, item.slot, s)
+    return names
 
 
 def _check_slot(plan: Plan, branch: str, slot: int, s: int) -> None:

@@ -1,0 +1,52 @@
+"""What happens before a run: planning and importing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+from conftest import record
+from toys import random_schedule, toy_program
+
+from l2c_rt.build import build_plan
+from l2c_rt.passes import fuse_reuse_runs, hoist_conditioning
+
+PLAN_SECONDS = 0.005
+IMPORT_SECONDS = 0.150
+
+
+def bench_planning_50_by_56(benchmark: Any, quick: bool) -> None:
+    program, schedule = toy_program(28), random_schedule(50, 56)
+
+    def plan() -> None:
+        fuse_reuse_runs(hoist_conditioning(build_plan(program, schedule), program))
+
+    benchmark.pedantic(plan, rounds=5 if quick else 50, warmup_rounds=2)
+    record(benchmark, group="planning", bound_seconds=PLAN_SECONDS)
+    print(f"\n{benchmark.stats.stats.median * 1e3:.2f} ms of at most {PLAN_SECONDS * 1e3:.0f} ms")
+    assert quick or benchmark.stats.stats.median < PLAN_SECONDS
+
+
+def bench_import(benchmark: Any, quick: bool) -> None:
+    """`import l2c_rt` with everything that compile needs, beyond torch's own import."""
+    rounds = 2 if quick else 7
+    alone, ours = [], []
+    for _ in range(rounds):
+        alone.append(_import_seconds("torch"))
+        ours.append(_import_seconds("l2c_rt; l2c_rt.compile"))
+    lazy = [_import_seconds("l2c_rt") for _ in range(rounds)]
+    benchmark.pedantic(_import_seconds, args=("l2c_rt; l2c_rt.compile",), rounds=1)
+    extra = float(np.median(np.array(ours) - np.array(alone)))
+    record(benchmark, group="import", torch_seconds=alone, with_compile_seconds=ours,
+           lazy_seconds=lazy, extra_seconds=extra, bound_seconds=IMPORT_SECONDS)  # fmt: skip
+    print(f"\nimport l2c_rt {np.median(lazy) * 1e3:.0f} ms; with compile {extra * 1e3:.0f} ms more "
+          f"than torch ({np.median(alone) * 1e3:.0f} ms)")  # fmt: skip
+    assert quick or extra < IMPORT_SECONDS
+
+
+def _import_seconds(what: str) -> float:
+    code = f"import time; t = time.perf_counter(); import {what}; print(time.perf_counter() - t)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(out.stdout)

@@ -1,0 +1,115 @@
+"""Whole runs on this machine: cached against full, fused against reference, beside their bounds.
+
+One image with guidance, DiT of depth 28, width 384, 256 tokens, float32, the published DDIM
+schedules.  Every ratio is measured within one run of this file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import paired, record, run_inputs, sampler
+
+from l2c_rt.policies import Full
+from l2c_rt.presets import load
+
+PRESETS = ("l2c/dit-xl-2-256/ddim-20", "l2c/dit-xl-2-256/ddim-50")
+WANTED_SHARE_OF_BOUND = 0.95
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("preset", PRESETS)
+def bench_cached_against_full(
+    benchmark: Any, model: Any, quick: bool, preset: str, backend: str
+) -> None:
+    schedule = load(preset)
+    cached, run = sampler(model, schedule, backend=backend)
+    _, run_full = sampler(model, Full(), steps=schedule.steps, backend=backend)
+    ratios = paired(benchmark, run, run_full, rounds=2 if quick else 5)
+    ratio, bound = float(np.median(ratios)), cached.cost.speedup_bound
+    record(
+        benchmark, group="cached / full", preset=preset, backend=backend, ratios=ratios.tolist(),
+        ratio=ratio, bound=bound, share_of_bound=ratio / bound,
+    )  # fmt: skip
+    print(f"\n{preset} {backend}: {ratio:.3f}x of at most {bound:.3f}x ({ratio / bound:.1%})")
+    assert quick or ratio >= WANTED_SHARE_OF_BOUND * bound
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def bench_fused_against_reference(benchmark: Any, model: Any, quick: bool, preset: str) -> None:
+    schedule = load(preset)
+    _, run = sampler(model, schedule, backend="fused")
+    _, run_reference = sampler(model, schedule, backend="reference")
+    difference = (run() - run_reference()).norm() / run_reference().norm()
+    assert difference < 1e-4
+    ratios = paired(benchmark, run, run_reference, rounds=2 if quick else 5)
+    record(benchmark, group="fused / reference", preset=preset, ratios=ratios.tolist(),
+           ratio=float(np.median(ratios)), relative_difference=difference)  # fmt: skip
+    print(f"\n{preset}: fused is {np.median(ratios):.3f}x as fast as the reference")
+    assert quick or np.median(ratios) >= 0.99
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def bench_runtime_python_per_evaluation(
+    benchmark: Any, model: Any, quick: bool, backend: str
+) -> None:
+    """The session, the clock and the walk over the ops, with ops that do nothing."""
+    schedule = load(PRESETS[1])
+    fast, run = sampler(model, schedule, backend=backend)
+    run()
+    evaluation = np.median([np.median(times) for times in fast.timings.per_row.values()])
+    idle, _ = sampler(model, schedule, backend=backend)
+    idle.backend = _doing_nothing(idle.backend)
+    x, y = run_inputs(model)
+    grid = [torch.full((1,), 990 - 7 * k) for k in range(schedule.steps)]
+    labels = torch.tensor(y)
+
+    def calls() -> None:
+        for t in grid:
+            idle(x, t, labels)
+
+    benchmark.pedantic(calls, rounds=3 if quick else 20, warmup_rounds=1)
+    own = benchmark.stats.stats.median / schedule.steps
+    record(benchmark, group="runtime's own Python", backend=backend, seconds_per_evaluation=own,
+           evaluation_seconds=evaluation, share=own / evaluation)  # fmt: skip
+    print(f"\n{backend}: {own * 1e6:.0f} us of own Python per evaluation, {own / evaluation:.2%}")
+    assert quick or own / evaluation < 0.01
+
+
+def _doing_nothing(backend: Any) -> Any:
+    from dataclasses import replace
+
+    return replace(backend, table=dict.fromkeys(backend.table, lambda op, frame: None),
+                   workspace=lambda: None)  # fmt: skip
+
+
+def bench_memory_over_200_runs(benchmark: Any, quick: bool) -> None:
+    """Resident memory and arena counters after 200 runs and after 20."""
+    from toys import drive, random_schedule, toy_dit
+
+    import l2c_rt as rt
+
+    fast = rt.compile(toy_dit(), random_schedule(10, 6), backend="fused")
+
+    def runs(count: int) -> None:
+        for seed in range(count):
+            drive(fast, 10, seed)
+            fast.sample(torch.randn(1, 4, 8, 8), [seed % 10])
+
+    runs(20)
+    before, taken = _resident_bytes(), fast.summary().arena_allocations
+    benchmark.pedantic(runs, args=(180,), rounds=1)
+    growth = _resident_bytes() - before
+    record(benchmark, group="memory", growth_bytes=growth,
+           arena_allocations=fast.summary().arena_allocations)  # fmt: skip
+    print(f"\n{growth / 2**20:.1f} MiB more after 200 runs than after 20")
+    assert fast.summary().arena_allocations == taken
+    assert growth < 8 << 20
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * 4096
