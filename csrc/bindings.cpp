@@ -1,0 +1,115 @@
+// The Python surface of l2c_rt._C; the only file that knows Python.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "arena.hpp"
+#include "view.hpp"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace l2c {
+namespace {
+
+using NoGil = py::call_guard<py::gil_scoped_release>;
+using Version = std::pair<int, int>;
+using Device = std::pair<int, int>;
+
+// The last owner may be Python, or a consumer's thread without the GIL. Giving memory back waits
+// for the device: with the GIL held that would stop a callback the device itself is waiting for.
+void destroy(Arena* arena) {
+  if (Py_IsInitialized() && PyGILState_Check()) {
+    const py::gil_scoped_release released;
+    delete arena;
+  } else {
+    delete arena;
+  }
+}
+
+std::shared_ptr<Arena> make_arena(std::int64_t num_slots, std::int64_t slot_bytes, int device) {
+  const py::gil_scoped_release released;
+  return {new Arena(num_slots, slot_bytes, device), destroy};
+}
+
+// A consumer renames the capsule when it takes the tensor over.
+template <typename Managed>
+py::capsule make_capsule(Managed* managed, const char* name) {
+  return py::capsule(managed, name, [](PyObject* capsule) {
+    const char* current = PyCapsule_GetName(capsule);
+    if (std::string(current).rfind("used_", 0) == 0) return;
+    auto* unused = static_cast<Managed*>(PyCapsule_GetPointer(capsule, current));
+    unused->deleter(unused);
+  });
+}
+
+void refuse(const std::string& why) { throw py::buffer_error("__dlpack__: " + why); }
+
+// Nothing is ever in flight on the arena's own account, so every stream of its device may read.
+void check_request(const View& view, std::optional<std::int64_t> stream,
+                   std::optional<Device> dl_device, std::optional<bool> copy) {
+  const DLDevice own = view.device();
+  if (!view.arena->awake()) refuse("the arena sleeps; call wake() first");
+  if (copy.value_or(false)) refuse("copy=True, but a view is never a copy; clone the tensor");
+  if (dl_device && *dl_device != Device(own.device_type, own.device_id))
+    refuse(join("dl_device (", dl_device->first, ", ", dl_device->second, "), but it lies on (",
+                own.device_type, ", ", own.device_id, ")"));
+  if (!stream || *stream == -1) return;
+  if (own.device_type == kDLCPU) refuse(join("stream ", *stream, ", but host memory has none"));
+  if (*stream < 1) refuse(join("stream ", *stream, ", wanted -1, 1, 2 or a stream's address"));
+}
+
+py::capsule to_dlpack(const View& view, std::optional<std::int64_t> stream,
+                      std::optional<Version> max_version, std::optional<Device> dl_device,
+                      std::optional<bool> copy) {
+  check_request(view, stream, dl_device, copy);
+  if (max_version && max_version->first >= DLPACK_MAJOR_VERSION)
+    return make_capsule(export_versioned(view), "dltensor_versioned");
+  return make_capsule(export_unversioned(view), "dltensor");
+}
+
+void bind_view(py::module_& m) {
+  py::class_<View>(m, "View")
+      .def("__dlpack__", to_dlpack, py::kw_only(), "stream"_a = py::none(),
+           "max_version"_a = py::none(), "dl_device"_a = py::none(), "copy"_a = py::none())
+      .def("__dlpack_device__", [](const View& view) {
+        return Device(view.device().device_type, view.device().device_id);
+      });
+}
+
+void bind_arena(py::module_& m) {
+  py::class_<Arena, std::shared_ptr<Arena>>(m, "Arena")
+      .def(py::init(&make_arena), "num_slots"_a, "slot_bytes"_a, "device"_a = Arena::kHost)
+      .def("view", view_slot, "slot"_a, "shape"_a, "dtype"_a)
+      .def("all_slots", view_all_slots, "shape"_a, "dtype"_a)
+      .def("sleep", &Arena::sleep, NoGil())
+      .def("wake", &Arena::wake, NoGil())
+      .def("poison", &Arena::poison, NoGil())
+      .def_property_readonly("base", &Arena::base)
+      .def_property_readonly("device", &Arena::device)
+      .def_property_readonly("num_slots", [](const Arena& a) { return a.layout().num_slots; })
+      .def_property_readonly("slot_bytes", [](const Arena& a) { return a.layout().slot_bytes; })
+      .def_property_readonly("stride_bytes", [](const Arena& a) { return a.layout().stride_bytes; })
+      .def_property_readonly("reserved_bytes", &Arena::reserved_bytes)
+      .def_property_readonly("mapped_bytes", &Arena::mapped_bytes)
+      .def_property_readonly("awake", &Arena::awake)
+      .def_property_readonly("allocations", &Arena::allocations)
+      .def_property_readonly("sleeps", &Arena::sleeps)
+      .def_property_readonly("wakes", &Arena::wakes)
+      .def_property_readonly("live_views", [](Arena& a) { return a.live_views().load(); });
+}
+
+}  // namespace
+}  // namespace l2c
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Cache memory with fixed addresses.";
+  l2c::bind_view(m);
+  l2c::bind_arena(m);
+}
