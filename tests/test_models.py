@@ -11,7 +11,7 @@ from l2c_rt.models import DiT, UViT, dit, uvit
 from l2c_rt.models.layers import sincos_pos_embed, timestep_embedding
 
 TINY_DIT = {"input_size": 8, "hidden_size": 32, "depth": 2, "num_heads": 2, "num_classes": 10}
-TINY_UVIT = {"img_size": 8, "patch_size": 2, "in_chans": 4, "embed_dim": 32, "depth": 2,
+TINY_UVIT = {"img_size": 8, "patch_size": 2, "in_chans": 4, "embed_dim": 32, "depth": 4,
              "num_heads": 2}  # fmt: skip
 DIT_VARIANTS = {
     "latent": {},

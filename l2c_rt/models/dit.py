@@ -5,7 +5,7 @@ Parameter names and shapes are the published ones, so published weight files loa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -35,19 +35,17 @@ _SIZES = {"s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28,
 CONFIGS = {f"dit-{n}-{p}": DiTConfig(*size, p) for n, size in _SIZES.items() for p in (2, 4, 8)}
 
 
-def dit(name: str, **options: Any) -> DiT:
-    """A published size by its name, "dit-xl-2" or "DiT-XL/2"; options go to `DiT`."""
+def config(name: str) -> DiTConfig:
+    """A published size by its name, "dit-xl-2" or "DiT-XL/2"."""
     key = name.lower().replace("/", "-")
     if key not in CONFIGS:
         raise ValueError(f"dit: unknown size {name!r}; known sizes are {', '.join(CONFIGS)}")
-    size = CONFIGS[key]
-    return DiT(
-        depth=size.depth,
-        hidden_size=size.hidden_size,
-        num_heads=size.num_heads,
-        patch_size=size.patch_size,
-        **options,
-    )
+    return CONFIGS[key]
+
+
+def dit(name: str, **options: Any) -> DiT:
+    """A model of a published size; options go to `DiT`."""
+    return DiT(**asdict(config(name)), **options)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

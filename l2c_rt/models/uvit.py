@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -37,24 +37,23 @@ CONFIGS = {
 }
 
 
+def config(name: str) -> UViTConfig:
+    """A published size by its name, "uvit-h-2" or "U-ViT-H/2"."""
+    key = name.lower().replace("u-vit", "uvit").replace("/", "-")
+    if key not in CONFIGS:
+        raise ValueError(f"uvit: unknown size {name!r}; known sizes are {', '.join(CONFIGS)}")
+    return CONFIGS[key]
+
+
 def uvit(name: str, **options: Any) -> UViT:
-    """A published size by its name, "uvit-h-2" or "U-ViT-H/2"; options go to `UViT`.
+    """A model of a published size; options go to `UViT`.
 
     Without options it is the latent model of ImageNet: 16 x 16 patches of 4 channels, 1000
     classes and, last, "no class".
     """
-    key = name.lower().replace("u-vit", "uvit").replace("/", "-")
-    if key not in CONFIGS:
-        raise ValueError(f"uvit: unknown size {name!r}; known sizes are {', '.join(CONFIGS)}")
-    size = CONFIGS[key]
-    fixed = {"img_size": 16 * size.patch_size, "in_chans": 4, "num_classes": 1001}
-    return UViT(
-        depth=size.depth,
-        embed_dim=size.embed_dim,
-        num_heads=size.num_heads,
-        patch_size=size.patch_size,
-        **{**fixed, "conv": size.conv, **options},
-    )
+    size = config(name)
+    latent = {"img_size": 16 * size.patch_size, "in_chans": 4, "num_classes": 1001}
+    return UViT(**{**latent, **asdict(size), **options})
 
 
 class Block(nn.Module):
