@@ -10,14 +10,14 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from l2c_rt.schedule import CacheSchedule
 
-MAX_COLUMNS = 76
+MAX_COLUMNS = 72
 MARGIN = 7
 
 
 def schedule_map(schedule: CacheSchedule) -> str:
     """One line per evaluation, noisiest first, with its compute share; the total comes last.
 
-    Above 76 branches, neighbours share a character: # all computed, . all reused, + some of each.
+    Above 72 branches, neighbours share a character: # all computed, . all reused, + some of each.
     """
     fold = -(-schedule.num_branches // MAX_COLUMNS)
     lines = [*_title(schedule, fold), _ruler(schedule.branches, fold)]

@@ -133,7 +133,9 @@ def test_controls_reuse_only_where_the_family_may_or_the_schedule_does(schedule,
 
 def test_random_like_a_learned_schedule_is_random_at_its_share():
     logits = np.random.default_rng(0).normal(size=(20, 8))
+    logits[[0, 6]] = 9.0
     learned = Router(logits, "dit", 20).schedule(reuse=0.45)
+    assert learned.compute[[13, 19]].all()
     assert Random.like(learned, 7) == Random(0.45, 7).schedule(20, learned.branches)
     assert NoisiestFirst.like(learned) == NoisiestFirst(0.45).schedule(20, learned.branches)
 

@@ -63,7 +63,7 @@ def test_the_schedule_owns_a_read_only_copy():
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
 def test_a_copy_is_equal_and_read_only_too(duplicate):
-    schedule = CacheSchedule(SMALL, source="x", timesteps=(5, 4, 3, 2, 1))
+    schedule = CacheSchedule(SMALL, tuple("abcd"), source="x", timesteps=(5, 4, 3, 2, 1))
     other = duplicate(schedule)
     assert other == schedule
     assert (other.source, other.timesteps) == ("x", (5.0, 4.0, 3.0, 2.0, 1.0))
@@ -157,6 +157,13 @@ def test_the_map_of_50_by_56_fits_100_columns():
         assert line.endswith(f"{compute[step].sum()}/56")
     assert lines[-1].endswith(f"{compute.sum()}/2800")
     assert f"{len(schedule.distinct_rows())} distinct rows" in lines[-1]
+
+
+@pytest.mark.parametrize("branches", [70, 72, 74, 144, 146, 1_000])
+def test_the_map_of_50_steps_fits_100_columns_for_any_depth(branches):
+    lines = str(CacheSchedule(np.ones((50, branches), bool))).splitlines()
+    assert max(map(len, lines[:-1])) <= 100
+    assert len({line.index("%") for line in lines[2:]}) == 1
 
 
 def test_the_map_folds_many_branches_into_100_columns():
