@@ -42,15 +42,15 @@ def _check_reads(plan: Plan) -> None:
             latest[op.branch] = s
             if op.slot is not None:
                 held[op.slot] = (op.branch, s)
-        for op in reads[i]:
-            if op.branch not in latest:
+        for item in reads[i]:
+            if item.branch not in latest:
                 raise PlanError(
-                    f"evaluation {s} reuses {op.branch}, which this run has not computed yet"
+                    f"evaluation {s} reuses {item.branch}, which this run has not computed yet"
                 )
-            if held.get(op.slot) != (op.branch, latest[op.branch]):
+            if held.get(item.slot) != (item.branch, latest[item.branch]):
                 raise PlanError(
-                    f"evaluation {s} reuses {op.branch} from slot {op.slot}, which holds "
-                    f"{held.get(op.slot)} and not the output of evaluation {latest[op.branch]}"
+                    f"evaluation {s} reuses {item.branch} from slot {item.slot}, which holds "
+                    f"{held.get(item.slot)} and not the output of evaluation {latest[item.branch]}"
                 )
 
 

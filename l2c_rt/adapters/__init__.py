@@ -23,7 +23,8 @@ def bind(model: nn.Module) -> Bound:
         raise TypeError(f"compile: model must be a torch.nn.Module, got {type(model).__name__}")
     for adapter in SUPPORTED.values():
         if adapter.matches(model):
-            return adapter.bind(model)
+            bound: Bound = adapter.bind(model)
+            return bound
     names = "; ".join(SUPPORTED)
     raise TypeError(
         f"compile: no adapter for {type(model).__name__}. Supported by structure: {names}. "

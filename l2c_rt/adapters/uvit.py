@@ -6,6 +6,7 @@ Recognised by structure; the model's package is never imported.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,7 +32,10 @@ def matches(model: nn.Module) -> bool:
 
 def bind(model: Any) -> Bound:
     """Describe a U-ViT."""
-    fixed = {"embed": partial(_embed, model), "final": partial(_final, model)}
+    fixed: dict[str, Callable[[State], None]] = {
+        "embed": partial(_embed, model),
+        "final": partial(_final, model),
+    }
     branches: dict[str, BranchCode] = {}
     for i, block in enumerate(_blocks(model)):
         fixed[f"skip-save-{i}"] = _save_skip
