@@ -84,3 +84,22 @@ def test_more_tokens_cost_more_linearly_and_attention_quadratically() -> None:
     assert wide.macs == 4 * branch.macs
     assert wide.attention_macs == 16 * branch.attention_macs
     assert wide.weights == branch.weights
+
+
+def test_bytes_are_weights_once_and_activations_per_image() -> None:
+    program = toy_program(1)
+    full = fast_cost(program, random_schedule(1, 2)).cached[0]
+    row = 16 * 32
+    linears = 10 * row + 2 * (row + 16 * 128)
+    ends = 16 * (16 + 32) + 16 * (32 + 32)
+    assert full.activations == linears + ends + 2 * 4 * row
+    assert full.moved_bytes(batch=3, itemsize=2) == 2 * (full.weights + 3 * full.activations)
+
+
+def test_a_reused_branch_costs_one_read_of_its_slot() -> None:
+    program = toy_program(2)
+    compute = np.array([[True] * 4, [False] * 4])
+    reused = fast_cost(program, CacheSchedule(compute)).cached[1]
+    ends = 16 * (16 + 32) + 16 * (32 + 32)
+    assert reused.activations == ends + 4 * 16 * 32
+    assert reused.kernels == 2

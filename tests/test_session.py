@@ -55,6 +55,7 @@ def test_a_run_ended_by_an_exception_inside_the_model_leaves_no_trace(at: int) -
     x, t, y = call_inputs(at, 1)
     with pytest.raises(IndexError):
         fast(x, t, y + 1000)
+    assert not fast._own.clock.mid_run
     assert equal(drive(fast, STEPS), clean)
 
 

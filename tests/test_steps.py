@@ -67,6 +67,8 @@ def test_a_wrong_timestep_names_step_expected_and_got_and_resets() -> None:
     clock.tick(900.0)
     with pytest.raises(StepError, match="step 1: expected timestep 700 .*, got 650"):
         clock.tick(650.0)
+    assert not clock.mid_run
+    assert clock.abandoned == 1
     assert steps(run(clock, GRID)) == [0, 1, 2, 3]
 
 
