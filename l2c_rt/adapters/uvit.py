@@ -73,7 +73,8 @@ def _begin(x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> State:
 
 def _embed(model: Any, state: State) -> None:
     x = model.patch_embed(state.x)
-    sinusoids = timestep_embedding(state.t, model.pos_embed.shape[-1])
+    # Cast, so that a narrow model runs without autocast; the published float32 stays as it is.
+    sinusoids = timestep_embedding(state.t, model.pos_embed.shape[-1]).to(model.pos_embed.dtype)
     x = torch.cat((model.time_embed(sinusoids).unsqueeze(dim=1), x), dim=1)
     if state.y is not None:
         x = torch.cat((model.label_emb(state.y).unsqueeze(dim=1), x), dim=1)
@@ -150,12 +151,15 @@ def _program(model: Any) -> BlockProgram:
 
 
 def _sampling(model: Any) -> Sampling:
-    channels = _channels(model)
+    channels, patch = model.patch_embed.proj.weight.shape[1:3]
     labels = getattr(model, "label_emb", None)
+    extras = 1 if labels is None else 2
     return Sampling(
         sampler="dpm-solver",
         null_label=None if labels is None else labels.num_embeddings - 1,
+        classes=0 if labels is None else labels.num_embeddings - 1,
         channels=channels,
+        size=patch * math.isqrt(model.pos_embed.shape[1] - extras),
         guided_channels=channels,
         cfg_scale=0.4,
     )
