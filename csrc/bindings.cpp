@@ -6,10 +6,14 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "arena.hpp"
+#include "cuda_driver.hpp"
+#include "graph_loop.hpp"
+#include "layout.hpp"
 #include "view.hpp"
 
 namespace py = pybind11;
@@ -24,29 +28,36 @@ using Device = std::pair<int, int>;
 
 // The last owner may be Python, or a consumer's thread without the GIL. Giving memory back waits
 // for the device: with the GIL held that would stop a callback the device itself is waiting for.
-void destroy(Arena* arena) {
+template <typename Object>
+void destroy(Object* object) {
   if (Py_IsInitialized() && PyGILState_Check()) {
     const py::gil_scoped_release released;
-    delete arena;
+    delete object;
   } else {
-    delete arena;
+    delete object;
   }
 }
 
-std::shared_ptr<Arena> make_arena(std::int64_t num_slots, std::int64_t slot_bytes, int device) {
+template <typename Object, typename... Arguments>
+std::shared_ptr<Object> make(Arguments... arguments) {
   const py::gil_scoped_release released;
-  return {new Arena(num_slots, slot_bytes, device), destroy};
+  return {new Object(std::move(arguments)...), destroy<Object>};
 }
 
-// A consumer renames the capsule when it takes the tensor over.
+// A consumer renames the capsule when it takes the tensor over; else the tensor ends with it.
 template <typename Managed>
-py::capsule make_capsule(Managed* managed, const char* name) {
-  return py::capsule(managed, name, [](PyObject* capsule) {
-    const char* current = PyCapsule_GetName(capsule);
-    if (std::string(current).rfind("used_", 0) == 0) return;
-    auto* unused = static_cast<Managed*>(PyCapsule_GetPointer(capsule, current));
+py::object make_capsule(Managed* managed, const char* name) {
+  PyObject* capsule = PyCapsule_New(managed, name, [](PyObject* self) {
+    const char* current = PyCapsule_GetName(self);
+    if (std::string_view(current).substr(0, 5) == "used_") return;
+    auto* unused = static_cast<Managed*>(PyCapsule_GetPointer(self, current));
     unused->deleter(unused);
   });
+  if (capsule == nullptr) {
+    managed->deleter(managed);
+    throw py::error_already_set();
+  }
+  return py::reinterpret_steal<py::object>(capsule);
 }
 
 void refuse(const std::string& why) { throw py::buffer_error("__dlpack__: " + why); }
@@ -65,9 +76,9 @@ void check_request(const View& view, std::optional<std::int64_t> stream,
   if (*stream < 1) refuse(join("stream ", *stream, ", wanted -1, 1, 2 or a stream's address"));
 }
 
-py::capsule to_dlpack(const View& view, std::optional<std::int64_t> stream,
-                      std::optional<Version> max_version, std::optional<Device> dl_device,
-                      std::optional<bool> copy) {
+py::object to_dlpack(const View& view, std::optional<std::int64_t> stream,
+                     std::optional<Version> max_version, std::optional<Device> dl_device,
+                     std::optional<bool> copy) {
   check_request(view, stream, dl_device, copy);
   if (max_version && max_version->first >= DLPACK_MAJOR_VERSION)
     return make_capsule(export_versioned(view), "dltensor_versioned");
@@ -85,7 +96,8 @@ void bind_view(py::module_& m) {
 
 void bind_arena(py::module_& m) {
   py::class_<Arena, std::shared_ptr<Arena>>(m, "Arena")
-      .def(py::init(&make_arena), "num_slots"_a, "slot_bytes"_a, "device"_a = Arena::kHost)
+      .def(py::init(&make<Arena, std::int64_t, std::int64_t, int>), "num_slots"_a, "slot_bytes"_a,
+           "device"_a = Arena::kHost)
       .def("view", view_slot, "slot"_a, "shape"_a, "dtype"_a)
       .def("all_slots", view_all_slots, "shape"_a, "dtype"_a)
       .def("sleep", &Arena::sleep, NoGil())
@@ -105,11 +117,33 @@ void bind_arena(py::module_& m) {
       .def_property_readonly("live_views", [](Arena& a) { return a.live_views().load(); });
 }
 
+void bind_graph_loop(py::module_& m) {
+  using Graphs = std::vector<std::uintptr_t>;
+  using Arenas = std::vector<std::shared_ptr<Arena>>;
+  py::class_<GraphLoop, std::shared_ptr<GraphLoop>>(m, "GraphLoop")
+      .def(py::init(&make<GraphLoop, int, Graphs, Arenas>), "device"_a, "graphs"_a,
+           "arenas"_a = Arenas())
+      .def("launch", &GraphLoop::launch, "stream"_a, "first"_a = 0, "count"_a = py::none(), NoGil())
+      .def("__len__", &GraphLoop::size)
+      .def_property_readonly("device", &GraphLoop::device);
+}
+
+// (bytes from slot to slot, bytes reserved), as an arena with that allocation granularity has them.
+std::pair<std::int64_t, std::int64_t> arena_bytes(std::int64_t num_slots, std::int64_t slot_bytes,
+                                                  std::int64_t granularity) {
+  CHECK_ARGUMENT(granularity >= 1, "granularity is ", granularity, ", wanted at least 1");
+  const Layout layout = plan_layout(num_slots, slot_bytes);
+  return {layout.stride_bytes, round_up(layout.total_bytes, granularity, "reservation")};
+}
+
 }  // namespace
 }  // namespace l2c
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Cache memory with fixed addresses.";
+  m.doc() = "Cache memory at fixed addresses, and the loop that replays captured graphs.";
   l2c::bind_view(m);
   l2c::bind_arena(m);
+  l2c::bind_graph_loop(m);
+  m.def("arena_bytes", &l2c::arena_bytes, "num_slots"_a, "slot_bytes"_a, "granularity"_a);
+  m.def("cuda_available", &l2c::cuda_available, l2c::NoGil());
 }

@@ -43,10 +43,12 @@ inline std::int64_t checked_product(std::int64_t a, std::int64_t b, const char* 
 }
 
 inline std::int64_t round_up(std::int64_t value, std::int64_t multiple, const char* what) {
-  std::int64_t padded = 0;
-  CHECK_ARGUMENT(!__builtin_add_overflow(value, multiple - 1, &padded), what, ": ", value,
+  const std::int64_t over = value % multiple;
+  if (over == 0) return value;
+  std::int64_t rounded = 0;
+  CHECK_ARGUMENT(!__builtin_add_overflow(value, multiple - over, &rounded), what, ": ", value,
                  " rounded up to ", multiple, " does not fit in 63 bits");
-  return padded / multiple * multiple;
+  return rounded;
 }
 
 struct Layout {

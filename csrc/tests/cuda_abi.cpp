@@ -1,0 +1,80 @@
+// Holds the types of cuda_driver.hpp against a real cuda.h. Compiled, never run.
+#include <cuda.h>
+
+#include <cstddef>
+#include <string_view>
+#include <type_traits>
+
+#include "cuda_driver.hpp"
+
+namespace l2c {
+namespace {
+
+template <typename Ours, typename Theirs>
+constexpr bool same() {
+  if constexpr (std::is_pointer_v<Ours> && std::is_pointer_v<Theirs>) {
+    using A = std::remove_pointer_t<Ours>;
+    using B = std::remove_pointer_t<Theirs>;
+    if constexpr (std::is_const_v<A> != std::is_const_v<B>) return false;
+    if constexpr (std::is_class_v<A> || std::is_class_v<B>)
+      return std::is_class_v<A> && std::is_class_v<B>;
+    else
+      return same<A, B>();
+  } else {
+    return std::is_pointer_v<Ours> == std::is_pointer_v<Theirs> && sizeof(Ours) == sizeof(Theirs);
+  }
+}
+
+template <typename Ours, typename Theirs>
+struct SameCall : std::false_type {};
+
+template <typename... Ours, typename... Theirs>
+struct SameCall<cu::Result (*)(Ours...), CUresult (*)(Theirs...)> {
+  static constexpr bool value = [] {
+    if constexpr (sizeof...(Ours) != sizeof...(Theirs))
+      return false;
+    else
+      return (same<Ours, Theirs>() && ...);
+  }();
+};
+
+#define L2C_SAME_CALL(name, ...) \
+  static_assert(SameCall<decltype(CudaDriver::name), decltype(&::name)>::value, #name);
+L2C_CUDA_CALLS(L2C_SAME_CALL)
+static_assert(sizeof(cu::Result) == sizeof(CUresult));
+
+// The versions that cuda.h gives these names today.
+#define L2C_TEXT(name) #name
+#define L2C_NAMES(name, symbol) static_assert(std::string_view(L2C_TEXT(name)) == symbol)
+L2C_NAMES(cuMemsetD8, "cuMemsetD8_v2");
+L2C_NAMES(cuMemGetInfo, "cuMemGetInfo_v2");
+L2C_NAMES(cuCtxPushCurrent, "cuCtxPushCurrent_v2");
+L2C_NAMES(cuCtxPopCurrent, "cuCtxPopCurrent_v2");
+L2C_NAMES(cuDevicePrimaryCtxRelease, "cuDevicePrimaryCtxRelease_v2");
+
+using Properties = cu::AllocationProperties;
+static_assert(sizeof(Properties) == sizeof(CUmemAllocationProp));
+static_assert(offsetof(Properties, type) == offsetof(CUmemAllocationProp, type));
+static_assert(offsetof(Properties, requested_handle_types) ==
+              offsetof(CUmemAllocationProp, requestedHandleTypes));
+static_assert(offsetof(Properties, location.id) == offsetof(CUmemAllocationProp, location.id));
+static_assert(offsetof(Properties, location.type) == offsetof(CUmemAllocationProp, location.type));
+static_assert(offsetof(Properties, win32_handle_meta) ==
+              offsetof(CUmemAllocationProp, win32HandleMetaData));
+static_assert(offsetof(Properties, flags) == offsetof(CUmemAllocationProp, allocFlags));
+static_assert(offsetof(Properties, flags.usage) == offsetof(CUmemAllocationProp, allocFlags.usage));
+static_assert(sizeof(cu::AccessDescription) == sizeof(CUmemAccessDesc));
+static_assert(offsetof(cu::AccessDescription, location) == offsetof(CUmemAccessDesc, location));
+static_assert(offsetof(cu::AccessDescription, flags) == offsetof(CUmemAccessDesc, flags));
+
+static_assert(cu::kSuccess == CUDA_SUCCESS);
+static_assert(cu::kOutOfMemory == CUDA_ERROR_OUT_OF_MEMORY);
+static_assert(cu::kAttributeVirtualMemory ==
+              CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED);
+static_assert(cu::kGranularityRecommended == CU_MEM_ALLOC_GRANULARITY_RECOMMENDED);
+static_assert(cu::kAllocationPinned == CU_MEM_ALLOCATION_TYPE_PINNED);
+static_assert(cu::kLocationDevice == CU_MEM_LOCATION_TYPE_DEVICE);
+static_assert(cu::kAccessReadWrite == CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+
+}  // namespace
+}  // namespace l2c

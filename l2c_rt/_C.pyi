@@ -1,0 +1,111 @@
+"""Cache memory at fixed addresses, and the loop that replays captured graphs."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+_Dtype = Literal["float16", "bfloat16", "float32", "float64"]
+
+class View:
+    """A tensor over an arena's memory, for `from_dlpack`; it and what is made of it keep the
+    arena's memory alive. Asks for what cannot be honoured (a copy, another device, a sleeping
+    arena) end in BufferError."""
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> object: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+class Arena:
+    """Equal slots at fixed addresses, 256-byte aligned, on the host (device -1) or a GPU.
+
+    Thread-safe: `sleep`, `wake` and `poison` exclude each other and every `GraphLoop.launch`.
+    What Python threads do with the views on the host is theirs to order. On a GPU, no arena may
+    be put to sleep, poisoned or dropped while a stream of its device captures a graph.
+
+    Raises: ValueError for a bad size or device, MemoryError, RuntimeError where CUDA cannot serve.
+    """
+
+    def __init__(self, num_slots: int, slot_bytes: int, device: int = -1) -> None: ...
+    def view(self, slot: int, shape: Sequence[int], dtype: _Dtype) -> View:
+        """One slot, contiguous, as much of it as the shape covers."""
+
+    def all_slots(self, shape: Sequence[int], dtype: _Dtype) -> View:
+        """[num_slots, *shape], the first stride being the arena's `stride_bytes`."""
+
+    def sleep(self) -> None:
+        """Give the memory back and keep the addresses; nothing happens when asleep.
+
+        Waits for the device first. Views read as zeros on the host until `wake`; on a GPU any
+        access is an error that ends the process's use of the device.
+        """
+
+    def wake(self) -> None:
+        """Take memory again at the same addresses; nothing happens when awake.
+
+        The contents are lost. Raises: MemoryError where there is too little; it still sleeps.
+        """
+
+    def poison(self) -> None:
+        """Set every byte to 0xFF, which is NaN in each dtype; waits for the device around it."""
+
+    @property
+    def base(self) -> int: ...
+    @property
+    def device(self) -> int: ...
+    @property
+    def num_slots(self) -> int: ...
+    @property
+    def slot_bytes(self) -> int: ...
+    @property
+    def stride_bytes(self) -> int:
+        """From one slot to the next: `slot_bytes` rounded up to 256."""
+
+    @property
+    def reserved_bytes(self) -> int:
+        """All slots, rounded up to the allocator's granularity."""
+
+    @property
+    def mapped_bytes(self) -> int:
+        """`reserved_bytes` while awake (host pages arrive at first touch), 0 while asleep."""
+
+    @property
+    def awake(self) -> bool: ...
+    @property
+    def allocations(self) -> int:
+        """How many times physical memory was taken: 1, and 1 more for each wake."""
+
+    @property
+    def sleeps(self) -> int: ...
+    @property
+    def wakes(self) -> int: ...
+    @property
+    def live_views(self) -> int:
+        """Tensors made from this arena that are still alive."""
+
+class GraphLoop:
+    """Launches captured graphs (CUgraphExec handles) one after the other with the GIL released.
+
+    The handles stay their owner's, who keeps them alive. `arenas` are those the graphs use: they
+    are kept alive, awake during a launch, and a launch while one sleeps is a RuntimeError.
+    """
+
+    def __init__(
+        self, device: int, graphs: Sequence[int], arenas: Sequence[Arena] = ...
+    ) -> None: ...
+    def launch(self, stream: int, first: int = 0, count: int | None = None) -> None:
+        """Enqueue graphs [first, first + count) on a stream (its address; 0 is the default one)."""
+
+    def __len__(self) -> int: ...
+    @property
+    def device(self) -> int: ...
+
+def arena_bytes(num_slots: int, slot_bytes: int, granularity: int) -> tuple[int, int]:
+    """(stride_bytes, reserved_bytes) of an arena, without making it."""
+
+def cuda_available() -> bool:
+    """Whether a driver opens and shows a GPU; makes no CUDA context."""
