@@ -1,0 +1,95 @@
+"""`l2c-rt convert`: from one file format to another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from l2c_rt.cli.exits import refuse
+from l2c_rt.cli.options import (
+    check_writable,
+    cut_options,
+    force_option,
+    smoothcache_options,
+)
+from l2c_rt.cli.sources import Cut, LeftOut, Source, read_source
+
+FORMATS = ("router", "schedule", "smoothcache")
+SUFFIXES = {"router": ".safetensors", "schedule": ".json", "smoothcache": ".json"}
+
+EXAMPLES = """\b
+Examples:
+  l2c-rt convert DDIM50_router.pt ddim-50.safetensors
+  l2c-rt convert DDIM50_router.pt ddim-50.json --reuse 0.45
+  l2c-rt convert l2c/dit-xl-2-256/ddim-20 smooth.json --to smoothcache
+  l2c-rt convert smooth.json ddim-20.json --family dit --sampler ddim
+"""
+
+
+@click.command("convert", epilog=EXAMPLES)
+@click.argument("source", metavar="IN")
+@click.argument("target", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--to",
+    "wanted",
+    type=click.Choice(FORMATS),
+    help="Format of OUT; by default .safetensors is a router and .json a schedule.",
+)
+@cut_options
+@smoothcache_options
+@force_option
+def convert_command(
+    source: str,
+    target: Path,
+    wanted: str | None,
+    cut: Cut,
+    left_out: LeftOut,
+    force: bool,
+) -> None:
+    """Write a router, schedule or preset in another format.
+
+    IN is a published router (.pt, .pth), a router of ours (.safetensors), a schedule or SmoothCache
+    file (.json), or a preset's name.
+    """
+    wanted = _format(target, wanted)
+    check_writable("OUT", target, force)
+    found = read_source(source, left_out)
+    if wanted == "router":
+        _write_router(found, target, cut)
+    else:
+        _write_schedule(found, target, wanted, cut)
+
+
+def _format(target: Path, wanted: str | None) -> str:
+    by_suffix = {".safetensors": "router", ".json": "schedule"}
+    wanted = wanted or by_suffix.get(target.suffix)
+    if wanted is None:
+        refuse("OUT", f"{target} ends in none of {', '.join(by_suffix)}")
+    if target.suffix != SUFFIXES[wanted]:
+        refuse("OUT", f"a {wanted} file ends in {SUFFIXES[wanted]}, this is {target.name}")
+    return wanted
+
+
+def _write_router(found: Source, target: Path, cut: Cut) -> None:
+    if found.router is None:
+        refuse("OUT", f"a router file needs scores, and IN is a {found.kind}; write a .json")
+    if cut.option:
+        refuse(cut.option, "a router file keeps all scores; cut them when the schedule is made")
+    found.router.save(target)
+    rows, columns = found.router.logits.shape
+    click.echo(f"{target}: {found.router.family} router, scores [{rows}, {columns}]")
+
+
+def _write_schedule(found: Source, target: Path, wanted: str, cut: Cut) -> None:
+    schedule = found.schedule(cut)
+    if wanted == "schedule":
+        schedule.save(target)
+    else:
+        target.write_text(json.dumps(schedule.to_smoothcache()) + "\n", encoding="utf-8")
+    computed = int(schedule.compute.sum())
+    click.echo(
+        f"{target}: {wanted}, {schedule.steps} steps x {schedule.num_branches} branches, "
+        f"{computed} of {schedule.compute.size} computed"
+    )

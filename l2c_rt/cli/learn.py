@@ -1,0 +1,165 @@
+"""`l2c-rt learn`: the router of your own model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from l2c_rt.cli.exits import fitting, refuse
+from l2c_rt.cli.models import WEIGHTS_METAVAR, Loaded, load, place
+from l2c_rt.cli.options import num_heads_option
+
+if TYPE_CHECKING:
+    from l2c_rt.router import Router
+
+EXAMPLES = """\b
+Examples:
+  l2c-rt learn digits --steps 20 --out digits-20
+  l2c-rt learn my-dit.safetensors --steps 50 --reuse 0.6 --out router-50
+  l2c-rt learn my-dit.safetensors --steps 50 --data latents.safetensors \\
+      --batch-size 64 --lam 1e-6 --lr 1e-3 --iterations 50000 --out router-50
+  torchrun --no-python --nproc-per-node 4 l2c-rt learn ... --device cuda
+"""
+
+
+@click.command("learn", epilog=EXAMPLES)
+@click.argument("weights", metavar=WEIGHTS_METAVAR)
+@click.option("--steps", type=click.IntRange(2, 1000), required=True, help="Evaluations of a run.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder for router.safetensors, log.csv, router.png and the checkpoint.",
+)
+@click.option(
+    "--data",
+    metavar="FILE",
+    help="A .safetensors with latents [N, C, H, W] and labels [N]; without it, the model's own "
+    "trajectories from noise.",
+)
+@click.option("--reuse", type=click.FloatRange(0, 1), help="Share to reuse.  [0.45 without --lam]")
+@click.option("--lam", type=click.FloatRange(0), help="The published penalty, instead of --reuse.")
+@click.option("--iterations", type=click.IntRange(1), help="Default: 120 visits of every row.")
+@click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--lr", type=click.FloatRange(0), help="Default: fits the number of iterations.")
+@click.option("--straight-through", type=click.FloatRange(0, 1), help="Binarise in the forward.")
+@click.option("--cfg-scale", type=float, help="Guidance of the trajectories; default as published.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@num_heads_option
+@click.option("--device", default="cpu", show_default=True, help="A torch device.")
+@click.option("--report", type=click.IntRange(0), default=8, show_default=True,
+              help="Images of the fit report; 0 leaves it out.")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Take up the checkpoint in the folder, if any.")
+@click.option("--force", is_flag=True, help="Begin anew although the folder has a router.")
+def learn_command(
+    weights: str,
+    steps: int,
+    out: Path,
+    data: str | None,
+    num_heads: int | None,
+    device: str,
+    report: int,
+    resume: bool,
+    force: bool,
+    **options: Any,
+) -> None:
+    """Learn which branches may be reused, by Learning-to-Cache's objective.
+
+    Ends with a fit report: the error of the cached run against the full run, beside random,
+    every-N and noisiest-first schedules of equal compute.
+    """
+    if (out / "router.safetensors").exists() and not (resume or force):
+        refuse("--out", f"{out} has a router already; give --resume, --force or another folder")
+    loaded = load(weights, "", num_heads)
+    batches = None if data is None else read_batches(data, loaded, options)
+    from l2c_rt.learning import learn
+
+    with _processes(device) as (first, own_device):
+        place(loaded, own_device)
+        with fitting():
+            router = learn(
+                loaded.model, steps=steps, data=batches, out=out, resume=resume, **options
+            )
+    if first:
+        click.echo(str(out / "router.safetensors"))
+        _tell(loaded, router, out, report, options)
+
+
+def read_batches(path: str, loaded: Loaded, options: dict[str, Any]) -> list[Any]:
+    """The file's latents and labels in batches, in an order drawn by the seed."""
+    import torch
+
+    from l2c_rt.cli.exits import NoFit, reading
+
+    how = loaded.sampling
+    with reading():
+        latents, labels = _tensors(path)
+    if tuple(latents.shape[1:]) != (how.channels, how.size, how.size):
+        wanted = f"[N, {how.channels}, {how.size}, {how.size}]"
+        raise NoFit(ValueError(f"{path}: latents are {list(latents.shape)}, wanted {wanted}"))
+    if not 0 <= int(labels.min()) <= int(labels.max()) < how.classes:
+        raise NoFit(ValueError(f"{path}: labels are not within 0..{how.classes - 1}"))
+    size = options["batch_size"]
+    if len(latents) < size:
+        refuse("--batch-size", f"{path} has {len(latents)} latents, less than one batch of {size}")
+    order = torch.randperm(len(latents), generator=torch.Generator().manual_seed(options["seed"]))
+    starts = range(0, len(order) - size + 1, size)
+    rows = [order[start : start + size] for start in starts]
+    return [(latents[each], labels[each]) for each in rows]
+
+
+def _tensors(path: str) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: no safetensors file: {error}") from error
+    if not {"latents", "labels"} <= tensors.keys():
+        raise ValueError(f"{path}: holds {sorted(tensors)[:5]}, wanted latents and labels")
+    latents, labels = tensors["latents"], tensors["labels"]
+    if latents.dim() != 4 or not latents.is_floating_point() or labels.shape != latents.shape[:1]:
+        raise ValueError(
+            f"{path}: latents are {list(latents.shape)} {latents.dtype}, labels "
+            f"{list(labels.shape)}; wanted floats [N, C, H, W] and [N]"
+        )
+    return latents, labels
+
+
+@contextmanager
+def _processes(device: str) -> Iterator[tuple[bool, str]]:
+    """Whether this process is the first, and its device; joins the others under torchrun."""
+    import torch
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_torchelastic_launched()):
+        yield True, device
+        return
+    if device == "cuda":
+        device = f"cuda:{dist.get_node_local_rank()}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield dist.get_rank() == 0, device
+    finally:
+        dist.destroy_process_group()
+
+
+def _tell(loaded: Loaded, router: Router, out: Path, images: int, options: dict[str, Any]) -> None:
+    click.echo(f"\n{router.schedule()}\n")
+    if not images:
+        return
+    from l2c_rt.learning import fit_report
+
+    with fitting():
+        report = fit_report(
+            loaded.model, router, images=images, cfg_scale=options["cfg_scale"],
+            seed=options["seed"],
+        )  # fmt: skip
+    report.save(out / "fit.json")
+    click.echo(str(report))

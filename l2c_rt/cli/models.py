@@ -1,0 +1,93 @@
+"""The model that a command runs: a weights file, or the digits model of the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from l2c_rt.cli.exits import BadInput, NoFit, fitting, reading, refuse
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from l2c_rt.adapters.bound import Bound, Sampling
+
+DIGITS = "digits"
+WEIGHTS_METAVAR = "WEIGHTS|digits"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in eval mode with what its published loop needs."""
+
+    model: nn.Module
+    bound: Bound
+    sampling: Sampling
+
+
+def load(name: str, family: str, num_heads: int | None = None) -> Loaded:
+    """Load weights of that family, or of the one that the file fits where `family` is ""."""
+    return _described(_model(name, family, num_heads))
+
+
+def random_model(family: str, blocks: int, width: int, input_size: int) -> Loaded:
+    """A model of this family and size with untrained weights; patches of 2 x 2, 4 channels."""
+    from l2c_rt.models import DiT, UViT
+
+    heads = width // 64 if width % 64 == 0 else 4
+    if family == "dit":
+        return _described(DiT(input_size, 2, 4, width, blocks, heads).eval())
+    model = UViT(input_size, 2, 4, width, blocks - 1, heads, num_classes=1001, conv=False)
+    return _described(model.eval())
+
+
+def place(loaded: Loaded, device: str) -> None:
+    """Move the model; a usage error where there is no such device."""
+    try:
+        loaded.model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        refuse("--device", f"{device}: {str(error).splitlines()[0]}")
+
+
+def _described(model: nn.Module) -> Loaded:
+    from l2c_rt.adapters import bind
+
+    with fitting():
+        bound = bind(model)
+        sampling = bound.sampling
+        if sampling is None:
+            raise ValueError(f"no published loop for {type(model).__name__}")
+    return Loaded(model, bound, sampling)
+
+
+def noise(loaded: Loaded, count: int, seed: int) -> torch.Tensor:
+    """The same noise on every device.  Shapes: [count, C, H, W]."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    how = loaded.sampling
+    return torch.randn((count, how.channels, how.size, how.size), generator=generator)
+
+
+def _model(name: str, family: str, num_heads: int | None) -> nn.Module:
+    from l2c_rt.models import load_dit, load_uvit
+
+    if name == DIGITS:
+        from l2c_rt.demo.run import load_demo_model
+
+        return load_demo_model()
+    loaders = {"dit": load_dit, "uvit": load_uvit}
+    refusals = []
+    for found in sorted(loaders, key=lambda each: each != family):
+        try:
+            with reading():
+                model = loaders[found](name, num_heads=num_heads).requires_grad_(False)
+        except BadInput as failure:
+            refusals.append(failure)
+            continue
+        if family not in ("", found):
+            wrong = ValueError(f"{name} holds a {found}, the schedule is for a {family}")
+            raise NoFit(wrong)
+        return model
+    raise refusals[0]

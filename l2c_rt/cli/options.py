@@ -1,0 +1,77 @@
+"""Options that several commands share; those that belong together arrive as one argument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from l2c_rt.cli.exits import refuse
+from l2c_rt.cli.sources import Cut, LeftOut
+
+Command = Callable[..., Any]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+force_option = click.option("--force", is_flag=True, help="Overwrite files that exist.")
+num_heads_option = click.option(
+    "--num-heads",
+    type=click.IntRange(1),
+    help="Attention heads, where the weights file does not say and the width is not published.",
+)
+backend_option = click.option(
+    "--backend", type=click.Choice(["auto", "reference", "fused"]), default="auto",
+    show_default=True, help="How ops are run; auto is reference on a CPU.",
+)  # fmt: skip
+
+
+def cut_options(command: Command) -> Command:
+    """--threshold and --reuse, as `cut`: which schedule a router gives."""
+
+    @click.option(
+        "--threshold",
+        type=float,
+        help="Router only: compute where the score is above this.  Default: as published, DiT "
+        "0.1, U-ViT 0.9.",
+    )
+    @click.option(
+        "--reuse",
+        type=float,
+        help="Router only: reuse this share of the branches of the evaluations that may reuse.",
+    )
+    @wraps(command)
+    def run(threshold: float | None, reuse: float | None, **rest: Any) -> Any:
+        return command(cut=Cut(threshold, reuse), **rest)
+
+    return run
+
+
+def smoothcache_options(command: Command) -> Command:
+    """--blocks, --family and --sampler, as `left_out`: what SmoothCache's files leave out."""
+
+    @click.option(
+        "--blocks",
+        type=click.IntRange(1),
+        help='SmoothCache file keyed by type ("attn", "mlp"): number of blocks.',
+    )
+    @click.option(
+        "--family", type=click.Choice(["dit", "uvit"]), help="SmoothCache file: model family."
+    )
+    @click.option(
+        "--sampler", type=click.Choice(["ddim", "dpm-solver"]), help="SmoothCache file: sampler."
+    )
+    @wraps(command)
+    def run(blocks: int | None, family: str | None, sampler: str | None, **rest: Any) -> Any:
+        return command(left_out=LeftOut(blocks, family or "", sampler or ""), **rest)
+
+    return run
+
+
+def check_writable(option: str, path: Path, force: bool) -> None:
+    """End with a usage error where writing would overwrite a file without --force."""
+    if path.exists() and not force:
+        refuse(option, f"{path} exists; give --force to overwrite it")
+    if not path.absolute().parent.is_dir():
+        refuse(option, f"{path.parent} is no folder")

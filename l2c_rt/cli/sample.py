@@ -1,0 +1,168 @@
+"""`l2c-rt sample`: the published loop of the family, from weights to latents or images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from l2c_rt.cli.exits import fitting, refuse
+from l2c_rt.cli.labels import parse_labels
+from l2c_rt.cli.models import DIGITS, WEIGHTS_METAVAR, Loaded, load, noise, place
+from l2c_rt.cli.options import (
+    backend_option,
+    check_writable,
+    cut_options,
+    force_option,
+    num_heads_option,
+)
+from l2c_rt.cli.sources import METAVAR, Cut, read_source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from l2c_rt.compiled import Compiled
+    from l2c_rt.schedule import CacheSchedule
+
+SUFFIXES = (".npy", ".safetensors", ".png")
+DIGITS_STEPS = (20, 50)
+
+EXAMPLES = """\b
+Examples:
+  l2c-rt sample digits -o digits.png
+  l2c-rt sample DiT-XL-2-256x256.pt --router l2c/dit-xl-2-256/ddim-50 \\
+      --labels 207,360,387,974 --seed 0 --cfg-scale 4 -o latents.safetensors
+  l2c-rt sample my-dit.safetensors --router full --steps 20 -o latents.npy
+"""
+
+
+@click.command("sample", epilog=EXAMPLES)
+@click.argument("weights", metavar=WEIGHTS_METAVAR)
+@click.option("--router", metavar=f"{METAVAR}|full", help="Cache schedule; full reuses nothing.")
+@cut_options
+@num_heads_option
+@click.option("--steps", type=click.IntRange(1, 1000), help="Evaluations of the run.")
+@click.option("--labels", default="0-7", show_default=True, help="Classes, as in 0,3,5-9.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")
+@click.option("--cfg-scale", type=float, help="Guidance; default as published: DiT 4, U-ViT 0.4.")
+@backend_option
+@click.option("--device", default="cpu", show_default=True, help="A torch device.")
+@click.option(
+    "-o",
+    "--out",
+    "outs",
+    multiple=True,
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write: .npy, .safetensors, or .png for a model of images; may be repeated.",
+)
+@force_option
+def sample_command(
+    weights: str,
+    router: str | None,
+    cut: Cut,
+    num_heads: int | None,
+    steps: int | None,
+    labels: str,
+    seed: int,
+    cfg_scale: float | None,
+    backend: str,
+    device: str,
+    outs: tuple[Path, ...],
+    force: bool,
+) -> None:
+    """Sample with a cache schedule and say what was reused.
+
+    WEIGHTS is a DiT or U-ViT file with the published parameter names, or "digits": the small
+    model of handwritten digits that the package carries, with its routers.
+    """
+    _check_outs(outs, force)
+    schedule = _schedule(weights, router, cut, steps)
+    loaded = load(weights, "" if schedule is None else schedule.family, num_heads)
+    _check_png(outs, loaded)
+    classes = parse_labels(labels, loaded.sampling.classes)
+    place(loaded, device)
+    fast = _compiled(loaded, schedule, steps, backend)
+    latents = _sample(fast, noise(loaded, len(classes), seed).to(device), classes, cfg_scale)
+    for out in outs:
+        _write(out, latents.float().cpu(), classes, seed, fast)
+        click.echo(str(out))
+    click.echo(str(fast.summary()))
+
+
+def _check_outs(outs: tuple[Path, ...], force: bool) -> None:
+    for out in outs:
+        if out.suffix not in SUFFIXES:
+            refuse("--out", f"{out} ends in none of {', '.join(SUFFIXES)}")
+        check_writable("--out", out, force)
+
+
+def _check_png(outs: tuple[Path, ...], loaded: Loaded) -> None:
+    channels = loaded.sampling.channels
+    if channels not in (1, 3) and any(out.suffix == ".png" for out in outs):
+        refuse("--out", f"a .png has 1 or 3 channels, these latents {channels}; decode them")
+
+
+def _schedule(
+    weights: str, router: str | None, cut: Cut, steps: int | None
+) -> CacheSchedule | None:
+    """The schedule, or None for the full run."""
+    if router == "full":
+        if steps is None:
+            refuse("--steps", "needed with --router full, which does not say how many")
+        if cut.option:
+            refuse(cut.option, "the full run reuses nothing")
+        return None
+    if router is not None:
+        return read_source(router).schedule(cut)
+    if weights != DIGITS:
+        refuse("--router", f"needed for {weights}: {METAVAR}, or full")
+    from l2c_rt.demo.run import load_demo_router
+
+    if steps not in (None, *DIGITS_STEPS):
+        refuse("--steps", f"the digits have routers for {DIGITS_STEPS} steps")
+    return load_demo_router(steps or DIGITS_STEPS[0]).schedule(cut.threshold, cut.reuse)
+
+
+def _compiled(
+    loaded: Loaded, schedule: CacheSchedule | None, steps: int | None, backend: str
+) -> Compiled:
+    from l2c_rt.api import compile
+    from l2c_rt.policies import Full
+
+    router = Full() if schedule is None else schedule
+    with fitting():
+        return compile(loaded.model, router, steps=steps, backend=backend)
+
+
+def _sample(fast: Compiled, start: Tensor, classes: list[int], cfg_scale: float | None) -> Tensor:
+    import torch
+    from tqdm import tqdm
+
+    labels = torch.tensor(classes, device=start.device)
+    with tqdm(total=fast.schedule.steps, desc="sample", unit="evaluation") as bar:
+
+        def tell(step: int, latents: Any) -> None:
+            bar.update()
+
+        with fitting():
+            return fast.sample(start, labels, cfg_scale, callback=tell)
+
+
+def _write(out: Path, latents: Tensor, classes: list[int], seed: int, fast: Compiled) -> None:
+    import numpy as np
+
+    array = latents.numpy()
+    if out.suffix == ".npy":
+        np.save(out, array)
+    elif out.suffix == ".png":
+        from l2c_rt.cli.images import save_grid
+
+        save_grid(array, out, columns=min(len(classes), 10))
+    else:
+        from safetensors.numpy import save_file
+
+        schedule = fast.schedule
+        header = {"seed": str(seed), "schedule": schedule.digest, "source": schedule.source}
+        save_file({"latents": array, "labels": np.array(classes)}, out, metadata=header)

@@ -1,0 +1,102 @@
+"""What a command is given as FILE|PRESET: a router, a schedule, or a preset's name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from l2c_rt.cli.exits import reading, refuse
+
+if TYPE_CHECKING:
+    from l2c_rt.router import Router
+    from l2c_rt.schedule import CacheSchedule
+
+METAVAR = "FILE|PRESET"
+PUBLISHED_SUFFIXES = (".pt", ".pth")
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where a router's scores are cut: --threshold or --reuse, or as published."""
+
+    threshold: float | None = None
+    reuse: float | None = None
+
+    @property
+    def option(self) -> str:
+        """The option that was given; "" where none was."""
+        if self.threshold is not None:
+            return "--threshold"
+        return "" if self.reuse is None else "--reuse"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What a SmoothCache file does not say."""
+
+    blocks: int | None = None
+    family: str = ""
+    sampler: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A router with the schedules that it can give, or one schedule."""
+
+    kind: str
+    router: Router | None = None
+    fixed: CacheSchedule | None = None
+
+    def schedule(self, cut: Cut) -> CacheSchedule:
+        """The schedule; a router makes it at this cut."""
+        if cut.threshold is not None and cut.reuse is not None:
+            refuse("--reuse", "give --threshold or --reuse, not both")
+        for option, value in (("--threshold", cut.threshold), ("--reuse", cut.reuse)):
+            # Written so that NaN is refused; click's own range lets it pass.
+            if value is not None and not 0 <= value <= 1:
+                refuse(option, f"{value:g} is not in 0..1")
+        if self.router is not None:
+            return self.router.schedule(cut.threshold, cut.reuse)
+        if cut.option:
+            refuse(cut.option, f"needs the scores of a router, and this is a {self.kind}")
+        assert self.fixed is not None, f"{self.kind=}"
+        return self.fixed
+
+
+def read_source(name: str, left_out: LeftOut | None = None) -> Source:
+    """Read a router, a schedule or a preset."""
+    from l2c_rt import presets
+    from l2c_rt.router import Router
+
+    if name in presets.names():
+        return Source("preset", fixed=presets.load(name))
+    path = Path(name)
+    with reading():
+        if not path.exists():
+            names = ", ".join(presets.names())
+            raise ValueError(f"{name}: no such file, and no preset; presets are {names}")
+        if path.suffix == ".json":
+            return _schedule_file(path, left_out or LeftOut())
+        router = Router.load(path)
+    kind = "published router" if path.suffix in PUBLISHED_SUFFIXES else "router"
+    return Source(kind, router=router)
+
+
+def _schedule_file(path: Path, left_out: LeftOut) -> Source:
+    from l2c_rt.bounded_read import parse_json, read_bounded
+    from l2c_rt.schedule import CacheSchedule
+    from l2c_rt.schedule_io import MAX_FILE_BYTES
+
+    try:
+        fields = parse_json(read_bounded(path, MAX_FILE_BYTES, "schedule"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if isinstance(fields, dict) and "format" in fields:
+        return Source("schedule", fixed=CacheSchedule.load(path))
+    header = {"family": left_out.family, "sampler": left_out.sampler}
+    try:
+        made = CacheSchedule.from_smoothcache(path, blocks=left_out.blocks, **header)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Source("SmoothCache schedule", fixed=made)
