@@ -1,0 +1,1 @@
+"""A DiT trained on real digits, sampled with and without a learned cache."""
