@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from l2c_rt.schedule import CacheSchedule
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; each with its tint.
@@ -23,14 +25,19 @@ TITLES = {"attn": "attention", "mlp": "MLP"}
 
 def plot_schedule(schedule: CacheSchedule, path: str | Path) -> None:
     """Write a PNG: evaluations from noisy to clean on x, branches on y."""
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"{path}: the picture of a schedule is a PNG; name it .png")
+    schedule_figure(schedule).savefig(path, dpi=150)
+
+
+def schedule_figure(schedule: CacheSchedule) -> Figure:
+    """The picture as a matplotlib figure, for those who want to change or embed it."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("drawing a schedule needs matplotlib: pip install matplotlib") from error
 
-    if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"{path}: the picture of a schedule is a PNG; name it .png")
     panels = _panels(schedule)
     figure = Figure(figsize=(9, 1.9 + 2.5 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -42,7 +49,7 @@ def plot_schedule(schedule: CacheSchedule, path: str | Path) -> None:
     _title(figure, schedule)
     _legend(figure, len(panels))
     figure.align_ylabels(axes)
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 def _panels(schedule: CacheSchedule) -> dict[str, list[int]]:

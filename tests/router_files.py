@@ -28,11 +28,17 @@ def integer(value: int) -> bytes:
     return b"\x8a" + bytes([size]) + value.to_bytes(size, "little", signed=True)
 
 
-def tensor(key: str, size: int, numel: int | None = None, kind: str = "Float") -> bytes:
+def tensor(
+    key: str,
+    size: int,
+    numel: int | None = None,
+    kind: str = "Float",
+    offset: bytes = b"K\x00",
+) -> bytes:
     """The opcodes of a one-dimensional tensor over the whole record `key`."""
     storage = b"(" + text("storage") + f"ctorch\n{kind}Storage\n".encode() + text(key) + text("cpu")
     storage += integer(size if numel is None else numel) + b"tQ"
-    layout = b"K\x00" + integer(size) + b"\x85K\x01\x85\x89ccollections\nOrderedDict\n)R"
+    layout = offset + integer(size) + b"\x85K\x01\x85\x89ccollections\nOrderedDict\n)R"
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + layout + b"tR"
 
 

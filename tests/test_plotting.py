@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from l2c_rt import presets
-from l2c_rt.plotting import COLOURS, REUSED
+from l2c_rt.plotting import COLOURS, REUSED, schedule_figure
 from l2c_rt.schedule import CacheSchedule
 
 pytest.importorskip("matplotlib")
@@ -35,6 +35,19 @@ def test_the_picture_shows_full_computed_and_reused_cells_of_both_kinds(tmp_path
     assert share_of(COLOURS[2][0], image) == 0
 
 
+def test_the_axes_count_blocks_downwards_and_evaluations_to_the_right():
+    compute = np.ones((4, 8), bool)
+    compute[1, [0, 7]] = False
+    attn, mlp, shares = schedule_figure(CacheSchedule(compute)).axes
+    for panel, block in ((attn, 0), (mlp, 3)):
+        [image] = panel.images
+        assert np.argwhere(np.asarray(image.get_array()) == 0).tolist() == [[block, 1]]
+        assert tuple(image.get_extent()) == (-0.5, 3.5, 3.5, -0.5)
+        assert panel.get_ylim() == (3.5, -0.5)
+    tops = [bar.get_y() + bar.get_height() for bar in shares.patches[4:]]
+    assert tops == pytest.approx([100, 75, 100, 100])
+
+
 def test_noisy_is_left_and_the_first_block_on_top(tmp_path):
     compute = np.ones((4, 8), bool)
     compute[1, 0] = False
@@ -55,7 +68,7 @@ def test_noisy_is_left_and_the_first_block_on_top(tmp_path):
         ((3, 400), ()),
         ((4, 3), ("attn-0", "cross-0", "mlp-0")),
         ((4, 5), ("a-0", "b-0", "c-0", "d-0", "e-0")),
-        ((4, 3), ("attn-0", "$\\q", "mlp-0")),
+        ((4, 3), ("attn-0", "$\\q-0", "mlp-0")),
     ],
 )
 def test_any_shape_and_any_names_can_be_drawn(tmp_path, shape, branches):
