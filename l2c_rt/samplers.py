@@ -31,7 +31,16 @@ def linear_alphas_bar(train_steps: int = 1000) -> Array:
     """Cumulative products of 1 - beta for DiT's linear betas, scaled to the number of steps."""
     scale = 1000 / train_steps
     betas = np.linspace(scale * 0.0001, scale * 0.02, train_steps, dtype=np.float64)
-    return np.cumprod(1.0 - betas)
+    return np.asarray(np.cumprod(1.0 - betas), np.float64)
+
+
+def discrete_alphas_bar(train_steps: int = 1000) -> Array:
+    """Cumulative products of 1 - beta for stable diffusion's betas, as U-ViT was trained."""
+    return np.asarray(np.cumprod(1.0 - _discrete_betas(train_steps)), np.float64)
+
+
+def _discrete_betas(train_steps: int) -> Array:
+    return np.square(np.linspace(0.00085**0.5, 0.0120**0.5, train_steps), dtype=np.float64)
 
 
 def spaced_timesteps(steps: int, train_steps: int = 1000) -> tuple[int, ...]:
@@ -104,9 +113,8 @@ class _DiscreteNoise:
     """log alpha, piecewise linear in time between the discrete steps (stable diffusion's betas)."""
 
     def __init__(self, train_steps: int) -> None:
-        betas = np.linspace(0.00085**0.5, 0.0120**0.5, train_steps, dtype=np.float64) ** 2
         self._times = np.linspace(1.0 / train_steps, 1.0, train_steps)
-        self._log_alpha = 0.5 * np.log(1.0 - betas).cumsum()
+        self._log_alpha = 0.5 * np.log(1.0 - _discrete_betas(train_steps)).cumsum()
 
     def alpha_sigma(self, time: Array) -> tuple[Array, Array]:
         log_alpha = np.interp(time, self._times, self._log_alpha)

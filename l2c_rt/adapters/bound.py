@@ -42,11 +42,16 @@ class BranchCode:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What `sample` needs to know: the published loop of the family."""
+    """What `sample` needs to know: the published loop of the family.
+
+    Latents are [n, channels, size, size]; labels are 0 .. classes - 1.
+    """
 
     sampler: str
     null_label: int | None
+    classes: int
     channels: int
+    size: int
     guided_channels: int
     cfg_scale: float
 

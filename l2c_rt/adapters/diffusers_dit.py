@@ -215,7 +215,9 @@ def _sampling(model: Any) -> Sampling:
     return Sampling(
         sampler="ddim",
         null_label=config.num_embeds_ada_norm,
+        classes=config.num_embeds_ada_norm,
         channels=config.in_channels,
+        size=config.sample_size,
         guided_channels=config.in_channels,
         cfg_scale=4.0,
     )

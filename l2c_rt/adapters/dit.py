@@ -5,6 +5,7 @@ Recognised by structure; the model's package is never imported.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -144,13 +145,15 @@ def _with_extra(node: Fixed, weights: int) -> Fixed:
 
 
 def _sampling(model: Any) -> Sampling:
-    channels = model.x_embedder.proj.weight.shape[1]
+    channels, patch = model.x_embedder.proj.weight.shape[1:3]
     table = model.y_embedder.embedding_table.weight
     classes = getattr(model.y_embedder, "num_classes", len(table))
     return Sampling(
         sampler="ddim",
         null_label=classes if len(table) > classes else None,
+        classes=classes,
         channels=channels,
+        size=patch * math.isqrt(model.pos_embed.shape[1]),
         guided_channels=3,
         cfg_scale=4.0,
     )

@@ -1,0 +1,88 @@
+"""A learning run as it goes: log.csv and router.png in the output folder."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+COLUMNS = ("iteration", "loss", "error", "penalty", "lam", "reused_share", "seconds")
+MOST_LINES = 1000
+
+
+class CsvLog:
+    """One line per iteration, thinned to about a thousand.  A resumed run cuts what it redoes."""
+
+    def __init__(self, path: Path, iterations: int, resumed_at: int) -> None:
+        self.every = -(-iterations // MOST_LINES)
+        kept = _lines_until(path, resumed_at) if resumed_at else []
+        self._file = path.open("w", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._writer.writerows([COLUMNS, *kept])
+        self._file.flush()
+
+    def add(self, iteration: int, **values: float) -> None:
+        if iteration % self.every and iteration != 1:
+            return
+        self._writer.writerow([iteration, *(f"{values[name]:.6g}" for name in COLUMNS[1:])])
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _lines_until(path: Path, iteration: int) -> list[list[str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        lines = list(csv.reader(file))[1:]
+    # A killed run may have left half a line.
+    whole = [line for line in lines if len(line) == len(COLUMNS) and line[0].isdecimal()]
+    return [line for line in whole if int(line[0]) <= iteration]
+
+
+def draw_scores(
+    path: Path,
+    snapshots: list[tuple[int, Tensor]],
+    evaluations: list[int],
+    branches: tuple[str, ...],
+) -> None:
+    """The scores at several iterations, one heatmap each: evaluations that may reuse on x.
+
+    Needs matplotlib.  Shapes: each snapshot [rows, K], its rows in the order of `evaluations`.
+    """
+    figure_class, canvas = matplotlib_parts()
+    columns = min(3, len(snapshots))
+    lines = -(-len(snapshots) // columns)
+    figure = figure_class(figsize=(4 * columns, 3.2 * lines), layout="constrained")
+    canvas(figure)
+    axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axis, (iteration, scores) in zip(axes, snapshots, strict=False):
+        image = axis.imshow(
+            np.asarray(scores).T, vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+        )
+        axis.set_title(f"iteration {iteration}", fontsize=9)
+    for axis in axes[len(snapshots) :]:
+        axis.set_visible(False)
+    ticks = np.unique(np.linspace(0, len(evaluations) - 1, 6).astype(int))
+    axes[0].set_xticks(ticks, [evaluations[i] for i in ticks])
+    names = np.unique(np.linspace(0, len(branches) - 1, 9).astype(int))
+    axes[0].set_yticks(names, [branches[k] for k in names], fontsize=7)
+    figure.supxlabel("evaluation: noisy \N{RIGHTWARDS ARROW} clean", fontsize=9)
+    figure.colorbar(image, ax=list(axes), label="score (high: compute)")
+    figure.savefig(path, dpi=110)
+
+
+def matplotlib_parts() -> tuple[Any, Any]:
+    """Figure and canvas classes.  Raises ImportError saying what to install."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "the picture of the router needs matplotlib: pip install matplotlib, or leave out `out`"
+        ) from error
+    return Figure, FigureCanvasAgg

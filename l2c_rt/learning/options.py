@@ -1,0 +1,135 @@
+"""What decides a learned router, checked and filled in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from l2c_rt.adapters.bound import Bound
+from l2c_rt.schedule import cached_evaluations
+
+DEFAULT_REUSE = 0.45
+DEFAULT_VISITS = 120
+"""How often every row of the router is trained, unless `iterations` says otherwise."""
+
+LARGEST_LR = 0.2
+LAST_RATE = 0.05
+PUBLISHED_LR = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class LearnOptions:
+    """Everything that the learned scores depend on besides the model, the data and the machine.
+
+    `lam` None means that it is found for `reuse`; `cfg_scale` None means no guidance; `decay` says
+    whether the rate falls during the run; `data` whether latents were given.
+    """
+
+    steps: int
+    iterations: int
+    batch_size: int
+    lam: float | None
+    reuse: float | None
+    lr: float
+    decay: bool
+    seed: int
+    straight_through: float | None
+    cfg_scale: float | None
+    data: bool
+
+    def rate_at(self, iteration: int) -> float:
+        """The learning rate: constant, or half a cosine from `lr` down to a twentieth of it."""
+        if not self.decay:
+            return self.lr
+        fallen = 0.5 * (1.0 + math.cos(math.pi * iteration / self.iterations))
+        return self.lr * (LAST_RATE + (1.0 - LAST_RATE) * fallen)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def chosen(
+    bound: Bound,
+    *,
+    steps: int,
+    iterations: int | None,
+    batch_size: int,
+    lam: float | None,
+    reuse: float | None,
+    lr: float | None,
+    seed: int,
+    straight_through: float | None,
+    cfg_scale: float | None,
+    data: bool,
+) -> LearnOptions:
+    """The options with every default filled in.  Raises ValueError naming the argument."""
+    rows = len(_cached(bound, steps))
+    _check_whole("batch_size", batch_size, 1)
+    _check_whole("seed", seed, 0)
+    if iterations is None:
+        iterations = DEFAULT_VISITS * (rows if data else 1)
+    _check_whole("iterations", iterations, 1)
+    if lam is None and reuse is None:
+        reuse = DEFAULT_REUSE
+    _check_range("lam", lam, 0.0, float("inf"))
+    _check_range("reuse", reuse, 0.0, 1.0)
+    _check_range("straight_through", straight_through, 0.0, 1.0)
+    _check_range("lr", lr, 0.0, float("inf"))
+    visits = iterations // rows if data else iterations
+    return LearnOptions(
+        steps=steps,
+        iterations=iterations,
+        batch_size=batch_size,
+        lam=lam,
+        reuse=reuse,
+        lr=default_lr(visits) if lr is None else lr,
+        decay=lr is None,
+        seed=seed,
+        straight_through=straight_through,
+        cfg_scale=_guidance(bound, cfg_scale, data),
+        data=data,
+    )
+
+
+def _guidance(bound: Bound, cfg_scale: float | None, data: bool) -> float | None:
+    assert bound.sampling is not None
+    if data and cfg_scale is not None:
+        raise ValueError(
+            f"learn: cfg_scale={cfg_scale:g} with data: the published procedure on latents uses "
+            "no guidance; leave out one of the two"
+        )
+    if data or bound.sampling.null_label is None:
+        return cfg_scale
+    return bound.sampling.cfg_scale if cfg_scale is None else cfg_scale
+
+
+def default_lr(visits: int) -> float:
+    """A rate at which a logit can cross -5..5 twice in the run; the published one in long runs."""
+    return max(PUBLISHED_LR, min(LARGEST_LR, 20.0 / max(visits, 1)))
+
+
+def _cached(bound: Bound, steps: int) -> tuple[int, ...]:
+    """The evaluations that may reuse, where a published loop of that length has any."""
+    if bound.sampling is None:
+        raise ValueError(f"learn: no published loop is known for {type(bound.model).__name__}")
+    _check_whole("steps", steps, 1)
+    family = bound.program.family
+    if family == "uvit" and steps % 2:
+        raise ValueError(
+            f"learn: DPM-Solver of order 2 takes an even number of evaluations, got steps={steps}"
+        )
+    rows = cached_evaluations(steps, family)
+    if not rows:
+        raise ValueError(f"learn: steps={steps} has no evaluation that may reuse; take more steps")
+    return rows
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"learn: {name} is {value!r:.40}, wanted an int of at least {least}")
+
+
+def _check_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise ValueError(f"learn: {name} is {value}, wanted a number in {low:g}..{high:g}")

@@ -1,0 +1,167 @@
+"""What a learning run knows: scores, optimiser, lambda, and one step of L2C's objective."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from l2c_rt.adapters.bound import Bound
+from l2c_rt.learning.options import LearnOptions
+from l2c_rt.learning.pairs import Pair
+from l2c_rt.learning.penalty import first_penalty, steered
+from l2c_rt.learning.walk import mixed_pass
+from l2c_rt.learning.workers import Workers
+
+CLAMP = 5.0
+"""DiT's published bound on the logits; U-ViT's have none."""
+
+
+@dataclass(slots=True)
+class LearnState:
+    """`rows` are the rows of the router that are trained, `theta` their logits, one leaf [K] each.
+
+    `gains` [len(rows), K] is how fast the error fell with each score when last seen, `seen` says
+    for which rows it is known.  `snapshots` are (iteration, scores) for the picture.
+    """
+
+    rows: tuple[int, ...]
+    theta: list[Tensor]
+    optimizer: torch.optim.AdamW
+    gains: Tensor
+    seen: Tensor
+    lam: float = 0.0
+    error: float = 0.0
+    iteration: int = 0
+    seconds: float = 0.0
+    snapshots: list[tuple[int, Tensor]] = field(default_factory=list)
+
+    @property
+    def logits(self) -> Tensor:
+        """[len(rows), K], a copy."""
+        return torch.stack([row.detach() for row in self.theta])
+
+    @property
+    def penalty(self) -> float:
+        """lambda times the sum of a row's scores, mean over rows."""
+        return self.lam * float(self.logits.sigmoid().sum(dim=1).mean())
+
+    @property
+    def reused_share(self) -> float:
+        """Share of the scores below one half."""
+        return float((self.logits < 0).float().mean())
+
+
+def start(rows: Iterable[int], branches: int, options: LearnOptions) -> LearnState:
+    """Logits from N(0, 1) by the seed, as published."""
+    rows = tuple(rows)
+    generator = torch.Generator().manual_seed(draw_seed(options.seed))
+    theta = [torch.randn(branches, generator=generator).requires_grad_() for _ in rows]
+    optimizer = torch.optim.AdamW(theta, lr=options.lr, weight_decay=0.0)
+    gains = torch.zeros(len(rows), branches)
+    seen = torch.zeros(len(rows), dtype=torch.bool)
+    return LearnState(rows, theta, optimizer, gains, seen, lam=options.lam or 0.0)
+
+
+def draw_seed(seed: int, iteration: int = -1, rank: int = 0) -> int:
+    """The generator's seed of one iteration on one process; -1 is for the start.
+
+    Every iteration draws from a generator of its own, so that a resumed run needs no saved
+    generator state to draw what the uninterrupted one would have.
+    """
+    words = np.random.SeedSequence([seed, iteration + 1, rank]).generate_state(2)
+    return int(words[0]) << 31 ^ int(words[1])
+
+
+@dataclass(slots=True)
+class Sums:
+    """Over the pairs of one iteration: d error / d score [rows, K], pairs per row, error."""
+
+    slope: Tensor
+    pairs: Tensor
+    error: Tensor
+
+    def over(self, workers: Workers) -> Sums:
+        """Added up over all processes."""
+        count = self.slope.numel()
+        packed = torch.cat([self.slope.flatten(), self.pairs, self.error.reshape(1)])
+        packed = workers.add(packed)
+        return Sums(packed[:count].view_as(self.slope), packed[count:-1], packed[-1])
+
+
+def gather(bound: Bound, pairs: Iterable[Pair], state: LearnState, options: LearnOptions) -> Sums:
+    """Student passes over the pairs, with the error's slope in every score."""
+    device = next(bound.model.parameters()).device
+    scores = state.logits.sigmoid()
+    if options.straight_through is not None:
+        scores = (scores > options.straight_through).float()
+    scores = scores.to(device)
+    slope, error = torch.zeros_like(scores), torch.zeros((), device=device)
+    pairs_of_row = torch.zeros(len(state.rows))
+    for pair in pairs:
+        i = state.rows.index(pair.row)
+        with torch.enable_grad():
+            weights = scores[i].clone().requires_grad_()
+            student = pair.student(partial(mixed_pass, bound, pair.kept, weights))
+            loss = error_of(bound.program.family, student, pair.teacher)
+            slope[i] += torch.autograd.grad(loss, weights)[0]
+        error += loss.detach()
+        pairs_of_row[i] += 1
+    return Sums(slope.cpu().double(), pairs_of_row.double(), error.cpu().double())
+
+
+def error_of(family: str, student: Tensor, teacher: Tensor) -> Tensor:
+    """DiT: mean of squares over all elements.  U-ViT: their sum per sample, batch mean."""
+    squares = (student.float() - teacher.float()).square()
+    return squares.mean() if family == "dit" else squares.sum() / len(squares)
+
+
+def update(
+    state: LearnState, sums: Sums, options: LearnOptions, family: str, workers: Workers
+) -> None:
+    """One AdamW step on the rows that were seen; lambda follows where it is not given.
+
+    The slope of error + lambda * sum of scores in a logit is (slope + lambda) s (1 - s): soft, and
+    straight through the binarised scores alike.  Averaged over processes as data-parallel training
+    does, a process without a pair of that row counting as zero.
+    """
+    if not bool(torch.isfinite(sums.error)):
+        raise ValueError(
+            f"learn: the error is {float(sums.error)} at iteration {state.iteration}; the model "
+            "gives numbers that are not finite, check its weights and dtype"
+        )
+    if options.lam is None:
+        _follow(state, sums, options)
+    for i, theta in enumerate(state.theta):
+        theta.grad = None
+        if sums.pairs[i] > 0:
+            score = theta.detach().double().sigmoid()
+            slope = (sums.slope[i] + state.lam * sums.pairs[i]) / workers.size
+            theta.grad = (slope * score * (1.0 - score)).float()
+    state.error = float(sums.error) / float(sums.pairs.sum())
+    for group in state.optimizer.param_groups:
+        group["lr"] = options.rate_at(state.iteration)
+    state.optimizer.step()
+    if family == "dit":
+        for theta in state.theta:
+            theta.detach().clamp_(-CLAMP, CLAMP)
+    state.iteration += 1
+
+
+def _follow(state: LearnState, sums: Sums, options: LearnOptions) -> None:
+    assert options.reuse is not None
+    met = sums.pairs > 0
+    fresh = -sums.slope[met] / sums.pairs[met, None]
+    state.gains[met] = fresh.float()
+    if bool(state.seen.all()):
+        share_met = float(met.float().mean())
+        rate = options.rate_at(state.iteration) * share_met
+        state.lam = steered(state.lam, state.reused_share, options.reuse, rate)
+        return
+    # Until every row has been met, the quantile over those that have.
+    state.seen |= met
+    state.lam = first_penalty(state.gains[state.seen], options.reuse)

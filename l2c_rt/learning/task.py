@@ -1,0 +1,72 @@
+"""One learning run, described: model, loop, rows, and where its pairs come from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from l2c_rt import sampling
+from l2c_rt.adapters.bound import Bound, Sampling
+from l2c_rt.learning.options import LearnOptions
+from l2c_rt.learning.pairs import Pair, data_pair, trajectory_pairs
+from l2c_rt.learning.state import draw_seed
+from l2c_rt.router import Router
+from l2c_rt.samplers import DDIM, DPMSolver
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is learned on what: fixed for the whole run.  `rows` is {evaluation: router row}."""
+
+    bound: Bound
+    how: Sampling
+    options: LearnOptions
+    rows: dict[int, int]
+    height: int
+    solver: DDIM | DPMSolver
+    device: torch.device
+    dtype: torch.dtype
+    shapes: str
+
+    @staticmethod
+    def of(bound: Bound, options: LearnOptions) -> Task:
+        assert bound.sampling is not None
+        family = bound.program.family
+        height = options.steps if family == "dit" else options.steps // 2
+        blank = np.zeros((height, len(bound.program.branches)), np.float32)
+        rows = Router(blank, family, options.steps).valid_rows()
+        solver = sampling.solver_for(bound.sampling.sampler, options.steps)
+        first = next(bound.model.parameters())
+        shapes = shape_digest(bound.model)
+        return Task(
+            bound, bound.sampling, options, rows, height, solver, first.device, first.dtype, shapes
+        )
+
+    def pairs(
+        self, iteration: int, rank: int, batches: Iterator[tuple[Tensor, Tensor]] | None
+    ) -> Iterator[Pair]:
+        """The pairs of one iteration on one process."""
+        seed = draw_seed(self.options.seed, iteration, rank)
+        generator = torch.Generator().manual_seed(seed)
+        if batches is not None:
+            clean, labels = next(batches)
+            clean, labels = clean.to(self.device, self.dtype), labels.to(self.device)
+            yield data_pair(self.bound, self.solver, self.rows, clean, labels, generator)
+            return
+        count = self.options.batch_size
+        size = (count, self.how.channels, self.how.size, self.how.size)
+        noise = torch.randn(size, generator=generator).to(self.device, self.dtype)
+        labels = torch.randint(self.how.classes, (count,), generator=generator).to(self.device)
+        scale = self.options.cfg_scale
+        yield from trajectory_pairs(self.bound, self.solver, self.rows, noise, labels, scale)
+
+
+def shape_digest(model: nn.Module) -> str:
+    """sha256 of the names and shapes of all weights: which models a router can belong to."""
+    lines = [f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items()]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
