@@ -21,6 +21,7 @@ from l2c_rt.backends.frame import Frame
 from l2c_rt.executor import run_step
 from l2c_rt.slots import Slots
 from l2c_rt.steps import StepClock, StepError, Tick
+from l2c_rt.timesteps import DeferredCheck, host_timestep
 from l2c_rt.weights import fingerprint
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Session:
         self._clock = StepClock(schedule.steps, lanes, timesteps, schedule.sampler)
         self._shapes: OrderedDict[Key, list[_Lane]] = OrderedDict()
         self._run_key: Key | None = None
+        self._deferred: DeferredCheck | None = None
         self._announced: list[tuple[int, int | None, int | None]] = []
         self._in_use = threading.Lock()
         self._weights = compiled.weights
@@ -102,6 +104,10 @@ class Session:
         """Forget the run under way, and with `forget_timesteps` the loop it was checked against."""
         self._clock.reset(forget_timesteps=forget_timesteps)
         self._run_key = None
+        if self._deferred is not None:
+            self._deferred.clear()
+            if forget_timesteps:
+                self._deferred.forget()
 
     @contextmanager
     def cache_context(
@@ -170,14 +176,28 @@ class Session:
         announced = self._announced[-1] if self._announced else (lane, None, None)
         state = self._compiled.bound.begin(*args, **kwargs)
         key = (tuple(state.x.shape), state.x.dtype, state.x.device)
-        tick = self._clock.tick(_host_timestep(state.t), *announced)
+        tick = self._tick(state.t, announced)
         self._check_key(key, tick)
         if tick.first:
             self._begin_run()
         with torch.no_grad():
             out = self._evaluate(tick, state, self._lanes(key)[tick.lane])
-        self._clock.done()
+        if self._clock.done() and self._deferred is not None:
+            self._deferred.remember()
+            self._deferred.raise_if_bad()
         return out
+
+    def _tick(self, t: Any, announced: tuple[int | None, int | None, int | None]) -> Tick:
+        value = host_timestep(t)
+        if value is not None:
+            return self._clock.tick(value, *announced)
+        if self._deferred is None or self._deferred.device != t.device:
+            steps, given = self._clock.steps, self._clock.timesteps
+            self._deferred = DeferredCheck(steps, given, t.device)
+        self._deferred.raise_if_bad()
+        tick = self._clock.tick(None, *announced)
+        self._deferred.add(t, tick.step)
+        return tick
 
     def _evaluate(self, tick: Tick, state: State, lane: _Lane) -> Any:
         compiled = self._compiled
@@ -223,21 +243,6 @@ class Session:
         while len(self._shapes) > MAX_SHAPES:
             self._shapes.popitem(last=False)
         return fresh
-
-
-def _host_timestep(t: Any) -> float | None:
-    """The timestep as a number, or None where reading it would wait for the GPU."""
-    if not isinstance(t, Tensor):
-        return float(t)
-    if t.device.type != "cpu":
-        return None
-    flat = t.reshape(-1)
-    if flat.numel() > 1 and not bool((flat == flat[0]).all()):
-        raise StepError(
-            f"timesteps differ within one batch ({float(flat.min()):g} to {float(flat.max()):g}); "
-            "a run has one timestep per evaluation"
-        )
-    return float(flat[0])
 
 
 def _spell(key: Key) -> str:

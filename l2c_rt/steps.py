@@ -188,12 +188,13 @@ class StepClock:
             "a schedule made for this loop"
         )
 
-    def done(self) -> None:
-        """The call just placed has succeeded; after the last one, the run is complete."""
+    def done(self) -> bool:
+        """The call just placed has succeeded; True where it completes the run."""
         if min(self._counts) < self.steps:
-            return
+            return False
         if self.timesteps is None and all(t is not None for t in self._seen):
             self.timesteps = tuple(t for t in self._seen if t is not None)
         self.completed += 1
         self._repeats = 0
         self._clear()
+        return True
