@@ -52,11 +52,7 @@ class Namespace:
     values: dict[str, Any]
 
 
-class _Mark:
-    pass
-
-
-MARK = _Mark()
+MARK = object()
 
 
 class PickleReader:

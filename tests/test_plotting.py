@@ -68,13 +68,13 @@ def test_noisy_is_left_and_the_first_block_on_top(tmp_path):
         ((3, 400), ()),
         ((4, 3), ("attn-0", "cross-0", "mlp-0")),
         ((4, 5), ("a-0", "b-0", "c-0", "d-0", "e-0")),
-        ((4, 3), ("attn-0", "$\\q-0", "mlp-0")),
+        ((4, 3), ("attn-0", "$\\bad{$-0", "mlp-0")),
     ],
 )
 def test_any_shape_and_any_names_can_be_drawn(tmp_path, shape, branches):
     compute = np.random.default_rng(0).random(shape) > 0.5
     compute[0] = True
-    CacheSchedule(compute, branches, source="$\\bad{ & 100 %").plot(tmp_path / "s.png")
+    CacheSchedule(compute, branches, source="$\\bad{$ & 100 %").plot(tmp_path / "s.png")
     assert pixels(tmp_path / "s.png").size
 
 
