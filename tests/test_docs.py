@@ -8,6 +8,7 @@ an optional package, <!-- needs: PACKAGE -->.
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from l2c_rt import adapters
+from l2c_rt import adapters, presets
 from l2c_rt.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +94,25 @@ def test_there_are_snippets_to_run() -> None:
 def test_only_python_sh_diff_and_plain_blocks_are_used() -> None:
     languages = {snippet.language for file in FILES for snippet in snippets(file)}
     assert languages <= {"python", "sh", "diff", "json", ""}
+
+
+def test_the_map_in_the_readme_is_the_presets() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    name = re.search(r"`l2c-rt inspect (\S+)`, shortened", text)
+    assert name is not None
+    shown = next(s.code for s in snippets(ROOT / "README.md") if "# compute . reuse" in s.code)
+    assert set(shown.splitlines()) <= set(str(presets.load(name[1])).splitlines())
+    assert len(shown.splitlines()) > 8
+
+
+def test_the_bounds_in_the_readme_are_those_of_inspect() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in presets.names():
+        inspected = json.loads(CliRunner().invoke(main, ["inspect", name, "--json"]).stdout)
+        cost = inspected["cost"]
+        row = [f"{100 * inspected['reuse_share']:.1f} %", f"{cost['full_macs'] / 1e12:.2f} T"]
+        row += [f"{cost['macs'] / 1e12:.2f} T", f"{cost['speedup_bound']:.3f}x"]
+        assert f"| {name} | {' | '.join(row)} |" in text
 
 
 def test_every_file_that_a_page_links_to_is_there() -> None:

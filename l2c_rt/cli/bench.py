@@ -28,7 +28,7 @@ Examples:
 """
 
 
-@click.command("bench", epilog=EXAMPLES)
+@click.command("bench", epilog=EXAMPLES, short_help="Time the cached run against the full one.")
 @click.argument("source", metavar=METAVAR)
 @cut_options
 @click.option("--weights", metavar="FILE", help="Model to run; default: random weights.")

@@ -14,7 +14,12 @@ Examples:
 """
 
 
-@click.group("demo", invoke_without_command=True, epilog=EXAMPLES)
+@click.group(
+    "demo",
+    invoke_without_command=True,
+    epilog=EXAMPLES,
+    short_help="Sample and measure the digits.",
+)
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
