@@ -1,9 +1,6 @@
 """Cache memory at fixed addresses, and the loop that replays captured graphs."""
 
 from collections.abc import Sequence
-from typing import Literal
-
-_Dtype = Literal["float16", "bfloat16", "float32", "float64"]
 
 class View:
     """A tensor over an arena's memory, for `from_dlpack`; it and what is made of it keep the
@@ -31,10 +28,13 @@ class Arena:
     """
 
     def __init__(self, num_slots: int, slot_bytes: int, device: int = -1) -> None: ...
-    def view(self, slot: int, shape: Sequence[int], dtype: _Dtype) -> View:
-        """One slot, contiguous, as much of it as the shape covers."""
+    def view(self, slot: int, shape: Sequence[int], dtype: str) -> View:
+        """One slot, contiguous, as much of it as the shape covers.
 
-    def all_slots(self, shape: Sequence[int], dtype: _Dtype) -> View:
+        `dtype` is float16, bfloat16, float32 or float64.
+        """
+
+    def all_slots(self, shape: Sequence[int], dtype: str) -> View:
         """[num_slots, *shape], the first stride being the arena's `stride_bytes`."""
 
     def sleep(self) -> None:

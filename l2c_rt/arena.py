@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from l2c_rt._C import Arena
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from l2c_rt._C import Arena
 
 _NAMES = {
     torch.float16: "float16",
@@ -34,10 +36,9 @@ class SlotMemory:
         slot_bytes = math.prod(shape) * dtype.itemsize
         self._arena = Arena(num_slots, slot_bytes, _index(device))
         self.slots: tuple[Tensor, ...] = tuple(
-            torch.from_dlpack(self._arena.view(slot, shape, _NAMES[dtype]))
-            for slot in range(num_slots)
+            from_dlpack(self._arena.view(slot, shape, _NAMES[dtype])) for slot in range(num_slots)
         )
-        self.all_slots: Tensor = torch.from_dlpack(self._arena.all_slots(shape, _NAMES[dtype]))
+        self.all_slots: Tensor = from_dlpack(self._arena.all_slots(shape, _NAMES[dtype]))
 
     @property
     def arena(self) -> Arena:

@@ -8,12 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cuda_cases
+import cuda_arena_cases
+import cuda_loop_cases
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+LOOP_CASES = Path(cuda_loop_cases.__file__)
 NATIVE = ROOT / "csrc" / "tests"
-CASES = [name for name in vars(cuda_cases) if name.startswith("case_")]
+CASES = {
+    name: Path(module.__file__)
+    for module in (cuda_arena_cases, cuda_loop_cases)
+    for name in vars(module)
+    if name.startswith("case_")
+}
 
 
 def build_driver(folder: Path, *defines: str) -> Path:
@@ -29,9 +36,9 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
 
-def run_case(name: str, driver: Path) -> None:
+def run_case(script: Path, name: str, driver: Path) -> None:
     environment = {**os.environ, "LD_LIBRARY_PATH": str(driver)}
-    command = [sys.executable, str(Path(cuda_cases.__file__)), name]
+    command = [sys.executable, str(script), name]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -43,11 +50,11 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", CASES)
 def test_with_a_stand_in_driver(name: str, driver: Path) -> None:
-    run_case(name, driver)
+    run_case(CASES[name], name, driver)
 
 
 def test_a_failed_initialisation_is_named_and_tried_again(driver: Path) -> None:
-    run_case("failed_initialisation_is_named_and_tried_again", driver)
+    run_case(LOOP_CASES, "failed_initialisation_is_named_and_tried_again", driver)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +67,7 @@ def test_a_failed_initialisation_is_named_and_tried_again(driver: Path) -> None:
 def test_a_driver_or_a_gpu_that_cannot_serve_is_named(
     define: str, case: str, tmp_path: Path
 ) -> None:
-    run_case(case, build_driver(tmp_path, define))
+    run_case(LOOP_CASES, case, build_driver(tmp_path, define))
 
 
 def test_the_declared_types_are_those_of_the_real_cuda_header() -> None:

@@ -6,6 +6,7 @@ import gc
 
 import pytest
 import torch
+
 from l2c_rt._C import GraphLoop
 from l2c_rt.arena import SlotMemory
 

@@ -1,20 +1,19 @@
-"""What test_arena_cuda.py runs, each case in a process of its own, against the stand-in driver.
+"""Arenas in GPU memory, against the stand-in driver.
 
-python tests/cuda_cases.py CASE, with csrc/tests/fake_cuda*.c built as libcuda.so.1 on the path.
+test_arena_cuda.py runs each case in a process of its own, with the stand-in as libcuda.so.1:
+python tests/cuda_arena_cases.py CASE
 """
 
 from __future__ import annotations
 
 import ctypes
-import sys
-import threading
-from collections.abc import Callable, Sequence
 
-from l2c_rt._C import Arena, GraphLoop, View, cuda_available
+from stand_in import Driver, error_of, names, run_case
+
+from l2c_rt._C import Arena, View, cuda_available
 
 KIB64 = 65536
 GIB = 1 << 30
-ILLEGAL_ADDRESS = 700
 SETUP = [
     "cuDeviceGetCount",
     "cuDeviceGet",
@@ -25,52 +24,6 @@ SETUP = [
     "cuMemAddressReserve",
 ]
 TAKE = ["cuMemCreate", "cuMemMap", "cuMemSetAccess"]
-
-
-class Driver:
-    """The stand-in's own side: what it was asked, what is left, what shall fail."""
-
-    def __init__(self) -> None:
-        self._library = ctypes.CDLL("libcuda.so.1")
-        self._library.fake_calls.restype = ctypes.c_char_p
-
-    def calls(self) -> list[tuple[str, int]]:
-        """Calls since the last time, with their argument; what only keeps a context is left out."""
-        lines = self._library.fake_calls().decode().splitlines()
-        self._library.fake_forget_calls()
-        pairs = [(line.split()[0], int(line.split()[1], 16)) for line in lines]
-        return [pair for pair in pairs if pair[0] not in ("cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2")]
-
-    def fail(self, call: str, nth: int = 1, code: int = ILLEGAL_ADDRESS) -> None:
-        self._library.fake_fail(call.encode(), nth, code)
-
-    def set_free(self, size: int) -> None:
-        self._library.fake_set_free(ctypes.c_uint64(size))
-
-    @property
-    def left_over(self) -> int:
-        return int(self._library.fake_left_over())
-
-    def check_clean(self) -> None:
-        """Nothing left, nothing misused, no context left current on this thread."""
-        assert self.left_over == 0
-        self.check_correct()
-
-    def check_correct(self) -> None:
-        assert self._library.fake_misuses() == 0
-        assert self._library.fake_depth() == 0
-
-
-def error_of(call: Callable[[], object]) -> Exception:
-    try:
-        call()
-    except Exception as error:
-        return error
-    raise AssertionError("nothing was raised")
-
-
-def names(calls: Sequence[tuple[str, int]]) -> list[str]:
-    return [name for name, _ in calls]
 
 
 def case_a_life_makes_these_calls_in_this_order(driver: Driver) -> None:
@@ -178,11 +131,11 @@ def case_a_view_refuses_what_it_cannot_honour(driver: Driver) -> None:
     arena = Arena(2, 4096, device=1)
     view = arena.view(0, [4], "bfloat16")
     for request in ({"stream": 0}, {"stream": -2}, {"copy": True}, {"dl_device": (1, 0)}):
-        assert isinstance(error_of(lambda r=request: view.__dlpack__(**r)), BufferError)
+        assert isinstance(error_of(view.__dlpack__, **request), BufferError)
     assert view.__dlpack__(dl_device=(2, 1), copy=False) is not None
     arena.sleep()
     assert isinstance(error_of(view.__dlpack__), BufferError)
-    assert "wake()" in str(error_of(lambda: arena.view(0, [4], "bfloat16")))
+    assert "wake()" in str(error_of(arena.view, 0, [4], "bfloat16"))
     del arena, view
     driver.check_clean()
 
@@ -192,7 +145,7 @@ def case_a_failure_while_making_an_arena_leaves_nothing(driver: Driver) -> None:
     for call in SETUP + TAKE:
         for nth in (1, 2, 3) if call in ("cuMemCreate", "cuMemMap") else (1,):
             driver.fail(call, nth)
-            error = error_of(lambda: Arena(5, GIB // 2, device=0))
+            error = error_of(Arena, 5, GIB // 2, device=0)
             assert isinstance(error, RuntimeError), (call, nth)
             assert call in str(error)
             assert "CUDA_ERROR_ILLEGAL_ADDRESS" in str(error)
@@ -266,7 +219,7 @@ def case_memory_is_left_where_work_may_still_run(driver: Driver) -> None:
 def case_too_little_memory_is_a_memory_error_with_the_numbers(driver: Driver) -> None:
     cuda_available()
     driver.set_free(GIB + KIB64)
-    error = error_of(lambda: Arena(5, GIB // 2, device=0))
+    error = error_of(Arena, 5, GIB // 2, device=0)
     assert isinstance(error, MemoryError)
     for part in ("CUDA_ERROR_OUT_OF_MEMORY", str(GIB), str(5 * GIB // 2), "empty_cache"):
         assert part in str(error)
@@ -285,154 +238,11 @@ def case_too_little_memory_is_a_memory_error_with_the_numbers(driver: Driver) ->
 
 def case_a_device_that_is_not_there_is_a_value_error(driver: Driver) -> None:
     for device in (2, 7):
-        error = error_of(lambda d=device: Arena(1, 1, device=d))
+        error = error_of(Arena, 1, 1, device=device)
         assert isinstance(error, ValueError)
         assert f"device {device}: this process sees 2 GPU(s)" in str(error)
     driver.check_clean()
 
 
-def case_graphs_are_launched_in_order(driver: Driver) -> None:
-    arena = Arena(1, KIB64, device=1)
-    loop = GraphLoop(1, [0x11, 0x12, 0x11, 0x13], [arena, arena])
-    assert (len(loop), loop.device) == (4, 1)
-    driver.calls()
-
-    def launched() -> list[tuple[int, int]]:
-        calls = driver.calls()
-        assert set(names(calls)) <= {"cuGraphLaunch"}
-        return [(value >> 16, value & 0xFFFF) for _, value in calls]
-
-    loop.launch(0x77)
-    assert launched() == [(0x11, 0x77), (0x12, 0x77), (0x11, 0x77), (0x13, 0x77)]
-    loop.launch(stream=0, first=2)
-    assert launched() == [(0x11, 0), (0x13, 0)]
-    loop.launch(0x78, 1, 2)
-    assert launched() == [(0x12, 0x78), (0x11, 0x78)]
-    loop.launch(0x78, 3, 0)
-    assert launched() == []
-    arena.sleep()
-    assert names(driver.calls())[0] == "cuCtxSynchronize"
-    del arena, loop
-    driver.check_clean()
-
-
-def case_no_graph_is_launched_while_an_arena_sleeps(driver: Driver) -> None:
-    arenas = [Arena(1, KIB64, device=0) for _ in range(3)]
-    loop = GraphLoop(0, [1, 2], arenas)
-    for arena in arenas:
-        arena.sleep()
-        driver.calls()
-        error = error_of(lambda: loop.launch(5))
-        assert isinstance(error, RuntimeError)
-        assert "sleeps" in str(error)
-        assert driver.calls() == []
-        arena.wake()
-    driver.calls()
-    loop.launch(5)
-    assert len(driver.calls()) == 2
-    del arenas, arena, loop
-    driver.check_clean()
-
-
-def case_a_loop_keeps_its_arenas_alive(driver: Driver) -> None:
-    loop = GraphLoop(0, [1], [Arena(1, KIB64, device=0)])
-    driver.calls()
-    loop.launch(0)
-    assert names(driver.calls()) == ["cuGraphLaunch"]
-    del loop
-    driver.check_clean()
-
-
-def case_a_failed_launch_names_the_graph(driver: Driver) -> None:
-    loop = GraphLoop(0, [1, 2, 3])
-    driver.calls()
-    driver.fail("cuGraphLaunch", 2)
-    assert "graph 1 of 3" in str(error_of(lambda: loop.launch(9)))
-    assert names(driver.calls()) == ["cuGraphLaunch", "cuGraphLaunch"]
-    loop.launch(9)
-    del loop
-    driver.check_clean()
-
-
-def case_bad_loops_are_refused(driver: Driver) -> None:
-    host, other = Arena(1, 1), Arena(1, 1, device=1)
-    loop = GraphLoop(0, [1, 2])
-    for call in (
-        lambda: GraphLoop(0, []),
-        lambda: GraphLoop(0, [1, 0]),
-        lambda: GraphLoop(0, [1], [host]),
-        lambda: GraphLoop(0, [1], [other]),
-        lambda: GraphLoop(0, [1], [None]),  # type: ignore[list-item]
-        lambda: GraphLoop(2, [1]),
-        lambda: GraphLoop(-1, [1]),
-        lambda: loop.launch(0, 2),
-        lambda: loop.launch(0, -1),
-        lambda: loop.launch(0, 1, 2),
-        lambda: loop.launch(0, 0, -1),
-        lambda: loop.launch(0, 1, (1 << 63) - 1),
-    ):
-        error = error_of(call)
-        assert isinstance(error, ValueError), error
-    driver.calls()
-    del loop, other
-    driver.check_clean()
-
-
-def case_launches_and_sleeps_from_many_threads_never_meet(driver: Driver) -> None:
-    arenas = [Arena(1, KIB64, device=0) for _ in range(2)]
-    loops = [GraphLoop(0, [1] * 20, arenas), GraphLoop(0, [2] * 20, arenas[::-1])]
-    refused = []
-
-    def launch(loop: GraphLoop) -> None:
-        for _ in range(50):
-            try:
-                loop.launch(3)
-            except RuntimeError as error:
-                refused.append("sleeps" in str(error))
-
-    def nap(arena: Arena) -> None:
-        for _ in range(50):
-            arena.sleep()
-            arena.wake()
-
-    jobs = [(launch, loop) for loop in loops] * 2 + [(nap, arena) for arena in arenas]
-    threads = [threading.Thread(target=job, args=(argument,)) for job, argument in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-        assert not thread.is_alive(), "deadlock"
-    assert all(refused)
-    assert [arena.wakes for arena in arenas] == [50, 50]
-    jobs.clear()
-    threads.clear()
-    del arenas, loops
-    driver.check_correct()
-
-
-def old_driver_is_named(driver: Driver) -> None:
-    error = error_of(lambda: Arena(1, 1, device=0))
-    assert isinstance(error, RuntimeError)
-    assert "cuMemCreate" in str(error)
-    assert "too old" in str(error)
-    assert not cuda_available()
-
-
-def no_virtual_memory_is_named(driver: Driver) -> None:
-    error = error_of(lambda: Arena(1, 1, device=0))
-    assert isinstance(error, RuntimeError)
-    assert "no virtual memory management" in str(error)
-    driver.check_clean()
-
-
-def failed_initialisation_is_named_and_tried_again(driver: Driver) -> None:
-    driver.fail("cuInit")
-    assert not cuda_available()
-    driver.fail("cuInit")
-    assert "nvidia-smi" in str(error_of(lambda: Arena(1, 1, device=0)))
-    assert Arena(1, 1, device=0).awake
-    driver.check_clean()
-
-
 if __name__ == "__main__":
-    globals()[sys.argv[1]](Driver())
+    run_case(globals())
