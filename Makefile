@@ -15,6 +15,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.[ch]* csrc/tests/*)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest bench -s --benchmark-json=bench/results/cpu.json
