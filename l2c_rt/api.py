@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any
 
 from torch import nn
 
 from l2c_rt import adapters, backends
+from l2c_rt.adapters.bound import Bound
 from l2c_rt.build import build_plan
 from l2c_rt.compiled import Compiled, model_device
 from l2c_rt.cost import cost
@@ -28,6 +29,7 @@ def compile(
     timesteps: Sequence[float] | None = None,
     backend: str = "auto",
     strict: bool = False,
+    adapter: Callable[[Any], Bound] | None = None,
 ) -> Compiled:
     """Plan a schedule for a model, prove the plan, and return a callable to use in its place.
 
@@ -35,9 +37,10 @@ def compile(
     `lanes` is the number of calls per step in the loop (2 where cond and uncond are called
     separately, cond first).  `timesteps` [steps] are checked at every call.  With `strict`,
     whatever would be noted in `summary()` as not fused, and changed weights, raise instead.
+    `adapter` describes a model that none of the built-in adapters knows.
     Raises TypeError for a model without adapter, ValueError for a schedule that does not fit.
     """
-    bound = adapters.bind(model)
+    bound = adapters.bind(model) if adapter is None else adapter(model)
     _check_mode(model)
     schedule = resolve_schedule(router, steps=steps, branches=bound.program.branch_names)
     plan = build_plan(bound.program, schedule)

@@ -70,7 +70,7 @@ class Compiled:
     def sample(
         self,
         noise: Tensor,
-        y: Any,
+        y: Any = None,
         cfg_scale: float | None = None,
         callback: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:

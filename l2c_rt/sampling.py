@@ -11,7 +11,7 @@ from torch import Tensor
 from l2c_rt.adapters.bound import Bound, Sampling
 from l2c_rt.samplers import DDIM, DPMSolver, ddim, dpm_solver
 
-Call = Callable[[Tensor, Tensor, Tensor], Tensor]
+Call = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """A model call (x, t, y) -> tensor."""
 
 SAMPLERS = ("ddim", "dpm-solver")
@@ -65,7 +65,7 @@ def _run_dpm_solver(
 
 
 def guided_call(
-    call: Call, how: Sampling, y: Tensor, cfg_scale: float
+    call: Call, how: Sampling, y: Tensor | None, cfg_scale: float
 ) -> Callable[[Tensor, float], Tensor]:
     """The family's guidance around `call`, with both labels in one batch.
 
@@ -73,7 +73,7 @@ def guided_call(
     U-ViT: cond + w (cond - uncond), off at w <= 0.
     """
     neutral = 1.0 if how.sampler == "ddim" else 0.0
-    if cfg_scale <= neutral:
+    if y is None or cfg_scale <= neutral:
         return lambda x, t: call(x, _timestep(how, t, x), y)[:, : how.channels]
     if how.null_label is None:
         raise ValueError(
@@ -112,22 +112,28 @@ def tensor_call(bound: Bound, session: Any) -> Call:
     """
     dtype = next(bound.model.parameters()).dtype
 
-    def call(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def call(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         out = bound.to_tensor(session(**bound.arguments(x.to(dtype), t, y)))
         return out.to(x.dtype)
 
     return call
 
 
-def check_inputs(noise: Any, y: Any, how: Sampling) -> Tensor:
-    """The labels as a tensor beside the noise.  Raises TypeError or ValueError."""
+def check_inputs(noise: Any, y: Any, how: Sampling) -> Tensor | None:
+    """The labels as int64 beside the noise; None for a model without labels.
+
+    Raises ValueError where they do not fit.
+    """
     if not isinstance(noise, Tensor) or noise.dim() != 4 or noise.shape[1] != how.channels:
         got = tuple(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
         raise ValueError(f"sample: noise must be [n, {how.channels}, H, W], got {got}")
-    labels = torch.as_tensor(y, device=noise.device)
-    if labels.dtype != torch.int64 or labels.shape != noise.shape[:1]:
+    if y is None and how.classes == 0:
+        return None
+    labels = torch.as_tensor(() if y is None else y, device=noise.device)
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if not whole or labels.shape != noise.shape[:1]:
         raise ValueError(
-            f"sample: y must be {len(noise)} integer labels (int64), got {labels.dtype} "
+            f"sample: y must be {len(noise)} integer labels, got {labels.dtype} "
             f"{tuple(labels.shape)}"
         )
-    return labels
+    return labels.long()

@@ -88,7 +88,7 @@ class Session:
     def sample(
         self,
         noise: Tensor,
-        y: Any,
+        y: Any = None,
         cfg_scale: float | None = None,
         callback: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
@@ -96,7 +96,7 @@ class Session:
 
         `cfg_scale` None is the family's default; `callback(step, latents)` is called after every
         evaluation, and may raise to stop.
-        Shapes: noise and result [n, C, H, W]; y [n] labels.
+        Shapes: noise and result [n, C, H, W]; y [n] labels, or None for a model without.
         """
         return self._compiled.run_sampler(self, noise, y, cfg_scale, callback)
 

@@ -10,6 +10,7 @@ from torch import nn
 from toys import call_inputs, drive, random_schedule, toy_dit, toy_uvit
 
 import l2c_rt as rt
+from l2c_rt import adapters
 from l2c_rt.policies import EveryN, Full
 
 
@@ -149,3 +150,35 @@ def test_sample_without_guidance_runs_one_label_per_image_and_needs_no_null_labe
 def test_latents_keep_their_dtype_where_the_model_is_narrower() -> None:
     fast = rt.compile(toy_dit().to(torch.bfloat16), Full(), steps=2)
     assert fast.sample(torch.randn(1, 4, 8, 8), [1]).dtype == torch.float32
+
+
+def test_a_model_without_labels_samples_without_labels() -> None:
+    model = toy_uvit(num_classes=-1)
+    fast = rt.compile(model, random_schedule(4, 6))
+    noise = torch.randn(2, 4, 8, 8)
+    assert fast.sample(noise).shape == noise.shape
+    with pytest.raises(ValueError, match="y must be 2 integer labels"):
+        rt.compile(toy_uvit(), random_schedule(4, 6)).sample(noise)
+
+
+def test_labels_of_any_integer_type_are_the_same_labels() -> None:
+    fast = rt.compile(toy_dit(), Full(), steps=2)
+    noise = torch.randn(2, 4, 8, 8)
+    wide = fast.sample(noise, torch.tensor([1, 2]))
+    assert torch.equal(fast.sample(noise, torch.tensor([1, 2], dtype=torch.int32)), wide)
+
+
+def test_an_adapter_of_ones_own_is_taken() -> None:
+    model, schedule = toy_dit(), random_schedule(3, 6)
+    seen = []
+
+    def bind(given: object) -> object:
+        seen.append(given)
+        return adapters.bind(model)
+
+    fast = rt.compile(model, schedule, adapter=bind)  # type: ignore[arg-type]
+    assert seen == [model]
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(drive(fast, 3), drive(rt.compile(model, schedule), 3), strict=True)
+    )

@@ -31,7 +31,8 @@ def toy_dit(depth: int = 3, **options: Any) -> DiT:
 def toy_uvit(depth: int = 2, **options: Any) -> UViT:
     """A U-ViT of depth + 1 blocks and 18 tokens."""
     settings = {"img_size": 8, "patch_size": 2, "in_chans": 4, "embed_dim": 32, "num_heads": 2}
-    model = UViT(depth=depth, num_classes=11, **(settings | options))
+    settings["num_classes"] = 11
+    model = UViT(depth=depth, **(settings | options))
     fill_deterministic(model, 0)
     return model.eval()
 

@@ -44,7 +44,7 @@ class BranchCode:
 class Sampling:
     """What `sample` needs to know: the published loop of the family.
 
-    Latents are [n, channels, size, size]; labels are 0 .. classes - 1.
+    Latents are [n, channels, size, size]; labels are 0 .. classes - 1, none where classes is 0.
     """
 
     sampler: str
@@ -117,7 +117,7 @@ class Bound:
     fixed: Mapping[str, Callable[[State], None]]
     branches: Mapping[str, BranchCode]
     finish: Callable[[State], Any]
-    arguments: Callable[[Tensor, Tensor, Tensor], dict[str, Any]]
+    arguments: Callable[[Tensor, Tensor, Tensor | None], dict[str, Any]]
     to_tensor: Callable[[Any], Tensor]
     sampling: Sampling | None = None
     parts: Parts | None = None
