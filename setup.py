@@ -54,6 +54,7 @@ setup(
         "l2c_rt.presets": ["*.json"],
         "l2c_rt.demo": ["assets/*"],
     },
+    include_package_data=False,
     ext_modules=[CMakeExtension("l2c_rt._C")],
     cmdclass={"build_ext": CMakeBuild},
     zip_safe=False,

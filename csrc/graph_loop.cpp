@@ -31,6 +31,7 @@ void GraphLoop::launch(std::uintptr_t stream, std::int64_t first,
   const std::int64_t launched = count.value_or(size() - first);
   CHECK_ARGUMENT(launched >= 0 && launched <= size() - first, "graphs ", first, " to ", first,
                  " + ", launched, ", of ", size());
+  const std::lock_guard one_at_a_time(mutex_);
   std::vector<std::shared_lock<std::shared_mutex>> awake;
   awake.reserve(arenas_.size());
   for (const auto& arena : arenas_) awake.push_back(arena->keep_awake());

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -12,7 +13,8 @@
 namespace l2c {
 
 // The graphs (CUgraphExec) stay their owner's, who keeps them alive and unchanged; the arenas are
-// those the graphs read and write. Thread-safe, with the order of launches on one stream as called.
+// those the graphs read and write. One launch at a time: CUDA does not lock graphs itself, so a
+// graph in two loops, or also replayed elsewhere, is its owner's to serialise.
 class GraphLoop {
  public:
   GraphLoop(int device, std::vector<std::uintptr_t> graphs,
@@ -30,6 +32,7 @@ class GraphLoop {
   CudaDevice device_;
   std::vector<std::uintptr_t> graphs_;
   std::vector<std::shared_ptr<Arena>> arenas_;
+  mutable std::mutex mutex_;
 };
 
 }  // namespace l2c

@@ -91,7 +91,8 @@ class GraphLoop:
     """Launches captured graphs (CUgraphExec handles) one after the other with the GIL released.
 
     The handles stay their owner's, who keeps them alive. `arenas` are those the graphs use: they
-    are kept alive, awake during a launch, and a launch while one sleeps is a RuntimeError.
+    are kept alive, awake during a launch, and a launch while one sleeps is a RuntimeError. One
+    loop launches for one thread at a time; a graph in two loops is its owner's to serialise.
     """
 
     def __init__(
