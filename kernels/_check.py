@@ -1,0 +1,217 @@
+"""Checks of what a kernel is given, before anything is launched or allocated."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from l2c_rt.kernels._launch import MAX_WIDTH
+from l2c_rt.kernels.operands import FinalLinear, Modulation, PatchEmbedding, Reuses, Solver
+
+FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+INT32 = (torch.int32,)
+FLOAT32 = (torch.float32,)
+
+Shape = tuple[int, ...]
+Dtypes = tuple[torch.dtype, ...]
+
+
+def tensor(
+    op: str, name: str, got: Tensor, shape: Shape, like: Tensor, dtypes: Dtypes = FLOATS
+) -> None:
+    """Refuse a tensor of another shape, dtype or device than wanted, or that kernels cannot read
+    16 bytes at a time.  A size of -1 in `shape` is free."""
+    _kind(op, name, got, like, dtypes)
+    fits = len(got.shape) == len(shape) and all(
+        w in (-1, g) for g, w in zip(got.shape, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{op}: {name} has shape {tuple(got.shape)}, wanted {shape}")
+    if not got.is_contiguous():
+        raise ValueError(
+            f"{op}: {name} has strides {got.stride()}, wanted a contiguous tensor; pass "
+            f"{name}.contiguous() or allocate it so"
+        )
+    if got.dtype != torch.int32:
+        _aligned(op, name, got)
+
+
+def rows(op: str, x: Tensor) -> tuple[int, int, int]:
+    """B, T, D of the residual stream."""
+    if not isinstance(x, Tensor) or x.dim() != 3:
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{op}: x must be [B, T, D], got {got}")
+    width(op, x.shape[2])
+    tensor(op, "x", x, tuple(x.shape), x)
+    if not x.numel():
+        raise ValueError(f"{op}: x {tuple(x.shape)} is empty")
+    return x.shape[0], x.shape[1], x.shape[2]
+
+
+def width(op: str, got: int) -> None:
+    """D: whole 16-byte vectors, and a row that fits in registers."""
+    if got % 8 or not 8 <= got <= MAX_WIDTH:
+        raise ValueError(
+            f"{op}: width {got} is not a multiple of 8 up to {MAX_WIDTH}; use the reference backend"
+        )
+
+
+def reuses(op: str, got: Reuses, x_shape: Shape, like: Tensor, *, gated: bool) -> None:
+    """The arena, whose slots are contiguous and shaped like x, tokens flat or not; its lists."""
+    b, t, d = x_shape
+    arena = got.arena
+    _kind(op, "arena", arena, like, FLOATS)
+    if tuple(arena.shape[1:]) not in ((b, t, d), (b * t, d)):
+        raise ValueError(
+            f"{op}: arena has shape {tuple(arena.shape)}, wanted slots of {(b, t, d)} or "
+            f"{(b * t, d)}"
+        )
+    if len(arena) and not arena[0].is_contiguous():
+        raise ValueError(f"{op}: arena has strides {arena.stride()}, wanted contiguous slots")
+    if arena.stride(0) % 8:
+        raise ValueError(
+            f"{op}: slots of the arena are {arena.stride(0)} elements apart, wanted a multiple of 8"
+        )
+    _aligned(op, "arena", arena)
+    tensor(op, "slots", got.slots, (-1,), like, INT32)
+    if gated and got.gates is None:
+        raise ValueError(f"{op}: reuses have no gates; pass one chunk number per slot")
+    if got.gates is not None:
+        tensor(op, "gates", got.gates, tuple(got.slots.shape), like, INT32)
+
+
+def modulation(op: str, got: Modulation, x_shape: Shape, like: Tensor, *chunks: int) -> None:
+    """The table and its indices, and that the chunk numbers lie in it."""
+    b, _, d = x_shape
+    tensor(op, "modulation.table", got.table, (-1, -1, -1, d), like)
+    tensor(op, "modulation.rows", got.rows, (b,), like, INT32)
+    counter(op, got.counter, like)
+    for number in chunks:
+        if not 0 <= number < got.table.shape[2]:
+            raise ValueError(
+                f"{op}: chunk {number} is outside the table's {got.table.shape[2]} chunks"
+            )
+
+
+def affine(op: str, weight: Tensor, bias: Tensor, x: Tensor) -> None:
+    """Weight and bias of a norm over the width of x."""
+    tensor(op, "weight", weight, (x.shape[-1],), x)
+    tensor(op, "bias", bias, (x.shape[-1],), x)
+
+
+def parts(op: str, got: Tensor, rows: int, d: int) -> None:
+    """What `split_linear` leaves: at least one float32 part."""
+    tensor(op, "parts", got, (-1, rows, d), got, FLOAT32)
+    if not len(got):
+        raise ValueError(f"{op}: parts is empty, wanted at least one part to sum")
+
+
+def embedding(
+    op: str, got: PatchEmbedding, latents: Tensor, batch: int, prefix: Modulation | None
+) -> tuple[int, int, int]:
+    """The shape of the tokens that an embedding makes of the latents."""
+    n, c, tokens = image(op, latents, got.patch)
+    if batch < 1 or batch % n:
+        raise ValueError(f"{op}: batch {batch} is not a multiple of the {n} latents")
+    width(op, d := got.weight.shape[-1])
+    tensor(op, "embedding.weight", got.weight, (c * got.patch**2, d), latents)
+    tensor(op, "embedding.bias", got.bias, (d,), latents)
+    if prefix is not None:
+        tensor(op, "prefix.table", prefix.table, (-1, -1, -1, d), latents)
+        tensor(op, "prefix.rows", prefix.rows, (batch,), latents, INT32)
+        counter(op, prefix.counter, latents)
+        tokens += prefix.table.shape[2]
+    tensor(op, "embedding.positions", got.positions, (tokens, d), latents)
+    return batch, tokens, d
+
+
+def image(op: str, latents: Tensor, patch: int) -> tuple[int, int, int]:
+    """n, C and the tokens per image of float32 latents cut into patches."""
+    if not isinstance(latents, Tensor) or latents.dim() != 4 or not latents.numel():
+        got = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+        raise ValueError(f"{op}: latents must be [n, C, H, W], got {got}")
+    tensor(op, "latents", latents, tuple(latents.shape), latents, FLOAT32)
+    n, c, h, w = latents.shape
+    if patch < 1 or h % patch or w % patch:
+        raise ValueError(f"{op}: latents of {h} x {w} do not cut into patches of {patch}")
+    return n, c, (h // patch) * (w // patch)
+
+
+def final(op: str, got: FinalLinear, latents: Tensor, x_shape: Shape) -> tuple[int, int]:
+    """The number of prefix tokens in x, and of halves in its batch (2 with guidance)."""
+    b, t, d = x_shape
+    n, c, tokens = image(op, latents, got.patch)
+    outputs = len(got.weight)
+    tensor(op, "final.weight", got.weight, (outputs, d), latents)
+    tensor(op, "final.bias", got.bias, (outputs,), latents)
+    if outputs % got.patch**2 or outputs < c * got.patch**2:
+        raise ValueError(
+            f"{op}: final.weight has {outputs} rows, wanted {got.patch**2} times at least {c}"
+        )
+    if not 0 <= got.guided <= c:
+        raise ValueError(f"{op}: {got.guided} guided channels of {c}")
+    if b not in (n, 2 * n) or t < tokens:
+        raise ValueError(
+            f"{op}: x is {x_shape} for latents {tuple(latents.shape)}, wanted {n} or {2 * n} "
+            f"images of at least {tokens} tokens"
+        )
+    return t - tokens, b // n
+
+
+def no_prefix(op: str, extras: int) -> None:
+    if extras:
+        raise ValueError(f"{op}: x has {extras} tokens more than the latents have patches")
+
+
+def solver(op: str, got: Solver, latents: Tensor, counted: Tensor) -> None:
+    """The table, the one counter of a run, and an anchor shaped like the latents."""
+    tensor(op, "solver.coefficients", got.coefficients, (-1, 8), latents, FLOAT32)
+    counter(op, got.counter, latents)
+    if got.counter.data_ptr() != counted.data_ptr():
+        raise ValueError(f"{op}: solver.counter and modulation.counter must be one tensor")
+    if got.anchor is not None:
+        tensor(op, "solver.anchor", got.anchor, tuple(latents.shape), latents, FLOAT32)
+        distinct(op, "solver.anchor", got.anchor, "the latents", latents)
+
+
+def counter(op: str, got: Tensor, like: Tensor) -> None:
+    tensor(op, "counter", got, (2,), like, INT32)
+
+
+def pair(
+    op: str, x: Tensor, dtype: torch.dtype, out: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """x' and h: what the caller gave, or new ones with h in `dtype`."""
+    shape = tuple(x.shape)
+    if out is None:
+        return torch.empty_like(x), torch.empty_like(x, dtype=dtype)
+    x_out, h = out
+    tensor(op, "out[0]", x_out, shape, x, (x.dtype,))
+    tensor(op, "out[1]", h, shape, x)
+    distinct(op, "out[1]", h, "x", x)
+    distinct(op, "out[1]", h, "out[0]", x_out)
+    return x_out, h
+
+
+def distinct(op: str, name: str, got: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuse an output that shares its first element with a tensor still to be read."""
+    if got.data_ptr() == other.data_ptr():
+        raise ValueError(f"{op}: {name} must not share memory with {other_name}")
+
+
+def _kind(op: str, name: str, got: Tensor, like: Tensor, dtypes: Dtypes) -> None:
+    if not isinstance(got, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(got).__name__}")
+    if got.dtype not in dtypes:
+        wanted = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
+        raise ValueError(f"{op}: {name} is {got.dtype}, wanted {wanted}; convert it before")
+    if got.device != like.device:
+        raise ValueError(f"{op}: {name} is on {got.device}, wanted {like.device} like the rest")
+
+
+def _aligned(op: str, name: str, got: Tensor) -> None:
+    if got.data_ptr() % 16:
+        raise ValueError(
+            f"{op}: the address of {name} is not a multiple of 16 bytes, so it cannot be read in "
+            "vectors; allocate it on its own or pad its offset"
+        )

@@ -1,0 +1,140 @@
+"""Block sizes, warps and candidates by shape.  Arithmetic only: no triton, no device.
+
+What is here was chosen from compiled code (registers, shared memory, load widths), not from
+timings: pass another tile, or tune over the candidates, where a device is at hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+MAX_WIDTH = 16384
+"""A row is held in registers; wider ones would spill."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowTile:
+    """How a row kernel is cut: warps per program, slots or weight rows in flight, and how many
+    tokens share a program where they share weights (`patch_embed`).
+
+    `pdl` launches it dependent on the kernel before, which must be one of ours too (sm_90 on).
+    """
+
+    warps: int = 4
+    unroll: int = 4
+    tokens: int = 1
+    pdl: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixTile:
+    """How a matrix product is cut; `group` row tiles share their columns of the weight."""
+
+    m: int
+    n: int
+    k: int
+    warps: int
+    stages: int
+    group: int = 8
+
+    def shared_bytes(self, itemsize: int) -> int:
+        """Shared memory of the pipelined operand tiles."""
+        return self.stages * (self.m + self.n) * self.k * itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionTile:
+    """How attention is cut: m queries against n keys at a time."""
+
+    m: int
+    n: int
+    warps: int
+    stages: int
+
+
+LINEAR_TILES = (
+    MatrixTile(64, 64, 64, 4, 4),
+    MatrixTile(64, 128, 64, 4, 4),
+    MatrixTile(128, 64, 64, 4, 4),
+    MatrixTile(128, 128, 64, 8, 3),
+    MatrixTile(128, 256, 64, 8, 3),
+)
+ATTENTION_TILES = (
+    AttentionTile(64, 64, 4, 2),
+    AttentionTile(64, 64, 4, 3),
+    AttentionTile(128, 64, 8, 2),
+    AttentionTile(128, 64, 8, 3),
+    AttentionTile(128, 128, 8, 2),
+)
+
+
+def power_of_2(number: int) -> int:
+    """The smallest power of two that is at least `number`."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+def row_block(width: int) -> int:
+    """Columns of a row's block: a power of two, and a 16-byte vector of bf16 for every lane."""
+    return max(256, power_of_2(width))
+
+
+def row_tile(width: int) -> RowTile:
+    """For rows of `width`: 16 elements per thread and slot, where one block can hold that."""
+    return RowTile(warps=min(16, max(1, row_block(width) // 512)))
+
+
+def final_tile(width: int) -> RowTile:
+    """For a token with and without its label: two rows of `width` per program, so half the
+    slots in flight."""
+    return RowTile(warps=row_tile(width).warps, unroll=2)
+
+
+def embed_tile(rows: int, width: int) -> RowTile:
+    """For `rows` tokens: one per program until a large GPU is full, then four share the weight."""
+    warps = row_tile(width).warps
+    return RowTile(warps=warps) if rows <= 4096 else RowTile(warps=min(16, 2 * warps), tokens=4)
+
+
+def linear_tile(rows: int, columns: int, itemsize: int) -> MatrixTile:
+    """Small tiles until the grid fills a large GPU once."""
+    if itemsize == 4:
+        return MatrixTile(64, 64, 16, 4, 3)
+    filled = 128
+    for tile in reversed(LINEAR_TILES[:-1]):
+        if -(-rows // tile.m) * -(-columns // tile.n) >= filled:
+            return tile
+    return LINEAR_TILES[0]
+
+
+def attention_tile(heads: int, tokens: int, itemsize: int) -> AttentionTile:
+    """For `heads` heads over the whole batch."""
+    if itemsize == 4:
+        return AttentionTile(32, 32, 4, 1)
+    if heads * -(-tokens // 128) >= 264:
+        return AttentionTile(128, 64, 8, 3)
+    return AttentionTile(64, 64, 4, 3)
+
+
+def head_parts(width: int) -> tuple[int, int]:
+    """A head dimension as two powers of two, the second 0 where the first covers it.
+
+    72 is 64 + 16, which wastes 8 columns where the next power of two wastes 56.
+    """
+    first = max(16, 1 << (width.bit_length() - 1))
+    rest = width - first
+    return first, max(16, power_of_2(rest)) if rest > 0 else 0
+
+
+def options(warps: int, pdl: bool, stages: int | None = None) -> dict[str, Any]:
+    """Launch options of every kernel.
+
+    Fusing a * b + c into one rounding is asked for by name: its default differs between the
+    supported versions of triton.
+    """
+    asked: dict[str, Any] = {"num_warps": warps, "enable_fp_fusion": True}
+    if stages is not None:
+        asked["num_stages"] = stages
+    if pdl:
+        asked["launch_pdl"] = True
+    return asked

@@ -1,0 +1,66 @@
+"""Compiled kernels read back as machine code, with the tools that ship inside triton."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import triton
+
+_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+@dataclass(frozen=True)
+class ReadBack:
+    """What the assembler made of a kernel.  `opcodes` counts them with their modifiers."""
+
+    registers: int
+    stack: int
+    opcodes: Counter[str]
+
+    def count(self, pattern: str) -> int:
+        """Instructions whose opcode matches the regular expression from its start."""
+        return sum(n for op, n in self.opcodes.items() if re.match(pattern, op))
+
+    @property
+    def spills(self) -> int:
+        """Bytes of stack, and loads and stores of local memory."""
+        return self.stack + self.count(r"LDL|STL")
+
+    def widths(self, pattern: str) -> Counter[int]:
+        """Bytes per access of the global loads or stores that match."""
+        found: Counter[int] = Counter()
+        for op, n in self.opcodes.items():
+            if re.match(pattern, op):
+                found[_bytes(op)] += n
+        return found
+
+
+def read_back(cubin: bytes) -> ReadBack:
+    """Disassemble one kernel."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = _cuobjdump("--dump-resource-usage", file.name)
+        code = _cuobjdump("--dump-sass", file.name)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert found, usage
+    opcodes = Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", code))
+    assert opcodes, code[:500]
+    return ReadBack(int(found[1]), int(found[2]), opcodes)
+
+
+def _cuobjdump(option: str, path: str) -> str:
+    command = [str(_TOOLS / "cuobjdump"), option, path]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _bytes(opcode: str) -> int:
+    for modifier, width in ((".128", 16), (".64", 8), (".U16", 2), (".S16", 2), (".U8", 1)):
+        if modifier in opcode:
+            return width
+    return 4
