@@ -94,10 +94,16 @@ def test_freezing_is_undone_even_after_an_error() -> None:
     model.blocks[1].attn.qkv.weight.requires_grad_(False)
     flags = [p.requires_grad for p in model.parameters()]
     modes = [m.training for m in model.modules()]
-    with pytest.raises(RuntimeError, match="stop"), frozen(model):
-        assert not any(p.requires_grad for p in model.parameters())
-        assert not any(m.training for m in model.modules())
+    during: list[bool] = []
+
+    def fail() -> None:
+        during.extend(p.requires_grad for p in model.parameters())
+        during.extend(m.training for m in model.modules())
         raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"), frozen(model):
+        fail()
+    assert not any(during)
     assert flags == [p.requires_grad for p in model.parameters()]
     assert modes == [m.training for m in model.modules()]
 
