@@ -16,11 +16,13 @@ cmake --build "$build"
 
 LD_LIBRARY_PATH=$build/driver ASAN_OPTIONS=detect_leaks=1 "$build/arena_test"
 
-# A package of the sanitized extension alone, found before any installed l2c_rt: first in sys.path.
+# A package of the sanitized extension alone, found before the sources here and any installed
+# l2c_rt: by pytest in the working directory, by the processes that tests start in PYTHONPATH.
 touch "$build/python/l2c_rt/__init__.py"
 cd "$build/python"
+export PYTHONPATH=$build/python
 # libstdc++ too, or the sanitizer finds no exceptions to intercept in a Python that starts without.
 libraries=$(for name in libasan.so libubsan.so libstdc++.so; do gcc -print-file-name=$name; done)
 export LD_PRELOAD=${libraries//$'\n'/ } ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc
-"$python" -c "import l2c_rt._C as built; assert 'sanitize' in built.__file__, built.__file__"
+(cd / && "$python" -c "import l2c_rt._C as built; assert 'sanitize' in built.__file__, built.__file__")
 "$python" -m pytest -q -p no:cacheprovider "$root"/tests/test_arena{,_views,_cuda}.py
