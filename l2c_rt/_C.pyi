@@ -21,8 +21,9 @@ class Arena:
     """Equal slots at fixed addresses, 256-byte aligned, on the host (device -1) or a GPU.
 
     Thread-safe: `sleep`, `wake` and `poison` exclude each other and every `GraphLoop.launch`.
-    What Python threads do with the views on the host is theirs to order. On a GPU, no arena may
-    be put to sleep, poisoned or dropped while a stream of its device captures a graph.
+    Other uses of the views by other threads (host code, GPU work launched elsewhere) are theirs to
+    order. On a GPU, no arena may be put to sleep, poisoned or dropped while a stream of its device
+    captures a graph: waiting for the device would end the capture.
 
     Raises: ValueError for a bad size or device, MemoryError, RuntimeError where CUDA cannot serve.
     """
