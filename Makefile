@@ -11,10 +11,12 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not gpu"
 
+# mypy sees the package as it is installed, with kernels/ as l2c_rt.kernels.
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	rm -rf build/typed && mkdir -p build/typed && cp -rp l2c_rt build/typed && cp -rp kernels build/typed/l2c_rt
+	cd build/typed && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
 	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.[ch]* csrc/tests/*)
 
 bench: $(VENV)/.dev
