@@ -11,13 +11,14 @@ from torch import nn
 from l2c_rt import adapters, backends
 from l2c_rt.adapters.bound import Bound
 from l2c_rt.build import build_plan
-from l2c_rt.compiled import Compiled, model_device
+from l2c_rt.compiled import Compiled
 from l2c_rt.cost import cost
 from l2c_rt.policies import Policy
 from l2c_rt.resolve import resolve_schedule
 from l2c_rt.router import Router
 from l2c_rt.schedule import CacheSchedule
 from l2c_rt.verify import verify
+from l2c_rt.watch import check_bypassed, check_mode
 
 
 def compile(
@@ -40,47 +41,32 @@ def compile(
     `adapter` describes a model that none of the built-in adapters knows.
     Raises TypeError for a model without adapter, ValueError for a schedule that does not fit.
     """
-    bound = adapters.bind(model) if adapter is None else adapter(model)
-    _check_mode(model)
+    bind = adapters.bind if adapter is None else adapter
+    bound = bind(model)
+    if not isinstance(bound, Bound):
+        raise TypeError(f"adapter: wanted a Bound, got {type(bound).__name__}")
+    check_mode(model)
     schedule = resolve_schedule(router, steps=steps, branches=bound.program.branch_names)
-    plan = build_plan(bound.program, schedule)
-    chosen = backends.choose(backend, bound, model_device(bound))
-    if strict and chosen.reasons:
-        raise ValueError(f"strict: {'; '.join(chosen.reasons)}")
-    plan = chosen.passes(plan, bound.program)
+    _check_family(schedule, bound)
+    unfused = build_plan(bound.program, schedule)
+    chosen = backends.choose(backend, bound)
+    reasons = chosen.reasons + check_bypassed(bound.bypassed)
+    if strict and reasons:
+        raise ValueError(f"strict: {'; '.join(reasons)}")
+    plan = chosen.passes(unfused, bound.program)
     verify(plan, bound.program, schedule)
+    given = schedule.timesteps if timesteps is None else tuple(map(float, timesteps))
     return Compiled(
-        bound=bound,
-        schedule=schedule,
-        plan=plan,
-        cost=cost(bound.program, plan),
-        backend=chosen,
-        lanes=lanes,
-        timesteps=_timesteps(timesteps, schedule),
-        strict=strict,
-    )
+        bound, schedule, unfused, plan, cost(bound.program, plan), chosen, bind, backend,
+        lanes=lanes, timesteps=given, strict=strict,
+    )  # fmt: skip
 
 
-def _timesteps(
-    timesteps: Sequence[float] | None, schedule: CacheSchedule
-) -> tuple[float, ...] | None:
-    return schedule.timesteps if timesteps is None else tuple(map(float, timesteps))
-
-
-def _check_mode(model: nn.Module) -> None:
-    """Refuse a model whose forward is random: what is reused would not be what was computed."""
-    if not model.training:
-        return
-    acts: list[Any] = [
-        name
-        for name, module in model.named_modules()
-        if (isinstance(module, nn.Dropout) and module.p > 0)
-        or getattr(module, "dropout_prob", 0) > 0
-    ]
-    if acts:
+def _check_family(schedule: CacheSchedule, bound: Bound) -> None:
+    family = bound.program.family
+    if schedule.family not in ("", family):
         raise ValueError(
-            f"compile: the model is in training mode and {acts[0]!r} drops at random; "
-            "call model.eval() first"
+            f"compile: the schedule is for the family {schedule.family!r}, the model is {family!r}"
         )
 
 

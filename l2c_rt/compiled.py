@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from l2c_rt import sampling
+from l2c_rt import backends, sampling
 from l2c_rt.adapters.bound import Bound
-from l2c_rt.adapters.dit import forward_with_cfg
 from l2c_rt.backends import Backend
 from l2c_rt.cost import Cost
-from l2c_rt.plan import Compute, Plan
+from l2c_rt.plan import Plan
 from l2c_rt.schedule import CacheSchedule
 from l2c_rt.session import Session
-from l2c_rt.summary import Summary, Timings
-from l2c_rt.weights import fingerprint
+from l2c_rt.summary import Summary, Tally
+from l2c_rt.watch import check_bypassed, check_mode, fingerprint
+
+RETURN_THE_MODEL = ("apply", "bfloat16", "cpu", "cuda", "double", "float", "half",
+                    "requires_grad_", "share_memory", "to_empty", "train", "type")  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -31,23 +34,23 @@ class Compiled:
 
     bound: Bound
     schedule: CacheSchedule
+    unfused: Plan
     plan: Plan
     cost: Cost
     backend: Backend
+    bind: Callable[[nn.Module], Bound]
+    wanted_backend: str
     lanes: int = 1
     timesteps: tuple[float, ...] | None = None
     strict: bool = False
-    timings: Timings = field(default_factory=Timings)
-    calls: int = 0
-    weight_changes: int = 0
+    tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
         self.weights = fingerprint(self.bound.model)
-        self._lock = threading.Lock()
-        self._sessions: list[Session] = []
-        self._idle: list[Session] = []
-        self._runs_of_closed = [0, 0]
         self.asleep = False
+        self._lock = threading.Lock()
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._idle: list[Session] = []
         self._own = self.session()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -62,10 +65,7 @@ class Compiled:
 
     def session(self) -> Session:
         """A run of its own: cache and counter.  Close it, or use it in a `with`."""
-        session = Session(self, lanes=self.lanes, timesteps=self.timesteps)
-        with self._lock:
-            self._sessions.append(session)
-        return session
+        return self._new_session(self.lanes, self.timesteps)
 
     def sample(
         self,
@@ -81,7 +81,7 @@ class Compiled:
         with self._lock:
             session = self._idle.pop() if self._idle else None
         if session is None:
-            session = self._sampling_session()
+            session = self._new_session(1, sampling.published_solver(self).timesteps)
         try:
             return session.sample(noise, y, cfg_scale, callback)
         finally:
@@ -115,44 +115,58 @@ class Compiled:
 
     def summary(self) -> Summary:
         """What was planned, reused and measured so far."""
-        memories = [m for session in list(self._sessions) for m in session.memories]
-        clocks = [session.clock for session in list(self._sessions)]
+        lanes = [lane for session in list(self._sessions) for lane in session.lanes.all()]
+        tables = [lane.workspace.nbytes for lane in lanes if lane.workspace is not None]
+        tally = self.tally
         return Summary(
             model=type(self.bound.model).__name__,
             source=self.schedule.source,
             backend=self.backend.name,
-            device=str(model_device(self.bound)),
+            device=str(self.bound.device),
             steps=self.schedule.steps,
             branches=self.schedule.num_branches,
             lanes=self.lanes,
             distinct_rows=len(self.plan.steps),
             reused=self.plan.reuse_count,
-            runs=self._runs_of_closed[0] + sum(clock.completed for clock in clocks),
-            abandoned=self._runs_of_closed[1] + sum(clock.abandoned for clock in clocks),
-            calls=self.calls,
+            runs=tally.completed,
+            abandoned=tally.abandoned,
+            calls=tally.calls,
             slots=self.plan.num_slots,
-            slot_bytes=sum(memory.nbytes for memory in memories),
-            arena_allocations=sum(memory.allocations for memory in memories),
-            weight_changes=self.weight_changes,
+            slot_bytes=sum(lane.slots.nbytes for lane in lanes),
+            table_bytes=sum(tables),
+            arena_allocations=tally.allocations,
+            weight_changes=tally.weight_changes,
             expected_speedup=self.cost.speedup_bound,
-            measured_speedup=self.timings.speedup(self.plan.order, self.plan.order[0]),
-            reasons=self.backend.reasons,
+            measured_speedup=tally.speedup(self.plan.order, self.plan.order[0]),
+            reasons=self._reasons(),
         )
 
+    def memory_taken(self) -> None:
+        """Called by slots whenever they take memory from an arena."""
+        self.tally.allocations += 1
+
     def weights_changed(self, weights: int) -> None:
-        """A run is about to begin with other weights than the last one."""
+        """A run is about to begin on a model that is not as it was: describe it anew.
+
+        Raises ValueError under `strict`, or where the plan no longer fits.
+        """
         if self.strict:
             raise ValueError(
                 "the model's weights changed since compile, and strict=True refuses that; "
                 "compile again"
             )
-        self.weight_changes += 1
-        self.weights = weights
-
-    def guided(self, session: Session, *args: Any, **kwargs: Any) -> Tensor:
-        if not hasattr(self.bound.model, "forward_with_cfg"):
-            raise AttributeError(f"{type(self.bound.model).__name__} has no forward_with_cfg")
-        return forward_with_cfg(session, *args, **kwargs)
+        with self._lock:
+            if weights == self.weights:
+                return
+            check_mode(self.bound.model)
+            bound = self.bind(self.bound.model)
+            if bound.program != self.bound.program:
+                raise ValueError("the model's structure changed since compile; compile again")
+            check_bypassed(bound.bypassed)
+            self.backend = backends.choose(self.wanted_backend, bound)
+            self.plan = self.backend.passes(self.unfused, bound.program)
+            self.bound, self.weights = bound, weights
+            self.tally.weight_changes += 1
 
     def run_sampler(
         self,
@@ -162,45 +176,32 @@ class Compiled:
         cfg_scale: float | None,
         callback: Callable[[int, Tensor], None] | None,
     ) -> Tensor:
-        how = self.bound.sampling
-        if how is None:
-            raise ValueError(f"sample: no published loop for {type(self.bound.model).__name__}")
-        if session.clock.lanes != 1:
-            raise ValueError(
-                "sample: batches cond and uncond, so it needs a session with one lane; call "
-                "sample() of the compiled model"
-            )
-        labels = sampling.check_inputs(noise, y, how)
-        solver = sampling.solver_for(self.schedule.sampler or how.sampler, self.schedule.steps)
-        scale = how.cfg_scale if cfg_scale is None else cfg_scale
-        guided = sampling.guided_call(sampling.tensor_call(self.bound, session), how, labels, scale)
+        """See `Session.sample`."""
+        steps = sampling.published_run(self, session, noise, y, cfg_scale)
         session.reset()
         latents = noise
         try:
-            for step, latents in enumerate(sampling.run(solver, guided, noise)):
+            for step, latents in enumerate(steps):
                 if callback is not None:
                     callback(step, latents)
         finally:
             session.reset()
         return latents
 
-    def forget_session(self, session: Session) -> None:
+    def _new_session(self, lanes: int, timesteps: tuple[float, ...] | None) -> Session:
+        session = Session(self, lanes=lanes, timesteps=timesteps)
         with self._lock:
-            if session in self._sessions:
-                self._sessions.remove(session)
-                self._runs_of_closed[0] += session.clock.completed
-                self._runs_of_closed[1] += session.clock.abandoned
-
-    def _sampling_session(self) -> Session:
-        how = self.bound.sampling
-        timesteps: Sequence[float] | None = None
-        if how is not None:
-            sampler = self.schedule.sampler or how.sampler
-            timesteps = sampling.solver_for(sampler, self.schedule.steps).timesteps
-        session = Session(self, lanes=1, timesteps=timesteps)
-        with self._lock:
-            self._sessions.append(session)
+            self._sessions.add(session)
         return session
+
+    def _reasons(self) -> tuple[str, ...]:
+        reasons = self.backend.reasons + check_bypassed(self.bound.bypassed)
+        if self.tally.abandoned and not self.tally.completed:
+            reasons += (
+                f"no run has been completed; does the loop have {self.schedule.steps} steps, as "
+                "the schedule has?",
+            )
+        return reasons
 
     def eval(self) -> Compiled:
         self.bound.model.eval()
@@ -214,24 +215,20 @@ class Compiled:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "bound" not in self.__dict__:
             raise AttributeError(name)
-        if name in ("train", "cuda", "cpu", "half", "float", "bfloat16", "double"):
+        if name in RETURN_THE_MODEL:
             raise AttributeError(
                 f"a compiled model has no {name}(), which would return the uncompiled model; "
                 "use to(...) or the model itself"
             )
         return getattr(self.bound.model, name)
 
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a compiled model is not copied or pickled: compile a copy of the model")
+
     def __repr__(self) -> str:
-        computed = sum(
-            isinstance(op, Compute) for s in range(self.schedule.steps) for op in self.plan.at(s)
-        )
+        total = self.schedule.steps * self.schedule.num_branches
         return (
             f"Compiled({type(self.bound.model).__name__}, {self.schedule.steps} evaluations, "
-            f"{computed} of {self.schedule.steps * self.schedule.num_branches} branch calls "
-            f"computed, backend={self.backend.name!r})"
+            f"{total - self.plan.reuse_count} of {total} branch calls computed, "
+            f"backend={self.backend.name!r})"
         )
-
-
-def model_device(bound: Bound) -> Any:
-    """Where the first parameter lives."""
-    return next(bound.model.parameters()).device

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound import Bound, Sampling
 from l2c_rt.samplers import DDIM, DPMSolver, ddim, dpm_solver
+from l2c_rt.steps import same_timestep
+
+if TYPE_CHECKING:
+    from l2c_rt.compiled import Compiled
+    from l2c_rt.session import Session
 
 Call = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """A model call (x, t, y) -> tensor."""
@@ -105,15 +110,58 @@ def _timestep(how: Sampling, t: float, x: Tensor) -> Tensor:
     return torch.full((len(x),), t, dtype=dtype, device=x.device)
 
 
-def tensor_call(bound: Bound, session: Any) -> Call:
+def published_solver(compiled: Compiled) -> DDIM | DPMSolver:
+    """The solver of the model's published loop, if the schedule was made for that loop."""
+    how, schedule = compiled.bound.sampling, compiled.schedule
+    if how is None:
+        raise ValueError(f"sample: no published loop for {type(compiled.bound.model).__name__}")
+    if schedule.sampler not in ("", how.sampler):
+        raise ValueError(
+            f"sample: the schedule was made for {schedule.sampler}, the model's published loop is "
+            f"{how.sampler}; call the compiled model in a loop of your own"
+        )
+    solver = solver_for(how.sampler, schedule.steps)
+    given = compiled.timesteps or solver.timesteps
+    for k, (got, want) in enumerate(zip(given, solver.timesteps, strict=True)):
+        if not same_timestep(got, want):
+            raise ValueError(
+                f"sample: timestep {k} of the published loop is {want:g}, but {got:g} was given to "
+                "compile; call the compiled model in a loop of your own"
+            )
+    return solver
+
+
+def published_run(
+    compiled: Compiled, session: Session, noise: Tensor, y: Any, cfg_scale: float | None
+) -> Iterator[Tensor]:
+    """The latents after every evaluation of the model's published loop, run on a session."""
+    solver, how = published_solver(compiled), compiled.bound.sampling
+    assert how is not None
+    if session.clock.lanes != 1:
+        raise ValueError(
+            "sample: batches cond and uncond, so it needs a session with one lane; call sample() "
+            "of the compiled model"
+        )
+    labels = check_inputs(noise, y, how)
+    scale = how.cfg_scale if cfg_scale is None else float(cfg_scale)
+    call = tensor_call(compiled.bound, session, compiled.schedule.steps)
+    return run(solver, guided_call(call, how, labels, scale), noise)
+
+
+def tensor_call(bound: Bound, session: Session, steps: int) -> Call:
     """A session as a function (x, t, y) -> tensor, whatever the model's own signature.
 
-    The latents keep their dtype between calls, also where the model is narrower.
+    The latents keep their dtype between calls, also where the model is narrower.  Every call says
+    which step it is, so that a session reset in between is noticed.
     """
     dtype = next(bound.model.parameters()).dtype
+    evaluation = 0
 
     def call(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        out = bound.to_tensor(session(**bound.arguments(x.to(dtype), t, y)))
+        nonlocal evaluation
+        with session.cache_context("cond", step=evaluation, num_steps=steps):
+            out = bound.to_tensor(session(**bound.arguments(x.to(dtype), t, y)))
+        evaluation += 1
         return out.to(x.dtype)
 
     return call
@@ -124,9 +172,12 @@ def check_inputs(noise: Any, y: Any, how: Sampling) -> Tensor | None:
 
     Raises ValueError where they do not fit.
     """
-    if not isinstance(noise, Tensor) or noise.dim() != 4 or noise.shape[1] != how.channels:
-        got = tuple(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
-        raise ValueError(f"sample: noise must be [n, {how.channels}, H, W], got {got}")
+    shaped = isinstance(noise, Tensor) and noise.dim() == 4 and noise.shape[1] == how.channels
+    if not shaped or not noise.is_floating_point() or len(noise) == 0:
+        got = type(noise).__name__
+        if isinstance(noise, Tensor):
+            got = f"{tuple(noise.shape)} {noise.dtype}"
+        raise ValueError(f"sample: noise must be floating [n, {how.channels}, H, W], got {got}")
     if y is None and how.classes == 0:
         return None
     labels = torch.as_tensor(() if y is None else y, device=noise.device)

@@ -1,22 +1,30 @@
-"""The cache slots of one lane of one session: allocated once, written and read in place."""
+"""The cache slots of one lane: allocated once, written and read in place."""
 
 from __future__ import annotations
 
-from l2c_rt.arena import SlotMemory
+from collections.abc import Callable
+
 from torch import Tensor
+
+from l2c_rt.arena import SlotMemory
 
 
 class Slots:
-    """`num_slots` tensors of one shape, taken from an arena when the first branch is stored."""
+    """`num_slots` tensors of one shape, taken from an arena when the first branch is stored.
 
-    def __init__(self, num_slots: int) -> None:
+    `on_taken` is called whenever memory is taken.
+    """
+
+    def __init__(self, num_slots: int, on_taken: Callable[[], None] = lambda: None) -> None:
         self.num_slots = num_slots
+        self._on_taken = on_taken
         self._memory: SlotMemory | None = None
 
     def target(self, slot: int, like: Tensor) -> Tensor:
         """The slot's tensor, to be written; shape and dtype are fixed by the first `like`."""
         if self._memory is None:
             self._memory = SlotMemory(self.num_slots, tuple(like.shape), like.dtype, like.device)
+            self._on_taken()
         view = self._memory.slots[slot]
         if view.shape != like.shape or view.dtype != like.dtype:
             raise ValueError(
@@ -34,12 +42,16 @@ class Slots:
         return self._memory.slots[slot]
 
     @property
-    def memory(self) -> SlotMemory | None:
-        return self._memory
+    def nbytes(self) -> int:
+        return 0 if self._memory is None else self._memory.nbytes
+
+    @property
+    def awake(self) -> bool:
+        return self._memory is None or self._memory.awake
 
     def poison(self) -> None:
         """Fill with NaN, so that a read of a stale value shows."""
-        if self._memory is not None:
+        if self._memory is not None and self._memory.awake:
             self._memory.poison()
 
     def sleep(self) -> None:
@@ -49,3 +61,4 @@ class Slots:
     def wake(self) -> None:
         if self._memory is not None and not self._memory.awake:
             self._memory.wake()
+            self._on_taken()

@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from l2c_rt.summary import Tally
+
 STRICTLY_FALLING = ("ddim", "dpm-solver")
 
 
@@ -32,6 +34,20 @@ def same_timestep(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6)
 
 
+def _check_loop(steps: int, lanes: int, timesteps: Sequence[float] | None) -> None:
+    if isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1:
+        raise ValueError(f"lanes: got {lanes!r}, wanted an int of at least 1")
+    if timesteps is None:
+        return
+    if len(timesteps) != steps:
+        raise ValueError(
+            f"timesteps: got {len(timesteps)}, but the schedule has {steps} evaluations; give one "
+            "timestep per evaluation, in execution order"
+        )
+    if not all(math.isfinite(t) for t in timesteps):
+        raise ValueError(f"timesteps: got {tuple(timesteps)}, wanted finite numbers")
+
+
 class StepClock:
     """Turns calls into (step, lane).
 
@@ -45,32 +61,27 @@ class StepClock:
         lanes: int = 1,
         timesteps: Sequence[float] | None = None,
         sampler: str = "",
+        tally: Tally | None = None,
     ) -> None:
-        if lanes < 1:
-            raise ValueError(f"lanes must be at least 1, got {lanes}")
-        if timesteps is not None and len(timesteps) != steps:
-            raise ValueError(
-                f"timesteps: got {len(timesteps)}, but the schedule has {steps} evaluations; "
-                "give one timestep per evaluation, in execution order"
-            )
+        _check_loop(steps, lanes, timesteps)
         self.steps = steps
         self.lanes = lanes
         self.timesteps = None if timesteps is None else tuple(map(float, timesteps))
         self.abandoned = 0
         self.completed = 0
+        self._tally = tally or Tally()
         self._given = timesteps is not None
+        self._confirmed = False
         self._falling = sampler in STRICTLY_FALLING
         self._repeats = 0
         self._clear()
 
     def reset(self, *, forget_timesteps: bool = False) -> None:
         """Forget the run under way; with `forget_timesteps`, also what earlier runs looked like."""
-        if any(self._counts):
-            self.abandoned += 1
+        self._abandon()
         if forget_timesteps and not self._given:
             self.timesteps = None
         self._repeats = 0
-        self._clear()
 
     @property
     def mid_run(self) -> bool:
@@ -90,14 +101,17 @@ class StepClock:
         try:
             self._check_arguments(lane, step, num_steps)
             if self.mid_run and self._starts_over(t, lane, step):
-                self.abandoned += 1
-                self._clear()
+                self._abandon()
             return self._place(t, lane, step)
         except StepError:
-            if self.mid_run:
-                self.abandoned += 1
-            self._clear()
+            self._abandon()
             raise
+
+    def _abandon(self) -> None:
+        if self.mid_run:
+            self.abandoned += 1
+            self._tally.abandoned += 1
+        self._clear()
 
     def _clear(self) -> None:
         self._counts = [0] * self.lanes
@@ -182,6 +196,9 @@ class StepClock:
         if wanted is None or same_timestep(t, wanted):
             return
         source = "timesteps=" if self._given else "earlier calls"
+        if not self._given and not self._confirmed:
+            # One run alone may have been the odd one: do not hold later loops to it for ever.
+            self.timesteps = None
         raise StepError(
             f"step {k}: expected timestep {wanted:g} (from {source}), got {t:g}. The run was "
             "reset; call reset(forget_timesteps=True) before a loop with other timesteps, or use "
@@ -192,9 +209,11 @@ class StepClock:
         """The call just placed has succeeded; True where it completes the run."""
         if min(self._counts) < self.steps:
             return False
+        self._confirmed = self.timesteps is not None
         if self.timesteps is None and all(t is not None for t in self._seen):
             self.timesteps = tuple(t for t in self._seen if t is not None)
         self.completed += 1
+        self._tally.completed += 1
         self._repeats = 0
         self._clear()
         return True

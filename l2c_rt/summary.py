@@ -1,29 +1,46 @@
-"""What was planned and what happened, for people."""
+"""What was planned and what happened, counted for a program's life and printed for people."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from statistics import median
 
+KEPT_SAMPLES = 64
+
 
 @dataclass(slots=True)
-class Timings:
-    """Seconds per evaluation, by distinct row; what `summary` measures a speed-up from."""
+class Tally:
+    """Counts over all sessions of a compiled model, also those that are gone."""
 
-    per_row: dict[int, list[float]] = field(default_factory=dict)
-    keep: int = 64
+    calls: int = 0
+    completed: int = 0
+    abandoned: int = 0
+    allocations: int = 0
+    weight_changes: int = 0
+    times: dict[Hashable, dict[int, list[float]]] = field(default_factory=dict)
+    latest: Hashable = None
 
-    def add(self, row: int, seconds: float) -> None:
-        samples = self.per_row.setdefault(row, [])
+    def time(self, shape: Hashable, row: int, seconds: float) -> None:
+        """Note how long one evaluation of a distinct row took, for one input shape."""
+        if shape not in self.times:
+            self.times = {shape: {}}
+        samples = self.times[shape].setdefault(row, [])
         samples.append(seconds)
         # A bounded window: a service runs for months.
-        del samples[: -self.keep]
+        del samples[:-KEPT_SAMPLES]
+        self.latest = shape
+
+    def seconds_per_row(self) -> dict[int, float]:
+        """Median seconds of each distinct row, for the last input shape."""
+        rows = self.times.get(self.latest, {})
+        return {row: median(samples) for row, samples in rows.items()}
 
     def speedup(self, order: tuple[int, ...], full_row: int) -> float | None:
         """Full over cached time of a run, from per-row medians; None before every row has run."""
-        if any(row not in self.per_row for row in order):
+        times = self.seconds_per_row()
+        if any(row not in times for row in order):
             return None
-        times = {row: median(samples) for row, samples in self.per_row.items()}
         return len(order) * times[full_row] / sum(times[row] for row in order)
 
 
@@ -45,6 +62,7 @@ class Summary:
     calls: int
     slots: int
     slot_bytes: int
+    table_bytes: int
     arena_allocations: int
     weight_changes: int
     expected_speedup: float
@@ -61,7 +79,7 @@ class Summary:
             f"{self.distinct_rows} distinct rows, lanes {self.lanes}",
             f"  reuse      {self.reused} of {total} branch calls ({self.reused / total:.1%})",
             f"  memory     {self.slots} slots, {self.slot_bytes / 2**20:.1f} MiB, taken "
-            f"{self.arena_allocations} times",
+            f"{self.arena_allocations} times; tables {self.table_bytes / 2**20:.1f} MiB",
             f"  runs       {self.runs} complete, {self.abandoned} abandoned, {self.calls} calls",
             f"  speed-up   expected at most {self.expected_speedup:.3f}x, measured "
             + ("not yet" if measured is None else f"{measured:.3f}x"),

@@ -26,6 +26,12 @@ def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = N
         _check_step(plan, plan.steps[i], nodes, seen, plan.order.index(i))
     _check_reads(plan)
     if schedule is not None:
+        if (plan.num_evaluations, program.branch_names) != (schedule.steps, schedule.branches):
+            raise PlanError(
+                f"the plan has {plan.num_evaluations} evaluations of {len(program.branches)} "
+                f"branches, the schedule {schedule.steps} of {schedule.num_branches}, or in "
+                "another order"
+            )
         for s in range(plan.num_evaluations):
             _check_row(plan.at(s), program, schedule, s)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -125,8 +127,10 @@ def test_the_summary_tells_plan_memory_and_speed_up() -> None:
 @pytest.mark.parametrize(
     ("noise", "y", "match"),
     [
-        (torch.zeros(2, 3, 8, 8), [1, 2], r"noise must be \[n, 4, H, W\]"),
+        (torch.zeros(2, 3, 8, 8), [1, 2], r"noise must be floating \[n, 4, H, W\]"),
         (torch.zeros(4, 8, 8), [1], r"noise must be"),
+        (torch.zeros(1, 4, 8, 8).long(), [1], r"noise must be floating"),
+        (torch.zeros(0, 4, 8, 8), [], r"noise must be floating"),
         (torch.zeros(2, 4, 8, 8), [1], "y must be 2 integer labels"),
         (torch.zeros(2, 4, 8, 8), [0.5, 1.0], "y must be 2 integer labels"),
     ],
@@ -182,3 +186,104 @@ def test_an_adapter_of_ones_own_is_taken() -> None:
         torch.equal(a, b)
         for a, b in zip(drive(fast, 3), drive(rt.compile(model, schedule), 3), strict=True)
     )
+
+
+def test_a_guided_call_of_a_subclass_is_its_own() -> None:
+    class Half(type(toy_dit())):  # type: ignore[misc]
+        def forward_with_cfg(self, x: torch.Tensor, t: object, y: object) -> torch.Tensor:
+            return self.forward(x, t, y) / 2
+
+    model = toy_dit()
+    model.__class__ = Half
+    x, t, y = call_inputs(0)
+    with torch.no_grad():
+        want = model(x, t, y) / 2
+    assert torch.equal(rt.compile(model, Full(), steps=2).forward_with_cfg(x, t, y), want)
+
+
+def test_an_attention_of_the_same_names_but_another_forward_is_not_fused() -> None:
+    model = toy_dit()
+    kind = type(model.blocks[0].attn)
+
+    class Doubled(kind):  # type: ignore[misc, valid-type]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    model.blocks[2].attn.__class__ = Doubled
+    with pytest.raises(ValueError, match="attn-2: Doubled computes something else"):
+        rt.compile(model, Full(), steps=2, backend="fused")
+
+
+def test_a_forward_replaced_on_an_instance_is_refused_where_it_would_be_left_out() -> None:
+    model = toy_dit()
+    model.blocks[1].forward = lambda x, c: x
+    with pytest.raises(ValueError, match=r"DiTBlock.forward was replaced on the instance"):
+        rt.compile(model, Full(), steps=2)
+    model = toy_dit()
+    model.blocks[0].mlp.fc1.forward = lambda x: x
+    with pytest.raises(ValueError, match=r"fc1.forward was replaced"):
+        rt.compile(model, Full(), steps=2, backend="fused")
+
+
+def test_hooks_that_are_not_called_are_noted_and_refused_under_strict() -> None:
+    model = toy_dit()
+    model.blocks[0].register_forward_hook(lambda *_: None)
+    fast = rt.compile(model, Full(), steps=2)
+    assert "forward hooks on DiTBlock are not called" in str(fast.summary())
+    with pytest.raises(ValueError, match="strict: forward hooks on DiTBlock"):
+        rt.compile(model, Full(), steps=2, strict=True)
+
+
+def test_a_model_wrapped_by_torch_compile_is_refused() -> None:
+    with pytest.raises(TypeError, match="wrapped by torch.compile"):
+        rt.compile(torch.compile(toy_dit()), Full(), steps=2)
+
+
+def test_a_schedule_of_another_family_or_loop_is_refused() -> None:
+    with pytest.raises(ValueError, match="for the family 'uvit', the model is 'dit'"):
+        rt.compile(toy_dit(), random_schedule(4, 6, family="uvit"))
+    fast = rt.compile(toy_dit(), random_schedule(4, 6, sampler="dpm-solver"))
+    with pytest.raises(ValueError, match="made for dpm-solver, the model's published loop is ddim"):
+        fast.sample(torch.randn(1, 4, 8, 8), [1])
+
+
+def test_timesteps_that_are_not_the_published_loops_are_refused_by_sample() -> None:
+    fast = rt.compile(toy_dit(), Full(), steps=3, timesteps=[990, 500, 3])
+    with pytest.raises(ValueError, match="timestep 0 of the published loop is 999, but 990"):
+        fast.sample(torch.randn(1, 4, 8, 8), [1])
+
+
+@pytest.mark.parametrize("lanes", [0, 2.5, "2", True])
+def test_lanes_are_a_whole_number_of_at_least_one(lanes: object) -> None:
+    with pytest.raises(ValueError, match="lanes: got"):
+        rt.compile(toy_uvit(), Full(), steps=2, lanes=lanes)  # type: ignore[arg-type]
+
+
+def test_a_compiled_model_is_neither_copied_nor_pickled() -> None:
+    fast = rt.compile(toy_dit(), Full(), steps=2)
+    for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="compile a copy of the model"):
+            attempt(fast)
+
+
+def test_an_adapter_that_returns_something_else_is_refused() -> None:
+    with pytest.raises(TypeError, match="wanted a Bound, got int"):
+        rt.compile(toy_dit(), Full(), steps=2, adapter=lambda model: 3)  # type: ignore[arg-type]
+
+
+def test_a_wrapped_linear_runs_on_the_reference_and_keeps_its_count() -> None:
+    model, plain = toy_dit(), rt.compile(toy_dit(), Full(), steps=1)
+    for block in model.blocks:
+        block.mlp.fc1 = nn.Sequential(block.mlp.fc1)
+    model.final_layer.linear = nn.Sequential(model.final_layer.linear)
+    wrapped = rt.compile(model, Full(), steps=1)
+    assert wrapped.cost == plain.cost
+    assert torch.equal(wrapped(*call_inputs(0)), plain(*call_inputs(0)))
+
+
+def test_a_run_of_another_shape_does_not_enter_the_measured_speed_up() -> None:
+    fast = rt.compile(toy_dit(), random_schedule(4, 6))
+    drive(fast, 4, batch=1)
+    drive(fast, 4, batch=8)
+    samples = fast.tally.times[fast.tally.latest]
+    assert sum(map(len, samples.values())) == 4

@@ -38,12 +38,13 @@ ALLOWED = {
     "passes": {"plan", "program"},
     "cost": {"plan", "program"},
     "samplers": set(),
-    "steps": set(),
+    "steps": {"summary"},
     "summary": set(),
     # models
     "models": {"bounded_read", "stored_zip", "torch_pickle"},
     "adapters": {"program", "models"},
-    "weights": set(),
+    "watch": set(),
+    "guided": set(),
     # kernels import nothing of ours but each other
     "kernels": set(),
     # running
@@ -51,14 +52,15 @@ ALLOWED = {
     "slots": {"arena"},
     "backends": {"adapters", "plan", "program", "passes", "slots", "kernels"},
     "executor": {"backends", "plan"},
-    "sampling": {"adapters", "samplers"},
+    "sampling": {"adapters", "samplers", "steps", "compiled", "session"},
     "timesteps": {"steps"},
-    "session": {"adapters", "backends", "executor", "slots", "steps", "timesteps", "weights",
-                "compiled"},
+    "lanes": {"adapters", "slots"},
+    "session": {"adapters", "backends", "compiled", "executor", "guided", "lanes", "slots", "steps",
+                "timesteps", "watch"},
     "compiled": {"adapters", "backends", "cost", "plan", "sampling", "schedule", "session",
-                 "summary", "weights"},
+                 "summary", "watch"},
     "api": {"adapters", "backends", "build", "compiled", "cost", "policies", "resolve", "router",
-            "schedule", "verify"},
+            "schedule", "verify", "watch"},
 }  # fmt: skip
 """Module or package of l2c_rt -> those it may import.  What is above the table imports all."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_passes_keep_the_plan_valid_and_the_reuses_the_same(schedule: CacheSched
             assert reuses(other.at(s)) == reuses(plan.at(s))
     for step in fused.steps:
         kinds = [isinstance(op, Reuse | ReuseRun) for op in step]
-        assert not any(a and b for a, b in zip(kinds, kinds[1:], strict=False))
+        assert not any(a and b for a, b in pairwise(kinds))
 
 
 def test_a_branch_that_nobody_reads_again_is_kept_nowhere() -> None:
@@ -222,3 +223,10 @@ def _seconds(program: BlockProgram, schedule: CacheSchedule) -> float:
     began = time.perf_counter()
     fuse_reuse_runs(hoist_conditioning(build_plan(program, schedule), program))
     return time.perf_counter() - began
+
+
+def test_verify_objects_to_a_plan_of_fewer_evaluations_than_its_schedule() -> None:
+    schedule = random_schedule(3, 4)
+    plan = build_plan(PROGRAM, schedule)
+    with pytest.raises(PlanError, match="2 evaluations of 4 branches, the schedule 3 of 4"):
+        verify(replace(plan, order=plan.order[:2]), PROGRAM, schedule)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import gc
 import threading
 from typing import Any
 
@@ -13,8 +16,8 @@ from toys import call_inputs, drive, random_schedule, timesteps, toy_dit, toy_uv
 
 from l2c_rt.api import compile
 from l2c_rt.compiled import Compiled
+from l2c_rt.lanes import MAX_SHAPES
 from l2c_rt.schedule import CacheSchedule
-from l2c_rt.session import MAX_SHAPES
 
 STEPS = 6
 BACKENDS = ["reference", "fused"]
@@ -174,7 +177,7 @@ def test_changing_the_input_between_runs_is_fine_and_old_shapes_are_dropped() ->
     for batch in range(1, MAX_SHAPES + 3):
         assert equal(drive(fast, STEPS, batch=batch), drive(fresh(), STEPS, batch=batch))
     one = drive(fresh(), STEPS, batch=1)
-    assert len(fast._own.memories) == MAX_SHAPES
+    assert len(fast._own.lanes.all()) == MAX_SHAPES
     assert equal(drive(fast, STEPS, batch=1), one)
 
 
@@ -230,7 +233,7 @@ def test_lanes_have_slots_of_their_own(backend: str) -> None:
             with torch.no_grad():
                 want = oracle(x, t, labels)
             assert torch.allclose(fast(x, t, labels), want, rtol=1e-5, atol=1e-6)
-    assert len(fast._own.memories) == 2
+    assert len(fast._own.lanes.all()) == 2
 
 
 def test_lanes_may_be_named_as_diffusers_does() -> None:
@@ -248,9 +251,9 @@ def test_lanes_may_be_named_as_diffusers_does() -> None:
 
 def test_a_cache_context_of_another_name_or_length_is_refused() -> None:
     fast = fresh()
-    with pytest.raises(ValueError, match="'pag', wanted one of cond, uncond"):
-        with fast.cache_context("pag"):
-            pass
+    match = "'pag', wanted one of cond, uncond"
+    with pytest.raises(ValueError, match=match), fast.cache_context("pag"):
+        pass
     with fast.cache_context("cond", num_steps=50), pytest.raises(ValueError, match="has 50 steps"):
         fast(*call_inputs(0))
 
@@ -285,10 +288,166 @@ def test_sleep_gives_memory_back_and_wake_goes_on_as_before(backend: str) -> Non
     fast.sleep()
     with pytest.raises(RuntimeError, match="asleep: call wake"):
         fast(*call_inputs(0))
-    with pytest.raises(RuntimeError, match="asleep: call wake"):
-        fast.sample(torch.randn(1, 4, 8, 8), [1])
     fast.wake()
     assert equal(drive(fast, STEPS), before)
+
+
+def test_nothing_runs_on_memory_that_was_given_back() -> None:
+    fast, noise = fresh(), torch.randn(1, 4, 8, 8)
+    wanted = fast.sample(noise, [1])
+    fast.sleep()
+    assert fast.summary().slot_bytes == 0
+    with pytest.raises(RuntimeError, match="asleep: call wake"):
+        fast.sample(noise, [1])
+    with fast.session() as session, pytest.raises(RuntimeError, match="asleep: call wake"):
+        session(*call_inputs(0))
+    fast.wake()
+    assert torch.equal(fast.sample(noise, [1]), wanted)
+    with fast.session() as session:
+        drive(session, 2)
+        session.sleep()
+        with pytest.raises(RuntimeError, match="asleep: call wake"):
+            session(*call_inputs(0))
+        session.wake()
+        assert equal(drive(session, STEPS), drive(fresh(), STEPS))
+
+
+def test_sleep_from_inside_a_call_is_refused_instead_of_waiting_for_ever() -> None:
+    fast = fresh()
+    seen: list[RuntimeError] = []
+
+    def sleep(*_: object) -> None:
+        try:
+            fast.sleep()
+        except RuntimeError as error:
+            seen.append(error)
+
+    handle = fast.bound.model.blocks[0].attn.register_forward_hook(sleep)
+    fast(*call_inputs(0))
+    handle.remove()
+    assert "called from inside a call" in str(seen[0])
+
+
+def test_a_closed_session_is_not_called_again() -> None:
+    fast = fresh()
+    with fast.session() as session:
+        drive(session, 2)
+    with pytest.raises(RuntimeError, match="this session is closed"):
+        session(*call_inputs(0))
+
+
+def test_sessions_that_nobody_holds_are_gone_and_their_runs_still_counted() -> None:
+    fast = fresh()
+    for _ in range(3):
+        drive(fast.session(), STEPS)
+    gc.collect()
+    assert len(fast._sessions) == 1
+    assert fast.summary().runs == 3
+    assert fast.summary().arena_allocations == 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_inference_mode_around_some_runs_changes_nothing(backend: str) -> None:
+    fast = fresh(backend)
+    noise = torch.randn(1, 4, 8, 8)
+    with torch.inference_mode():
+        first, calls = fast.sample(noise, [1]), drive(fast, STEPS)
+    assert torch.equal(fast.sample(noise, [1]), first)
+    for got, want in zip(drive(fast, STEPS), calls, strict=True):
+        assert torch.allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_autocast_may_be_switched_between_runs_and_not_within_one() -> None:
+    model, schedule = toy_uvit(), random_schedule(STEPS, 6, seed=7)
+    fast = compile(model, schedule)
+    plain = drive(fast, STEPS)
+    with torch.autocast("cpu", torch.bfloat16):
+        drive(fast, STEPS)
+    assert equal(drive(fast, STEPS), plain)
+    drive(fast, 2)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="under autocast"):
+        fast(*call_inputs(2))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_writes_that_pytorch_does_not_count_are_used_by_the_next_run(backend: str) -> None:
+    grid = timesteps(STEPS)
+    fast = fresh(backend, timesteps=grid)
+    drive(fast, STEPS)
+    for parameter in fast.bound.model.parameters():
+        parameter.data.mul_(1.1)
+    after = compile(fast.bound.model, fast.schedule, backend=backend, timesteps=grid)
+    assert equal(drive(fast, STEPS), drive(after, STEPS))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_replaced_block_is_used_by_the_next_run(backend: str) -> None:
+    grid = timesteps(STEPS)
+    fast = fresh(backend, timesteps=grid)
+    drive(fast, STEPS)
+    model = fast.bound.model
+    model.blocks[1] = copy.deepcopy(model.blocks[0])
+    after = compile(model, fast.schedule, backend=backend, timesteps=grid)
+    assert equal(drive(fast, STEPS), drive(after, STEPS))
+    assert fast.summary().weight_changes == 1
+
+
+def test_what_can_no_longer_be_run_is_refused_at_the_next_run() -> None:
+    fused, reference = fresh("fused"), fresh()
+    drive(fused, STEPS)
+    block = fused.bound.model.blocks[0]
+    block.mlp.fc1 = torch.nn.Sequential(block.mlp.fc1)
+    with pytest.raises(ValueError, match=r"blocks.0.mlp.fc1 is Sequential"):
+        fused(*call_inputs(0))
+    del reference.bound.model.blocks[2]
+    with pytest.raises(ValueError, match="structure changed since compile"):
+        reference(*call_inputs(0))
+    dropping = fresh()
+    dropping.bound.model.train()
+    with pytest.raises(ValueError, match="drops at random"):
+        dropping(*call_inputs(0))
+
+
+def test_one_change_seen_by_two_sessions_is_counted_once() -> None:
+    fast = fresh()
+    with fast.session() as a, fast.session() as b:
+        drive(a, STEPS)
+        drive(b, STEPS)
+        fast.bound.model.load_state_dict(toy_dit().state_dict())
+        drive(a, STEPS)
+        drive(b, STEPS)
+    assert fast.summary().weight_changes == 1
+
+
+def test_a_reset_inside_sample_is_noticed() -> None:
+    fast = fresh()
+    with fast.session() as session:
+        noise = torch.randn(1, 4, 8, 8)
+
+        def disturb(step: int, latents: Tensor) -> None:
+            if step == 2:
+                session.reset()
+
+        with pytest.raises(ValueError, match="step 3 was announced, but lane 0 is at step 0"):
+            session.sample(noise, [1], callback=disturb)
+
+
+def test_a_loop_that_only_one_run_has_shown_does_not_hold_later_ones_for_ever() -> None:
+    fast = fresh()
+    x, t, y = call_inputs(0)
+    fast(x, t + 100, y)
+    drive(fast, STEPS - 1)
+    clean = drive(fresh(), STEPS)
+    for _ in range(2):
+        with contextlib.suppress(ValueError):
+            drive(fast, STEPS)
+    assert equal(drive(fast, STEPS), clean)
+
+
+def test_a_lane_is_not_called_inside_the_context_of_another() -> None:
+    fast = compile(toy_uvit(), random_schedule(3, 6), lanes=2)
+    with fast.cache_context("cond"), pytest.raises(ValueError, match="inside the context of lane"):
+        fast(*call_inputs(0), lane=1)
 
 
 def test_a_closed_session_gives_its_memory_back_and_keeps_its_counts() -> None:

@@ -79,6 +79,17 @@ def test_with_nothing_known_a_rise_inside_a_run_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("unreadable")
+@pytest.mark.parametrize("at", range(1, STEPS))
+def test_with_nothing_known_an_abandoned_run_costs_one_error_and_no_wrong_answer(at: int) -> None:
+    fast = fresh()
+    clean = drive(fresh(), STEPS)
+    drive(fast, at)
+    with pytest.raises(StepError):
+        drive(fast, STEPS)
+    assert all(torch.equal(a, b) for a, b in zip(drive(fast, STEPS), clean, strict=True))
+
+
+@pytest.mark.usefixtures("unreadable")
 def test_the_first_complete_run_is_remembered_until_it_is_forgotten() -> None:
     fast = fresh()
     drive(fast, STEPS)

@@ -21,6 +21,11 @@ def bind(model: nn.Module) -> Bound:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"compile: model must be a torch.nn.Module, got {type(model).__name__}")
+    if hasattr(model, "_orig_mod"):
+        raise TypeError(
+            "compile: the model is wrapped by torch.compile, whose graphs would not be run; give "
+            "the model itself (model._orig_mod)"
+        )
     for adapter in SUPPORTED.values():
         if adapter.matches(model):
             bound: Bound = adapter.bind(model)

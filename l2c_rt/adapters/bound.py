@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from l2c_rt.program import BlockProgram
@@ -77,7 +78,7 @@ class MlpPart:
 
 @dataclass(frozen=True, slots=True)
 class BranchPart:
-    """A branch taken apart for a fused backend.
+    """A branch taken apart for a fused backend; `module` is the whole that `inner` stands for.
 
     `first` is the index of its shift in the block's modulation (shift, scale, gate follow each
     other), or None for a branch without modulation and gate.
@@ -85,6 +86,7 @@ class BranchPart:
 
     norm: nn.LayerNorm
     inner: AttentionPart | MlpPart
+    module: nn.Module
     block: int
     first: int | None
 
@@ -108,7 +110,8 @@ class Bound:
 
     `begin` takes the arguments of the model's forward and computes nothing; `finish` gives the
     model's own return value.  `parts` is None where a fused backend must not be used, and then
-    `why_no_parts` says why.
+    `why_no_parts` says why.  `bypassed` are the modules whose own forward is not called, because
+    their parts are run one by one.
     """
 
     model: nn.Module
@@ -122,3 +125,9 @@ class Bound:
     sampling: Sampling | None = None
     parts: Parts | None = None
     why_no_parts: str = ""
+    bypassed: tuple[nn.Module, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first parameter lives."""
+        return next(self.model.parameters()).device

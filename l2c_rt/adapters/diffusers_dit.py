@@ -24,7 +24,13 @@ from l2c_rt.adapters.bound import (
     Sampling,
     State,
 )
-from l2c_rt.adapters.parts import NotFusable, nothing_there, plain_linear, plain_norm
+from l2c_rt.adapters.parts import (
+    NotFusable,
+    nothing_there,
+    plain_linear,
+    plain_norm,
+    untouched,
+)
 from l2c_rt.program import (
     BlockProgram,
     Node,
@@ -56,7 +62,8 @@ def bind(model: Any) -> Bound:
     """Describe a DiTTransformer2DModel."""
     fixed = {"embed": partial(_embed, model), "final": partial(_final, model)}
     branches: dict[str, BranchCode] = {}
-    for i, block in enumerate(model.transformer_blocks):
+    blocks = list(model.transformer_blocks)
+    for i, block in enumerate(blocks):
         fixed[f"modulation-{i}"] = partial(_modulation, block)
         branches[f"attn-{i}"] = BranchCode(partial(_attn, block), partial(_add, 2))
         branches[f"mlp-{i}"] = BranchCode(partial(_mlp, block), partial(_add, 5))
@@ -76,6 +83,7 @@ def bind(model: Any) -> Bound:
         sampling=_sampling(model),
         parts=parts,
         why_no_parts=why,
+        bypassed=(model, *blocks, *(block.norm1 for block in blocks)),
     )
 
 
@@ -136,8 +144,7 @@ def _final(model: Any, state: State) -> None:
 def _finish(model: Any, state: State) -> Any:
     if not state.options["return_dict"]:
         return (state.x,)
-    package = type(model).__module__.partition(".")[0]
-    outputs = importlib.import_module(f"{package}.models.modeling_outputs")
+    outputs = importlib.import_module("diffusers.models.modeling_outputs")
     return outputs.Transformer2DModelOutput(sample=state.x)
 
 
@@ -147,8 +154,9 @@ def _parts(model: Any) -> Parts:
         where = f"transformer_blocks.{i}"
         norm1 = plain_norm(block.norm1.norm, f"{where}.norm1.norm")
         norm3 = plain_norm(block.norm3, f"{where}.norm3")
-        branches[f"attn-{i}"] = BranchPart(norm1, _attention_part(block.attn1, where), i, 0)
-        branches[f"mlp-{i}"] = BranchPart(norm3, _mlp_part(block.ff, where), i, 3)
+        attn, mlp = _attention_part(block.attn1, where), _mlp_part(block.ff, where)
+        branches[f"attn-{i}"] = BranchPart(norm1, attn, block.attn1, i, 0)
+        branches[f"mlp-{i}"] = BranchPart(norm3, mlp, block.ff, i, 3)
 
     def condition(t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return t, y
@@ -163,6 +171,7 @@ def _parts(model: Any) -> Parts:
 
 
 def _attention_part(attn: Any, where: str) -> AttentionPart:
+    untouched(attn, f"{where}.attn1")
     nothing_there(attn, ("norm_q", "norm_k", "group_norm", "spatial_norm"), f"{where}.attn1")
     if attn.residual_connection or attn.rescale_output_factor != 1.0 or attn.upcast_attention:
         raise NotFusable(f"{where}.attn1 rescales or upcasts its output")
@@ -178,6 +187,7 @@ def _attention_part(attn: Any, where: str) -> AttentionPart:
 
 
 def _mlp_part(ff: Any, where: str) -> MlpPart:
+    untouched(ff, f"{where}.ff")
     act, _dropout, fc2, *rest = ff.net
     nothing_there(ff.net, ("1",), f"{where}.ff.net")
     if rest and any(not isinstance(m, nn.Dropout) or m.p > 0 for m in rest):

@@ -10,11 +10,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from l2c_rt.adapters.bound import Bound, BranchCode, BranchPart, Parts, Sampling, State
-from l2c_rt.adapters.parts import NotFusable, packed_attention, plain_mlp, plain_norm
+from l2c_rt.adapters.parts import NotFusable, features, packed_attention, plain_mlp, plain_norm
 from l2c_rt.program import (
     BlockProgram,
     Fixed,
@@ -61,6 +60,7 @@ def bind(model: Any) -> Bound:
         sampling=_sampling(model),
         parts=parts,
         why_no_parts=why,
+        bypassed=(model, *blocks),
     )
 
 
@@ -108,8 +108,8 @@ def _parts(model: Any) -> Parts:
         norm2 = plain_norm(block.norm2, f"blocks.{i}.norm2")
         attn = packed_attention(block.attn, f"blocks.{i}.attn")
         mlp = plain_mlp(block.mlp, f"blocks.{i}.mlp")
-        branches[f"attn-{i}"] = BranchPart(norm1, attn, i, 0)
-        branches[f"mlp-{i}"] = BranchPart(norm2, mlp, i, 3)
+        branches[f"attn-{i}"] = BranchPart(norm1, attn, block.attn, i, 0)
+        branches[f"mlp-{i}"] = BranchPart(norm2, mlp, block.mlp, i, 3)
 
     def condition(t: Tensor, y: Tensor) -> Tensor:
         c: Tensor = model.t_embedder(t) + model.y_embedder(y, model.training)
@@ -125,15 +125,17 @@ def _parts(model: Any) -> Parts:
 def _program(model: Any) -> BlockProgram:
     tokens, width = model.pos_embed.shape[1:]
     patches = model.x_embedder.proj.weight
-    frequencies = model.t_embedder.mlp[0].in_features
-    fan_in, fan_out = patches[0].numel(), model.final_layer.linear.out_features
+    frequencies = features(model.t_embedder, "t_embedder")[0]
+    fan_in = patches[0].numel()
+    fan_out = features(model.final_layer.linear, "final_layer.linear")[1]
     embed = linear_node("embed", tokens, fan_in, width)
     embed = _with_extra(embed, frequencies * width + width * width)
     nodes: list[Node] = [embed]
     for i, block in enumerate(model.blocks):
         nodes.append(conditioning_node(f"modulation-{i}", width, 6 * width))
         nodes.append(attention_branch(i, tokens, width, gated=True))
-        nodes.append(mlp_branch(i, tokens, width, block.mlp.fc1.out_features, gated=True))
+        hidden = features(block.mlp.fc1, f"blocks.{i}.mlp.fc1")[1]
+        nodes.append(mlp_branch(i, tokens, width, hidden, gated=True))
     final = linear_node("final", tokens, width, fan_out)
     nodes.append(_with_extra(final, 2 * width * width))
     return BlockProgram("dit", tuple(nodes), tokens, width)
@@ -157,16 +159,3 @@ def _sampling(model: Any) -> Sampling:
         guided_channels=3,
         cfg_scale=4.0,
     )
-
-
-def forward_with_cfg(call: Any, x: Tensor, t: Tensor, y: Tensor, cfg_scale: float) -> Tensor:
-    """The published guided call, around `call(x, t, y)`: guidance on the first three channels.
-
-    Shapes: x, t, y hold the batch twice; the second half of x is not read.
-    """
-    half = x[: len(x) // 2]
-    out = call(torch.cat([half, half], dim=0), t, y)
-    eps, rest = out[:, :3], out[:, 3:]
-    cond, uncond = torch.split(eps, len(eps) // 2, dim=0)
-    guided = uncond + cfg_scale * (cond - uncond)
-    return torch.cat([torch.cat([guided, guided], dim=0), rest], dim=1)

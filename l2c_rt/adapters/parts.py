@@ -12,11 +12,32 @@ class NotFusable(Exception):
     """Raised while taking a model apart; the text says what stands in the way."""
 
 
+def features(module: nn.Module, where: str) -> tuple[int, int]:
+    """Inputs and outputs of a linear, also where something is wrapped around it.
+
+    Raises ValueError where there is no nn.Linear at all.
+    """
+    for inner in module.modules():
+        if isinstance(inner, nn.Linear):
+            return inner.in_features, inner.out_features
+    raise ValueError(f"{where} is {type(module).__name__} without an nn.Linear, so it has no size")
+
+
+def untouched(module: nn.Module, where: str) -> None:
+    """Refuse a module that somebody has hooked, patched or parametrized."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise NotFusable(f"{where} has forward hooks, which a fused kernel would not call")
+    if "forward" in vars(module):
+        raise NotFusable(f"{where}.forward was replaced, which a fused kernel would not call")
+    if parametrize.is_parametrized(module):
+        raise NotFusable(f"{where} is parametrized")
+
+
 def plain_linear(module: nn.Module, where: str) -> nn.Linear:
     """The module itself, if it is an nn.Linear that nobody has wrapped, replaced or hooked."""
     if type(module) is not nn.Linear:
         raise NotFusable(f"{where} is {type(module).__name__}, not a plain nn.Linear")
-    _without_hooks(module, where)
+    untouched(module, where)
     return module
 
 
@@ -24,7 +45,7 @@ def plain_norm(module: nn.Module, where: str) -> nn.LayerNorm:
     """The module itself, if it is a plain nn.LayerNorm over the last dimension."""
     if type(module) is not nn.LayerNorm or len(module.normalized_shape) != 1:
         raise NotFusable(f"{where} is {type(module).__name__}, not a plain nn.LayerNorm")
-    _without_hooks(module, where)
+    untouched(module, where)
     return module
 
 
@@ -48,6 +69,7 @@ def nothing_there(owner: nn.Module, names: tuple[str, ...], where: str) -> None:
 
 def packed_attention(attn: nn.Module, where: str) -> AttentionPart:
     """timm's and U-ViT's attention: one qkv linear, heads, projection."""
+    untouched(attn, where)
     nothing_there(attn, ("q_norm", "k_norm", "norm", "attn_drop", "proj_drop"), where)
     qkv = plain_linear(attn.get_submodule("qkv"), f"{where}.qkv")
     proj = plain_linear(attn.get_submodule("proj"), f"{where}.proj")
@@ -62,16 +84,10 @@ def packed_attention(attn: nn.Module, where: str) -> AttentionPart:
 
 def plain_mlp(mlp: nn.Module, where: str) -> MlpPart:
     """timm's and U-ViT's Mlp: fc1, GELU, fc2."""
+    untouched(mlp, where)
     nothing_there(mlp, ("drop", "drop1", "drop2", "norm"), where)
     return MlpPart(
         plain_linear(mlp.get_submodule("fc1"), f"{where}.fc1"),
         plain_linear(mlp.get_submodule("fc2"), f"{where}.fc2"),
         gelu_kind(mlp.get_submodule("act"), f"{where}.act"),
     )
-
-
-def _without_hooks(module: nn.Module, where: str) -> None:
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise NotFusable(f"{where} has forward hooks, which a fused kernel would not call")
-    if parametrize.is_parametrized(module):
-        raise NotFusable(f"{where} is parametrized")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from l2c_rt.adapters.bound import Bound, BranchCode, BranchPart, Parts, Sampling, State
-from l2c_rt.adapters.parts import NotFusable, packed_attention, plain_mlp, plain_norm
+from l2c_rt.adapters.parts import NotFusable, features, packed_attention, plain_mlp, plain_norm
 from l2c_rt.models.layers import timestep_embedding
 from l2c_rt.program import BlockProgram, Fixed, Node, attention_branch, linear_node, mlp_branch
 
@@ -60,6 +60,7 @@ def bind(model: Any) -> Bound:
         sampling=_sampling(model),
         parts=parts,
         why_no_parts=why,
+        bypassed=(model, *_blocks(model)),
     )
 
 
@@ -126,8 +127,9 @@ def _parts(model: Any) -> Parts:
         norm1 = plain_norm(block.norm1, f"block {i}.norm1")
         norm2 = plain_norm(block.norm2, f"block {i}.norm2")
         attn = packed_attention(block.attn, f"block {i}.attn")
-        branches[f"attn-{i}"] = BranchPart(norm1, attn, i, None)
-        branches[f"mlp-{i}"] = BranchPart(norm2, plain_mlp(block.mlp, f"block {i}.mlp"), i, None)
+        mlp = plain_mlp(block.mlp, f"block {i}.mlp")
+        branches[f"attn-{i}"] = BranchPart(norm1, attn, block.attn, i, None)
+        branches[f"mlp-{i}"] = BranchPart(norm2, mlp, block.mlp, i, None)
     return Parts(branches)
 
 
@@ -139,14 +141,15 @@ def _program(model: Any) -> BlockProgram:
     for i, block in enumerate(_blocks(model)):
         if block.skip_linear is not None:
             nodes.append(linear_node(f"skip-linear-{i}", tokens, 2 * width, width))
-        bias = block.attn.proj.bias.numel()
-        if block.attn.qkv.bias is not None:
-            bias += block.attn.qkv.bias.numel()
-        nodes.append(attention_branch(i, tokens, width, gated=False, biases=bias))
-        nodes.append(mlp_branch(i, tokens, width, block.mlp.fc1.out_features, gated=False))
+        named = block.attn.named_parameters()
+        biases = sum(value.numel() for name, value in named if name.endswith("bias"))
+        hidden = features(block.mlp.fc1, f"block {i}.mlp.fc1")[1]
+        nodes.append(attention_branch(i, tokens, width, gated=False, biases=biases))
+        nodes.append(mlp_branch(i, tokens, width, hidden, gated=False))
         if i < depth:
             nodes.append(Fixed(f"skip-save-{i}"))
-    nodes.append(linear_node("final", tokens, width, model.decoder_pred.out_features))
+    fan_out = features(model.decoder_pred, "decoder_pred")[1]
+    nodes.append(linear_node("final", tokens, width, fan_out))
     return BlockProgram("uvit", tuple(nodes), tokens, width)
 
 

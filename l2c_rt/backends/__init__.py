@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from l2c_rt.adapters.bound import Bound
 from l2c_rt.backends import fused_cpu, reference
 from l2c_rt.backends.frame import OpTable
@@ -29,7 +27,7 @@ class Backend:
     reasons: tuple[str, ...] = ()
 
 
-def choose(name: str, bound: Bound, device: torch.device) -> Backend:
+def choose(name: str, bound: Bound) -> Backend:
     """The backend of that name for this model and device.
 
     "auto" is the reference on a CPU, where it is bitwise the model's own arithmetic.
@@ -39,9 +37,9 @@ def choose(name: str, bound: Bound, device: torch.device) -> Backend:
         raise ValueError(f"backend: got {name!r}, wanted one of {', '.join(map(repr, NAMES))}")
     if name == "reference":
         return _reference()
-    why_not = _why_not_fused(bound, device)
-    if name == "auto" and device.type == "cpu":
+    if name == "auto" and bound.device.type == "cpu":
         return _reference()
+    why_not = _why_not_fused(bound)
     if why_not and name == "fused":
         raise ValueError(f'backend="fused": {why_not}; compile with backend="reference"')
     if why_not:
@@ -49,12 +47,12 @@ def choose(name: str, bound: Bound, device: torch.device) -> Backend:
     return _fused_cpu(bound)
 
 
-def _why_not_fused(bound: Bound, device: torch.device) -> str:
+def _why_not_fused(bound: Bound) -> str:
     if bound.parts is None:
         return bound.why_no_parts
-    if device.type != "cpu":
-        return f"no fused backend for device {device}"
-    return ""
+    if bound.device.type != "cpu":
+        return f"no fused backend for device {bound.device}"
+    return fused_cpu.not_the_whole(bound.parts)
 
 
 def _reference(reasons: tuple[str, ...] = ()) -> Backend:

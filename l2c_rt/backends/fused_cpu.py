@@ -38,8 +38,13 @@ class Workspace:
         if self.table is not None:
             self.table.begin(frame.state.t, frame.state.y, frame.step, timesteps)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the modulation table."""
+        return 0 if self.table is None else self.table.nbytes
+
     def forget(self) -> None:
-        """Drop what was computed from weights that have changed."""
+        """Drop what was computed from weights; called before every run, since they may change."""
         if self.table is not None:
             self.table.forget()
 
@@ -61,6 +66,35 @@ def table() -> OpTable:
     return {RunFixed: run_fixed, Compute: compute, Reuse: reuse, ReuseRun: reuse_run}
 
 
+def not_the_whole(parts: Parts) -> str:
+    """Why some branch is more than its linears, or nothing: tried once per class of module.
+
+    A class of somebody else's may have our names and another forward.
+    """
+    tried: set[type] = set()
+    for name, part in parts.branches.items():
+        kind = type(part.module)
+        if kind in tried:
+            continue
+        tried.add(kind)
+        weight = part.norm.weight if part.norm.weight is not None else _last(part).weight
+        width = part.norm.normalized_shape[0]
+        h = torch.sin(torch.arange(4.0 * width, device=weight.device)).view(1, 4, width)
+        h, out = h.to(weight.dtype), torch.empty(1, 4, width, dtype=weight.dtype)
+        plain = torch.autocast(weight.device.type, enabled=False)
+        with torch.inference_mode(False), torch.no_grad(), plain:
+            branch(part.inner, h.clone(), out)
+            whole = part.module(h)
+        close = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 3e-2
+        if not torch.allclose(out, whole, rtol=close, atol=close):
+            return f"{name}: {kind.__name__} computes something else than its linears do"
+    return ""
+
+
+def _last(part: BranchPart) -> nn.Linear:
+    return part.inner.proj if isinstance(part.inner, AttentionPart) else part.inner.fc2
+
+
 def run_fixed(op: RunFixed, frame: Frame) -> None:
     frame.bound.fixed[op.node](frame.state)
 
@@ -75,10 +109,7 @@ def compute(op: Compute, frame: Frame) -> None:
         shift, scale, gate = work.rows(part)
         torch.addcmul(shift, h, scale + 1, out=h)
     out = work.scratch(x) if op.slot is None else frame.slots.target(op.slot, x)
-    if isinstance(part.inner, AttentionPart):
-        attention(part.inner, h, out)
-    else:
-        mlp(part.inner, h, out)
+    branch(part.inner, h, out)
     add(frame.state, out, gate)
 
 
@@ -102,6 +133,14 @@ def add(state: State, out: Tensor, gate: Tensor | None) -> None:
         state.x.add_(out)
     else:
         state.x.addcmul_(gate, out)
+
+
+def branch(inner: AttentionPart | MlpPart, h: Tensor, out: Tensor) -> None:
+    """A branch's linears, written to `out`.  Shapes: h, out [B, T, D]."""
+    if isinstance(inner, AttentionPart):
+        attention(inner, h, out)
+    else:
+        mlp(inner, h, out)
 
 
 def attention(part: AttentionPart, h: Tensor, out: Tensor) -> None:

@@ -27,7 +27,6 @@ class ModulationTable:
         self._condition, self._modulation = parts.condition, parts.modulation
         self._blocks = 1 + max(part.block for part in parts.branches.values())
         self._cap_bytes = cap_bytes
-        self.builds = 0
         self.forget()
 
     def forget(self) -> None:
@@ -38,6 +37,10 @@ class ModulationTable:
         self._labels = self._inverse = torch.empty(0)
         self._now: dict[int, tuple[Tensor, ...]] = {}
         self._row = 0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(rows.numel() * rows.element_size() for rows in self._table)
 
     def begin(self, t: Tensor, y: Tensor, step: int, timesteps: Sequence[float] | None) -> None:
         """Make the rows of this step ready.  Shapes: t [B] or [1], all equal; y [B]."""
@@ -73,7 +76,6 @@ class ModulationTable:
         ahead = timesteps[: max(1, self._cap_bytes // per_step)]
         self._table = first if len(ahead) == 1 else self._rows_of(ahead, like)
         self._t, self._row = tuple(ahead), 0
-        self.builds += 1
 
     def _rows_of(self, timesteps: list[float], like: Tensor) -> list[Tensor]:
         count = len(self._labels)
