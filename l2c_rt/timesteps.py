@@ -74,7 +74,7 @@ class DeferredCheck:
         self._host.copy_(self._first_misfit, non_blocking=True)
         self._pending = True
         if self.device.type == "cuda":
-            self._copied = torch.cuda.Event()
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record()
 
     def remember(self) -> None:
@@ -89,7 +89,9 @@ class DeferredCheck:
 
     def raise_if_bad(self) -> None:
         """Raise StepError for a misfit that the device has reported by now."""
-        if not self._pending or (self._copied is not None and not self._copied.query()):
+        if not self._pending:
+            return
+        if self._copied is not None and not self._copied.query():  # type: ignore[no-untyped-call]
             return
         step, wanted, got = self._host.tolist()
         if step < 0:

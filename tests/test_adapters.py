@@ -1,4 +1,4 @@
-"""Models of other people's packages: recognised by structure, run bitwise as they run themselves."""
+"""Models of other packages: recognised by structure, run bitwise as they run themselves."""
 
 from __future__ import annotations
 
