@@ -36,16 +36,34 @@ def tensor(
         _aligned(op, name, got)
 
 
-def rows(op: str, x: Tensor) -> tuple[int, int, int]:
-    """B, T, D of the residual stream."""
+def rows(op: str, x: Tensor, name: str = "x") -> tuple[int, int, int]:
+    """B, T, D of the residual stream, or of what is shaped like it."""
     if not isinstance(x, Tensor) or x.dim() != 3:
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{op}: x must be [B, T, D], got {got}")
+        raise ValueError(f"{op}: {name} must be [B, T, D], got {got}")
     width(op, x.shape[2])
-    tensor(op, "x", x, tuple(x.shape), x)
+    tensor(op, name, x, tuple(x.shape), x)
     if not x.numel():
-        raise ValueError(f"{op}: x {tuple(x.shape)} is empty")
+        raise ValueError(f"{op}: {name} {tuple(x.shape)} is empty")
     return x.shape[0], x.shape[1], x.shape[2]
+
+
+def product(
+    op: str, x: Tensor, weight: Tensor, bias: Tensor | None, halves: int = 1
+) -> tuple[int, int, int]:
+    """Rows, columns and inner size of x (and `halves` - 1 tensors like it) times weight^T."""
+    if not isinstance(x, Tensor) or x.dim() < 2 or not x.numel():
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{op}: x must be [..., K] with at least one row, got {got}")
+    k = x.shape[-1]
+    tensor(op, "x", x, tuple(x.shape), x)
+    tensor(op, "weight", weight, (-1, halves * k), x, (x.dtype,))
+    n = len(weight)
+    if k % 8 or n % 8 or not n:
+        raise ValueError(f"{op}: {k} columns to {n}, wanted multiples of 8; use PyTorch's linear")
+    if bias is not None:
+        tensor(op, "bias", bias, (n,), x)
+    return x.numel() // k, n, k
 
 
 def width(op: str, got: int) -> None:

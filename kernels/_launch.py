@@ -110,7 +110,7 @@ def linear_tile(rows: int, columns: int, itemsize: int) -> MatrixTile:
 def attention_tile(heads: int, tokens: int, itemsize: int) -> AttentionTile:
     """For `heads` heads over the whole batch."""
     if itemsize == 4:
-        return AttentionTile(32, 32, 4, 1)
+        return AttentionTile(32, 32, 8, 1)
     if heads * -(-tokens // 128) >= 264:
         return AttentionTile(128, 64, 8, 3)
     return AttentionTile(64, 64, 4, 3)

@@ -1,0 +1,150 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+"""Self-attention straight from the packed qkv projection, for head dimensions that are no power
+of two: 72 is computed as 64 + 16.
+
+    out[b, t, h] = sum_u softmax_u(scale * q[b, t, h] . k[b, u, h]) v[b, u, h]
+
+Products in the inputs' dtype on tensor cores, softmax and sums in float32, one pass over the keys
+(the running maximum of arXiv 2205.14135).
+
+Shapes: qkv [B, T, 3 H F], as [3, H, F] per token; out [B, T, H F]; F a multiple of 8 up to 128.
+Passes over [B, T, D]: 3 reads and 1 write; eager PyTorch transposes too, which makes 4 more.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from l2c_rt.kernels import _check
+from l2c_rt.kernels._launch import AttentionTile, attention_tile, head_parts, options
+from l2c_rt.kernels._matrix_math import needs_upcast, upcast
+
+
+def attention_bytes(batch: int, tokens: int, width: int, itemsize: int) -> int:
+    """q, k and v read once, the result written."""
+    return 4 * batch * tokens * width * itemsize
+
+
+def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
+    tokens, heads, head, size = args["T"], args["H"], args["F"], args["qkv_ptr"].element_size()
+    batch = args["out_ptr"].shape[0]
+    return {
+        "name": f"{metadata.name} [{batch}, {tokens}, {heads} x {head}]",
+        "bytes": attention_bytes(batch, tokens, heads * head, size),
+        f"flops{8 * size}": 4 * batch * heads * tokens * tokens * head,
+    }
+
+
+@triton.jit
+def _head_tile(
+    ptr, rows, T, STRIDE: tl.constexpr, F: tl.constexpr, FIRST: tl.constexpr, COUNT: tl.constexpr,
+    EVEN: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """COUNT columns of a head from column FIRST on, for some tokens; zero where there are none."""
+    columns = FIRST + tl.arange(0, COUNT)
+    ptrs = ptr + rows[:, None] * STRIDE + columns[None, :]
+    if EVEN and FIRST + COUNT <= F:
+        tile = tl.load(ptrs)
+    elif EVEN:
+        tile = tl.load(ptrs, mask=(columns < F)[None, :], other=0.0)
+    else:
+        tile = tl.load(ptrs, mask=(rows < T)[:, None] & (columns < F)[None, :], other=0.0)
+    return upcast(tile, UPCAST)
+
+
+@triton.jit
+def _store_head(
+    ptr, rows, value, T, STRIDE: tl.constexpr, F: tl.constexpr, FIRST: tl.constexpr,
+    COUNT: tl.constexpr,
+):  # fmt: skip
+    columns = FIRST + tl.arange(0, COUNT)
+    ptrs = ptr + rows[:, None] * STRIDE + columns[None, :]
+    inside = (rows < T)[:, None] & (columns < F)[None, :]
+    tl.store(ptrs, value.to(ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["T"], launch_metadata=_metadata)
+def _attention_kernel(
+    qkv_ptr, out_ptr, scale, T, H: tl.constexpr, F: tl.constexpr, F0: tl.constexpr,
+    F1: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EVEN: tl.constexpr,
+    UPCAST: tl.constexpr,
+):  # fmt: skip
+    STRIDE: tl.constexpr = 3 * H * F
+    tiles = tl.cdiv(T, BLOCK_M)
+    head = tl.program_id(0) // tiles
+    first = (head // H).to(tl.int64) * T
+    q_ptr = qkv_ptr + first * STRIDE + head % H * F
+    k_ptr, v_ptr = q_ptr + H * F, q_ptr + 2 * H * F
+    rows = tl.program_id(0) % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    q0 = _head_tile(q_ptr, rows, T, STRIDE, F, 0, F0, EVEN, UPCAST)
+    out0 = tl.zeros((BLOCK_M, F0), tl.float32)
+    if F1:
+        q1 = _head_tile(q_ptr, rows, T, STRIDE, F, F0, F1, EVEN, UPCAST)
+        out1 = tl.zeros((BLOCK_M, F1), tl.float32)
+    top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    for n in tl.range(0, T, BLOCK_N):
+        keys = n + tl.arange(0, BLOCK_N)
+        k0 = _head_tile(k_ptr, keys, T, STRIDE, F, 0, F0, EVEN, UPCAST)
+        scores = tl.dot(q0, tl.trans(k0), input_precision="ieee")
+        if F1:
+            k1 = _head_tile(k_ptr, keys, T, STRIDE, F, F0, F1, EVEN, UPCAST)
+            scores = tl.dot(q1, tl.trans(k1), scores, input_precision="ieee")
+        # Base 2, as the hardware's exponential is.
+        scores *= scale * 1.4426950408889634
+        if not EVEN:
+            scores = tl.where((keys < T)[None, :], scores, float("-inf"))
+        higher = tl.maximum(top, tl.max(scores, axis=1))
+        weights = tl.exp2(scores - higher[:, None])
+        fade = tl.exp2(top - higher)
+        total = total * fade + tl.sum(weights, axis=1)
+        top = higher
+        v0 = _head_tile(v_ptr, keys, T, STRIDE, F, 0, F0, EVEN, UPCAST)
+        weights = weights.to(v0.dtype)
+        out0 = tl.dot(weights, v0, out0 * fade[:, None], input_precision="ieee")
+        if F1:
+            v1 = _head_tile(v_ptr, keys, T, STRIDE, F, F0, F1, EVEN, UPCAST)
+            out1 = tl.dot(weights, v1, out1 * fade[:, None], input_precision="ieee")
+    out_ptr += first * (H * F) + head % H * F
+    _store_head(out_ptr, rows, out0 / total[:, None], T, H * F, F, 0, F0)
+    if F1:
+        _store_head(out_ptr, rows, out1 / total[:, None], T, H * F, F, F0, F1)
+
+
+def attention(
+    qkv: Tensor,
+    heads: int,
+    scale: float | None = None,
+    out: Tensor | None = None,
+    tile: AttentionTile | None = None,
+) -> Tensor:
+    """The mixed values, heads side by side as the projection takes them.
+
+    Raises: ValueError for a shape, dtype, layout or alignment that the kernel does not take.
+    Launches: _attention_kernel.
+    """
+    op = "attention"
+    b, t, packed = _check.rows(op, qkv, name="qkv")
+    head = packed // (3 * heads) if heads > 0 else 0
+    if heads < 1 or packed != 3 * heads * head or head % 8 or not 8 <= head <= 128:
+        raise ValueError(
+            f"{op}: qkv is {packed} wide for {heads} heads, wanted 3 times a head dimension that "
+            "is a multiple of 8 up to 128; use PyTorch's scaled_dot_product_attention"
+        )
+    shape = (b, t, heads * head)
+    out = qkv.new_empty(shape) if out is None else out
+    _check.tensor(op, "out", out, shape, qkv, (qkv.dtype,))
+    cut = attention_tile(b * heads, t, qkv.element_size()) if tile is None else tile
+    first, second = head_parts(head)
+    _attention_kernel[(b * heads * -(-t // cut.m),)](
+        qkv, out, 1.0 / math.sqrt(head) if scale is None else scale, t,
+        H=heads, F=head, F0=first, F1=second, BLOCK_M=cut.m, BLOCK_N=cut.n,
+        EVEN=t % cut.m == 0 and t % cut.n == 0, UPCAST=needs_upcast(_attention_kernel, qkv.dtype),
+        **options(cut.warps, False, cut.stages),
+    )  # fmt: skip
+    return out

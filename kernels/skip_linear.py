@@ -1,0 +1,87 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+"""U-ViT's long skip: one linear over two sources, which are never concatenated.
+
+    y = [x | skip] weight^T + bias = x weight[:, :D]^T + skip weight[:, D:]^T + bias
+
+One float32 accumulator runs through both halves, so that nothing is rounded between them.
+
+Shapes: x, skip [..., D]; weight [N, 2 D]; bias [N]; y [..., N]; D and N multiples of 8.
+Passes: x, skip, weight and y once; a concatenation makes 4 more over [B, T, D].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from l2c_rt.kernels import _check
+from l2c_rt.kernels._launch import MatrixTile, linear_tile, options
+from l2c_rt.kernels._matrix_math import accumulated, needs_upcast, tile_of
+
+
+def skip_linear_bytes(rows: int, columns: int, width: int, itemsize: int) -> int:
+    """x, skip, weight and bias read once, y written."""
+    return (2 * (rows + columns) * width + columns + rows * columns) * itemsize
+
+
+def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
+    m, n, d, size = args["M"], args["N"], args["D"], args["x_ptr"].element_size()
+    return {
+        "name": f"{metadata.name} [{m}, {n}, 2 x {d}]",
+        "bytes": skip_linear_bytes(m, n, d, size),
+        f"flops{8 * size}": 4 * m * n * d,
+    }
+
+
+@triton.jit(do_not_specialize=["M", "inner"], launch_metadata=_metadata)
+def _skip_linear_kernel(
+    x_ptr, skip_ptr, weight_ptr, bias_ptr, out_ptr, M, inner, N: tl.constexpr, D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+    HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    row_tile, column_tile = tile_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP)
+    rows = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    total = accumulated(
+        tl.zeros((BLOCK_M, BLOCK_N), tl.float32), x_ptr, weight_ptr, rows % M, columns % N, 0,
+        inner, D, 2 * D, BLOCK_K, D % BLOCK_K == 0, UPCAST,
+    )  # fmt: skip
+    total = accumulated(
+        total, skip_ptr, weight_ptr + D, rows % M, columns % N, 0,
+        inner, D, 2 * D, BLOCK_K, D % BLOCK_K == 0, UPCAST,
+    )  # fmt: skip
+    if HAS_BIAS:
+        total += tl.load(bias_ptr + columns, mask=columns < N, other=0.0).to(tl.float32)[None, :]
+    ptrs = out_ptr + rows.to(tl.int64)[:, None] * N + columns[None, :]
+    inside = (rows < M)[:, None] & (columns < N)[None, :]
+    tl.store(ptrs, total.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+def skip_linear(
+    x: Tensor,
+    skip: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    out: Tensor | None = None,
+    tile: MatrixTile | None = None,
+) -> Tensor:
+    """y, in x's dtype where it is allocated here.
+
+    Raises: ValueError for a shape, dtype, layout or alignment that the kernel does not take.
+    Launches: _skip_linear_kernel.
+    """
+    op = "skip_linear"
+    m, n, d = _check.product(op, x, weight, bias, halves=2)
+    _check.tensor(op, "skip", skip, tuple(x.shape), x, (x.dtype,))
+    out = x.new_empty((*x.shape[:-1], n)) if out is None else out
+    _check.tensor(op, "out", out, (*x.shape[:-1], n), x)
+    cut = linear_tile(m, n, x.element_size()) if tile is None else tile
+    _skip_linear_kernel[(-(-m // cut.m) * -(-n // cut.n),)](
+        x, skip, weight, weight if bias is None else bias, out, m, d, N=n, D=d, BLOCK_M=cut.m,
+        BLOCK_N=cut.n, BLOCK_K=cut.k, GROUP=cut.group, HAS_BIAS=bias is not None,
+        UPCAST=needs_upcast(_skip_linear_kernel, x.dtype), **options(cut.warps, False, cut.stages),
+    )  # fmt: skip
+    return out
