@@ -219,9 +219,9 @@ def test_without_guidance_a_trajectory_has_no_null_labels(monkeypatch: pytest.Mo
 
 def test_batches_go_round_and_can_be_skipped() -> None:
     data = [(latents(k), LABELS + k) for k in range(3)]
-    order = [int(y[0]) - 3 for _, y in itertools.islice(endless(data), 7)]
+    order = [int(y[0]) - 3 for _, y in itertools.islice(endless(data, True), 7)]
     assert order == [0, 1, 2, 0, 1, 2, 0]
-    assert [int(y[0]) - 3 for _, y in itertools.islice(endless(data, skip=4), 2)] == [1, 2]
+    assert [int(y[0]) - 3 for _, y in itertools.islice(endless(data, True, skip=4), 2)] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -237,11 +237,11 @@ def test_batches_go_round_and_can_be_skipped() -> None:
 )
 def test_batches_of_another_kind_are_rejected(data: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        next(endless(data))
+        next(endless(data, True))
 
 
 def test_a_generator_that_ends_is_rejected_when_it_runs_dry() -> None:
-    batches = endless((latents(k), LABELS) for k in range(2))
+    batches = endless(((latents(k), LABELS) for k in range(2)), True)
     next(batches)
     next(batches)
     with pytest.raises(ValueError, match="not a generator that ends"):

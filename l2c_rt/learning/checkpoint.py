@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from l2c_rt.bounded_read import parse_json, read_bounded
@@ -22,14 +23,14 @@ MAX_BYTES = 1 << 28
 
 def save_checkpoint(path: Path, state: LearnState, options: LearnOptions, shapes: str) -> None:
     """Write the state beside `path` first, so that a kill leaves the old file whole."""
-    tensors = {"theta": state.logits, "gains": state.gains, "seen": state.seen}
-    tensors |= _moments(state)
+    tensors = {"theta": state.logits, **_moments(state), **_path(state)}
     if state.snapshots:
         tensors["snapshots"] = torch.stack([scores for _, scores in state.snapshots])
     header = {
         "iteration": state.iteration,
         "lam": state.lam,
         "error": state.error,
+        "error_at_cut": state.error_at_cut,
         "seconds": state.seconds,
         "rows": state.rows,
         "snapshots": [iteration for iteration, _ in state.snapshots],
@@ -53,7 +54,7 @@ def load_checkpoint(path: Path, state: LearnState, options: LearnOptions, shapes
         _check_same(metadata, options, shapes)
         tensors = load(content)
         _restore(state, tensors, header)
-    except (KeyError, TypeError, IndexError, RuntimeError, ValueError) as error:
+    except (KeyError, TypeError, RuntimeError, ValueError, SafetensorError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -66,6 +67,13 @@ def _moments(state: LearnState) -> dict[str, torch.Tensor]:
         "first": torch.stack([m.get("exp_avg", blank) for m in known]),
         "second": torch.stack([m.get("exp_avg_sq", blank) for m in known]),
     }
+
+
+def _path(state: LearnState) -> dict[str, torch.Tensor]:
+    """What leads lambda, [rows, K] float64 each, and the rows met."""
+    prices = state.prices
+    return {"fall": prices.fall, "rest": prices.rest, "total": state.sum_of_scores,
+            "met": prices.met}  # fmt: skip
 
 
 def _metadata(content: bytes) -> dict[str, str]:
@@ -95,8 +103,8 @@ def _check_same(metadata: dict[str, str], options: LearnOptions, shapes: str) ->
 
 def _restore(state: LearnState, tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
     wanted = (len(state.rows), len(state.theta[0]))
-    for name in ("theta", "gains", "first", "second"):
-        if tuple(tensors[name].shape) != wanted or tensors[name].dtype != torch.float32:
+    for name in ("theta", "first", "second", "fall", "rest", "total"):
+        if tuple(tensors[name].shape) != wanted:
             raise ValueError(f"{name} is {tuple(tensors[name].shape)}, wanted {wanted}")
     if tuple(header["rows"]) != state.rows:
         raise ValueError(f"rows are {header['rows']!r:.60}, wanted {state.rows}")
@@ -108,9 +116,10 @@ def _restore(state: LearnState, tensors: dict[str, torch.Tensor], header: dict[s
                 "exp_avg": tensors["first"][i].clone(),
                 "exp_avg_sq": tensors["second"][i].clone(),
             }
-    state.gains.copy_(tensors["gains"])
-    state.seen.copy_(tensors["seen"])
+    for name, tensor in _path(state).items():
+        tensor.copy_(tensors[name])
     state.lam, state.error = float(header["lam"]), float(header["error"])
+    state.error_at_cut = float(header["error_at_cut"])
     state.seconds = float(header["seconds"])
     state.iteration = int(header["iteration"])
     if header["snapshots"]:

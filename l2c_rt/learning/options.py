@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,8 +12,7 @@ DEFAULT_REUSE = 0.45
 DEFAULT_VISITS = 120
 """How often every row of the router is trained, unless `iterations` says otherwise."""
 
-LARGEST_LR = 0.2
-LAST_RATE = 0.05
+LARGEST_LR = 0.3
 PUBLISHED_LR = 1e-3
 
 
@@ -22,8 +20,8 @@ PUBLISHED_LR = 1e-3
 class LearnOptions:
     """Everything that the learned scores depend on besides the model, the data and the machine.
 
-    `lam` None means that it is found for `reuse`; `cfg_scale` None means no guidance; `decay` says
-    whether the rate falls during the run; `data` whether latents were given.
+    `lam` None means that it follows a path, and `reuse` where that is cut; `cfg_scale` None means
+    no guidance; `data` says whether latents were given.
     """
 
     steps: int
@@ -32,18 +30,19 @@ class LearnOptions:
     lam: float | None
     reuse: float | None
     lr: float
-    decay: bool
     seed: int
     straight_through: float | None
     cfg_scale: float | None
     data: bool
 
-    def rate_at(self, iteration: int) -> float:
-        """The learning rate: constant, or half a cosine from `lr` down to a twentieth of it."""
-        if not self.decay:
-            return self.lr
-        fallen = 0.5 * (1.0 + math.cos(math.pi * iteration / self.iterations))
-        return self.lr * (LAST_RATE + (1.0 - LAST_RATE) * fallen)
+    @property
+    def path(self) -> bool:
+        """Whether lambda follows a path through all shares of reuse, or is given."""
+        return self.lam is None
+
+    def share_at(self, iteration: int) -> float:
+        """The share of reuse that lambda is led to at this iteration of a path."""
+        return iteration / self.iterations
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -84,7 +83,6 @@ def chosen(
         lam=lam,
         reuse=reuse,
         lr=default_lr(visits) if lr is None else lr,
-        decay=lr is None,
         seed=seed,
         straight_through=straight_through,
         cfg_scale=_guidance(bound, cfg_scale, data),
@@ -105,8 +103,8 @@ def _guidance(bound: Bound, cfg_scale: float | None, data: bool) -> float | None
 
 
 def default_lr(visits: int) -> float:
-    """A rate at which a logit can cross -5..5 twice in the run; the published one in long runs."""
-    return max(PUBLISHED_LR, min(LARGEST_LR, 20.0 / max(visits, 1)))
+    """A rate at which a logit can cross -5..5 some four times; the published one in long runs."""
+    return max(PUBLISHED_LR, min(LARGEST_LR, 36.0 / max(visits, 1)))
 
 
 def _cached(bound: Bound, steps: int) -> tuple[int, ...]:

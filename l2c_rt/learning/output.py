@@ -44,7 +44,8 @@ class Output:
         wanted = {round(total * k / (PICTURES - 1)) for k in range(PICTURES)}
         known = {iteration for iteration, _ in state.snapshots}
         if state.iteration in wanted - known:
-            state.snapshots.append((state.iteration, state.logits.sigmoid()))
+            scores = state.learned(self._task.options).sigmoid()
+            state.snapshots.append((state.iteration, scores))
             names = self._task.bound.program.branch_names
             picture = self._folder / PICTURE
             draw_scores(picture, state.snapshots, sorted(self._task.rows), names)

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from l2c_rt import sampling
-from l2c_rt.adapters.bound import Bound
+from l2c_rt.adapters.bound import Bound, Sampling
 from l2c_rt.learning.walk import full_pass, recording_pass
 from l2c_rt.samplers import DDIM, DPMSolver, discrete_alphas_bar, linear_alphas_bar
+
+Batch = tuple[Tensor, Tensor | None]
+"""Latents [B, C, H, W], and labels [B] where the model has any."""
 
 LABEL_DROP = 0.1
 
@@ -39,14 +42,15 @@ def trajectory_pairs(
     solver: DDIM | DPMSolver,
     rows: Mapping[int, int],
     noise: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     cfg_scale: float | None,
 ) -> Iterator[Pair]:
     """Walk one batch of full trajectories from noise and stop at every pair on the way.
 
     What an evaluation computes serves three times: as the recording, as the teacher and as the
     step of the trajectory.  Predictions are compared after guidance, as the solver reads them.
-    `rows` is {evaluation that may reuse: row of the router}.  Shapes: noise [n, C, H, W], y [n].
+    `rows` is {evaluation that may reuse: row of the router}.
+    Shapes: noise [n, C, H, W], labels [n].
     """
     how = bound.sampling
     assert how is not None
@@ -54,7 +58,7 @@ def trajectory_pairs(
     evaluation, kept = 0, list[Tensor]()
     found: list[Pair] = []
 
-    def call(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def call(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         nonlocal kept
         if evaluation + 1 not in rows:
             return full_pass(bound, x, t, y)
@@ -77,7 +81,7 @@ def trajectory_pairs(
 
 
 def _guided_student(
-    how: Any, labels: Tensor, scale: float, x: Tensor, t: float
+    how: Sampling, labels: Tensor | None, scale: float, x: Tensor, t: float
 ) -> Callable[[sampling.Call], Tensor]:
     return lambda call: sampling.guided_call(call, how, labels, scale)(x, t)
 
@@ -87,7 +91,7 @@ def data_pair(
     solver: DDIM | DPMSolver,
     rows: Mapping[int, int],
     clean: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     generator: torch.Generator,
 ) -> Pair:
     """The published procedure: one pair drawn for the whole batch, noise added to the latents, one
@@ -98,7 +102,8 @@ def data_pair(
     chosen = int(torch.randint(len(rows), (1,), generator=generator))
     evaluation = sorted(rows)[chosen]
     noise = torch.randn(clean.shape, generator=generator).to(clean)
-    labels = dropped(labels, bound, generator)
+    if labels is not None:
+        labels = dropped(labels, bound, generator)
     how = bound.sampling
     assert how is not None
     if isinstance(solver, DDIM):
@@ -122,7 +127,7 @@ def dropped(labels: Tensor, bound: Bound, generator: torch.Generator) -> Tensor:
 
 
 def _advance(
-    bound: Bound, solver: DDIM | DPMSolver, evaluations: list[int], x: Tensor, y: Tensor
+    bound: Bound, solver: DDIM | DPMSolver, evaluations: list[int], x: Tensor, y: Tensor | None
 ) -> tuple[Tensor, list[Tensor]]:
     """Take the solver's step from x; the last of its evaluations is what stays recorded."""
     assert bound.sampling is not None
@@ -147,9 +152,10 @@ def _time(solver: DDIM | DPMSolver, t: float, x: Tensor) -> Tensor:
     return torch.full((len(x),), t, dtype=dtype, device=x.device)
 
 
-def endless(data: Iterable[Any], skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+def endless(data: Iterable[Any], labelled: bool, skip: int = 0) -> Iterator[Batch]:
     """(latents, labels) batch after batch, over and over, without the first `skip`.
 
+    Labels are None where the model has none (`labelled` False).
     Raises ValueError for batches of another kind, or where `data` cannot be gone through again.
     """
     while True:
@@ -159,7 +165,7 @@ def endless(data: Iterable[Any], skip: int = 0) -> Iterator[tuple[Tensor, Tensor
             if skip:
                 skip -= 1
                 continue
-            yield _checked(batch)
+            yield _checked(batch, labelled)
         if empty:
             raise ValueError(
                 "learn: data gave no batch; give a list or a DataLoader, which can be gone through "
@@ -167,14 +173,16 @@ def endless(data: Iterable[Any], skip: int = 0) -> Iterator[tuple[Tensor, Tensor
             )
 
 
-def _checked(batch: Any) -> tuple[Tensor, Tensor]:
-    pair = tuple(batch) if isinstance(batch, (tuple, list)) else ()
-    if len(pair) == 2 and all(isinstance(part, Tensor) for part in pair):
-        clean, labels = pair
-        if clean.dim() == 4 and clean.is_floating_point() and labels.shape == clean.shape[:1]:
-            return clean, labels.long()
-    got = [tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for p in pair]
-    raise ValueError(
-        f"learn: a batch of data is {got or type(batch).__name__}, wanted (latents [B, C, H, W], "
-        "labels [B])"
-    )
+def _checked(batch: Any, labelled: bool) -> Batch:
+    parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    if all(isinstance(part, Tensor) for part in parts) and len(parts) in (1, 2):
+        clean, labels = parts[0], parts[-1]
+        if clean.dim() == 4 and clean.is_floating_point():
+            if not labelled:
+                return clean, None
+            if labels.shape == clean.shape[:1] and not labels.is_floating_point():
+                return clean, labels.long()
+    got = ", ".join(str(tuple(p.shape)) if isinstance(p, Tensor) else type(p).__name__
+                    for p in parts)  # fmt: skip
+    wanted = "latents [B, C, H, W]" + (", integer labels [B]" if labelled else "")
+    raise ValueError(f"learn: a batch of data is ({got}), wanted ({wanted})")

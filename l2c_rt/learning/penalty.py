@@ -1,35 +1,56 @@
-"""Lambda for a wanted share of reuse, and the cut that gives exactly that share.
+"""The path of lambda, and the cut that gives exactly a wanted share of reuse.
 
-At a fixed point of L2C's objective, a branch is computed where computing it lowers the error by
-more than lambda.  So lambda starts at the wanted quantile of those gains and is then steered: up
-where too few scores are below one half, down where too many are.
+Were the error quadratic in its score, a branch would be given up at one lambda: its price,
+slope / (1 - score).  So the lambda at which a share q is reused is the q-quantile of the prices.
+Prices move as other branches are given up, and lambda with them: q goes from 0 to 1 over the run.
+A branch's score is its mean over that path, so that scores rank the branches for every share.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-GAIN = 2.0
-"""How fast lambda follows, relative to how fast scores can move (the learning rate)."""
+MEMORY = 0.7
+"""How much of the prices seen before counts beside the newest."""
 
 SMALLEST = 1e-12
+EDGE = 0.02
 MARGIN = 1e-3
 
 
-def first_penalty(gains: Tensor, reuse: float) -> float:
-    """The quantile of the error's fall per unit of score.  Shapes: gains [rows, K]."""
-    flat = gains.flatten().double()
-    floor = 1e-3 * float(flat.abs().mean())
-    return max(float(flat.quantile(reuse)), floor, SMALLEST)
+@dataclass(slots=True)
+class Prices:
+    """Running means of the error's fall per unit of score and of 1 - score; rows met so far.
 
+    Shapes: fall, rest [rows, K] float64; met [rows] bool.
+    """
 
-def steered(lam: float, reused: float, wanted: float, rate: float) -> float:
-    """Lambda after one step; `reused` is the share of scores below one half."""
-    return max(SMALLEST, lam * math.exp(GAIN * rate * (wanted - reused)))
+    fall: Tensor
+    rest: Tensor
+    met: Tensor
+
+    @staticmethod
+    def unknown(rows: int, branches: int) -> Prices:
+        blank = torch.zeros(rows, branches, dtype=torch.float64)
+        return Prices(blank, blank.clone(), torch.zeros(rows, dtype=torch.bool))
+
+    def see(self, rows: Tensor, fall: Tensor, scores: Tensor) -> None:
+        """Take in what one iteration met.  Shapes: rows [rows] bool; fall, scores [rows, K]."""
+        self.fall[rows] = MEMORY * self.fall[rows] + (1.0 - MEMORY) * fall[rows]
+        self.rest[rows] = MEMORY * self.rest[rows] + (1.0 - MEMORY) * (1.0 - scores[rows])
+        self.met |= rows
+
+    def penalty(self, share: float) -> float:
+        """The lambda at which this share of the branches met so far would be given up."""
+        prices = (self.fall[self.met] / self.rest[self.met]).flatten()
+        inside = min(max(share, EDGE), 1.0 - EDGE)
+        return max(float(prices.quantile(inside)), SMALLEST)
 
 
 def shifted_to_share(

@@ -163,16 +163,16 @@ def _scale(how: Sampling, cfg_scale: float | None) -> float:
     return how.cfg_scale if how.null_label is not None else 0.0
 
 
-def _inputs(bound: Bound, how: Sampling, images: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Noise by the seed, and labels that go round the classes."""
-    first = next(bound.model.parameters())
+def _inputs(bound: Bound, how: Sampling, images: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    """Noise by the seed, and labels that go round the classes, if there are any."""
+    device = next(bound.model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(images, how.channels, how.size, how.size, generator=generator)
-    labels = torch.arange(images) % how.classes
-    return noise.to(first.device, first.dtype), labels.to(first.device)
+    labels = torch.arange(images) % how.classes if how.classes else None
+    return noise.to(device), None if labels is None else labels.to(device)
 
 
-def _latents(fast: Compiled, noise: Tensor, labels: Tensor, scale: float) -> list[Tensor]:
+def _latents(fast: Compiled, noise: Tensor, labels: Tensor | None, scale: float) -> list[Tensor]:
     """The latents after every evaluation."""
     found: list[Tensor] = []
     fast.sample(noise, labels, scale, callback=lambda step, latents: found.append(latents.float()))
@@ -184,7 +184,7 @@ def _fit(
     fast: Compiled,
     full: list[Tensor],
     noise: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     scale: float,
     peak: float,
 ) -> Fit:

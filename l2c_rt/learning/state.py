@@ -13,29 +13,36 @@ from torch import Tensor
 from l2c_rt.adapters.bound import Bound
 from l2c_rt.learning.options import LearnOptions
 from l2c_rt.learning.pairs import Pair
-from l2c_rt.learning.penalty import first_penalty, steered
+from l2c_rt.learning.penalty import Prices
 from l2c_rt.learning.walk import mixed_pass
 from l2c_rt.learning.workers import Workers
 
 CLAMP = 5.0
-"""DiT's published bound on the logits; U-ViT's have none."""
+"""DiT's published bound on the logits; U-ViT's have none, except on a path of lambda."""
+
+PATH_START = 3.0
+PATH_SPREAD = 0.1
+PATH_EPS = 1e-15
+"""AdamW's, on a path: slopes there start far below the usual 1e-8, which would hold them back."""
 
 
 @dataclass(slots=True)
 class LearnState:
     """`rows` are the rows of the router that are trained, `theta` their logits, one leaf [K] each.
 
-    `gains` [len(rows), K] is how fast the error fell with each score when last seen, `seen` says
-    for which rows it is known.  `snapshots` are (iteration, scores) for the picture.
+    On a path of lambda, `prices` leads it and `sum_of_scores` [len(rows), K] is over iterations.
+    `error` is the last iteration's, `error_at_cut` the last one before the wanted share of reuse.
+    `snapshots` are (iteration, scores) for the picture.
     """
 
     rows: tuple[int, ...]
     theta: list[Tensor]
     optimizer: torch.optim.AdamW
-    gains: Tensor
-    seen: Tensor
+    prices: Prices
+    sum_of_scores: Tensor
     lam: float = 0.0
     error: float = 0.0
+    error_at_cut: float = 0.0
     iteration: int = 0
     seconds: float = 0.0
     snapshots: list[tuple[int, Tensor]] = field(default_factory=list)
@@ -55,16 +62,26 @@ class LearnState:
         """Share of the scores below one half."""
         return float((self.logits < 0).float().mean())
 
+    def learned(self, options: LearnOptions) -> Tensor:
+        """The router's logits as far as they are known: on a path, of the mean scores."""
+        if not options.path or self.iteration == 0:
+            return self.logits
+        return torch.logit(self.sum_of_scores / self.iteration).float()
+
 
 def start(rows: Iterable[int], branches: int, options: LearnOptions) -> LearnState:
-    """Logits from N(0, 1) by the seed, as published."""
+    """Logits from N(0, 1) by the seed, as published; on a path, near where all is computed."""
     rows = tuple(rows)
     generator = torch.Generator().manual_seed(draw_seed(options.seed))
-    theta = [torch.randn(branches, generator=generator).requires_grad_() for _ in rows]
-    optimizer = torch.optim.AdamW(theta, lr=options.lr, weight_decay=0.0)
-    gains = torch.zeros(len(rows), branches)
-    seen = torch.zeros(len(rows), dtype=torch.bool)
-    return LearnState(rows, theta, optimizer, gains, seen, lam=options.lam or 0.0)
+    drawn = [torch.randn(branches, generator=generator) for _ in rows]
+    if options.path:
+        drawn = [PATH_START + PATH_SPREAD * row for row in drawn]
+    theta = [row.requires_grad_() for row in drawn]
+    eps = PATH_EPS if options.path else 1e-8
+    optimizer = torch.optim.AdamW(theta, lr=options.lr, weight_decay=0.0, eps=eps)
+    prices = Prices.unknown(len(rows), branches)
+    total = torch.zeros(len(rows), branches, dtype=torch.float64)
+    return LearnState(rows, theta, optimizer, prices, total, lam=options.lam or 0.0)
 
 
 def draw_seed(seed: int, iteration: int = -1, rank: int = 0) -> int:
@@ -123,45 +140,43 @@ def error_of(family: str, student: Tensor, teacher: Tensor) -> Tensor:
 def update(
     state: LearnState, sums: Sums, options: LearnOptions, family: str, workers: Workers
 ) -> None:
-    """One AdamW step on the rows that were seen; lambda follows where it is not given.
+    """One AdamW step on the rows that were met.
 
     The slope of error + lambda * sum of scores in a logit is (slope + lambda) s (1 - s): soft, and
     straight through the binarised scores alike.  Averaged over processes as data-parallel training
     does, a process without a pair of that row counting as zero.
     """
-    if not bool(torch.isfinite(sums.error)):
-        raise ValueError(
-            f"learn: the error is {float(sums.error)} at iteration {state.iteration}; the model "
-            "gives numbers that are not finite, check its weights and dtype"
-        )
-    if options.lam is None:
-        _follow(state, sums, options)
+    _take_error(state, sums, options)
+    scores = state.logits.double().sigmoid()
+    if options.path:
+        _follow(state, sums, options, scores)
     for i, theta in enumerate(state.theta):
         theta.grad = None
         if sums.pairs[i] > 0:
-            score = theta.detach().double().sigmoid()
             slope = (sums.slope[i] + state.lam * sums.pairs[i]) / workers.size
-            theta.grad = (slope * score * (1.0 - score)).float()
-    state.error = float(sums.error) / float(sums.pairs.sum())
-    for group in state.optimizer.param_groups:
-        group["lr"] = options.rate_at(state.iteration)
+            theta.grad = (slope * scores[i] * (1.0 - scores[i])).float()
     state.optimizer.step()
-    if family == "dit":
+    if options.path or family == "dit":
         for theta in state.theta:
             theta.detach().clamp_(-CLAMP, CLAMP)
     state.iteration += 1
 
 
-def _follow(state: LearnState, sums: Sums, options: LearnOptions) -> None:
-    assert options.reuse is not None
+def _take_error(state: LearnState, sums: Sums, options: LearnOptions) -> None:
+    if not bool(torch.isfinite(sums.error)):
+        raise ValueError(
+            f"learn: the error is {float(sums.error)} at iteration {state.iteration}; the model "
+            "gives numbers that are not finite, check its weights and dtype"
+        )
+    state.error = float(sums.error) / float(sums.pairs.sum())
+    if not options.path or options.share_at(state.iteration) <= (options.reuse or 0.0):
+        state.error_at_cut = state.error
+
+
+def _follow(state: LearnState, sums: Sums, options: LearnOptions, scores: Tensor) -> None:
+    """Move lambda along its path by what this iteration has shown."""
     met = sums.pairs > 0
-    fresh = -sums.slope[met] / sums.pairs[met, None]
-    state.gains[met] = fresh.float()
-    if bool(state.seen.all()):
-        share_met = float(met.float().mean())
-        rate = options.rate_at(state.iteration) * share_met
-        state.lam = steered(state.lam, state.reused_share, options.reuse, rate)
-        return
-    # Until every row has been met, the quantile over those that have.
-    state.seen |= met
-    state.lam = first_penalty(state.gains[state.seen], options.reuse)
+    fall = -sums.slope / sums.pairs.clamp(min=1.0)[:, None]
+    state.prices.see(met, fall, scores)
+    state.lam = state.prices.penalty(options.share_at(state.iteration))
+    state.sum_of_scores += scores

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from l2c_rt import sampling
 from l2c_rt.adapters.bound import Bound, Sampling
 from l2c_rt.learning.options import LearnOptions
-from l2c_rt.learning.pairs import Pair, data_pair, trajectory_pairs
+from l2c_rt.learning.pairs import Batch, Pair, data_pair, trajectory_pairs
 from l2c_rt.learning.state import draw_seed
 from l2c_rt.router import Router
 from l2c_rt.samplers import DDIM, DPMSolver
@@ -30,7 +30,6 @@ class Task:
     height: int
     solver: DDIM | DPMSolver
     device: torch.device
-    dtype: torch.dtype
     shapes: str
 
     @staticmethod
@@ -41,27 +40,27 @@ class Task:
         blank = np.zeros((height, len(bound.program.branches)), np.float32)
         rows = Router(blank, family, options.steps).valid_rows()
         solver = sampling.solver_for(bound.sampling.sampler, options.steps)
-        first = next(bound.model.parameters())
+        device = next(bound.model.parameters()).device
         shapes = shape_digest(bound.model)
-        return Task(
-            bound, bound.sampling, options, rows, height, solver, first.device, first.dtype, shapes
-        )
+        return Task(bound, bound.sampling, options, rows, height, solver, device, shapes)
 
-    def pairs(
-        self, iteration: int, rank: int, batches: Iterator[tuple[Tensor, Tensor]] | None
-    ) -> Iterator[Pair]:
+    def pairs(self, iteration: int, rank: int, batches: Iterator[Batch] | None) -> Iterator[Pair]:
         """The pairs of one iteration on one process."""
         seed = draw_seed(self.options.seed, iteration, rank)
         generator = torch.Generator().manual_seed(seed)
         if batches is not None:
             clean, labels = next(batches)
-            clean, labels = clean.to(self.device, self.dtype), labels.to(self.device)
+            clean = clean.to(self.device, torch.float32)
+            labels = None if labels is None else labels.to(self.device)
             yield data_pair(self.bound, self.solver, self.rows, clean, labels, generator)
             return
         count = self.options.batch_size
         size = (count, self.how.channels, self.how.size, self.how.size)
-        noise = torch.randn(size, generator=generator).to(self.device, self.dtype)
-        labels = torch.randint(self.how.classes, (count,), generator=generator).to(self.device)
+        noise = torch.randn(size, generator=generator).to(self.device)
+        labels = None
+        if self.how.classes:
+            labels = torch.randint(self.how.classes, (count,), generator=generator)
+            labels = labels.to(self.device)
         scale = self.options.cfg_scale
         yield from trajectory_pairs(self.bound, self.solver, self.rows, noise, labels, scale)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 import l2c_rt
@@ -21,15 +21,13 @@ from l2c_rt import adapters
 from l2c_rt.learning.checkpoint import load_checkpoint
 from l2c_rt.learning.options import chosen
 from l2c_rt.learning.output import CHECKPOINT, ROUTER, Output, checked_folder
-from l2c_rt.learning.pairs import endless
+from l2c_rt.learning.pairs import Batch, endless
 from l2c_rt.learning.penalty import shifted_to_share
 from l2c_rt.learning.state import LearnState, gather, start, update
 from l2c_rt.learning.task import Task
 from l2c_rt.learning.walk import frozen
 from l2c_rt.learning.workers import Workers, joined
 from l2c_rt.router import THRESHOLDS, Router
-
-Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 def learn(
@@ -74,7 +72,8 @@ def learn(
         output = None
         if folder is not None and workers.first:
             output = Output(folder, task, save_every, state.iteration)
-        batches = None if data is None else endless(data, skip=state.iteration)
+        labelled, done = task.how.classes > 0, state.iteration
+        batches = None if data is None else endless(data, labelled, done)
         with closing(output) if output is not None else nullcontext():
             _train(task, state, batches, output, workers, progress and workers.first)
         router = _finished(task, state, workers)
@@ -95,7 +94,7 @@ def _begun(task: Task, folder: Path | None, workers: Workers) -> LearnState:
 def _train(
     task: Task,
     state: LearnState,
-    batches: Batches | None,
+    batches: Iterator[Batch] | None,
     output: Output | None,
     workers: Workers,
     progress: bool,
@@ -121,7 +120,7 @@ def _train(
 def _finished(task: Task, state: LearnState, workers: Workers) -> Router:
     """The router, its scores moved to the wanted share where one was given."""
     options, family = task.options, task.bound.program.family
-    learned, shift = state.logits.numpy(), 0.0
+    learned, shift = state.learned(options).numpy(), 0.0
     if options.reuse is not None:
         learned, shift = shifted_to_share(learned, options.reuse, THRESHOLDS[family])
     logits = np.zeros((task.height, learned.shape[1]), np.float32)
@@ -146,6 +145,7 @@ def _about(task: Task, state: LearnState, workers: Workers) -> dict[str, Any]:
         "processes": workers.size,
         "lam_at_end": state.lam,
         "error_at_end": state.error,
+        "error_at_cut": state.error_at_cut,
         "loss_at_end": state.error + state.penalty,
         "model": {"class": type(task.bound.model).__name__, "shapes_sha256": task.shapes},
         "versions": {

@@ -18,9 +18,13 @@ OnBranch = Callable[[int, Tensor], Tensor]
 """(branch, its output before the gate) -> what is added in its place."""
 
 
-def evaluate(bound: Bound, x: Tensor, t: Tensor, y: Tensor, on_branch: OnBranch) -> Tensor:
-    """The model's output, with every branch output passed through `on_branch`."""
-    state = bound.begin(**bound.arguments(x, t, y))
+def evaluate(bound: Bound, x: Tensor, t: Tensor, y: Tensor | None, on_branch: OnBranch) -> Tensor:
+    """The model's output in the dtype of x, every branch output passed through `on_branch`.
+
+    The model runs in its own dtype.
+    """
+    dtype = next(bound.model.parameters()).dtype
+    state = bound.begin(**bound.arguments(x.to(dtype), t, y))
     k = 0
     for node in bound.program.nodes:
         if isinstance(node, Branch):
@@ -29,17 +33,19 @@ def evaluate(bound: Bound, x: Tensor, t: Tensor, y: Tensor, on_branch: OnBranch)
             k += 1
         else:
             bound.fixed[node.name](state)
-    return bound.to_tensor(bound.finish(state))
+    return bound.to_tensor(bound.finish(state)).to(x.dtype)
 
 
 @torch.no_grad()
-def full_pass(bound: Bound, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+def full_pass(bound: Bound, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
     """The teacher: everything computed."""
     return evaluate(bound, x, t, y, lambda k, out: out)
 
 
 @torch.no_grad()
-def recording_pass(bound: Bound, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
+def recording_pass(
+    bound: Bound, x: Tensor, t: Tensor, y: Tensor | None
+) -> tuple[Tensor, list[Tensor]]:
     """The model's output, and every branch's output before the gate, in execution order."""
     kept: list[Tensor] = []
 
@@ -51,7 +57,7 @@ def recording_pass(bound: Bound, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tenso
 
 
 def mixed_pass(
-    bound: Bound, kept: Sequence[Tensor], weights: Tensor, x: Tensor, t: Tensor, y: Tensor
+    bound: Bound, kept: Sequence[Tensor], weights: Tensor, x: Tensor, t: Tensor, y: Tensor | None
 ) -> Tensor:
     """The student: branch k gives w_k f_k(x) + (1 - w_k) kept_k.
 
