@@ -1,18 +1,21 @@
 """Whole runs on this machine: cached against full, fused against reference, beside their bounds.
 
-One image with guidance, DiT of depth 28, width 384, 256 tokens, float32, the published DDIM
+One image without guidance, DiT of depth 28, width 384, 256 tokens, float32, the published DDIM
 schedules.  Every ratio is measured within one run of this file.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import paired, record, run_inputs, sampler
+from toys import drive, random_schedule, toy_dit
 
+import l2c_rt as rt
 from l2c_rt.policies import Full
 from l2c_rt.presets import load
 
@@ -28,7 +31,7 @@ def bench_cached_against_full(
     schedule = load(preset)
     cached, run = sampler(model, schedule, backend=backend)
     _, run_full = sampler(model, Full(), steps=schedule.steps, backend=backend)
-    ratios = paired(benchmark, run, run_full, rounds=2 if quick else 5)
+    ratios = paired(benchmark, run, run_full, rounds=2 if quick else 3)
     ratio, bound = float(np.median(ratios)), cached.cost.speedup_bound
     record(
         benchmark, group="cached / full", preset=preset, backend=backend, ratios=ratios.tolist(),
@@ -45,7 +48,7 @@ def bench_fused_against_reference(benchmark: Any, model: Any, quick: bool, prese
     _, run_reference = sampler(model, schedule, backend="reference")
     difference = (run() - run_reference()).norm() / run_reference().norm()
     assert difference < 1e-4
-    ratios = paired(benchmark, run, run_reference, rounds=2 if quick else 5)
+    ratios = paired(benchmark, run, run_reference, rounds=2 if quick else 3)
     record(benchmark, group="fused / reference", preset=preset, ratios=ratios.tolist(),
            ratio=float(np.median(ratios)), relative_difference=difference)  # fmt: skip
     print(f"\n{preset}: fused is {np.median(ratios):.3f}x as fast as the reference")
@@ -80,18 +83,12 @@ def bench_runtime_python_per_evaluation(
 
 
 def _doing_nothing(backend: Any) -> Any:
-    from dataclasses import replace
-
     return replace(backend, table=dict.fromkeys(backend.table, lambda op, frame: None),
                    workspace=lambda: None)  # fmt: skip
 
 
 def bench_memory_over_200_runs(benchmark: Any, quick: bool) -> None:
     """Resident memory and arena counters after 200 runs and after 20."""
-    from toys import drive, random_schedule, toy_dit
-
-    import l2c_rt as rt
-
     fast = rt.compile(toy_dit(), random_schedule(10, 6), backend="fused")
 
     def runs(count: int) -> None:
@@ -99,9 +96,9 @@ def bench_memory_over_200_runs(benchmark: Any, quick: bool) -> None:
             drive(fast, 10, seed)
             fast.sample(torch.randn(1, 4, 8, 8), [seed % 10])
 
-    runs(20)
+    runs(2 if quick else 20)
     before, taken = _resident_bytes(), fast.summary().arena_allocations
-    benchmark.pedantic(runs, args=(180,), rounds=1)
+    benchmark.pedantic(runs, args=(3 if quick else 180,), rounds=1)
     growth = _resident_bytes() - before
     record(benchmark, group="memory", growth_bytes=growth,
            arena_allocations=fast.summary().arena_allocations)  # fmt: skip

@@ -68,7 +68,7 @@ def model(quick: bool) -> DiT:
 
 
 def run_inputs(model: DiT) -> tuple[torch.Tensor, list[int]]:
-    """One image with guidance: a batch of two rows in the model."""
+    """One image and its label."""
     size = model.x_embedder.grid * model.patch_size
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 4, size, size)))
     return noise.float(), [3]
@@ -101,10 +101,10 @@ def paired(
 
 
 def sampler(model: DiT, what: Any, **options: Any) -> tuple[Compiled, Callable[[], torch.Tensor]]:
-    """A compiled model and its whole run."""
+    """A compiled model and its whole run, without guidance: one image, one row."""
     fast = rt.compile(model, what, **options)
     noise, y = run_inputs(model)
-    return fast, lambda: fast.sample(noise, y)
+    return fast, lambda: fast.sample(noise, y, cfg_scale=1.0)
 
 
 def record(benchmark: Any, **facts: Any) -> None:

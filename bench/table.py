@@ -1,0 +1,45 @@
+"""Makes the tables of the README from the raw results: `python bench/table.py [FILE]`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+
+def rows_of(results: dict[str, Any]) -> list[str]:
+    lines = [
+        "| run | backend | full s | cached s | speed-up | bound | share |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for bench in results["benchmarks"]:
+        facts = bench["extra_info"]
+        if facts.get("group") != "cached / full":
+            continue
+        preset = facts["preset"].rpartition("/")[2]
+        lines.append(
+            f"| {preset} | {facts['backend']} | {median(facts['against_seconds']):.2f} | "
+            f"{bench['stats']['median']:.2f} | {facts['ratio']:.3f}x | {facts['bound']:.3f}x | "
+            f"{facts['share_of_bound']:.1%} |"
+        )
+    return lines
+
+
+def machine_of(results: dict[str, Any]) -> str:
+    machine = results["machine_info"]
+    return (
+        f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, "
+        f"Python {machine['python_version']}; `{machine['command']}`"
+    )
+
+
+def main() -> None:
+    default = Path(__file__).parent / "results" / "cpu.json"
+    results = json.loads(Path(sys.argv[1] if len(sys.argv) > 1 else default).read_text())
+    print("\n".join([*rows_of(results), "", machine_of(results)]))
+
+
+if __name__ == "__main__":
+    main()
