@@ -1,8 +1,10 @@
+#define _GNU_SOURCE
 #include "fake_cuda.h"
 
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 __thread int depth;
 int in_flight;
@@ -105,7 +107,9 @@ int cuCtxSynchronize(void) {
   BEGIN(0);
   NEED(depth > 0, INVALID_CONTEXT);
   in_flight = 0;
-  return end_call(OK);
+  end_call(OK);
+  usleep(200); /* time for a launch that nothing keeps away */
+  return OK;
 }
 
 int cuGraphLaunch(void* graph, void* stream) {
