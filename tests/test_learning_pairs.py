@@ -228,7 +228,7 @@ def test_batches_go_round_and_can_be_skipped() -> None:
     ("data", "message"),
     [
         ([], "gave no batch"),
-        ([latents()], "batch of data is Tensor"),
+        ([latents()], "batch of data is ..3, 4, 8, 8.., wanted"),
         ([(latents(), latents())], r"wanted \(latents"),
         ([(latents(), LABELS[:2])], r"wanted \(latents"),
         ([(LABELS, LABELS)], r"wanted \(latents"),
