@@ -117,9 +117,9 @@ def affine(op: str, weight: Tensor, bias: Tensor, x: Tensor) -> None:
     tensor(op, "bias", bias, (x.shape[-1],), x)
 
 
-def parts(op: str, got: Tensor, rows: int, d: int) -> None:
+def parts(op: str, got: Tensor, rows: int, d: int, like: Tensor) -> None:
     """What `split_linear` leaves: at least one float32 part."""
-    tensor(op, "parts", got, (-1, rows, d), got, FLOAT32)
+    tensor(op, "parts", got, (-1, rows, d), like, FLOAT32)
     if not len(got):
         raise ValueError(f"{op}: parts is empty, wanted at least one part to sum")
 

@@ -160,6 +160,7 @@ def final_update(
     """
     op = "final_update"
     _check.rows(op, x)
+    _check.tensor(op, "x", x, tuple(x.shape), latents)
     out = torch.empty_like(latents) if out is None else out
     _check_end(op, x.shape, reuses, modulation, (shift, scale), final, latents, solver, out)
     rows = _Rows(x, None, None)
@@ -189,6 +190,7 @@ def final_update_embed(
     """
     op = "final_update_embed"
     _check.rows(op, x)
+    _check.tensor(op, "x", x, tuple(x.shape), latents)
     _check.embedding(op, embedding, latents, len(x), None)
     moved, x_next = (torch.empty_like(latents), torch.empty_like(x)) if out is None else out
     _check.tensor(op, "out[1]", x_next, tuple(x.shape), x, (x.dtype,))

@@ -102,6 +102,7 @@ def final_update_norm(
     """
     op = "final_update_norm"
     _, t, d = _check.rows(op, x)
+    _check.tensor(op, "x", x, tuple(x.shape), latents)
     _check.reuses(op, reuses, x.shape, x, gated=False)
     _check.affine(op, weight, bias, x)
     extras, halves = _check.final(op, final, latents, tuple(x.shape))

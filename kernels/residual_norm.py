@@ -129,7 +129,7 @@ def _launch(
     b, t, d = _check.rows(op, x)
     _check.tensor(op, "y", y, (b, t, d), x)
     if parts is not None:
-        _check.parts(op, parts, b * t, d)
+        _check.parts(op, parts, b * t, d, x)
     _check.affine(op, weight, bias, x)
     x_out, h = _check.pair(op, x, y.dtype, out)
     cut = row_tile(d) if tile is None else tile

@@ -126,7 +126,7 @@ def split_gate_residual_norm_modulate(
     """
     op = "split_gate_residual_norm_modulate"
     b, t, d = _check.rows(op, x)
-    _check.parts(op, parts, b * t, d)
+    _check.parts(op, parts, b * t, d, x)
     _check.tensor(op, "y", y, (b, t, d), x)
     _check.modulation(op, modulation, x.shape, x, gate, shift, scale)
     x_out, h = _check.pair(op, x, y.dtype, out)
@@ -148,9 +148,9 @@ def split_sum(parts: Tensor, out: Tensor, tile: RowTile | None = None) -> Tensor
     """
     op = "split_sum"
     _check.width(op, out.shape[-1])
-    _check.tensor(op, "out", out, tuple(out.shape), parts)
+    _check.tensor(op, "out", out, tuple(out.shape), out)
     rows, d = out.numel() // out.shape[-1], out.shape[-1]
-    _check.parts(op, parts, rows, d)
+    _check.parts(op, parts, rows, d, out)
     cut = row_tile(d) if tile is None else tile
     _split_sum_kernel[(rows,)](
         parts, out, D=d, BLOCK=row_block(d), SPLITS=len(parts), PDL=cut.pdl,
