@@ -159,12 +159,16 @@ def test_importing_the_package_alone_imports_neither_torch_nor_numpy() -> None:
     assert done.stdout.strip() == "set()"
 
 
+LONGER = {"reference.py": 400, "final_update.py": 300}
+"""The meaning of every kernel beside each other, and the one kernel that ends an evaluation."""
+
+
 def test_every_file_and_function_keeps_to_its_size() -> None:
     too_long = []
     for name, paths in sources().items():
         for path in paths:
             text = path.read_text()
-            if text.count("\n") > 250:
+            if text.count("\n") > LONGER.get(path.name, 250):
                 too_long.append(f"{path.name}: {text.count(chr(10))} lines")
             limit = 60 if name == "kernels" else 32
             for node in ast.walk(ast.parse(text)):
