@@ -1,0 +1,222 @@
+"""What `l2c-rt demo` does: sample digits with and without a cache, measure, write the report."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import l2c_rt as rt
+from l2c_rt.compiled import Compiled
+from l2c_rt.demo.classifier import Classifier, train_classifier
+from l2c_rt.demo.digits import Digits, even_labels, load_digits
+from l2c_rt.demo.figures import Pair, draw_latency, draw_samples
+from l2c_rt.demo.metrics import frechet_distance, psnr_per_image
+from l2c_rt.demo.report import Result, Timing, table, write_report
+from l2c_rt.demo.train_state import WEIGHTS_NAME, digits_dit
+from l2c_rt.policies import EveryN, Full, NoisiestFirst, Random
+from l2c_rt.schedule import CacheSchedule
+
+ASSETS = Path(__file__).parent / "assets"
+Key = tuple[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """What is sampled. `images` go through one run; all rounds' images count for quality, and all
+    rounds but the first, which warms up, for time."""
+
+    seed: int = 0
+    images: int = 40
+    rounds: int = 4
+    guidance: float = 1.5
+    reuse: float = 0.45
+    more_reuse: tuple[float, ...] = (0.25, 0.65, 0.85)
+    steps: tuple[int, ...] = (20, 50)
+
+
+@dataclass(slots=True)
+class Trial:
+    """One schedule under test: what runs it, the images and the seconds so far."""
+
+    schedule: CacheSchedule
+    fast: Compiled
+    images: list[Tensor]
+    seconds: list[float]
+
+
+def load_demo_model() -> nn.Module:
+    """The DiT that `l2c-rt demo train` made and the package ships."""
+    model = digits_dit().eval().requires_grad_(False)
+    model.load_state_dict(load_file(ASSETS / WEIGHTS_NAME))
+    return model
+
+
+def load_demo_router(steps: int) -> rt.Router:
+    """The router that was learned for that model and DDIM with 20 or 50 steps."""
+    return rt.Router.load(ASSETS / f"digits-ddim-{steps}.safetensors", steps=steps)
+
+
+def equal_compute(learned: CacheSchedule, seed: int) -> dict[str, CacheSchedule]:
+    """The controls: as many computed branches as `learned`, chosen without learning."""
+    return {
+        "every-N": EveryN.like(learned),
+        "random": Random.like(learned, seed),
+        "noisiest first": NoisiestFirst.like(learned),
+    }
+
+
+def schedules_of(router: rt.Router, settings: DemoSettings) -> dict[Key, CacheSchedule]:
+    """Every schedule of one number of steps by (name, ratio); the full run comes first."""
+    learned = router.schedule(reuse=settings.reuse)
+    schedules = {("full", 0.0): Full().schedule(learned.steps, learned.branches)}
+    schedules["learned", settings.reuse] = learned
+    for name, schedule in equal_compute(learned, settings.seed).items():
+        schedules[name, settings.reuse] = schedule
+    for ratio in settings.more_reuse:
+        schedules["learned", ratio] = router.schedule(reuse=ratio)
+    return schedules
+
+
+def sample_rounds(
+    model: nn.Module,
+    schedules: Mapping[Key, CacheSchedule],
+    settings: DemoSettings,
+    advance: Callable[[int], object],
+) -> dict[Key, Trial]:
+    """Sample every schedule from the same noise, round after round, in alternating order.
+
+    `advance` is told the evaluations done after each run.
+    """
+    trials = {
+        key: Trial(schedule, rt.compile(model, schedule), [], [])
+        for key, schedule in schedules.items()
+    }
+    labels = even_labels(settings.images)
+    for round_number in range(settings.rounds):
+        generator = torch.Generator().manual_seed(settings.seed * 1_000 + round_number)
+        noise = torch.randn(settings.images, 1, 8, 8, generator=generator)
+        # There and back: a machine that slows down or speeds up favours no schedule.
+        order = list(trials.values())[:: -1 if round_number % 2 else 1]
+        for trial in order:
+            begin = time.perf_counter()
+            trial.images.append(trial.fast.sample(noise, labels, cfg_scale=settings.guidance))
+            trial.seconds.append(time.perf_counter() - begin)
+            advance(trial.schedule.steps)
+    return trials
+
+
+def measure(
+    trials: Mapping[Key, Trial],
+    labels: Tensor,
+    digits: Digits,
+    classifier: Classifier,
+) -> list[Result]:
+    """Turn what was sampled into results, the full run first."""
+    full = trials["full", 0.0]
+    full_images = torch.cat(full.images)
+    results = []
+    for (name, ratio), trial in trials.items():
+        images = torch.cat(trial.images)
+        psnr = () if trial is full else tuple(psnr_per_image(images, full_images).tolist())
+        results.append(
+            Result(
+                steps=trial.schedule.steps,
+                name=name,
+                ratio=ratio,
+                reuse=trial.schedule.reuse_share,
+                cost_share=1 / trial.fast.cost.speedup_bound,
+                timing=Timing(tuple(trial.seconds[1:]), tuple(full.seconds[1:])),
+                psnr=psnr,
+                frechet=frechet_distance(images, digits.images, classifier.features),
+                accuracy=classifier.accuracy(images, labels),
+            )
+        )
+    return results
+
+
+def about(settings: DemoSettings, digits: Digits, classifier: Classifier) -> dict[str, Any]:
+    """What a reader of the numbers has to know."""
+    total = settings.images * settings.rounds
+    chosen = torch.randperm(len(digits), generator=torch.Generator().manual_seed(settings.seed))
+    some = digits.images[chosen[:total]]
+    return {
+        "settings": asdict(settings),
+        "images": settings.images,
+        "rounds": settings.rounds - 1,
+        "total": total,
+        "guidance": settings.guidance,
+        "threads": torch.get_num_threads(),
+        "real": len(digits),
+        "frechet_real": frechet_distance(some, digits.images, classifier.features),
+        "held_out": classifier.held_out_count,
+        "held_out_accuracy": classifier.held_out_accuracy,
+        "machine": platform.processor() or platform.machine(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
+def sample_all(settings: DemoSettings, *, progress: bool) -> dict[int, dict[Key, Trial]]:
+    """Sample every schedule at every number of steps, with one progress bar."""
+    every = {
+        steps: schedules_of(
+            load_demo_router(steps),
+            # The line over several shares of reuse is drawn for the cheapest run only.
+            settings if steps == min(settings.steps) else replace(settings, more_reuse=()),
+        )
+        for steps in settings.steps
+    }
+    model = load_demo_model()
+    total = settings.rounds * sum(steps * len(schedules) for steps, schedules in every.items())
+    with tqdm(total=total, desc="sample", unit="evaluation", disable=not progress) as bar:
+        return {
+            steps: sample_rounds(model, schedules, settings, bar.update)
+            for steps, schedules in every.items()
+        }
+
+
+def run_demo(out: Path, settings: DemoSettings | None = None, *, progress: bool = True) -> str:
+    """Write samples, schedule map, latency picture and report to `out`; return what to print."""
+    settings = settings or DemoSettings()
+    if settings.rounds < 2 or settings.images < 40:
+        raise ValueError(
+            f"run_demo: got {settings.rounds} rounds of {settings.images} images, wanted 2 rounds "
+            "or more (the first warms up) of 40 images or more (the picture shows 4 of each class)"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    digits = load_digits()
+    classifier = train_classifier(digits, settings.seed)
+    trials = sample_all(settings, progress=progress)
+    labels = even_labels(settings.images).repeat(settings.rounds)
+    results = [
+        result for tried in trials.values() for result in measure(tried, labels, digits, classifier)
+    ]
+    pictures = [*draw(out, trials, settings), out / "latency.png"]
+    draw_latency(pictures[-1], results, "Digits DiT: time and fidelity of the cached run")
+    shown = [r for r in results if r.name == "full" or r.ratio == settings.reuse]
+    write_report(out, results, shown, about(settings, digits, classifier), pictures)
+    return "\n".join([table(shown), "", *map(str, pictures), str(out / "report.md")])
+
+
+def draw(
+    out: Path, trials: Mapping[int, Mapping[Key, Trial]], settings: DemoSettings
+) -> list[Path]:
+    """The sample grid, and the schedule map of each number of steps."""
+    pairs, pictures = [], [out / "samples.png"]
+    for steps, tried in trials.items():
+        learned = tried["learned", settings.reuse]
+        share = f"{100 * learned.schedule.reuse_share:.1f} % of all branch evaluations reused"
+        full = tried["full", 0.0]
+        pairs.append(Pair(f"DDIM-{steps}, {share}", full.images[0], learned.images[0]))
+        pictures.append(out / f"schedule-{steps}.png")
+        learned.schedule.plot(pictures[-1])
+    draw_samples(pictures[0], pairs, even_labels(settings.images))
+    return pictures
