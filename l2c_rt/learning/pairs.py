@@ -67,11 +67,10 @@ def trajectory_pairs(
 
     def guided(x: Tensor, t: float) -> Tensor:
         nonlocal evaluation
-        before = kept
         prediction = sampling.guided_call(call, how, labels, scale)(x, t)
         if evaluation in rows:
             student = _guided_student(how, labels, scale, x, t)
-            found.append(Pair(rows[evaluation], before, prediction, student))
+            found.append(Pair(rows[evaluation], kept, prediction, student))
         evaluation += 1
         return prediction
 
