@@ -9,7 +9,7 @@ demo: $(VENV)/.demo
 	$(BIN)/l2c-rt demo --out demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu and not slow"
 
 # mypy sees the package as it is installed, with kernels/ as l2c_rt.kernels.
 lint: $(VENV)/.dev
