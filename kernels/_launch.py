@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-MAX_WIDTH = 16384
+MAX_WIDTH = 8192
 """A row is held in registers; wider ones would spill."""
 
 
@@ -53,7 +53,7 @@ class AttentionTile:
     stages: int
 
 
-LINEAR_TILES = (
+LINEAR_TILES: tuple[MatrixTile, ...] = (
     MatrixTile(64, 64, 64, 4, 4),
     MatrixTile(64, 128, 64, 4, 4),
     MatrixTile(128, 64, 64, 4, 4),
@@ -86,14 +86,16 @@ def row_tile(width: int) -> RowTile:
 
 def final_tile(width: int) -> RowTile:
     """For a token with and without its label: two rows of `width` per program, so half the
-    slots in flight."""
-    return RowTile(warps=row_tile(width).warps, unroll=2)
+    slots in flight, and one at a time where the rows alone fill the registers."""
+    return RowTile(warps=row_tile(width).warps, unroll=2 if width <= 4096 else 1)
 
 
 def embed_tile(rows: int, width: int) -> RowTile:
     """For `rows` tokens: one per program until a large GPU is full, then four share the weight."""
     warps = row_tile(width).warps
-    return RowTile(warps=warps) if rows <= 4096 else RowTile(warps=min(16, 2 * warps), tokens=4)
+    if rows <= 4096 or width > 4096:
+        return RowTile(warps=warps)
+    return RowTile(warps=min(16, 2 * warps), tokens=4)
 
 
 def linear_tile(rows: int, columns: int, itemsize: int) -> MatrixTile:

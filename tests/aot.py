@@ -16,11 +16,15 @@ _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 @dataclass(frozen=True)
 class ReadBack:
-    """What the assembler made of a kernel.  `opcodes` counts them with their modifiers."""
+    """What the assembler made of a kernel: opcodes with their modifiers, in their order."""
 
     registers: int
     stack: int
-    opcodes: Counter[str]
+    sequence: tuple[str, ...]
+
+    @property
+    def opcodes(self) -> Counter[str]:
+        return Counter(self.sequence)
 
     def count(self, pattern: str) -> int:
         """Instructions whose opcode matches the regular expression from its start."""
@@ -49,9 +53,9 @@ def read_back(cubin: bytes) -> ReadBack:
         code = _cuobjdump("--dump-sass", file.name)
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert found, usage
-    opcodes = Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", code))
-    assert opcodes, code[:500]
-    return ReadBack(int(found[1]), int(found[2]), opcodes)
+    sequence = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", code)
+    assert sequence, code[:500]
+    return ReadBack(int(found[1]), int(found[2]), tuple(sequence))
 
 
 def _cuobjdump(option: str, path: str) -> str:

@@ -1,0 +1,197 @@
+"""Every kernel compiled for three generations of GPU, and what came out, read back.
+
+The launches are real ones through the recording driver, so that what is read is what would run.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from aot import ReadBack, read_back
+from kernel_calls import END_OPS, MATRIX_OPS, MODULES, OPS, ROW_OPS, Sizes, arguments, kernel
+from recording_driver import SHARED_LIMIT, Launch, recorded_launches
+
+from l2c_rt.kernels import gate_residual_norm_modulate as module
+from l2c_rt.kernels._launch import ATTENTION_TILES, LINEAR_TILES, RowTile, embed_tile, options
+
+ARCHS = pytest.mark.parametrize("arch", SHARED_LIMIT)
+FIRST_OPS = tuple(ops[0] for ops in MODULES.values())
+"""One function per kernel."""
+
+DIT_XL = Sizes(torch.bfloat16, grid=(16, 16), width=1152, heads=16, empty=True)
+TENSOR_CORES = {80: r"HMMA\.", 90: r"HGMMA\.", 100: r"UTCHMMA"}
+
+
+def compiled(
+    op: str, sizes: Sizes = DIT_XL, arch: int = 90, **more: Any
+) -> tuple[Launch, ReadBack]:
+    with recorded_launches(arch) as launches:
+        kernel(op)(**arguments(op, sizes) | more)
+    (launch,) = launches
+    return launch, read_back(launch.cubin)
+
+
+def fits(launch: Launch, code: ReadBack, arch: int) -> None:
+    """No spills, and shared memory that a block may have."""
+    label = f"{launch.kernel} sm_{arch}: {code.registers} registers"
+    assert code.spills == 0, label
+    assert code.registers <= 255, label
+    assert launch.shared <= SHARED_LIMIT[arch], label
+
+
+def streams(code: ReadBack, label: str) -> None:
+    """Rows move 16 bytes at a time; what is narrower is an index, a coefficient or a latent."""
+    loads, stores = code.widths(r"LDG"), code.widths(r"STG")
+    assert set(loads) <= {4, 8, 16}, (label, loads)
+    assert set(stores) <= {4, 16}, (label, stores)
+    assert loads[16] > 0, (label, loads)
+    assert stores[16] > 0 or label in ONLY_LATENTS, (label, stores)
+
+
+ONLY_LATENTS = {"final_update", "reuse_evaluation", "final_update_norm"}
+"""Functions that write float32 latents, two columns of a patch at a time, and no row."""
+
+
+@ARCHS
+@pytest.mark.parametrize("op", [op for op in FIRST_OPS if op not in MATRIX_OPS])
+def test_streaming_kernels_move_16_bytes_and_spill_nothing(op: str, arch: int) -> None:
+    launch, code = compiled(op, arch=arch)
+    fits(launch, code, arch)
+    streams(code, op)
+
+
+@pytest.mark.parametrize("op", [op for op in ROW_OPS + END_OPS if op not in FIRST_OPS])
+def test_the_other_forms_of_a_kernel_do_too(op: str) -> None:
+    launch, code = compiled(op)
+    fits(launch, code, 90)
+    streams(code, op)
+
+
+@pytest.mark.parametrize("op", ROW_OPS + END_OPS)
+def test_float32_moves_16_bytes_too(op: str) -> None:
+    launch, code = compiled(op, Sizes(torch.float32, grid=(16, 16), width=1152, empty=True))
+    fits(launch, code, 90)
+    streams(code, op)
+
+
+# One vector; half a warp of them; no power of two; the widest.
+@pytest.mark.parametrize("width", [8, 40, 4096, 8192])
+@pytest.mark.parametrize(
+    "op",
+    ["reuse_run", "gate_residual_norm_modulate", "residual_norm", "patch_embed", "final_update"],
+)
+def test_every_width_moves_16_bytes(op: str, width: int) -> None:
+    launch, code = compiled(op, Sizes(torch.bfloat16, grid=(1, 2), width=width, empty=True))
+    fits(launch, code, 90)
+    streams(code, op)
+
+
+@ARCHS
+def test_tokens_that_share_the_embedding_spill_nothing(arch: int) -> None:
+    tile = embed_tile(32768, 1152)
+    assert tile.tokens == 4
+    for op in ("patch_embed_norm", "patch_embed_norm_modulate"):
+        launch, code = compiled(op, arch=arch, tile=tile)
+        fits(launch, code, arch)
+        streams(code, op)
+
+
+@pytest.mark.parametrize("op", [op for op in FIRST_OPS if op not in MATRIX_OPS])
+def test_dependent_launches_wait_first_and_signal_once(op: str) -> None:
+    launch, code = compiled(op, tile=RowTile(unroll=2, pdl=True))
+    fits(launch, code, 90)
+    order = [o for o in code.sequence if re.match(r"ACQBULK|PREEXIT|LDG|STG", o)]
+    # Nothing is read before the kernel before has ended.
+    assert order[0] == "ACQBULK"
+    assert code.count("ACQBULK") == 1
+    assert code.count("PREEXIT") <= 1
+
+
+def uses_tensor_cores(op: str, launch: Launch, code: ReadBack, arch: int) -> None:
+    fits(launch, code, arch)
+    assert code.count(TENSOR_CORES[arch]) > 0, op
+    # Operands go to shared memory behind the arithmetic's back, in vectors.
+    assert set(code.widths(r"LDGSTS")) <= {8, 16}
+    assert code.widths(r"LDGSTS")[16] > 0
+    assert set(code.widths(r"STG")) == {16}
+
+
+@ARCHS
+@pytest.mark.parametrize("op", MATRIX_OPS)
+def test_products_run_on_tensor_cores_from_vectors(op: str, arch: int) -> None:
+    launch, code = compiled(op, arch=arch)
+    uses_tensor_cores(op, launch, code, arch)
+
+
+@pytest.mark.parametrize("op", MATRIX_OPS)
+def test_float32_products_keep_float32(op: str) -> None:
+    launch, code = compiled(op, Sizes(torch.float32, grid=(16, 16), width=1152, heads=16))
+    fits(launch, code, 90)
+    assert code.count(r"HGMMA|HMMA") == 0
+    assert code.count("FFMA") > 100
+
+
+def test_a_head_of_72_costs_no_more_than_64_and_16() -> None:
+    _, code = compiled("attention")
+    shapes = {op.split(".")[1] for op in code.opcodes if op.startswith("HGMMA")}
+    assert shapes == {"64x64x16", "64x16x16"}
+
+
+@pytest.mark.parametrize("tokens", [258, 1])
+def test_tokens_that_fill_no_tile_spill_nothing(tokens: int) -> None:
+    sizes = Sizes(torch.bfloat16, grid=(1, tokens), width=1152, heads=16, empty=True)
+    launch, code = compiled("attention", sizes)
+    uses_tensor_cores("attention", launch, code, 90)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", [8, 24, 40, 56, 64, 80, 96, 104, 128])
+def test_every_head_dimension_spills_nothing(head: int) -> None:
+    sizes = Sizes(torch.bfloat16, grid=(16, 16), width=8 * head, heads=8, empty=True)
+    for arch in SHARED_LIMIT:
+        launch, code = compiled("attention", sizes, arch)
+        uses_tensor_cores("attention", launch, code, arch)
+
+
+@pytest.mark.slow
+@ARCHS
+def test_every_candidate_tile_of_attention_spills_nothing(arch: int) -> None:
+    for tile in ATTENTION_TILES:
+        launch, code = compiled("attention", arch=arch, tile=tile)
+        uses_tensor_cores("attention", launch, code, arch)
+
+
+@pytest.mark.slow
+@ARCHS
+@pytest.mark.parametrize("op", ["linear", "split_linear", "skip_linear"])
+def test_every_candidate_tile_of_products_spills_nothing(op: str, arch: int) -> None:
+    for tile in LINEAR_TILES:
+        launch, code = compiled(op, arch=arch, tile=tile)
+        uses_tensor_cores(op, launch, code, arch)
+        assert launch.shared <= tile.shared_bytes(2) + 1024
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [80, 100])
+@pytest.mark.parametrize("op", [op for op in OPS if op not in FIRST_OPS])
+def test_every_form_on_every_architecture(op: str, arch: int) -> None:
+    launch, code = compiled(op, arch=arch)
+    fits(launch, code, arch)
+    streams(code, op)
+
+
+def test_addresses_that_the_compiler_cannot_trust_would_be_read_two_bytes_at_a_time() -> None:
+    # Why the checks refuse a misaligned tensor: the same kernel, one slot off by an element.
+    given = arguments("gate_residual", DIT_XL)
+    x = given["x"]
+    off = torch.empty(x.numel() + 1, dtype=x.dtype)[1:].view_as(x)
+    table = given["modulation"].table
+    with recorded_launches() as launches:
+        module._gate_residual_kernel[(1,)](
+            x, off, table, given["modulation"].rows, given["modulation"].counter, x, x,
+            256, 3, 8, 0, 0, 0, 0.0, D=1152, BLOCK=2048, WRITE_H=False, PDL=False, **options(4, False),
+        )  # fmt: skip
+    assert read_back(launches[0].cubin).widths(r"LDG")[2] > 0
