@@ -45,12 +45,17 @@ class MatrixTile:
 
 @dataclass(frozen=True, slots=True)
 class AttentionTile:
-    """How attention is cut: m queries against n keys at a time."""
+    """How attention is cut: m queries against n keys at a time.
+
+    The limit of registers per thread is stated, since the assembler left alone prefers more
+    blocks per multiprocessor to keeping everything in registers.
+    """
 
     m: int
     n: int
     warps: int
     stages: int
+    registers: int = 255
 
 
 LINEAR_TILES: tuple[MatrixTile, ...] = (
@@ -65,6 +70,7 @@ ATTENTION_TILES = (
     AttentionTile(64, 64, 4, 3),
     AttentionTile(128, 64, 8, 2),
     AttentionTile(128, 64, 8, 3),
+    AttentionTile(128, 64, 8, 3, registers=128),
     AttentionTile(128, 128, 8, 2),
 )
 
@@ -128,15 +134,11 @@ def head_parts(width: int) -> tuple[int, int]:
     return first, max(16, power_of_2(rest)) if rest > 0 else 0
 
 
-def options(warps: int, pdl: bool, stages: int | None = None) -> dict[str, Any]:
+def options(warps: int, *, pdl: bool = False, **more: int) -> dict[str, Any]:
     """Launch options of every kernel.
 
     Fusing a * b + c into one rounding is asked for by name: its default differs between the
     supported versions of triton.
     """
-    asked: dict[str, Any] = {"num_warps": warps, "enable_fp_fusion": True}
-    if stages is not None:
-        asked["num_stages"] = stages
-    if pdl:
-        asked["launch_pdl"] = True
-    return asked
+    asked: dict[str, Any] = {"num_warps": warps, "enable_fp_fusion": True, **more}
+    return asked | {"launch_pdl": True} if pdl else asked

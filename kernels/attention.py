@@ -145,6 +145,6 @@ def attention(
         qkv, out, 1.0 / math.sqrt(head) if scale is None else scale, t,
         H=heads, F=head, F0=first, F1=second, BLOCK_M=cut.m, BLOCK_N=cut.n,
         EVEN=t % cut.m == 0 and t % cut.n == 0, UPCAST=needs_upcast(_attention_kernel, qkv.dtype),
-        **options(cut.warps, False, cut.stages),
+        **options(cut.warps, num_stages=cut.stages, maxnreg=cut.registers),
     )  # fmt: skip
     return out

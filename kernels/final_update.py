@@ -284,5 +284,5 @@ def _launch(
         C=c, OUT_C=len(final.weight) // final.patch**2, P=final.patch, GUIDED=final.guided, D=d,
         BLOCK=row_block(d), HALVES=len(modulation.rows) // n, UNROLL=cut.unroll,
         EMBED=rows.x is None, NEXT=rows.x_next is not None, PDL=cut.pdl,
-        **options(cut.warps, cut.pdl),
+        **options(cut.warps, pdl=cut.pdl),
     )  # fmt: skip

@@ -118,6 +118,6 @@ def final_update_norm(
         n, t, extras, height, width, len(reuses.slots), arena.stride(0) // 8, eps,
         C=c, OUT_C=len(final.weight) // final.patch**2, P=final.patch, GUIDED=final.guided, D=d,
         BLOCK=row_block(d), HALVES=halves, UNROLL=cut.unroll, PDL=cut.pdl,
-        **options(cut.warps, cut.pdl),
+        **options(cut.warps, pdl=cut.pdl),
     )  # fmt: skip
     return out

@@ -140,5 +140,5 @@ def _launch(
         x, y, table, modulation.rows, modulation.counter, x_out, x if h is None else h,
         t, table.shape[1], table.shape[2], *chunks, eps,
         D=d, BLOCK=row_block(d), WRITE_H=h is not None, PDL=cut.pdl,
-        **options(cut.warps, cut.pdl),
+        **options(cut.warps, pdl=cut.pdl),
     )  # fmt: skip

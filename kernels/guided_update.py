@@ -94,6 +94,6 @@ def guided_update(
     _guided_update_kernel[(n * c * -(-pixels // block),)](
         eps, latents, out, latents if solver.anchor is None else solver.anchor,
         solver.coefficients, solver.counter, n, c, eps.shape[1], pixels, guided,
-        HALVES=len(eps) // n, BLOCK=block, PDL=cut.pdl, **options(cut.warps, cut.pdl),
+        HALVES=len(eps) // n, BLOCK=block, PDL=cut.pdl, **options(cut.warps, pdl=cut.pdl),
     )  # fmt: skip
     return out

@@ -92,6 +92,6 @@ def linear(
         x, weight, weight if bias is None else bias, out, m, k, N=n, K=k, BLOCK_M=cut.m,
         BLOCK_N=cut.n, BLOCK_K=cut.k, GROUP=cut.group, GELU=_GELU[gelu],
         HAS_BIAS=bias is not None, UPCAST=needs_upcast(_linear_kernel, x.dtype),
-        **options(cut.warps, False, cut.stages),
+        **options(cut.warps, num_stages=cut.stages),
     )  # fmt: skip
     return out

@@ -165,5 +165,5 @@ def _launch(
         b, n, t, height, width, 0 if prefix is None else table.shape[1], eps,
         EXTRAS=0 if prefix is None else table.shape[2], C=c, P=embedding.patch, D=d,
         BLOCK=row_block(d), TOKENS=cut.tokens, UNROLL=cut.unroll, WRITE_H=h is not None,
-        PDL=cut.pdl, **options(cut.warps, cut.pdl),
+        PDL=cut.pdl, **options(cut.warps, pdl=cut.pdl),
     )  # fmt: skip

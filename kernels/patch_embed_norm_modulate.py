@@ -114,6 +114,6 @@ def patch_embed_norm_modulate(
         modulation.counter, x, h, b, n, t, height, width, table.shape[1], table.shape[2],
         shift, scale, eps,
         C=c, P=embedding.patch, D=d, BLOCK=row_block(d), TOKENS=cut.tokens, UNROLL=cut.unroll,
-        PDL=cut.pdl, **options(cut.warps, cut.pdl),
+        PDL=cut.pdl, **options(cut.warps, pdl=cut.pdl),
     )  # fmt: skip
     return x, h

@@ -136,6 +136,6 @@ def _launch(
     _residual_norm_kernel[(b * t,)](
         x, y if parts is None else parts, y, weight, bias, x_out, h, eps,
         D=d, BLOCK=row_block(d), SPLITS=0 if parts is None else len(parts), PDL=cut.pdl,
-        **options(cut.warps, cut.pdl),
+        **options(cut.warps, pdl=cut.pdl),
     )  # fmt: skip
     return x_out, h

@@ -171,5 +171,5 @@ def _launch(
         t, len(reuses.slots), arena.stride(0) // 8, table.shape[1], table.shape[2], *chunks, eps,
         D=d, BLOCK=row_block(d), UNROLL=cut.unroll,
         WRITE_X=x_out is not None, WRITE_H=h is not None, PDL=cut.pdl,
-        **options(cut.warps, cut.pdl),
+        **options(cut.warps, pdl=cut.pdl),
     )  # fmt: skip

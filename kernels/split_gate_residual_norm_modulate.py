@@ -135,7 +135,7 @@ def split_gate_residual_norm_modulate(
     _split_gate_residual_kernel[(b * t,)](
         x, parts, y, table, modulation.rows, modulation.counter, x_out, h,
         t, table.shape[1], table.shape[2], gate, shift, scale, eps,
-        D=d, BLOCK=row_block(d), SPLITS=len(parts), PDL=cut.pdl, **options(cut.warps, cut.pdl),
+        D=d, BLOCK=row_block(d), SPLITS=len(parts), PDL=cut.pdl, **options(cut.warps, pdl=cut.pdl),
     )  # fmt: skip
     return x_out, h
 
@@ -154,6 +154,6 @@ def split_sum(parts: Tensor, out: Tensor, tile: RowTile | None = None) -> Tensor
     cut = row_tile(d) if tile is None else tile
     _split_sum_kernel[(rows,)](
         parts, out, D=d, BLOCK=row_block(d), SPLITS=len(parts), PDL=cut.pdl,
-        **options(cut.warps, cut.pdl),
+        **options(cut.warps, pdl=cut.pdl),
     )  # fmt: skip
     return out

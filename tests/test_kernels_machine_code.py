@@ -193,6 +193,6 @@ def test_addresses_that_the_compiler_cannot_trust_would_be_read_two_bytes_at_a_t
         module._gate_residual_kernel[(1,)](
             x, off, table, given["modulation"].rows, given["modulation"].counter, x, x,
             256, 3, 8, 0, 0, 0, 0.0, D=1152, BLOCK=2048, WRITE_H=False, PDL=False,
-            **options(4, False),
+            **options(4),
         )  # fmt: skip
     assert read_back(launches[0].cubin).widths(r"LDG")[2] > 0
