@@ -16,6 +16,7 @@ PACKAGES = [
     "l2c_rt",
     "l2c_rt.adapters",
     "l2c_rt.backends",
+    "l2c_rt.backends.cuda",
     "l2c_rt.cli",
     "l2c_rt.demo",
     "l2c_rt.kernels",

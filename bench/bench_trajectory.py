@@ -7,6 +7,7 @@ schedules.  Every ratio is measured within one run of this file.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from conftest import paired, record, run_inputs, sampler
 from toys import drive, random_schedule, toy_dit
 
 import l2c_rt as rt
+from l2c_rt.executor import run_step
+from l2c_rt.plan import Compute, Reuse, ReuseRun, RunFixed
 from l2c_rt.policies import Full
 from l2c_rt.presets import load
 
@@ -83,8 +86,8 @@ def bench_runtime_python_per_evaluation(
 
 
 def _doing_nothing(backend: Any) -> Any:
-    return replace(backend, table=dict.fromkeys(backend.table, lambda op, frame: None),
-                   workspace=lambda: None)  # fmt: skip
+    table = dict.fromkeys((RunFixed, Compute, Reuse, ReuseRun), lambda op, frame: None)
+    return replace(backend, run=partial(run_step, table), workspace=lambda plan: None)
 
 
 def bench_memory_over_200_runs(benchmark: Any, quick: bool) -> None:

@@ -82,6 +82,7 @@ def skip_linear(
     _skip_linear_kernel[(-(-m // cut.m) * -(-n // cut.n),)](
         x, skip, weight, weight if bias is None else bias, out, m, d, N=n, D=d, BLOCK_M=cut.m,
         BLOCK_N=cut.n, BLOCK_K=cut.k, GROUP=cut.group, HAS_BIAS=bias is not None,
-        UPCAST=needs_upcast(_skip_linear_kernel, x.dtype), **options(cut.warps, num_stages=cut.stages),
+        UPCAST=needs_upcast(_skip_linear_kernel, x.dtype),
+        **options(cut.warps, num_stages=cut.stages),
     )  # fmt: skip
     return out

@@ -91,6 +91,7 @@ def split_linear(
     _split_linear_kernel[(splits * -(-m // cut.m) * -(-n // cut.n),)](
         x, weight, weight if bias is None else bias, parts, m, k, N=n, K=k, SPLITS=splits,
         BLOCK_M=cut.m, BLOCK_N=cut.n, BLOCK_K=cut.k, GROUP=cut.group, HAS_BIAS=bias is not None,
-        UPCAST=needs_upcast(_split_linear_kernel, x.dtype), **options(cut.warps, num_stages=cut.stages),
+        UPCAST=needs_upcast(_split_linear_kernel, x.dtype),
+        **options(cut.warps, num_stages=cut.stages),
     )  # fmt: skip
     return parts

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from os import PathLike
 from typing import Any
 
+import torch
 from torch import nn
 
 from l2c_rt import adapters, backends
 from l2c_rt.adapters.bound import Bound
+from l2c_rt.backends import Backend
+from l2c_rt.backends.cuda.tools import Options
 from l2c_rt.build import build_plan
 from l2c_rt.compiled import Compiled
 from l2c_rt.cost import cost
@@ -29,6 +33,9 @@ def compile(
     lanes: int = 1,
     timesteps: Sequence[float] | None = None,
     backend: str = "auto",
+    graph: str = "step",
+    residual_dtype: torch.dtype | None = None,
+    tune: bool = True,
     strict: bool = False,
     adapter: Callable[[Any], Bound] | None = None,
 ) -> Compiled:
@@ -38,10 +45,33 @@ def compile(
     `lanes` is the number of calls per step in the loop (2 where cond and uncond are called
     separately, cond first).  `timesteps` [steps] are checked at every call.  With `strict`,
     whatever would be noted in `summary()` as not fused, and changed weights, raise instead.
+    On a GPU: `graph` is "step" (a CUDA graph per distinct row), "trajectory" (one per run of
+    `sample`) or "off"; `residual_dtype` is that of the residual stream (None: the model's own);
+    with `tune` the fastest products and attention are measured once per machine and remembered.
     `adapter` describes a model that none of the built-in adapters knows.
     Raises TypeError for a model without adapter, ValueError for a schedule that does not fit.
     """
-    bind = adapters.bind if adapter is None else adapter
+    if not isinstance(tune, bool):
+        raise TypeError(f"tune: wanted True or False, got {tune!r}")
+    options = Options(graph, residual_dtype, tune, forgiving=backend == "auto" and not strict)
+    return build(
+        model, router, partial(backends.choose, backend, options), steps=steps, lanes=lanes,
+        timesteps=timesteps, strict=strict, bind=adapters.bind if adapter is None else adapter,
+    )  # fmt: skip
+
+
+def build(
+    model: nn.Module,
+    router: Router | CacheSchedule | Policy | str | PathLike[str],
+    choose: Callable[[Bound], Backend],
+    *,
+    steps: int | None,
+    lanes: int,
+    timesteps: Sequence[float] | None,
+    strict: bool,
+    bind: Callable[[Any], Bound],
+) -> Compiled:
+    """`compile`, with the backend as a function of the described model."""
     bound = bind(model)
     if not isinstance(bound, Bound):
         raise TypeError(f"adapter: wanted a Bound, got {type(bound).__name__}")
@@ -49,7 +79,7 @@ def compile(
     schedule = resolve_schedule(router, steps=steps, branches=bound.program.branch_names)
     _check_family(schedule, bound)
     unfused = build_plan(bound.program, schedule)
-    chosen = backends.choose(backend, bound)
+    chosen = choose(bound)
     reasons = chosen.reasons + check_bypassed(bound.bypassed)
     if strict and reasons:
         raise ValueError(f"strict: {'; '.join(reasons)}")
@@ -57,7 +87,7 @@ def compile(
     verify(plan, bound.program, schedule)
     given = schedule.timesteps if timesteps is None else tuple(map(float, timesteps))
     return Compiled(
-        bound, schedule, unfused, plan, cost(bound.program, plan), chosen, bind, backend,
+        bound, schedule, unfused, plan, cost(bound.program, plan), chosen, bind, choose,
         lanes=lanes, timesteps=given, strict=strict,
     )  # fmt: skip
 

@@ -11,14 +11,14 @@ from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from l2c_rt import backends, sampling
+from l2c_rt import sampling
 from l2c_rt.adapters.bound import Bound
 from l2c_rt.backends import Backend
 from l2c_rt.cost import Cost
 from l2c_rt.plan import Plan
 from l2c_rt.schedule import CacheSchedule
 from l2c_rt.session import Session
-from l2c_rt.summary import Summary, Tally
+from l2c_rt.summary import Captured, Summary, Tally
 from l2c_rt.watch import check_bypassed, check_mode, fingerprint
 
 RETURN_THE_MODEL = ("apply", "bfloat16", "cpu", "cuda", "double", "float", "half",
@@ -39,7 +39,7 @@ class Compiled:
     cost: Cost
     backend: Backend
     bind: Callable[[nn.Module], Bound]
-    wanted_backend: str
+    choose: Callable[[Bound], Backend]
     lanes: int = 1
     timesteps: tuple[float, ...] | None = None
     strict: bool = False
@@ -116,7 +116,8 @@ class Compiled:
     def summary(self) -> Summary:
         """What was planned, reused and measured so far."""
         lanes = [lane for session in list(self._sessions) for lane in session.lanes.all()]
-        tables = [lane.workspace.nbytes for lane in lanes if lane.workspace is not None]
+        spaces = [lane.workspace for lane in lanes if lane.workspace is not None]
+        captured = sum((space.captured for space in spaces), Captured())
         tally = self.tally
         return Summary(
             model=type(self.bound.model).__name__,
@@ -133,12 +134,13 @@ class Compiled:
             calls=tally.calls,
             slots=self.plan.num_slots,
             slot_bytes=sum(lane.slots.nbytes for lane in lanes),
-            table_bytes=sum(tables),
+            table_bytes=sum(space.nbytes for space in spaces),
             arena_allocations=tally.allocations,
             weight_changes=tally.weight_changes,
             expected_speedup=self.cost.speedup_bound,
             measured_speedup=tally.speedup(self.plan.order, self.plan.order[0]),
-            reasons=self._reasons(),
+            captured=captured,
+            reasons=self._reasons() + captured.reasons,
         )
 
     def memory_taken(self) -> None:
@@ -163,7 +165,7 @@ class Compiled:
             if bound.program != self.bound.program:
                 raise ValueError("the model's structure changed since compile; compile again")
             check_bypassed(bound.bypassed)
-            self.backend = backends.choose(self.wanted_backend, bound)
+            self.backend = self.choose(bound)
             self.plan = self.backend.passes(self.unfused, bound.program)
             self.bound, self.weights = bound, weights
             self.tally.weight_changes += 1
@@ -177,6 +179,8 @@ class Compiled:
         callback: Callable[[int, Tensor], None] | None,
     ) -> Tensor:
         """See `Session.sample`."""
+        if self.backend.whole_runs:
+            return sampling.whole_run(self, session, noise, y, cfg_scale, callback)
         steps = sampling.published_run(self, session, noise, y, cfg_scale)
         session.reset()
         latents = noise

@@ -1,24 +1,27 @@
 """What a plan costs: multiply-accumulates, bytes and kernels, per evaluation and per run.
 
-Arithmetic only, so that a bound can be printed beside every measured speed-up.  Counts are for
-the fused path: modulation tabulated before the run, branch outputs written straight to their slot,
-one row kernel per computed branch, reuse runs folded into the next row kernel.
+Arithmetic only, so that a bound can be printed beside every measured speed-up.  Counts are those
+of `lowering`: modulation tabulated before the run, branch outputs written straight to their slot,
+one row kernel where a sum is needed, both ends one kernel each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from l2c_rt.plan import Compute, Plan, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.lowering import Call, Embed, Final, Join, Launch, Run, Sum, lower
+from l2c_rt.passes import hoist_conditioning
+from l2c_rt.plan import Compute, Plan, RunFixed, StepPlan
 from l2c_rt.program import BlockProgram, Branch, Fixed
-
-ROW_KERNEL_ACCESSES = 4
-"""Reads of x and of the branch, writes of x and of the normalised row, in units of T * D."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationCost:
-    """One evaluation of one image.  `macs` counts linear layers only (the L2C paper's way)."""
+    """One evaluation of one image.  `macs` counts linear layers only (the L2C paper's way).
+
+    `activations` are elements read and written by all kernels, the float32 latents left out.
+    """
 
     macs: int
     attention_macs: int
@@ -82,50 +85,68 @@ class Cost:
 
 def cost(program: BlockProgram, plan: Plan) -> Cost:
     """Count a verified plan of `program`, and the same run without a cache."""
-    nodes = {node.name: node for node in program.nodes}
-    row_elements = program.tokens * program.width
-    per_step = [_evaluation(step, nodes, row_elements) for step in plan.steps]
     everything: StepPlan = tuple(
         Compute(n.name, None) if isinstance(n, Branch) else RunFixed(n.name) for n in program.nodes
     )
-    full = _evaluation(everything, nodes, row_elements)
+    hoisted = hoist_conditioning(Plan((*plan.steps, everything), plan.order, plan.slots), program)
+    *per_step, full = (_evaluation(step, program, plan.num_slots) for step in hoisted.steps)
     return Cost(
         cached=tuple(per_step[i] for i in plan.order),
         full=(full,) * plan.num_evaluations,
-        slot_elements=row_elements,
+        slot_elements=program.tokens * program.width,
         num_slots=plan.num_slots,
     )
 
 
-def _evaluation(
-    step: StepPlan, nodes: dict[str, Fixed | Branch], row_elements: int
-) -> EvaluationCost:
+def _evaluation(step: StepPlan, program: BlockProgram, scratch: int) -> EvaluationCost:
+    nodes = {node.name: node for node in program.nodes}
     # Hoisted conditioning nodes still cost their MACs once per evaluation of the run.
-    done: list[Fixed | Branch] = [
-        n for n in nodes.values() if isinstance(n, Fixed) and n.conditioning
-    ]
-    accesses = 0
+    done: list[Fixed | Branch] = [n for n in nodes.values() if _tabulated(n)]
     for op in step:
         if isinstance(op, RunFixed):
-            if (node := nodes[op.node]) not in done:
-                done.append(node)
+            done.append(nodes[op.node])
         elif isinstance(op, Compute):
             done.append(nodes[op.branch])
-            accesses += ROW_KERNEL_ACCESSES
-        else:
-            accesses += _reused(op)
-    computed = sum(isinstance(op, Compute) for op in step)
+    row = lower(step, program, scratch, one_kernel=can_be_one_kernel(program))
     return EvaluationCost(
         macs=sum(n.macs for n in done),
         attention_macs=sum(n.attention_macs for n in done if isinstance(n, Branch)),
         weights=sum(n.weights for n in done if not _tabulated(n)),
-        activations=sum(n.activations for n in done) + accesses * row_elements,
-        kernels=sum(n.kernels for n in done) + computed,
+        activations=sum(launch_elements(launch, program) for launch in row),
+        kernels=sum(launch_kernels(launch, nodes) for launch in row),
     )
 
 
-def _reused(op: Reuse | ReuseRun) -> int:
-    return len(op.items) if isinstance(op, ReuseRun) else 1
+def can_be_one_kernel(program: BlockProgram) -> bool:
+    """Whether an evaluation that computes nothing is one kernel: no long skips, gated branches."""
+    joins = any(isinstance(n, Fixed) and n.role in ("join", "save") for n in program.nodes)
+    return not joins and all(branch.gated for branch in program.branches)
+
+
+def launch_kernels(launch: Launch, nodes: Mapping[str, Fixed | Branch]) -> int:
+    """Kernels of one launch of a lowered row; the library's splitting of products not counted."""
+    if isinstance(launch, Run):
+        return nodes[launch.branch].kernels
+    return nodes[launch.node].kernels if isinstance(launch, Call | Join) else 1
+
+
+def launch_elements(launch: Launch, program: BlockProgram) -> int:
+    """Elements of [T, D] tensors and of gate, shift and scale rows that a launch reads or writes,
+    per image."""
+    tensor, row = program.tokens * program.width, program.width
+    gated = program.branches[0].gated
+    if isinstance(launch, Embed):
+        wanted = launch.branch is not None
+        return (1 + wanted) * tensor + 2 * wanted * gated * row
+    if isinstance(launch, Sum):
+        wanted, written = launch.branch is not None, bool(launch.terms)
+        passes = 1 + len(launch.terms) + (written or launch.source != launch.target) + wanted
+        return passes * tensor + (len(launch.terms) + 2 * wanted) * gated * row
+    if isinstance(launch, Final):
+        passes = (launch.source is not None) + len(launch.terms)
+        return passes * tensor + (len(launch.terms) + 2) * gated * row
+    name = launch.branch if isinstance(launch, Run) else launch.node
+    return next(node for node in program.nodes if node.name == name).activations
 
 
 def _tabulated(node: Fixed | Branch) -> bool:

@@ -15,7 +15,9 @@ class Fixed:
     """A node that runs at every evaluation: an embedder, a long-skip linear, the final layer.
 
     `conditioning` marks a node that depends on the timestep and the label only, so that a
-    backend may compute it for all steps before the run (adaLN's modulation).
+    backend may compute it for all steps before the run (adaLN's modulation).  `role` says what a
+    backend that joins nodes may take it for: "embed", "final", and for long skips "save" and
+    "join"; without one the node can only be called.
     """
 
     name: str
@@ -24,6 +26,7 @@ class Fixed:
     activations: int = 0
     kernels: int = 0
     conditioning: bool = False
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,9 @@ def mlp_branch(block: int, tokens: int, width: int, hidden: int, *, gated: bool)
     )
 
 
-def linear_node(name: str, rows: int, fan_in: int, fan_out: int, *, kernels: int = 1) -> Fixed:
+def linear_node(
+    name: str, rows: int, fan_in: int, fan_out: int, *, kernels: int = 1, role: str = ""
+) -> Fixed:
     """A linear layer over `rows` tokens that runs at every evaluation."""
     return Fixed(
         name=name,
@@ -143,6 +148,7 @@ def linear_node(name: str, rows: int, fan_in: int, fan_out: int, *, kernels: int
         weights=fan_in * fan_out + fan_out,
         activations=rows * (fan_in + fan_out),
         kernels=kernels,
+        role=role,
     )
 
 

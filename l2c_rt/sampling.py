@@ -10,6 +10,7 @@ from torch import Tensor
 
 from l2c_rt.adapters.bound import Bound, Sampling
 from l2c_rt.samplers import DDIM, DPMSolver, ddim, dpm_solver
+from l2c_rt.slots import Slots
 from l2c_rt.steps import same_timestep
 
 if TYPE_CHECKING:
@@ -77,14 +78,9 @@ def guided_call(
     DiT: uncond + s (cond - uncond) on the first channels, off at s <= 1.
     U-ViT: cond + w (cond - uncond), off at w <= 0.
     """
-    neutral = 1.0 if how.sampler == "ddim" else 0.0
-    if y is None or cfg_scale <= neutral:
+    if not is_guided(how, y, cfg_scale):
         return lambda x, t: call(x, _timestep(how, t, x), y)[:, : how.channels]
-    if how.null_label is None:
-        raise ValueError(
-            f"sample: guidance {cfg_scale:g} needs a null label, and this model was made without "
-            f"one; pass cfg_scale={neutral:g}"
-        )
+    assert y is not None
     labels = torch.cat([y, torch.full_like(y, how.null_label)])
 
     def both(x: Tensor, t: float) -> Tensor:
@@ -94,6 +90,22 @@ def guided_call(
         return _guide(how, cond, uncond, cfg_scale)
 
     return both
+
+
+def is_guided(how: Sampling, y: Tensor | None, cfg_scale: float) -> bool:
+    """Whether a run has both labels in its batch.
+
+    Raises ValueError where guidance is wanted of a model without a null label.
+    """
+    neutral = 1.0 if how.sampler == "ddim" else 0.0
+    if y is None or cfg_scale <= neutral:
+        return False
+    if how.null_label is None:
+        raise ValueError(
+            f"sample: guidance {cfg_scale:g} needs a null label, and this model was made without "
+            f"one; pass cfg_scale={neutral:g}"
+        )
+    return True
 
 
 def _guide(how: Sampling, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
@@ -135,6 +147,44 @@ def published_run(
     compiled: Compiled, session: Session, noise: Tensor, y: Any, cfg_scale: float | None
 ) -> Iterator[Tensor]:
     """The latents after every evaluation of the model's published loop, run on a session."""
+    solver, how, labels, scale = _asked(compiled, session, noise, y, cfg_scale)
+    call = tensor_call(compiled.bound, session, compiled.schedule.steps)
+    return run(solver, guided_call(call, how, labels, scale), noise)
+
+
+def whole_run(
+    compiled: Compiled,
+    session: Session,
+    noise: Tensor,
+    y: Any,
+    cfg_scale: float | None,
+    callback: Callable[[int, Tensor], None] | None,
+) -> Tensor:
+    """The same run by a backend that has guidance and solver on the device.
+
+    `callback` is given float32 copies of the latents on the host.
+    """
+    solver, how, labels, scale = _asked(compiled, session, noise, y, cfg_scale)
+    guided = is_guided(how, labels, scale)
+    device = compiled.bound.device
+    if noise.device != device:
+        raise ValueError(
+            f"sample: noise is on {noise.device}, the model on {device}; pass noise.to({device})"
+        )
+    rows = 2 * len(noise) if guided else len(noise)
+    key = ((rows, *noise.shape[1:]), noise.dtype, device, None)
+
+    def work(workspace: Any, slots: Slots) -> Tensor:
+        out: Tensor = workspace.sample(slots, noise, labels, scale, solver, callback, guided=guided)
+        return out
+
+    return session.run_whole(key, work)
+
+
+def _asked(
+    compiled: Compiled, session: Session, noise: Tensor, y: Any, cfg_scale: float | None
+) -> tuple[DDIM | DPMSolver, Sampling, Tensor | None, float]:
+    """Solver, loop, labels and scale of a run, checked."""
     solver, how = published_solver(compiled), compiled.bound.sampling
     assert how is not None
     if session.clock.lanes != 1:
@@ -143,9 +193,7 @@ def published_run(
             "of the compiled model"
         )
     labels = check_inputs(noise, y, how)
-    scale = how.cfg_scale if cfg_scale is None else float(cfg_scale)
-    call = tensor_call(compiled.bound, session, compiled.schedule.steps)
-    return run(solver, guided_call(call, how, labels, scale), noise)
+    return solver, how, labels, how.cfg_scale if cfg_scale is None else float(cfg_scale)
 
 
 def tensor_call(bound: Bound, session: Session, steps: int) -> Call:

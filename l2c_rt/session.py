@@ -8,27 +8,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound import State
+from l2c_rt.announced import Announcements
 from l2c_rt.backends.frame import Frame
-from l2c_rt.executor import run_step
 from l2c_rt.guided import forward_with_cfg
 from l2c_rt.lanes import Key, Lane, Lanes, key_of, spell
 from l2c_rt.slots import Slots
 from l2c_rt.steps import StepClock, StepError, Tick
-from l2c_rt.timesteps import DeferredCheck, host_timestep
+from l2c_rt.timesteps import TimestepCheck
 from l2c_rt.watch import fingerprint
 
 if TYPE_CHECKING:
     from l2c_rt.compiled import Compiled
-
-Announced = tuple[int | None, int | None, int | None]
-"""Lane, step and number of steps, as far as the loop says them."""
 
 
 class Session:
@@ -43,10 +40,10 @@ class Session:
         self._compiled = compiled
         schedule, tally = compiled.schedule, compiled.tally
         self.clock = StepClock(schedule.steps, lanes, timesteps, schedule.sampler, tally)
+        self._check = TimestepCheck(self.clock)
         self.lanes = Lanes(lanes, self._new_lane)
         self._run_key: Key | None = None
-        self._deferred: DeferredCheck | None = None
-        self._announced: list[Announced] = []
+        self._announced = Announcements()
         self._in_use = threading.Lock()
         self._user: int | None = None
         self._weights = compiled.weights
@@ -58,6 +55,12 @@ class Session:
         Raises ValueError for a call that does not fit the run under way, and resets; the next run
         is then as if the failed one had never been.
         """
+        with self._alone():
+            return self._call(args, kwargs, lane)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else uses the session meanwhile; it is reset where something fails."""
         if not self._in_use.acquire(blocking=False):
             raise RuntimeError(
                 "this session is being called from another thread; open one session per thread: "
@@ -65,7 +68,7 @@ class Session:
             )
         self._user = threading.get_ident()
         try:
-            return self._call(args, kwargs, lane)
+            yield
         except BaseException:
             self.reset()
             raise
@@ -98,16 +101,24 @@ class Session:
         """
         return self._compiled.run_sampler(self, noise, y, cfg_scale, callback)
 
+    def run_whole(self, key: Key, work: Callable[[Any, Slots], Tensor]) -> Tensor:
+        """A run that a workspace does in one go, where the backend has whole runs."""
+        with self._alone():
+            self._check_usable()
+            with torch.inference_mode(False), torch.no_grad():
+                self.reset()
+                kept = self.lanes.at(key)
+                self._begin_run(kept)
+                out = work(kept[0].workspace, kept[0].slots)
+                times = kept[0].workspace.run_times()
+            self._compiled.tally.whole_runs(self.clock.steps, times)
+            return out
+
     def reset(self, *, forget_timesteps: bool = False) -> None:
         """Forget the run under way, and with `forget_timesteps` the loop it was checked against."""
-        self.clock.reset(forget_timesteps=forget_timesteps)
+        self._check.reset(forget_timesteps=forget_timesteps)
         self._run_key = None
-        if self._deferred is not None:
-            self._deferred.clear()
-            if forget_timesteps:
-                self._deferred.forget()
 
-    @contextmanager
     def cache_context(
         self,
         name: str,
@@ -115,19 +126,12 @@ class Session:
         step: int | None = None,
         num_steps: int | None = None,
         sigma: object = None,
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[None]:
         """diffusers' way of naming the guidance branch: "cond" is lane 0, "uncond" lane 1.
 
         `step` and `num_steps`, where the loop gives them, are checked; `sigma` is not used.
         """
-        lanes = {"cond": 0, "uncond": 1}
-        if name not in lanes:
-            raise ValueError(f"cache_context: got {name!r}, wanted one of {', '.join(lanes)}")
-        self._announced.append((lanes[name] if self.clock.lanes > 1 else 0, step, num_steps))
-        try:
-            yield
-        finally:
-            self._announced.pop()
+        return self._announced.context(name, self.clock.lanes, step, num_steps)
 
     def __enter__(self) -> Session:
         return self
@@ -172,58 +176,42 @@ class Session:
 
     def _new_lane(self) -> Lane:
         compiled = self._compiled
-        slots = Slots(compiled.plan.num_slots, compiled.memory_taken)
-        return Lane(slots, compiled.backend.workspace())
+        slots = Slots(compiled.plan.num_slots + compiled.backend.scratch, compiled.memory_taken)
+        return Lane(slots, compiled.backend.workspace(compiled.plan))
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], lane: int | None) -> Any:
-        if self._closed:
-            raise RuntimeError("this session is closed: open another with fast.session()")
-        if self._asleep or self._compiled.asleep:
-            raise RuntimeError("this model is asleep: call wake() before the next run")
+        self._check_usable()
         # Slots and tables outlive the call, so they must not be inference tensors.
         with torch.inference_mode(False), torch.no_grad():
             state = self._compiled.bound.begin(*args, **kwargs)
-            key, tick = key_of(state), self._tick(state.t, self._announcement(lane))
+            key, tick = key_of(state), self._check.tick(state.t, self._announced.now(lane))
             self._check_key(key, tick)
             kept = self.lanes.at(key)
             if tick.first:
                 self._begin_run(kept)
             out = self._evaluate(tick, state, kept[tick.lane], key)
-        if self.clock.done() and self._deferred is not None:
-            self._deferred.remember()
-            self._deferred.raise_if_bad()
+        self._check.done()
         return out
 
-    def _announcement(self, lane: int | None) -> Announced:
-        if not self._announced:
-            return lane, None, None
-        named, step, num_steps = self._announced[-1]
-        if lane is not None and lane != named:
-            raise StepError(f"lane {lane} was called inside the context of lane {named}")
-        return named, step, num_steps
-
-    def _tick(self, t: Any, announced: Announced) -> Tick:
-        value = host_timestep(t)
-        if value is not None:
-            return self.clock.tick(value, *announced)
-        if self._deferred is None or self._deferred.device != t.device:
-            steps, given = self.clock.steps, self.clock.timesteps
-            self._deferred = DeferredCheck(steps, given, t.device)
-        self._deferred.raise_if_bad()
-        tick = self.clock.tick(None, *announced)
-        self._deferred.add(t, tick.step)
-        return tick
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise RuntimeError("this session is closed: open another with fast.session()")
+        if self._asleep or self._compiled.asleep:
+            raise RuntimeError("this model is asleep: call wake() before the next run")
 
     def _evaluate(self, tick: Tick, state: State, lane: Lane, key: Key) -> Any:
         compiled = self._compiled
-        frame = Frame(compiled.bound, state, lane.slots, tick.step)
+        row = compiled.plan.order[tick.step]
+        frame = Frame(compiled.bound, state, lane.slots, tick.step, row)
         if lane.workspace is not None:
             lane.workspace.begin(frame, self.clock.timesteps)
         began = time.perf_counter()
-        out = run_step(compiled.plan.at(tick.step), compiled.backend.table, frame)
+        out = compiled.backend.run(compiled.plan.at(tick.step), frame)
         if key[2].type == "cpu":
-            row = compiled.plan.order[tick.step]
             compiled.tally.time(key, row, time.perf_counter() - began)
+        elif lane.workspace is not None:
+            for ended, seconds in lane.workspace.times():
+                compiled.tally.time(key, ended, seconds)
         compiled.tally.calls += 1
         return out
 
@@ -241,7 +229,7 @@ class Session:
         if weights != self._weights:
             self._compiled.weights_changed(weights)
             for lane in self.lanes.all():
-                lane.workspace = self._compiled.backend.workspace()
+                lane.workspace = self._compiled.backend.workspace(self._compiled.plan)
             self._weights = weights
         for lane in kept:
             if lane.workspace is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from l2c_rt.arena import SlotMemory
@@ -23,9 +24,8 @@ class Slots:
     def target(self, slot: int, like: Tensor) -> Tensor:
         """The slot's tensor, to be written; shape and dtype are fixed by the first `like`."""
         if self._memory is None:
-            self._memory = SlotMemory(self.num_slots, tuple(like.shape), like.dtype, like.device)
-            self._on_taken()
-        view = self._memory.slots[slot]
+            self.reserve(tuple(like.shape), like.dtype, like.device)
+        view = self.load(slot)
         if view.shape != like.shape or view.dtype != like.dtype:
             raise ValueError(
                 f"slot {slot}: branch output is {tuple(like.shape)} {like.dtype}, but the slots "
@@ -33,6 +33,16 @@ class Slots:
                 "dtype (check autocast regions)"
             )
         return view
+
+    def reserve(
+        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    ) -> SlotMemory:
+        """All slots at once, taken now if they are not there yet; always of the same shape."""
+        if self._memory is None:
+            self._memory = SlotMemory(self.num_slots, shape, dtype, device)
+            self._on_taken()
+        assert self._memory.slots[0].shape == shape
+        return self._memory
 
     def store(self, slot: int, out: Tensor) -> None:
         self.target(slot, out).copy_(out)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field, fields
 from statistics import median
 
 KEPT_SAMPLES = 64
@@ -19,6 +19,7 @@ class Tally:
     allocations: int = 0
     weight_changes: int = 0
     times: dict[Hashable, dict[int, list[float]]] = field(default_factory=dict)
+    ratios: list[float] = field(default_factory=list)
     latest: Hashable = None
 
     def time(self, shape: Hashable, row: int, seconds: float) -> None:
@@ -31,17 +32,54 @@ class Tally:
         del samples[:-KEPT_SAMPLES]
         self.latest = shape
 
+    def whole_runs(self, steps: int, times: Iterable[tuple[float, float]]) -> None:
+        """Note a run done in one go, and the times of those that have ended meanwhile: seconds of
+        the first evaluation, which computes everything, and in all."""
+        self.calls += steps
+        self.completed += 1
+        self.ratios += [steps * first / whole for first, whole in times]
+        del self.ratios[:-KEPT_SAMPLES]
+
     def seconds_per_row(self) -> dict[int, float]:
         """Median seconds of each distinct row, for the last input shape."""
         rows = self.times.get(self.latest, {})
         return {row: median(samples) for row, samples in rows.items()}
 
     def speedup(self, order: tuple[int, ...], full_row: int) -> float | None:
-        """Full over cached time of a run, from per-row medians; None before every row has run."""
+        """Full over cached time of a run, from per-row medians or from runs timed as a whole; None
+        before there is either."""
         times = self.seconds_per_row()
         if any(row not in times for row in order):
-            return None
+            return median(self.ratios) if self.ratios else None
         return len(order) * times[full_row] / sum(times[row] for row in order)
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What a backend has captured and replayed; bytes are those of graph pools and of buffers."""
+
+    graphs: int = 0
+    nodes: int = 0
+    graph_bytes: int = 0
+    buffer_bytes: int = 0
+    seconds: float = 0.0
+    replays: int = 0
+    reasons: tuple[str, ...] = ()
+
+    def __add__(self, other: Captured) -> Captured:
+        """Counts added; reasons once each."""
+        numbers = [f.name for f in fields(self) if f.name != "reasons"]
+        added = {name: getattr(self, name) + getattr(other, name) for name in numbers}
+        return Captured(**added, reasons=tuple(dict.fromkeys(self.reasons + other.reasons)))
+
+    def __str__(self) -> str:
+        if not self.graphs:
+            return "nothing captured"
+        return (
+            f"{self.graphs} graphs of {self.nodes} kernels in {self.seconds:.2f} s, "
+            f"{self.replays} evaluations replayed; {self.graph_bytes / 2**20:.1f} MiB, buffers "
+            f"{self.buffer_bytes / 2**20:.1f} MiB"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +105,7 @@ class Summary:
     weight_changes: int
     expected_speedup: float
     measured_speedup: float | None
+    captured: Captured
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -84,6 +123,8 @@ class Summary:
             f"  speed-up   expected at most {self.expected_speedup:.3f}x, measured "
             + ("not yet" if measured is None else f"{measured:.3f}x"),
         ]
+        if self.captured.buffer_bytes:
+            lines.append(f"  graphs     {self.captured}")
         if self.weight_changes:
             lines.append(f"  weights    changed {self.weight_changes} times, noticed")
         lines += [f"  note       {reason}" for reason in self.reasons]

@@ -6,13 +6,16 @@ is queued anyway, and read at a later call, so that no call ever waits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from l2c_rt.steps import StepError
+from l2c_rt.announced import Announced
+from l2c_rt.steps import StepClock, StepError, Tick
 
 
 def host_timestep(t: Any) -> float | None:
@@ -30,6 +33,41 @@ def host_timestep(t: Any) -> float | None:
     return float(flat[0])
 
 
+class TimestepCheck:
+    """Places every call in its run: by its timestep at once, or by count and a later verdict."""
+
+    def __init__(self, clock: StepClock) -> None:
+        self._clock = clock
+        self._deferred: DeferredCheck | None = None
+
+    def tick(self, t: Any, announced: Announced) -> Tick:
+        """Raises StepError for a call that does not fit, or for an earlier one on a device."""
+        value = host_timestep(t)
+        if value is not None:
+            return self._clock.tick(value, *announced)
+        if self._deferred is None or self._deferred.device != t.device:
+            steps, given = self._clock.steps, self._clock.timesteps
+            self._deferred = DeferredCheck(steps, given, t.device)
+        self._deferred.raise_if_bad()
+        tick = self._clock.tick(None, *announced)
+        self._deferred.add(t, tick.step)
+        return tick
+
+    def done(self) -> None:
+        """The call just placed has succeeded; at the end of a run, say what was found by now."""
+        if self._clock.done() and self._deferred is not None:
+            self._deferred.remember()
+            self._deferred.raise_if_bad()
+
+    def reset(self, *, forget_timesteps: bool) -> None:
+        """Forget the run under way, and with `forget_timesteps` the loop it is checked against."""
+        self._clock.reset(forget_timesteps=forget_timesteps)
+        if self._deferred is not None:
+            self._deferred.clear()
+            if forget_timesteps:
+                self._deferred.forget()
+
+
 class DeferredCheck:
     """The checks of StepClock for timesteps that live on a device.
 
@@ -45,33 +83,20 @@ class DeferredCheck:
         if timesteps is not None:
             self._wanted = torch.tensor(timesteps, dtype=torch.float64, device=device)
         self._seen = torch.zeros(steps, dtype=torch.float64, device=device)
+        self._check = _check_for(device)
         self._host = torch.empty(3, dtype=torch.float64, pin_memory=device.type == "cuda")
         self.clear()
 
     def clear(self) -> None:
         """Forget what a run that was reset has shown."""
-        self._first_misfit = torch.full((3,), -1.0, dtype=torch.float64, device=self.device)
+        self._verdict = torch.full((3,), -1.0, dtype=torch.float64, device=self.device)
         self._copied: torch.cuda.Event | None = None
         self._pending = False
 
     def add(self, t: Tensor, step: int) -> None:
         """Queue the check of one call."""
-        values = t.reshape(-1).to(torch.float64)
-        got = values[0]
-        misfit = (values != got).any()
-        wanted = got
-        if self._wanted is not None:
-            wanted = self._wanted[step]
-            misfit = misfit | ~torch.isclose(got, wanted, rtol=1e-4, atol=1e-6)
-        elif step > 0:
-            wanted = self._seen[step - 1]
-            # At step 1 the same timestep again is a run that began anew after one call.
-            misfit = misfit | (got >= wanted if step == 1 else got > wanted)
-        self._seen[step] = got
-        here = torch.stack([torch.full_like(got, step), wanted, got])
-        first = misfit & (self._first_misfit[0] < 0)
-        self._first_misfit = torch.where(first, here, self._first_misfit)
-        self._host.copy_(self._first_misfit, non_blocking=True)
+        self._check(t, step, self._wanted, self._seen, self._verdict)
+        self._host.copy_(self._verdict, non_blocking=True)
         self._pending = True
         if self.device.type == "cuda":
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -102,3 +127,33 @@ class DeferredCheck:
             f"step {step:.0f}: expected timestep {wanted:g}, got {got:g} (found on the GPU after "
             "the call). The run was reset; pass timesteps= or call reset() before each run"
         )
+
+
+Check = Callable[[Tensor, int, Tensor | None, Tensor, Tensor], None]
+
+
+def _check_for(device: torch.device) -> Check:
+    """One kernel where Triton has one; the same in PyTorch's operations elsewhere."""
+    if device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+        found: Check = importlib.import_module("l2c_rt.kernels.check_timestep").check_timestep
+        return found
+    return check_timestep
+
+
+def check_timestep(
+    t: Tensor, step: int, wanted: Tensor | None, seen: Tensor, verdict: Tensor
+) -> None:
+    """What the kernel of that name does, and where it says what."""
+    values = t.reshape(-1).to(torch.float64)
+    got = values[0]
+    misfit = (values != got).any()
+    want = got
+    if wanted is not None:
+        want = wanted[step]
+        misfit = misfit | ~torch.isclose(got, want, rtol=1e-4, atol=1e-6)
+    elif step > 0:
+        want = seen[step - 1].clone()
+        misfit = misfit | (got >= want if step == 1 else got > want)
+    seen[step] = got
+    here = torch.stack([torch.full_like(got, step), want, got])
+    verdict.copy_(torch.where(misfit & (verdict[0] < 0), here, verdict))

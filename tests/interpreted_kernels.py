@@ -28,7 +28,9 @@ from kernel_calls import (
 )
 from torch import Tensor
 
+from l2c_rt import timesteps
 from l2c_rt.kernels._launch import RowTile
+from l2c_rt.kernels.check_timestep import check_timestep
 from l2c_rt.kernels.operands import Reuses
 
 pytestmark = [
@@ -265,3 +267,32 @@ def test_split_products_go_through_the_kernel_that_adds_them() -> None:
     whole["y"] = truth("linear")(**product)
     for a, b in zip((x, h), truth("gate_residual_norm_modulate")(**whole), strict=True):
         assert (a - b).abs().max() < 1e-5
+
+
+def runs() -> list[list[list[float]]]:
+    """Timesteps [steps][batch]: falling, repeated early, rising, differing within a batch."""
+    return [
+        [[990.0] * 3, [500.0] * 3, [10.0] * 3],
+        [[990.0] * 3, [990.0] * 3, [10.0] * 3],
+        [[990.0] * 3, [500.0] * 3, [500.0] * 3],
+        [[500.0] * 3, [10.0] * 3, [990.0] * 3],
+        [[990.0] * 3, [500.0, 500.0, 400.0], [10.0] * 3],
+        [[990.0] * 3, [600.0] * 3, [700.0] * 3],
+    ]
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float32, torch.float64])
+def test_a_timestep_is_judged_as_pytorch_judges_it(dtype: torch.dtype, known: bool) -> None:
+    wanted = torch.tensor([990.0, 500.0, 10.0], dtype=torch.float64) if known else None
+    verdicts = set()
+    for run in runs():
+        state = [(torch.zeros(3).double(), torch.full((3,), -1.0).double()) for _ in range(2)]
+        for step, values in enumerate(run):
+            t = torch.tensor(values).to(dtype)
+            for check, kept in zip((timesteps.check_timestep, check_timestep), state, strict=True):
+                check(t, step, wanted, *kept)
+            for a, b in zip(*state, strict=True):
+                assert torch.equal(a, b), (run, step)
+        verdicts.add(tuple(state[0][1].tolist()))
+    assert len(verdicts) >= 3

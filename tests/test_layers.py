@@ -36,7 +36,8 @@ ALLOWED = {
     "build": {"plan", "program", "schedule", "verify"},
     "verify": {"plan", "program", "schedule"},
     "passes": {"plan", "program"},
-    "cost": {"plan", "program"},
+    "lowering": {"plan", "program"},
+    "cost": {"lowering", "passes", "plan", "program"},
     "samplers": set(),
     "steps": {"summary"},
     "summary": set(),
@@ -50,12 +51,17 @@ ALLOWED = {
     # running
     "arena": {"_C"},
     "slots": {"arena"},
-    "backends": {"adapters", "plan", "program", "passes", "slots", "kernels"},
+    "replay": {"_C"},
+    "event_times": set(),
+    "backends": {"adapters", "arena", "bounded_read", "cost", "event_times", "executor", "kernels",
+                 "lowering", "passes", "plan", "program", "replay", "samplers", "slots",
+                 "summary"},
     "executor": {"backends", "plan"},
-    "sampling": {"adapters", "samplers", "steps", "compiled", "session"},
-    "timesteps": {"steps"},
+    "sampling": {"adapters", "samplers", "slots", "steps", "compiled", "session"},
+    "timesteps": {"announced", "kernels", "steps"},
+    "announced": {"steps"},
     "lanes": {"adapters", "slots"},
-    "session": {"adapters", "backends", "compiled", "executor", "guided", "lanes", "slots", "steps",
+    "session": {"adapters", "announced", "backends", "compiled", "guided", "lanes", "slots", "steps",
                 "timesteps", "watch"},
     "compiled": {"adapters", "backends", "cost", "plan", "sampling", "schedule", "session",
                  "summary", "watch"},
@@ -67,8 +73,8 @@ ALLOWED = {
 TOP = {"__init__", "cli", "demo", "learning"}
 TORCH_FREE = {"schedule", "schedule_checks", "schedule_map", "schedule_io", "bounded_read",
               "stored_zip", "torch_pickle", "router_io", "router", "policies", "presets", "resolve",
-              "plotting", "program", "plan", "build", "verify", "passes", "cost", "samplers",
-              "steps", "summary"}  # fmt: skip
+              "plotting", "program", "plan", "build", "verify", "passes", "lowering", "cost",
+              "samplers", "steps", "summary"}  # fmt: skip
 
 
 def sources() -> dict[str, list[Path]]:

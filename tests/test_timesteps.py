@@ -11,7 +11,7 @@ import pytest
 import torch
 from toys import call_inputs, drive, random_schedule, timesteps, toy_dit
 
-from l2c_rt import session as session_module
+from l2c_rt import timesteps as timesteps_module
 from l2c_rt.api import compile
 from l2c_rt.compiled import Compiled
 from l2c_rt.steps import StepError
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every timestep behaves as one on a GPU does."""
-    monkeypatch.setattr(session_module, "host_timestep", lambda t: None)
+    monkeypatch.setattr(timesteps_module, "host_timestep", lambda t: None)
 
 
 def fresh(**options: Any) -> Compiled:

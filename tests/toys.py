@@ -39,12 +39,12 @@ def toy_uvit(depth: int = 2, **options: Any) -> UViT:
 
 def toy_program(blocks: int) -> BlockProgram:
     """A DiT's nodes without a model."""
-    nodes: list[Any] = [linear_node("embed", 16, 16, 32)]
+    nodes: list[Any] = [linear_node("embed", 16, 16, 32, role="embed")]
     for i in range(blocks):
         nodes.append(conditioning_node(f"modulation-{i}", 32, 192))
         nodes.append(attention_branch(i, 16, 32, gated=True))
         nodes.append(mlp_branch(i, 16, 32, 128, gated=True))
-    nodes.append(linear_node("final", 16, 32, 32))
+    nodes.append(linear_node("final", 16, 32, 32, role="final"))
     return BlockProgram("dit", tuple(nodes), 16, 32)
 
 

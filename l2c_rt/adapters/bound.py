@@ -92,16 +92,39 @@ class BranchPart:
 
 
 @dataclass(frozen=True, slots=True)
+class Ends:
+    """What lies before the first branch and after the last, and the linears of long skips.
+
+    `positions()` is [E + T, D], with E = `extras` prefix tokens that `prefix(t, y)` [rows, E, D]
+    gives; `modulation(condition)` [rows, 2 D] is shift and scale of the final norm.  `channels`
+    are the final linear's, last within a patch.  `after` runs on the predicted image.
+    """
+
+    patches: nn.Conv2d
+    positions: Callable[[], Tensor]
+    norm: nn.LayerNorm
+    linear: nn.Linear
+    channels: int
+    extras: int = 0
+    prefix: Callable[[Tensor, Tensor | None], Tensor] | None = None
+    modulation: Callable[[Any], Tensor] | None = None
+    after: nn.Module | None = None
+    joins: Mapping[str, nn.Linear] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """Every branch taken apart, and the modulation of a block as a function of (t, y).
 
     `condition(t, y)` gives what `modulation(block, condition)` turns into [rows, 6 D];
-    both are None for a model without modulation.
+    both are None for a model without modulation.  `ends` is None where only the model's own code
+    can run them.
     """
 
     branches: Mapping[str, BranchPart]
     condition: Callable[[Tensor, Tensor], Any] | None = None
     modulation: Callable[[int, Any], Tensor] | None = None
+    ends: Ends | None = None
 
 
 @dataclass(frozen=True)

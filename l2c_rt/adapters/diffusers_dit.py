@@ -14,23 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2c_rt.adapters.bound import (
-    AttentionPart,
-    Bound,
-    BranchCode,
-    BranchPart,
-    MlpPart,
-    Parts,
-    Sampling,
-    State,
-)
-from l2c_rt.adapters.parts import (
-    NotFusable,
-    nothing_there,
-    plain_linear,
-    plain_norm,
-    untouched,
-)
+from l2c_rt.adapters.bound import Bound, BranchCode, Sampling, State
+from l2c_rt.adapters.diffusers_parts import take_apart
+from l2c_rt.adapters.parts import NotFusable
 from l2c_rt.program import (
     BlockProgram,
     Node,
@@ -68,7 +54,7 @@ def bind(model: Any) -> Bound:
         branches[f"attn-{i}"] = BranchCode(partial(_attn, block), partial(_add, 2))
         branches[f"mlp-{i}"] = BranchCode(partial(_mlp, block), partial(_add, 5))
     try:
-        parts, why = _parts(model), ""
+        parts, why = take_apart(model), ""
     except NotFusable as reason:
         parts, why = None, str(reason)
     return Bound(
@@ -148,56 +134,6 @@ def _finish(model: Any, state: State) -> Any:
     return outputs.Transformer2DModelOutput(sample=state.x)
 
 
-def _parts(model: Any) -> Parts:
-    branches: dict[str, BranchPart] = {}
-    for i, block in enumerate(model.transformer_blocks):
-        where = f"transformer_blocks.{i}"
-        norm1 = plain_norm(block.norm1.norm, f"{where}.norm1.norm")
-        norm3 = plain_norm(block.norm3, f"{where}.norm3")
-        attn, mlp = _attention_part(block.attn1, where), _mlp_part(block.ff, where)
-        branches[f"attn-{i}"] = BranchPart(norm1, attn, block.attn1, i, 0)
-        branches[f"mlp-{i}"] = BranchPart(norm3, mlp, block.ff, i, 3)
-
-    def condition(t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return t, y
-
-    def modulation(block: int, given: tuple[Tensor, Tensor]) -> Tensor:
-        norm = model.transformer_blocks[block].norm1
-        emb = norm.emb(*given, hidden_dtype=norm.linear.weight.dtype)
-        rows: Tensor = norm.linear(norm.silu(emb))
-        return rows
-
-    return Parts(branches, condition, modulation)
-
-
-def _attention_part(attn: Any, where: str) -> AttentionPart:
-    untouched(attn, f"{where}.attn1")
-    nothing_there(attn, ("norm_q", "norm_k", "group_norm", "spatial_norm"), f"{where}.attn1")
-    if attn.residual_connection or attn.rescale_output_factor != 1.0 or attn.upcast_attention:
-        raise NotFusable(f"{where}.attn1 rescales or upcasts its output")
-    name = type(attn.processor).__name__
-    if name not in ("AttnProcessor2_0", "AttnProcessor"):
-        raise NotFusable(f"{where}.attn1 runs {name}, which a fused kernel would not call")
-    nothing_there(attn.to_out, ("1",), f"{where}.attn1.to_out")
-    linears = tuple(
-        plain_linear(getattr(attn, n), f"{where}.attn1.{n}") for n in ("to_q", "to_k", "to_v")
-    )
-    proj = plain_linear(attn.to_out[0], f"{where}.attn1.to_out.0")
-    return AttentionPart(linears, proj, int(attn.heads), float(attn.scale))
-
-
-def _mlp_part(ff: Any, where: str) -> MlpPart:
-    untouched(ff, f"{where}.ff")
-    act, _dropout, fc2, *rest = ff.net
-    nothing_there(ff.net, ("1",), f"{where}.ff.net")
-    if rest and any(not isinstance(m, nn.Dropout) or m.p > 0 for m in rest):
-        raise NotFusable(f"{where}.ff has {len(ff.net)} stages")
-    if type(act).__name__ != "GELU":
-        raise NotFusable(f"{where}.ff runs {type(act).__name__}, not GELU")
-    fc1 = plain_linear(act.proj, f"{where}.ff.net.0.proj")
-    return MlpPart(fc1, plain_linear(fc2, f"{where}.ff.net.2"), str(act.approximate))
-
-
 def _program(model: Any) -> BlockProgram:
     config = model.config
     width = config.num_attention_heads * config.attention_head_dim
@@ -205,7 +141,9 @@ def _program(model: Any) -> BlockProgram:
     frequencies = model.transformer_blocks[0].norm1.emb.timestep_embedder.linear_1.in_features
     conditioning = frequencies * width + width * width
     patch = config.patch_size**2
-    nodes: list[Node] = [linear_node("embed", tokens, config.in_channels * patch, width)]
+    nodes: list[Node] = [
+        linear_node("embed", tokens, config.in_channels * patch, width, role="embed")
+    ]
     for i, block in enumerate(model.transformer_blocks):
         node = conditioning_node(f"modulation-{i}", width, 6 * width)
         nodes.append(
@@ -215,7 +153,7 @@ def _program(model: Any) -> BlockProgram:
         hidden = block.ff.net[0].proj.out_features
         nodes.append(mlp_branch(i, tokens, width, hidden, gated=True))
     extra = conditioning + 2 * width * width
-    final = linear_node("final", tokens, width, patch * model.out_channels)
+    final = linear_node("final", tokens, width, patch * model.out_channels, role="final")
     nodes.append(replace(final, macs=final.macs + extra, weights=final.weights + extra))
     return BlockProgram("dit", tuple(nodes), tokens, width)
 

@@ -12,8 +12,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from l2c_rt.adapters.bound import Bound, BranchCode, BranchPart, Parts, Sampling, State
-from l2c_rt.adapters.parts import NotFusable, features, packed_attention, plain_mlp, plain_norm
+from l2c_rt.adapters.bound import Bound, BranchCode, BranchPart, Ends, Parts, Sampling, State
+from l2c_rt.adapters.parts import (
+    NotFusable,
+    features,
+    nothing_there,
+    packed_attention,
+    plain_linear,
+    plain_mlp,
+    plain_norm,
+    plain_patches,
+    untouched,
+)
 from l2c_rt.program import (
     BlockProgram,
     Fixed,
@@ -119,7 +129,28 @@ def _parts(model: Any) -> Parts:
         rows: Tensor = model.blocks[block].adaLN_modulation(c)
         return rows
 
-    return Parts(branches, condition, modulation)
+    return Parts(branches, condition, modulation, _ends(model))
+
+
+def _ends(model: Any) -> Ends:
+    untouched(model.x_embedder, "x_embedder")
+    untouched(model.final_layer, "final_layer")
+    linear = plain_linear(model.final_layer.linear, "final_layer.linear")
+    patches = plain_patches(model.x_embedder.proj, "x_embedder.proj")
+    nothing_there(model.x_embedder, ("norm",), "x_embedder")
+
+    def modulation(c: Tensor) -> Tensor:
+        rows: Tensor = model.final_layer.adaLN_modulation(c)
+        return rows
+
+    return Ends(
+        patches=patches,
+        positions=lambda: model.pos_embed[0],
+        norm=plain_norm(model.final_layer.norm_final, "final_layer.norm_final"),
+        linear=linear,
+        channels=linear.out_features // patches.kernel_size[0] ** 2,
+        modulation=modulation,
+    )
 
 
 def _program(model: Any) -> BlockProgram:
@@ -128,7 +159,7 @@ def _program(model: Any) -> BlockProgram:
     frequencies = features(model.t_embedder, "t_embedder")[0]
     fan_in = patches[0].numel()
     fan_out = features(model.final_layer.linear, "final_layer.linear")[1]
-    embed = linear_node("embed", tokens, fan_in, width)
+    embed = linear_node("embed", tokens, fan_in, width, role="embed")
     embed = _with_extra(embed, frequencies * width + width * width)
     nodes: list[Node] = [embed]
     for i, block in enumerate(model.blocks):
@@ -136,7 +167,7 @@ def _program(model: Any) -> BlockProgram:
         nodes.append(attention_branch(i, tokens, width, gated=True))
         hidden = features(block.mlp.fc1, f"blocks.{i}.mlp.fc1")[1]
         nodes.append(mlp_branch(i, tokens, width, hidden, gated=True))
-    final = linear_node("final", tokens, width, fan_out)
+    final = linear_node("final", tokens, width, fan_out, role="final")
     nodes.append(_with_extra(final, 2 * width * width))
     return BlockProgram("dit", tuple(nodes), tokens, width)
 

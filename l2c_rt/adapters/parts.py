@@ -49,6 +49,19 @@ def plain_norm(module: nn.Module, where: str) -> nn.LayerNorm:
     return module
 
 
+def plain_patches(module: nn.Module, where: str) -> nn.Conv2d:
+    """The module itself, if it is a convolution that cuts an image into square patches."""
+    if type(module) is not nn.Conv2d:
+        raise NotFusable(f"{where} is {type(module).__name__}, not nn.Conv2d")
+    untouched(module, where)
+    size = module.kernel_size
+    if size != module.stride or size[0] != size[1] or module.padding not in ((0, 0), "valid"):
+        raise NotFusable(f"{where} is {module}, not one product per square patch")
+    if module.groups != 1 or module.bias is None:
+        raise NotFusable(f"{where} is {module}, wanted one group and a bias")
+    return module
+
+
 def gelu_kind(module: nn.Module, where: str) -> str:
     """ "tanh" or "none" of an nn.GELU."""
     if type(module) is not nn.GELU:

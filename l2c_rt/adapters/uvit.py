@@ -13,8 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l2c_rt.adapters.bound import Bound, BranchCode, BranchPart, Parts, Sampling, State
-from l2c_rt.adapters.parts import NotFusable, features, packed_attention, plain_mlp, plain_norm
+from l2c_rt.adapters.bound import Bound, BranchCode, BranchPart, Ends, Parts, Sampling, State
+from l2c_rt.adapters.parts import (
+    NotFusable,
+    features,
+    packed_attention,
+    plain_linear,
+    plain_mlp,
+    plain_norm,
+    plain_patches,
+    untouched,
+)
 from l2c_rt.models.layers import timestep_embedding
 from l2c_rt.program import BlockProgram, Fixed, Node, attention_branch, linear_node, mlp_branch
 
@@ -73,12 +82,7 @@ def _begin(x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> State:
 
 
 def _embed(model: Any, state: State) -> None:
-    x = model.patch_embed(state.x)
-    # Cast, so that a narrow model runs without autocast; the published float32 stays as it is.
-    sinusoids = timestep_embedding(state.t, model.pos_embed.shape[-1]).to(model.pos_embed.dtype)
-    x = torch.cat((model.time_embed(sinusoids).unsqueeze(dim=1), x), dim=1)
-    if state.y is not None:
-        x = torch.cat((model.label_emb(state.y).unsqueeze(dim=1), x), dim=1)
+    x = torch.cat((_prefix(model, state.t, state.y), model.patch_embed(state.x)), dim=1)
     state.x = x + model.pos_embed
 
 
@@ -130,26 +134,55 @@ def _parts(model: Any) -> Parts:
         mlp = plain_mlp(block.mlp, f"block {i}.mlp")
         branches[f"attn-{i}"] = BranchPart(norm1, attn, block.attn, i, None)
         branches[f"mlp-{i}"] = BranchPart(norm2, mlp, block.mlp, i, None)
-    return Parts(branches)
+    return Parts(branches, ends=_ends(model))
+
+
+def _ends(model: Any) -> Ends:
+    untouched(model.patch_embed, "patch_embed")
+    joins = {
+        f"skip-linear-{i}": plain_linear(block.skip_linear, f"block {i}.skip_linear")
+        for i, block in enumerate(_blocks(model))
+        if block.skip_linear is not None
+    }
+    after = None if isinstance(model.final_layer, nn.Identity) else model.final_layer
+    return Ends(
+        patches=plain_patches(model.patch_embed.proj, "patch_embed.proj"),
+        positions=lambda: model.pos_embed[0],
+        norm=plain_norm(model.norm, "norm"),
+        linear=plain_linear(model.decoder_pred, "decoder_pred"),
+        channels=_channels(model),
+        extras=1 if getattr(model, "label_emb", None) is None else 2,
+        prefix=partial(_prefix, model),
+        after=after,
+        joins=joins,
+    )
+
+
+def _prefix(model: Any, t: Tensor, y: Tensor | None) -> Tensor:
+    """The label's token, where there are labels, and the time's.  Shapes: [B] -> [B, E, D]."""
+    # Cast, so that a narrow model runs without autocast; the published float32 stays as it is.
+    sinusoids = timestep_embedding(t, model.pos_embed.shape[-1]).to(model.pos_embed.dtype)
+    time = model.time_embed(sinusoids).unsqueeze(dim=1)
+    return time if y is None else torch.cat((model.label_emb(y).unsqueeze(dim=1), time), dim=1)
 
 
 def _program(model: Any) -> BlockProgram:
     tokens, width = model.pos_embed.shape[1:]
     depth = len(model.in_blocks)
     fan_in = model.patch_embed.proj.weight[0].numel()
-    nodes: list[Node] = [linear_node("embed", tokens, fan_in, width)]
+    nodes: list[Node] = [linear_node("embed", tokens, fan_in, width, role="embed")]
     for i, block in enumerate(_blocks(model)):
         if block.skip_linear is not None:
-            nodes.append(linear_node(f"skip-linear-{i}", tokens, 2 * width, width))
+            nodes.append(linear_node(f"skip-linear-{i}", tokens, 2 * width, width, role="join"))
         named = block.attn.named_parameters()
         biases = sum(value.numel() for name, value in named if name.endswith("bias"))
         hidden = features(block.mlp.fc1, f"block {i}.mlp.fc1")[1]
         nodes.append(attention_branch(i, tokens, width, gated=False, biases=biases))
         nodes.append(mlp_branch(i, tokens, width, hidden, gated=False))
         if i < depth:
-            nodes.append(Fixed(f"skip-save-{i}"))
+            nodes.append(Fixed(f"skip-save-{i}", role="save"))
     fan_out = features(model.decoder_pred, "decoder_pred")[1]
-    nodes.append(linear_node("final", tokens, width, fan_out))
+    nodes.append(linear_node("final", tokens, width, fan_out, role="final"))
     return BlockProgram("uvit", tuple(nodes), tokens, width)
 
 

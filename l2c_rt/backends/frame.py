@@ -12,12 +12,16 @@ from l2c_rt.slots import Slots
 
 @dataclass(slots=True)
 class Frame:
-    """One evaluation: the model, its running values, its slots, and what a backend prepared."""
+    """One evaluation: the model, its running values, its slots, and what a backend prepared.
+
+    `step` counts evaluations, `row` is the plan's distinct row.
+    """
 
     bound: Bound
     state: State
     slots: Slots
     step: int
+    row: int
     prepared: Any = None
 
 

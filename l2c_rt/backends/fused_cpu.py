@@ -17,6 +17,7 @@ from l2c_rt.adapters.bound import AttentionPart, BranchPart, MlpPart, Parts, Sta
 from l2c_rt.backends.frame import Frame, OpTable
 from l2c_rt.backends.modulation import ModulationTable
 from l2c_rt.plan import Compute, Reuse, ReuseRun, RunFixed
+from l2c_rt.summary import Captured
 
 
 class Workspace:
@@ -42,6 +43,11 @@ class Workspace:
     def nbytes(self) -> int:
         """Memory of the modulation table."""
         return 0 if self.table is None else self.table.nbytes
+
+    @property
+    def captured(self) -> Captured:
+        """Nothing: there are no graphs on a CPU."""
+        return Captured()
 
     def forget(self) -> None:
         """Drop what was computed from weights; called before every run, since they may change."""

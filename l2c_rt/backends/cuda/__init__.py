@@ -1,0 +1,1 @@
+"""The fused backend on a GPU: what a row launches, on static buffers, captured and replayed."""

@@ -1,0 +1,102 @@
+"""The static tensors of one session for one input shape: what captured graphs point at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from l2c_rt.adapters.bound import AttentionPart, Ends, MlpPart, Parts
+from l2c_rt.arena import SlotMemory
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """`images` latents [C, H, W] in a model batch of `batch` rows: twice as many with guidance."""
+
+    images: int
+    batch: int
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """Tensors that a row's launches read and write.
+
+    Shapes: latents, anchor float32 [n, C, H, W]; streams, h, mixed [B, T, D] (`streams` in the
+    residual dtype, the rest in the model's); qkv [B, T, 3 D]; hidden [B, T, 4 D]; counter int32
+    [2], the evaluation within the window of the tables and a kernel's ticket.
+    """
+
+    shape: Shape
+    memory: SlotMemory
+    streams: dict[str, Tensor]
+    latents: Tensor
+    anchor: Tensor
+    h: Tensor
+    qkv: Tensor
+    mixed: Tensor
+    hidden: Tensor
+    counter: Tensor
+
+    @property
+    def scratch(self) -> int:
+        """The slot behind the plan's, for outputs that nobody reads later."""
+        return len(self.memory.slots) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Without the slots."""
+        tensors = (*self.streams.values(), self.latents, self.anchor, self.h, self.qkv,
+                   self.mixed, self.hidden)  # fmt: skip
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def allocate(
+    shape: Shape,
+    parts: Parts,
+    memory: SlotMemory,
+    streams: tuple[str, ...],
+    residual_dtype: torch.dtype | None,
+) -> Buffers:
+    """Buffers for a shape; the slots are there already and say tokens, width, dtype, device."""
+    b, t, d = memory.slots[0].shape
+    like = memory.slots[0]
+    inners = [part.inner for part in parts.branches.values()]
+    heads = [3 * i.proj.in_features for i in inners if isinstance(i, AttentionPart)]
+    hidden = [i.fc1.out_features for i in inners if isinstance(i, MlpPart)]
+    image = (shape.images, shape.channels, shape.height, shape.width)
+
+    def tokens(width: int, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.zeros(b, t, width, dtype=dtype or like.dtype, device=like.device)
+
+    return Buffers(
+        shape=shape,
+        memory=memory,
+        streams={name: tokens(d, residual_dtype) for name in streams},
+        latents=torch.zeros(image, device=like.device),
+        anchor=torch.zeros(image, device=like.device),
+        h=tokens(d),
+        qkv=tokens(max(heads, default=8)),
+        mixed=tokens(max(heads, default=24) // 3),
+        hidden=tokens(max(hidden, default=8)),
+        counter=torch.zeros(2, dtype=torch.int32, device=like.device),
+    )
+
+
+def tokens_of(ends: Ends, shape: Shape) -> int:
+    """T, prefix tokens included.  Raises ValueError where the model has positions for another T."""
+    patch = ends.patches.kernel_size[0]
+    cut = shape.height % patch == 0 and shape.width % patch == 0
+    tokens = ends.extras + (shape.height // patch) * (shape.width // patch)
+    have = len(ends.positions())
+    if not cut or tokens != have or shape.channels != ends.patches.in_channels:
+        raise ValueError(
+            f"input [{shape.batch}, {shape.channels}, {shape.height}, {shape.width}] does not fit: "
+            f"the model takes {ends.patches.in_channels} channels and {have - ends.extras} patches "
+            f"of {patch} x {patch}"
+        )
+    return tokens

@@ -1,0 +1,157 @@
+"""Shapes of what is tuned, and the ways of computing it that can be chosen.  Pure data.
+
+Both have a plain JSON form that is kept between runs.  Such a file is untrusted: `from_json` gives
+None for whatever is not exactly one of these, and nothing read is ever executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+Json = dict[str, Any]
+
+DTYPES = ("bfloat16", "float16", "float32", "float64")
+HALF_DTYPES = ("bfloat16", "float16")
+"""Those whose products run on tensor cores."""
+
+LINEAR_TILE, ATTENTION_TILE = 6, 5
+"""Numbers in a tile: the fields of `MatrixTile` and of `AttentionTile`."""
+LARGEST = 1 << 40
+MAX_SPLITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class LinearProblem:
+    """y [rows, columns] = gelu(x [rows, inner] weight^T + bias).
+
+    `gelu` is PyTorch's `approximate`: "tanh", "none" (erf), or None for no activation.
+    `splittable`: what reads y can add float32 parts instead.
+    """
+
+    rows: int
+    columns: int
+    inner: int
+    bias: bool
+    gelu: str | None
+    dtype: str
+    splittable: bool
+
+    def __str__(self) -> str:
+        gelu = {None: "", "tanh": " gelu-tanh", "none": " gelu-erf"}[self.gelu]
+        marks = (" bias" if self.bias else "") + gelu + (" splittable" if self.splittable else "")
+        return f"linear [{self.rows}, {self.columns}, {self.inner}] {self.dtype}{marks}"
+
+    def to_json(self) -> Json:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_json(cls, got: object) -> LinearProblem | None:
+        if not isinstance(got, dict) or set(got) != set(cls.__slots__):
+            return None
+        sizes = (got["rows"], got["columns"], got["inner"])
+        flags = (got["bias"], got["splittable"])
+        if not _sizes(sizes) or not all(isinstance(flag, bool) for flag in flags):
+            return None
+        known = got["dtype"] in DTYPES and got["gelu"] in ("tanh", "none", None)
+        return cls(**got) if known else None
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionProblem:
+    """Self-attention over `tokens`, with `heads` heads of `head` columns each."""
+
+    batch: int
+    tokens: int
+    heads: int
+    head: int
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"attention [{self.batch}, {self.tokens}, {self.heads} x {self.head}] {self.dtype}"
+
+    def to_json(self) -> Json:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_json(cls, got: object) -> AttentionProblem | None:
+        if not isinstance(got, dict) or set(got) != set(cls.__slots__):
+            return None
+        sizes = (got["batch"], got["tokens"], got["heads"], got["head"])
+        return cls(**got) if _sizes(sizes) and got["dtype"] in DTYPES else None
+
+
+@dataclass(frozen=True, slots=True)
+class LinearChoice:
+    """`kind`: "addmm" (an activation follows on its own), "addmm_activation" (tanh GELU in
+    cuBLASLt's epilogue), "triton" (`kernels.linear`), "split" (`kernels.split_linear`).
+
+    `tile`: the fields of a `MatrixTile`, for the last two kinds only.
+    """
+
+    kind: str
+    tile: tuple[int, ...] | None = None
+    splits: int = 1
+
+    def __str__(self) -> str:
+        return _named(self.kind, self.tile) + (f" in {self.splits}" if self.splits > 1 else "")
+
+    def to_json(self) -> Json:
+        tile = None if self.tile is None else list(self.tile)
+        return {"kind": self.kind, "tile": tile, "splits": self.splits}
+
+    @classmethod
+    def from_json(cls, got: object) -> LinearChoice | None:
+        if not isinstance(got, dict) or set(got) != set(cls.__slots__):
+            return None
+        kind, tile, splits = got["kind"], got["tile"], got["splits"]
+        if not _sizes([splits]):
+            return None
+        if kind in ("addmm", "addmm_activation") and tile is None and splits == 1:
+            return cls(kind)
+        count = 1 if kind == "triton" else min(max(2, splits), MAX_SPLITS)
+        if kind in ("triton", "split") and _tile(tile, LINEAR_TILE) and splits == count:
+            return cls(kind, tuple(tile), splits)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionChoice:
+    """`kind`: a backend of PyTorch's scaled_dot_product_attention ("cudnn", "flash", "efficient",
+    "math"), or "triton" (`kernels.attention`).
+
+    `tile`: the fields of an `AttentionTile`, for the last kind only.
+    """
+
+    kind: str
+    tile: tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        return _named(self.kind, self.tile)
+
+    def to_json(self) -> Json:
+        return {"kind": self.kind, "tile": None if self.tile is None else list(self.tile)}
+
+    @classmethod
+    def from_json(cls, got: object) -> AttentionChoice | None:
+        if not isinstance(got, dict) or set(got) != set(cls.__slots__):
+            return None
+        kind, tile = got["kind"], got["tile"]
+        if kind in ("cudnn", "flash", "efficient", "math") and tile is None:
+            return cls(kind)
+        if kind == "triton" and _tile(tile, ATTENTION_TILE):
+            return cls(kind, tuple(tile))
+        return None
+
+
+def _named(kind: str, tile: tuple[int, ...] | None) -> str:
+    return kind if tile is None else f"{kind} {'x'.join(map(str, tile))}"
+
+
+def _sizes(got: Iterable[object]) -> bool:
+    return all(type(size) is int and 1 <= size <= LARGEST for size in got)
+
+
+def _tile(got: object, length: int) -> bool:
+    return isinstance(got, list) and len(got) == length and _sizes(got)

@@ -1,0 +1,135 @@
+"""GPU time of a call, without the time that the host takes to launch it."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Call = Callable[[], None]
+
+LAUNCHES, GROUPS = 20, 5
+BUDGET_S = 0.02
+"""GPU time spent on one call, beyond its warm-up; a call longer than this is timed once."""
+SPIN_UP_S = 0.1
+"""Of work before the very first timing: an idle GPU starts with a low clock."""
+
+
+class CaptureInProgress(RuntimeError):
+    """Timing was asked for while a graph was being captured, which would end that capture."""
+
+
+def cuda_measure(
+    flush: int = 0, *, cuda: Any = None, device: str | torch.device = "cuda"
+) -> Callable[[Call], float]:
+    """A function that times a call: its GPU time in seconds, the median of a few groups.
+
+    `flush` bytes are written between launches, and the time of that taken off again, so that a
+    call finds the L2 cache cold (twice its size is apt); 0 leaves it as the launch before did.
+    `cuda` stands in for `torch.cuda` where there is no GPU.
+    Raises: CaptureInProgress; whatever the call raises.
+    """
+    return _Stopwatch(flush, torch.cuda if cuda is None else cuda, device)
+
+
+class _Stopwatch:
+    """Everything runs on a stream of its own: a graph that goes away takes along the cuBLAS
+    workspace of the stream it was captured on, which other graphs may still be using
+    (pytorch issue 193402)."""
+
+    def __init__(self, flush: int, cuda: Any, device: str | torch.device) -> None:
+        self._cuda, self._device, self._flush_bytes = cuda, device, flush
+        self._stream: Any = None
+        self._flushed: torch.Tensor | None = None
+        self._flush_s: float | None = None
+
+    def __call__(self, call: Call) -> float:
+        if self._cuda.is_current_stream_capturing():
+            raise CaptureInProgress("timing: a graph is being captured; tune before the capture")
+        first = self._stream is None
+        if first:
+            self._stream = self._cuda.Stream()
+        # What the call reads may still be under way on the caller's stream.
+        self._stream.wait_stream(self._cuda.current_stream())
+        with self._cuda.stream(self._stream):
+            if first:
+                self._spin_up(call)
+            seconds = self._time(self._cold(call)) if self._flush_bytes else self._time(call)
+            taken_off = self._time_of_flush() if self._flush_bytes else 0.0
+        # Below what an event resolves, all are equally fast.
+        return max(seconds - taken_off, 1e-7)
+
+    def _spin_up(self, call: Call) -> None:
+        begun = time.perf_counter()
+        call()
+        while time.perf_counter() - begun < SPIN_UP_S:
+            call()
+            self._stream.synchronize()
+
+    def _time(self, call: Call) -> float:
+        # The launches ahead of it compile, and let libraries choose and allocate, which a capture
+        # forbids.
+        rough = self._between(call, 2)[0] / 2
+        launches = max(1, min(LAUNCHES, int(BUDGET_S / (GROUPS + 1) / max(rough, 1e-9))))
+        groups = max(1, min(GROUPS, int(BUDGET_S / (launches * max(rough, 1e-9))) - 1))
+        graph = self._captured(call, launches)
+        if graph is None:
+            times = self._between(call, launches, groups)
+        else:
+            times = self._between(graph.replay, 1, groups)
+            graph.reset()
+        return statistics.median(times) / launches
+
+    def _between(self, call: Call, launches: int, groups: int = 1) -> list[float]:
+        """Seconds of each group of launches.  One more goes ahead untimed, so that the GPU is busy
+        while the host queues those that count."""
+        events = [self._cuda.Event(enable_timing=True) for _ in range(groups + 1)]
+        for event in events:
+            for _ in range(launches):
+                call()
+            event.record(self._stream)
+        events[-1].synchronize()
+        return [a.elapsed_time(b) / 1e3 for a, b in itertools.pairwise(events)]
+
+    def _captured(self, call: Call, launches: int) -> Any:
+        """A graph of so many launches; None where the call cannot be captured."""
+        graph = self._cuda.CUDAGraph()
+        try:
+            # Not `torch.cuda.graph`: it gives the whole allocator's cache back to the driver.
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                for _ in range(launches):
+                    call()
+            finally:
+                graph.capture_end()
+        except RuntimeError:
+            return None
+        return graph
+
+    def _cold(self, call: Call) -> Call:
+        flush = self._flusher()
+
+        def flush_then_call() -> None:
+            flush()
+            call()
+
+        return flush_then_call
+
+    def _flusher(self) -> Call:
+        if self._flushed is None:
+            self._flushed = torch.empty(self._flush_bytes, dtype=torch.uint8, device=self._device)
+        buffer = self._flushed
+
+        def flush() -> None:
+            buffer.zero_()
+
+        return flush
+
+    def _time_of_flush(self) -> float:
+        if self._flush_s is None:
+            self._flush_s = self._time(self._flusher())
+        return self._flush_s

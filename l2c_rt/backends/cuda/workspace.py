@@ -1,0 +1,113 @@
+"""What a lane keeps for one input shape on a GPU: programs, made at the first call or run."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l2c_rt.adapters.bound import Bound
+from l2c_rt.backends.cuda.call import CallProgram
+from l2c_rt.backends.cuda.prepared import Prepared
+from l2c_rt.backends.cuda.tools import Options, Tools
+from l2c_rt.backends.cuda.trajectory import Trajectory
+from l2c_rt.backends.frame import Frame
+from l2c_rt.plan import Plan, StepPlan
+from l2c_rt.replay import drain
+from l2c_rt.samplers import DDIM, DPMSolver
+from l2c_rt.slots import Slots
+from l2c_rt.summary import Captured
+
+
+class Workspace:
+    """Calls and whole runs share slots, and never a run."""
+
+    def __init__(self, bound: Bound, plan: Plan, tools: Tools, options: Options) -> None:
+        self._bound, self._plan, self._tools, self._options = bound, plan, tools, options
+        self._call: CallProgram | None = None
+        self._runs: dict[tuple[int, bool], Trajectory] = {}
+        self._timesteps: Sequence[float] | None = None
+        # Graphs and buffers must outlive what was launched with them.
+        self._drained = weakref.finalize(self, drain, bound.device)
+        self._drained.atexit = False
+
+    def begin(self, frame: Frame, timesteps: Sequence[float] | None) -> None:
+        """Make ready for one evaluation of a run with these timesteps, if they are known."""
+        device = self._bound.device
+        if torch.is_autocast_enabled(device.type):
+            raise ValueError(
+                "the fused backend does not run under autocast: cast the model, as in "
+                'model.to(torch.bfloat16), or compile with backend="reference"'
+            )
+        x, y = frame.state.x, frame.state.y
+        for name, got in (("x", x), ("y", y)):
+            if isinstance(got, Tensor) and got.device != device:
+                raise ValueError(
+                    f"{name} is on {got.device}, the model on {device}: move {name} there"
+                )
+        frame.prepared, self._timesteps = self, timesteps
+
+    def evaluate(self, frame: Frame) -> Tensor:
+        """The model's output for one call."""
+        if self._call is None:
+            self._call = CallProgram(
+                self._bound, self._plan, self._tools, self._options, frame.slots, frame.state
+            )
+        return self._call.evaluate(frame.state, frame.step, frame.row, self._timesteps)
+
+    def sample(
+        self,
+        slots: Slots,
+        noise: Tensor,
+        labels: Tensor | None,
+        scale: float,
+        solver: DDIM | DPMSolver,
+        callback: Callable[[int, Tensor], None] | None,
+        *,
+        guided: bool,
+    ) -> Tensor:
+        """A whole run; see `Trajectory.run`."""
+        key = (len(noise), guided)
+        if key not in self._runs:
+            self._runs[key] = Trajectory(
+                self._bound, self._plan, self._tools, self._options, slots, noise, solver,
+                guided=guided,
+            )  # fmt: skip
+        return self._runs[key].run(noise, labels, scale, callback)
+
+    def forget(self) -> None:
+        """A run begins, or the memory goes: nothing that was tabulated may be used."""
+        if self._call is not None:
+            self._call.forget()
+
+    @property
+    def programs(self) -> list[Prepared]:
+        runs = [run.prepared for run in self._runs.values()]
+        return runs if self._call is None else [self._call.prepared, *runs]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the tables."""
+        return sum(p.tables.nbytes for p in self.programs)
+
+    @property
+    def captured(self) -> Captured:
+        """What was captured and replayed, for the summary."""
+        return sum((p.captured for p in self.programs), Captured())
+
+    def times(self) -> list[tuple[int, float]]:
+        """(row, seconds) of evaluations that have ended since the last time."""
+        return [] if self._call is None else self._call.prepared.times.ended()
+
+    def run_times(self) -> list[tuple[float, float]]:
+        """(seconds of the first evaluation, seconds in all) of whole runs that have ended."""
+        return [pair for run in self._runs.values() for pair in run.ended()]
+
+
+def run(step: StepPlan, frame: Frame) -> Any:
+    """Run one evaluation and give the model's own return value."""
+    frame.state.x = frame.prepared.evaluate(frame)
+    return frame.bound.finish(frame.state)

@@ -1,0 +1,44 @@
+"""Times on a device, read once they are there and never waited for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+KEPT = 256
+
+
+class EventTimes:
+    """Seconds between pairs of CUDA events; nothing on a CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._open: deque[tuple[int, Any, Any]] = deque(maxlen=KEPT)
+
+    @contextmanager
+    def around(self, label: int) -> Iterator[None]:
+        """Time what is queued inside on the current stream."""
+        if not self._cuda:
+            yield
+            return
+        first, last = self.event(), self.event()
+        first.record()
+        yield
+        last.record()
+        self._open.append((label, first, last))
+
+    def ended(self) -> list[tuple[int, float]]:
+        """(label, seconds) of what has ended since the last time, in order."""
+        found = []
+        while self._open and self._open[0][2].query():
+            label, first, last = self._open.popleft()
+            found.append((label, first.elapsed_time(last) * 1e-3))
+        return found
+
+    @staticmethod
+    def event() -> Any:
+        return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

@@ -1,0 +1,208 @@
+"""Capturing CUDA graphs and launching them again.
+
+What can go wrong with graphs, and what keeps it from going wrong here:
+
+- A kernel compiled or a library initialised inside a capture ends it: everything is run once
+  before (`warm`).
+- cuBLAS keeps one workspace per stream, which two sessions' graphs would then share: workspaces
+  are dropped around every capture, so that each comes from the pool of the graphs that use it.
+- Graphs that share a pool must not run at once: a pool belongs to one session, whose launches are
+  ordered by `StreamOrder` also across streams.
+- Graphs of one pool are dropped together, after the device has finished (`drain`).
+- A garbage collection may free GPU memory and so end a capture: it waits.
+- Other threads go on using CUDA meanwhile: errors are those of the capturing thread only.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+
+from l2c_rt._C import Arena, GraphLoop
+
+Work = Callable[[], None]
+
+
+class Graph(Protocol):
+    """Something that was captured."""
+
+    def replay(self) -> None: ...
+
+
+class Recorder(Protocol):
+    """Makes graphs of what work launches; all of one recorder's graphs share a pool.
+
+    `seconds` and `nbytes` are what its captures have taken; `captures` tells graphs from work
+    that is simply run again.
+    """
+
+    captures: bool
+    seconds: float
+    nbytes: int
+
+    def warm(self, work: Sequence[Work]) -> None: ...
+
+    def capture(self, work: Work) -> Graph: ...
+
+
+class Eager:
+    """No graphs: work is run again each time."""
+
+    captures = False
+    seconds = 0.0
+    nbytes = 0
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def warm(self, work: Sequence[Work]) -> None:
+        return None
+
+    def capture(self, work: Work) -> Graph:
+        return _Again(work)
+
+
+class _Again:
+    def __init__(self, work: Work) -> None:
+        self.replay = work
+
+
+class CudaRecorder:
+    """CUDA graphs from one stream that lives as long as they do."""
+
+    captures = True
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = 0.0
+        self.nbytes = 0
+        self._stream = torch.cuda.Stream(device)
+        self._pool: Any = None
+
+    def warm(self, work: Sequence[Work]) -> None:
+        """Run everything once where it will be captured."""
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._stream):
+            for each in work:
+                each()
+        self._stream.synchronize()
+
+    def capture(self, work: Work) -> Graph:
+        """The graph of what `work` launches; nothing is run.
+
+        Raises RuntimeError, with the graphs captured so far intact, where memory is short or work
+        did something that cannot be captured.
+        """
+        began = time.perf_counter()
+        before = torch.cuda.memory_reserved(self.device)
+        graph: Any = torch.cuda.CUDAGraph()
+        with _no_garbage_collection(), _own_workspaces():
+            how: dict[str, Any] = {"pool": self._pool, "stream": self._stream}
+            with torch.cuda.graph(graph, **how, capture_error_mode="thread_local"):
+                work()
+        self._pool = graph.pool() if self._pool is None else self._pool
+        self.nbytes += max(0, torch.cuda.memory_reserved(self.device) - before)
+        self.seconds += time.perf_counter() - began
+        captured: Graph = graph
+        return captured
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def _own_workspaces() -> Iterator[None]:
+    clear: Callable[[], None] = torch._C._cuda_clearCublasWorkspaces
+    clear()
+    try:
+        yield
+    finally:
+        clear()
+
+
+class Launches:
+    """Graphs in the order in which a run launches them."""
+
+    def __init__(self, graphs: Sequence[Graph], device: torch.device, arenas: Sequence[Arena]):
+        self._graphs = tuple(graphs)
+        self._device = device
+        self._arenas = tuple(arenas)
+        handles = [_handle(graph) for graph in self._graphs]
+        self._loop: GraphLoop | None = None
+        if device.type == "cuda" and handles and None not in handles:
+            index = torch.cuda.current_device() if device.index is None else device.index
+            whole = [handle for handle in handles if handle is not None]
+            self._loop = GraphLoop(index, whole, self._arenas)
+
+    def launch(self, first: int = 0, count: int | None = None) -> None:
+        """Enqueue graphs [first, first + count) on the current stream.
+
+        Raises RuntimeError while an arena that they use is asleep.
+        """
+        count = len(self._graphs) - first if count is None else count
+        if self._loop is not None:
+            stream = torch.cuda.current_stream(self._device).cuda_stream
+            self._loop.launch(stream, first, count)
+            return
+        if not all(arena.awake for arena in self._arenas):
+            raise RuntimeError("the cache's memory is asleep: call wake() before the next run")
+        for graph in self._graphs[first : first + count]:
+            graph.replay()
+
+
+def _handle(graph: Graph) -> int | None:
+    """The address of a CUgraphExec; None where this torch does not tell it."""
+    tell = getattr(graph, "raw_cuda_graph_exec", None)
+    return None if tell is None else int(tell())
+
+
+class StreamOrder:
+    """Orders one session's work on a device, whichever stream each call comes from.
+
+    Static buffers are written by one call and read by the next, which may be on another stream.
+    """
+
+    def __init__(self, device: torch.device, *, replays: bool = True) -> None:
+        self._device, self._replays = device, replays
+        self._last: Any = None
+        self._done: Any = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        if self._device.type != "cuda":
+            yield
+            return
+        if self._replays and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "a compiled model replays graphs of its own and cannot be captured into another: "
+                'compile with graph="off" or call it outside the capture'
+            )
+        stream = torch.cuda.current_stream(self._device)
+        if self._done is None:
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        elif stream != self._last:
+            stream.wait_event(self._done)
+        self._last = stream
+        try:
+            yield
+        finally:
+            self._done.record(stream)
+
+
+def drain(device: torch.device) -> None:
+    """Wait until nothing that was launched still uses memory which is about to be dropped."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
