@@ -74,7 +74,8 @@ class Final:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A node that is nothing of the above: the model's own code, on the stream as it stands."""
+    """A node that is nothing of the above: the model's own code, on the stream as it stands, which
+    it may write over."""
 
     node: str
     source: str
@@ -142,12 +143,19 @@ class _Row:
         else:
             self._settle()
             self._sum(None)
+            self._leave_kept()
             self.launches.append(Call(op.node, self._at))
 
     def _settle(self) -> None:
         """Write the sum that a long skip keeps, before anything more is added to it."""
         if self._keep is not None:
             self._sum(None)
+
+    def _leave_kept(self) -> None:
+        """Copy the stream out of a buffer that a long skip keeps: a node may write over it."""
+        if self._at in self._kept:
+            self.launches.append(Sum(self._at, STREAM, (), None))
+            self._at = STREAM
 
     def _sum(self, branch: str | None) -> None:
         """Add what waits; `branch` is the one whose normed input is wanted, if any."""

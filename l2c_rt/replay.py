@@ -18,7 +18,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Protocol
 
 import torch
@@ -81,7 +81,7 @@ class CudaRecorder:
         self.device = device
         self.seconds = 0.0
         self.nbytes = 0
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool: Any = None
 
     def warm(self, work: Sequence[Work]) -> None:
@@ -101,11 +101,20 @@ class CudaRecorder:
         began = time.perf_counter()
         before = torch.cuda.memory_reserved(self.device)
         graph: Any = torch.cuda.CUDAGraph()
-        with _no_garbage_collection(), _own_workspaces():
-            how: dict[str, Any] = {"pool": self._pool, "stream": self._stream}
-            with torch.cuda.graph(graph, **how, capture_error_mode="thread_local"):
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        with _no_garbage_collection(), _own_workspaces(), torch.cuda.stream(self._stream):
+            # Not torch.cuda.graph, which collects garbage and empties caches for every graph.
+            self._stream.synchronize()
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
                 work()
-        self._pool = graph.pool() if self._pool is None else self._pool
+            except BaseException:
+                # The failed capture has to be ended as well; what went wrong is said already.
+                with suppress(RuntimeError):
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         self.nbytes += max(0, torch.cuda.memory_reserved(self.device) - before)
         self.seconds += time.perf_counter() - began
         captured: Graph = graph
@@ -200,6 +209,11 @@ class StreamOrder:
             yield
         finally:
             self._done.record(stream)
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Launches inside go to this device, whichever is the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def drain(device: torch.device) -> None:

@@ -81,6 +81,7 @@ def guided_call(
     if not is_guided(how, y, cfg_scale):
         return lambda x, t: call(x, _timestep(how, t, x), y)[:, : how.channels]
     assert y is not None
+    assert how.null_label is not None
     labels = torch.cat([y, torch.full_like(y, how.null_label)])
 
     def both(x: Tensor, t: float) -> Tensor:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from l2c_rt.cli.ceilings import Ceilings, quick_ceilings, read_ceilings
 from l2c_rt.cli.exits import fitting, refuse
+from l2c_rt.cli.machine import Timed, machine, stopwatch
+from l2c_rt.cli.measured import measure
 from l2c_rt.cli.options import cut_options, json_option, num_heads_option
 from l2c_rt.cli.sources import METAVAR, Cut, read_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import torch
 
     from l2c_rt.cli.models import Loaded
     from l2c_rt.compiled import Compiled
@@ -25,7 +32,9 @@ Examples:
   l2c-rt bench l2c/dit-xl-2-256/ddim-20
   l2c-rt bench l2c/uvit-h-2-256/dpm-20 --width 192 --rounds 3 --threads 1
   l2c-rt bench my-router.safetensors --weights my-dit.safetensors --batch 8 --json
+  l2c-rt bench l2c/dit-xl-2-256/ddim-50 --device cuda --width 1152 --measure-ceilings
 """
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @click.command("bench", epilog=EXAMPLES, short_help="Time the cached run against the full one.")
@@ -39,6 +48,16 @@ Examples:
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="torch threads; default as torch finds.")
 @click.option("--backend", default="fused", show_default=True, help="auto, reference or fused.")
+@click.option("--device", help="A torch device; default cuda where there is one, else cpu.")
+@click.option(
+    "--dtype", type=click.Choice(DTYPES), help="Default bfloat16 on a GPU, float32 on a CPU."
+)
+@click.option(
+    "--ceilings",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON with macs_per_second and bytes_per_second of this machine: prints the floor.",
+)
+@click.option("--measure-ceilings", is_flag=True, help="Measure them now: prints the floor.")
 @json_option
 def bench_command(
     source: str,
@@ -51,6 +70,10 @@ def bench_command(
     rounds: int,
     threads: int | None,
     backend: str,
+    device: str | None,
+    dtype: str | None,
+    ceilings: Path | None,
+    measure_ceilings: bool,
     as_json: bool,
 ) -> None:
     """Time whole runs, full and cached, in the order full, cached, cached, full per round.
@@ -58,44 +81,41 @@ def bench_command(
     Both runs use the same backend, guidance and noise; the bound is what `cost` gives for the
     arithmetic left out.  Without --weights the model has the schedule's family and depth.
     """
+    if ceilings is not None and measure_ceilings:
+        refuse("--measure-ceilings", "--ceilings already gives them; leave one out")
+    limits = None if ceilings is None else read_ceilings(ceilings)
     schedule = read_source(source).schedule(cut)
     loaded = _model(schedule, weights, num_heads, width, input_size)
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
+    where = _settle(loaded, device, dtype)
+    timed = stopwatch(where)
     full, cached = _compiled_pair(loaded, schedule, backend)
-    measured = measure(_run(full, loaded, batch), _run(cached, loaded, batch), rounds)
+    measured = measure(_run(full, loaded, batch), _run(cached, loaded, batch), rounds, timed)
+    if measure_ceilings:
+        limits = quick_ceilings(partial(_median_seconds, timed), where, _dtype(loaded))
+    about = _about(cached, schedule, source, batch) | machine(where)
+    facts = about | measured.facts(cached.cost.speedup_bound) | _floor(cached, batch, limits)
+    click.echo(json.dumps(facts, indent=1) if as_json else _text(facts))
+
+
+def _about(cached: Compiled, schedule: CacheSchedule, source: str, batch: int) -> dict[str, Any]:
+    import torch
+
     program = cached.bound.program
-    about = {
+    return {
         "model": f"{schedule.family or program.family}, {len(program.branches) // 2} blocks, "
         f"width {program.width}, {program.tokens} tokens",
         "schedule": schedule.source or source,
         "steps": schedule.steps,
         "images": batch,
         "backend": cached.backend.name,
+        "dtype": str(next(cached.bound.model.parameters()).dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    click.echo(_text(about, measured, cached) if not as_json else _json(about, measured, cached))
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Seconds of every run, two of each kind per round."""
-
-    full: tuple[float, ...]
-    cached: tuple[float, ...]
-
-    @property
-    def ratios(self) -> tuple[float, ...]:
-        """Full over cached time, one per round, so that a drift of the machine cancels."""
-        pairs = zip(_in_twos(self.full), _in_twos(self.cached), strict=True)
-        return tuple(f / c for f, c in pairs)
-
-    @property
-    def speedup(self) -> float:
-        return median(self.ratios)
 
 
 def _model(
@@ -138,64 +158,68 @@ def _run(fast: Compiled, loaded: Loaded, batch: int) -> Callable[[], Any]:
 
     from l2c_rt.cli.models import noise
 
-    start = noise(loaded, batch, seed=0)
-    labels = torch.arange(batch) % max(loaded.sampling.classes, 1)
+    device = next(loaded.model.parameters()).device
+    start = noise(loaded, batch, seed=0).to(device)
+    labels = torch.arange(batch, device=device) % max(loaded.sampling.classes, 1)
     return lambda: fast.sample(start, labels)
 
 
-def measure(full: Callable[[], Any], cached: Callable[[], Any], rounds: int) -> Measured:
-    import time
+def _settle(loaded: Loaded, device: str | None, dtype: str | None) -> torch.device:
+    """Put the model where it is to run."""
+    import torch
 
-    from tqdm import tqdm
+    from l2c_rt.cli.models import place
 
-    seconds: dict[str, list[float]] = {"full": [], "cached": []}
-    order = (("full", full), ("cached", cached), ("cached", cached), ("full", full))
-    with tqdm(total=2 + 4 * rounds, desc="bench", unit="run") as bar:
-        for _, run in order[:2]:
-            run()
-            bar.update()
-        for _ in range(rounds):
-            for name, run in order:
-                began = time.perf_counter()
-                run()
-                seconds[name].append(time.perf_counter() - began)
-                bar.update()
-    return Measured(tuple(seconds["full"]), tuple(seconds["cached"]))
+    found = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place(loaded, found)
+    where = next(loaded.model.parameters()).device
+    wanted = dtype or ("bfloat16" if where.type == "cuda" else "float32")
+    loaded.model.to(getattr(torch, wanted))
+    return where
 
 
-def _in_twos(seconds: tuple[float, ...]) -> list[float]:
-    return [a + b for a, b in zip(seconds[::2], seconds[1::2], strict=True)]
+def _dtype(loaded: Loaded) -> torch.dtype:
+    return next(loaded.model.parameters()).dtype
 
 
-def _text(about: dict[str, Any], measured: Measured, cached: Compiled) -> str:
-    bound, ratios = cached.cost.speedup_bound, measured.ratios
+def _floor(cached: Compiled, batch: int, limits: Ceilings | None) -> dict[str, Any]:
+    """The least time of the cached run at the ceilings, two rows per image for guidance."""
+    if limits is None:
+        return {}
+    ceilings = asdict(limits)
+    itemsize = next(cached.bound.model.parameters()).element_size()
+    floor = cached.cost.floor_seconds(batch=2 * batch, itemsize=itemsize, **ceilings)
+    return {"ceilings": ceilings, "floor_seconds": floor}
+
+
+def _median_seconds(timed: Timed, call: Callable[[], Any], repeats: int = 7) -> float:
+    call()
+    return median(timed(call) for _ in range(repeats))
+
+
+def _text(facts: dict[str, Any]) -> str:
+    ratios, bound, share = facts["ratios"], facts["bound"], facts["share_of_bound"]
     spread = f"{min(ratios):.3f} to {max(ratios):.3f} over {len(ratios)} rounds"
     lines = [
-        f"{about['model']}; {about['schedule']}",
-        f"batch {about['images']} with guidance, {about['steps']} evaluations, "
-        f"{about['backend']} backend, {about['threads']} threads, torch {about['torch']}",
-        f"  full      {_spell(measured.full)}",
-        f"  cached    {_spell(measured.cached)}",
-        f"  speed-up  {measured.speedup:.3f}x ({spread})",
-        f"  bound     {bound:.3f}x by arithmetic; measured is {measured.speedup / bound:.3f} of it",
+        f"{facts['model']}; {facts['schedule']}",
+        f"batch {facts['images']} with guidance, {facts['steps']} evaluations, "
+        f"{facts['backend']} backend, {facts['dtype']}, {facts['threads']} threads, "
+        f"torch {facts['torch']}",
+        f"  device    {', '.join(str(v) for v in facts['device'].values())}",
+        f"  full      {_spell(facts['full_seconds'])}",
+        f"  cached    {_spell(facts['cached_seconds'])}",
+        f"  speed-up  {facts['speedup']:.3f}x ({spread})",
+        f"  bound     {bound:.3f}x by arithmetic; measured is {share:.3f} of it",
     ]
+    if "floor_seconds" in facts:
+        floor, least = facts["floor_seconds"], median(facts["cached_seconds"])
+        limits = facts["ceilings"]
+        lines.append(
+            f"  floor     {floor * 1e3:.3f} ms at {2e-12 * limits['macs_per_second']:.3g} TFLOP/s "
+            f"and {1e-12 * limits['bytes_per_second']:.3g} TB/s; measured is {least / floor:.2f}x"
+        )
     return "\n".join(lines)
 
 
 def _spell(seconds: tuple[float, ...]) -> str:
     return f"{median(seconds):.3f} s median, {min(seconds):.3f} to {max(seconds):.3f}"
-
-
-def _json(about: dict[str, Any], measured: Measured, cached: Compiled) -> str:
-    bound = cached.cost.speedup_bound
-    return json.dumps(
-        about
-        | {
-            "full_seconds": measured.full,
-            "cached_seconds": measured.cached,
-            "speedup": measured.speedup,
-            "bound": bound,
-            "share_of_bound": measured.speedup / bound,
-        },
-        indent=1,
-    )

@@ -7,7 +7,8 @@ into float32 parts that the next sum adds up on its way.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from l2c_rt.backends.cuda.problems import (
 )
 from l2c_rt.backends.cuda.tuning import Tuner
 from l2c_rt.backends.cuda.weights import Weights
+from l2c_rt.kernels import reference
 from l2c_rt.lowering import Term
 
 
@@ -41,6 +43,11 @@ class BranchRunner:
 
     def tune(self) -> None:
         """Settle every choice; measures on the branches' own buffers where it is not known yet."""
+        b = self._buffers
+        generator = torch.Generator(b.h.device).manual_seed(0)
+        for buffer in (b.h, b.qkv, b.mixed, b.hidden):
+            # Zeros would make every candidate agree, and arithmetic cheaper than it is.
+            buffer.normal_(generator=generator)
         for name, part in self._parts.branches.items():
             if isinstance(part.inner, AttentionPart):
                 self._tune_attention(name, part.inner)
@@ -131,7 +138,9 @@ class BranchRunner:
                 heads, scale = inner.heads, inner.scale
                 return lambda: run_attention(choice, self._kernels, qkv, heads, scale, mixed)
 
-            self._attentions[problem] = self._tuner.attention(problem, make)
+            wanted = reference.attention(qkv, inner.heads, inner.scale)
+            check = partial(_agrees, make, mixed, wanted)
+            self._attentions[problem] = self._tuner.attention(problem, make, check)
         self._tune_into_slot(mixed, inner.proj)
 
     def _tune_mlp(self, inner: MlpPart) -> None:
@@ -176,12 +185,28 @@ class BranchRunner:
                 return split
             return lambda: run_linear(choice, self._kernels, x, weight, bias, gelu, out)
 
-        self._linears[problem] = self._tuner.linear(problem, make)
+        wanted = reference.linear(x, weight, bias, gelu)
+        self._linears[problem] = self._tuner.linear(
+            problem, make, partial(_agrees, make, out, wanted)
+        )
 
     def _attention_problem(self, inner: AttentionPart) -> AttentionProblem:
         b, t, _ = self._buffers.h.shape
         head = inner.proj.in_features // inner.heads
         return AttentionProblem(b, t, inner.heads, head, _name(self._buffers.h))
+
+
+C = TypeVar("C", LinearChoice, AttentionChoice)
+
+
+def _agrees(
+    make: Callable[[C], Callable[[], None]], out: Tensor, wanted: Tensor, choice: C
+) -> bool:
+    """Whether a choice computes what PyTorch does, up to rounding."""
+    out.fill_(float("nan"))
+    make(choice)()
+    error = (out.float() - wanted.float()).norm() / wanted.float().norm().clamp_min(1e-20)
+    return bool(error < 2e-2)
 
 
 def _problem(

@@ -122,10 +122,9 @@ class CallProgram:
 def unpatchify_into(image: Tensor, tokens: Tensor, patch: int) -> None:
     """Shapes: image [B, C, H, W]; tokens [B, H W / P^2, P P C], channels last in a patch."""
     b, c, height, width = image.shape
-    grid = tokens.unflatten(1, (height // patch, width // patch)).unflatten(3, (patch, patch, c))
-    image.view(b, c, height // patch, patch, width // patch, patch).copy_(
-        grid.permute(0, 5, 1, 3, 2, 4)
-    )
+    rows, columns = height // patch, width // patch
+    grid = tokens.reshape(b, rows, columns, patch, patch, c)
+    image.view(b, c, rows, patch, columns, patch).copy_(grid.permute(0, 5, 1, 3, 2, 4))
 
 
 def _timestep(t: Tensor | float, like: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from l2c_rt.kernels._launch import (
 )
 
 SPLITS = (2, 3, 4)
+MANY_ROWS = 4096
 MULTIPROCESSORS = 132
 """Of the GPU that the candidates were drawn up for; more or fewer only make them less apt."""
 
@@ -77,7 +78,9 @@ def default_attention(problem: AttentionProblem, device: str = "cuda") -> Attent
 def linear_candidates(problem: LinearProblem, device: str = "cuda") -> tuple[LinearChoice, ...]:
     """All that is worth measuring, the default first."""
     found = [default_linear(problem, device), LinearChoice("addmm")]
-    if _kernel_multiplies(problem):
+    # With many rows cuBLAS fills the GPU; our tiles are then worth a compilation each only for
+    # the activation that it has no epilogue for.
+    if _kernel_multiplies(problem) and (problem.rows <= MANY_ROWS or problem.gelu == "none"):
         found += [LinearChoice("triton", dataclasses.astuple(tile)) for tile in LINEAR_TILES]
         found += _splits(problem)
     return tuple(dict.fromkeys(found))

@@ -83,7 +83,9 @@ class Prepared:
             self.runner.prepare(row)
         fills = [partial(self._fill, self.tables.steps), partial(self._fill, 1)]
         work = [partial(self.runner.run, row, finish) for row in self.rows]
-        self.recorder.warm([*fills, *work])
+        # Every row counts an evaluation: left to add up, they would read behind the tables.
+        zero = self.buffers.counter.zero_
+        self.recorder.warm([*fills, *(step for each in work for step in (zero, each))])
         self._fill_all, self._fill_one, *graphs = self.record([*fills, *work])
         self.row_graphs = tuple(graphs)
         if self.recorder.captures:
@@ -98,7 +100,7 @@ class Prepared:
         the reason noted.  Raises RuntimeError otherwise.
         """
         try:
-            found = [self.recorder.capture(each) for each in work]
+            found = [self._captured(each) for each in work]
         except RuntimeError as error:
             why = f"{type(error).__name__}: {error}".splitlines()[0]
             if not self.options.forgiving:
@@ -112,6 +114,10 @@ class Prepared:
             return [self.recorder.capture(each) for each in work]
         self.graphs += len(found) if self.recorder.captures else 0
         return found
+
+    def _captured(self, work: Callable[[], None]) -> Graph:
+        self.buffers.counter.zero_()
+        return self.recorder.capture(work)
 
     def launches(self, graphs: Sequence[Graph]) -> Launches:
         """Graphs of this shape in the order of a run."""
@@ -129,7 +135,9 @@ class Prepared:
         else:
             count = len(t)
             tables.t[:count].copy_(host_tensor(t, tables.t), non_blocking=True)
-        if tables.y is not None and y is not None:
+        if tables.y is not None:
+            if y is None:
+                raise ValueError("y is missing: the model was made with labels")
             tables.y.copy_(y, non_blocking=True)
         (self._fill_one if count == 1 else self._fill_all).replay()
 

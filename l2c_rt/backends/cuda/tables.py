@@ -77,6 +77,6 @@ class Tables:
         assert y is not None
         condition = parts.condition(t, y)
         for block in range(self._blocks):
-            rows = parts.modulation(block, condition).unflatten(1, (6, -1))
+            rows = parts.modulation(block, condition).view(len(table), 6, -1)
             table[:, 6 * block : 6 * block + 6].copy_(rows)
-        table[:, self.final :].copy_(ends.modulation(condition).unflatten(1, (2, -1)))
+        table[:, self.final :].copy_(ends.modulation(condition).view(len(table), 2, -1))

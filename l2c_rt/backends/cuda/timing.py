@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import statistics
 import time
@@ -30,6 +31,7 @@ def cuda_measure(
 
     `flush` bytes are written between launches, and the time of that taken off again, so that a
     call finds the L2 cache cold (twice its size is apt); 0 leaves it as the launch before did.
+    `device` is where the calls run; it is the current device while they do.
     `cuda` stands in for `torch.cuda` where there is no GPU.
     Raises: CaptureInProgress; whatever the call raises.
     """
@@ -52,9 +54,11 @@ class _Stopwatch:
             raise CaptureInProgress("timing: a graph is being captured; tune before the capture")
         first = self._stream is None
         if first:
-            self._stream = self._cuda.Stream()
+            # Streams are handed out from one pool per priority, again and again: from this pool
+            # nobody captures.
+            self._stream = self._cuda.Stream(self._device, priority=-1)
         # What the call reads may still be under way on the caller's stream.
-        self._stream.wait_stream(self._cuda.current_stream())
+        self._stream.wait_stream(self._cuda.current_stream(self._device))
         with self._cuda.stream(self._stream):
             if first:
                 self._spin_up(call)
@@ -98,6 +102,9 @@ class _Stopwatch:
     def _captured(self, call: Call, launches: int) -> Any:
         """A graph of so many launches; None where the call cannot be captured."""
         graph = self._cuda.CUDAGraph()
+        # What a collection frees may be another graph, and that would spoil this capture.
+        collecting = gc.isenabled()
+        gc.disable()
         try:
             # Not `torch.cuda.graph`: it gives the whole allocator's cache back to the driver.
             graph.capture_begin(capture_error_mode="thread_local")
@@ -108,6 +115,9 @@ class _Stopwatch:
                 graph.capture_end()
         except RuntimeError:
             return None
+        finally:
+            if collecting:
+                gc.enable()
         return graph
 
     def _cold(self, call: Call) -> Call:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from l2c_rt.backends.cuda.tuning import Tuner, cuda_measure, default_path
+from l2c_rt.backends.cuda.tuning import Tuner, cuda_measure, default_path, describe_device
 from l2c_rt.replay import CudaRecorder, Eager, Recorder
 
 FUNCTIONS = {
@@ -86,7 +86,6 @@ def triton_kernels() -> SimpleNamespace:
 
 def tools_for(device: torch.device, options: Options) -> Tools:
     """The real ones, for a GPU."""
-    properties = torch.cuda.get_device_properties(device)
-    measure = cuda_measure() if options.tune else None
-    tuner = Tuner(properties.name, default_path() if options.tune else None, measure)
+    measure = cuda_measure(device=device) if options.tune else None
+    tuner = Tuner(describe_device(device), default_path() if options.tune else None, measure)
     return Tools(triton_kernels(), Eager if options.graph == "off" else CudaRecorder, tuner)

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound import Bound, Sampling
+from l2c_rt.adapters.bound import Bound
 from l2c_rt.backends.cuda.buffers import Shape
 from l2c_rt.backends.cuda.call import unpatchify_into
 from l2c_rt.backends.cuda.prepared import Prepared, host_tensor
@@ -238,9 +238,4 @@ class _Reports:
 
 
 def _is_done(event: torch.cuda.Event | None) -> bool:
-    return event is None or bool(event.query())
-
-
-def neutral(how: Sampling) -> float:
-    """The scale up to which guidance is off."""
-    return 1.0 if how.sampler == "ddim" else 0.0
+    return event is None or bool(event.query())  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ from l2c_rt.backends.cuda.tools import Options, Tools
 from l2c_rt.backends.cuda.trajectory import Trajectory
 from l2c_rt.backends.frame import Frame
 from l2c_rt.plan import Plan, StepPlan
-from l2c_rt.replay import drain
+from l2c_rt.replay import drain, on
 from l2c_rt.samplers import DDIM, DPMSolver
 from l2c_rt.slots import Slots
 from l2c_rt.summary import Captured
@@ -52,11 +52,12 @@ class Workspace:
 
     def evaluate(self, frame: Frame) -> Tensor:
         """The model's output for one call."""
-        if self._call is None:
-            self._call = CallProgram(
-                self._bound, self._plan, self._tools, self._options, frame.slots, frame.state
-            )
-        return self._call.evaluate(frame.state, frame.step, frame.row, self._timesteps)
+        with on(self._bound.device):
+            if self._call is None:
+                self._call = CallProgram(
+                    self._bound, self._plan, self._tools, self._options, frame.slots, frame.state
+                )
+            return self._call.evaluate(frame.state, frame.step, frame.row, self._timesteps)
 
     def sample(
         self,
@@ -71,12 +72,13 @@ class Workspace:
     ) -> Tensor:
         """A whole run; see `Trajectory.run`."""
         key = (len(noise), guided)
-        if key not in self._runs:
-            self._runs[key] = Trajectory(
-                self._bound, self._plan, self._tools, self._options, slots, noise, solver,
-                guided=guided,
-            )  # fmt: skip
-        return self._runs[key].run(noise, labels, scale, callback)
+        with on(self._bound.device):
+            if key not in self._runs:
+                self._runs[key] = Trajectory(
+                    self._bound, self._plan, self._tools, self._options, slots, noise, solver,
+                    guided=guided,
+                )  # fmt: skip
+            return self._runs[key].run(noise, labels, scale, callback)
 
     def forget(self) -> None:
         """A run begins, or the memory goes: nothing that was tabulated may be used."""
