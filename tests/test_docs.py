@@ -2,7 +2,7 @@
 l2c-rt lines of sh blocks, and a json block is a file that they wrote.
 
 A block is left out only by a comment before it that says why: <!-- not run: REASON -->, or, for
-an optional package, <!-- needs: PACKAGE -->.
+an optional package or a GPU, <!-- needs: PACKAGE --> or <!-- needs: cuda -->.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def test_the_snippets_run_in_order(file: Path) -> None:
     for snippet in snippets(file):
         if snippet.remark is not None:
             what, said = snippet.remark
-            if what == "not run" or importlib.util.find_spec(said) is None:
+            if what == "not run" or not is_here(said):
                 missing += [said] if what == "needs" else []
                 continue
         if snippet.language == "python":
@@ -75,6 +75,13 @@ def test_the_snippets_run_in_order(file: Path) -> None:
             assert snippet.code in [file.read_text() for file in Path().glob("*.json")]
     if missing:
         pytest.skip(f"the other snippets ran; these need {', '.join(missing)}")
+
+
+def is_here(what: str) -> bool:
+    """A package that is installed, or "cuda": a GPU."""
+    if what == "cuda":
+        return torch.cuda.is_available()
+    return importlib.util.find_spec(what) is not None
 
 
 def run_commands(code: str) -> None:

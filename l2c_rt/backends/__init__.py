@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from l2c_rt.adapters.bound import Bound
+from l2c_rt.arena import SlotMemory
 from l2c_rt.backends import fused_cpu, reference
 from l2c_rt.backends.cuda import rows, workspace
 from l2c_rt.backends.cuda.tools import Options, Tools, tools_for
@@ -93,6 +94,10 @@ def _why_not_here(device: torch.device) -> str:
     version = tuple(int(part) for part in triton.__version__.split(".")[:2])
     if not TRITON[0] <= version <= TRITON[1]:
         return f"triton is {triton.__version__}, wanted 3.6 to 3.9; pip install l2c_rt[gpu]"
+    try:
+        SlotMemory(1, (8,), torch.float32, device)
+    except (MemoryError, RuntimeError) as error:
+        return f"the driver gives no cache memory: {error}"
     return ""
 
 

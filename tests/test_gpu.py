@@ -1,0 +1,300 @@
+"""The whole runtime on a GPU: `pytest -m gpu`, minutes on one machine.
+
+Rungs 3, 4 and 5 of the ladder, sessions on streams, sleep and wake, cancelling, changed weights,
+and every kernel under compute-sanitizer.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden import NAMES, Golden, relative
+from oracle import Oracle
+from test_ladder import PRESETS, VARIANTS, branches, variant
+from toys import call_inputs, random_schedule, timesteps, toy_dit, toy_uvit
+
+from l2c_rt import presets
+from l2c_rt.api import compile
+from l2c_rt.policies import Full
+
+pytestmark = pytest.mark.gpu
+
+STEPS = 10
+HERE = Path(__file__).parent
+
+
+def fresh(model: Any = None, **options: Any) -> Any:
+    model = (toy_dit() if model is None else model).cuda()
+    schedule = random_schedule(STEPS, branches(model), seed=3)
+    return compile(model, schedule, backend="fused", **({"tune": False} | options))
+
+
+def on_gpu(step: int, seed: int = 0, batch: int = 2) -> list[torch.Tensor]:
+    return [value.cuda() for value in call_inputs(step, seed, batch)]
+
+
+def drive(fast: Any, seed: int = 0, steps: int = STEPS, batch: int = 2) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return [fast(*on_gpu(step, seed, batch)) for step in range(steps)]
+
+
+def noise(seed: int = 0, images: int = 2) -> torch.Tensor:
+    return torch.randn(images, 4, 8, 8, generator=torch.Generator().manual_seed(seed)).cuda()
+
+
+def same(got: list[torch.Tensor], want: list[torch.Tensor]) -> None:
+    for step, (a, b) in enumerate(zip(got, want, strict=True)):
+        assert torch.equal(a, b), step
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_rung_3_the_fused_error_is_at_most_twice_the_references(
+    name: str, dtype: torch.dtype
+) -> None:
+    model = variant(name).to(dtype).cuda()
+    exact = copy.deepcopy(model).double()
+    schedule = random_schedule(STEPS, branches(model), seed=5)
+    backends = [compile(model, schedule, backend=b, tune=False) for b in ("fused", "reference")]
+    oracle = Oracle(exact, schedule.compute)
+    slack = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}[dtype]
+    for step in range(STEPS):
+        x, t, y = on_gpu(step)
+        x = x.to(dtype)
+        with torch.no_grad():
+            truth = oracle(x.double(), t, y)
+        fused, reference = ((f(x, t, y) - truth).abs().max().item() for f in backends)
+        assert fused <= 2 * reference + slack, step
+
+
+@pytest.mark.parametrize("graph", ["step", "trajectory"])
+@pytest.mark.parametrize("make", [toy_dit, toy_uvit])
+def test_rung_4_a_hundred_replays_over_poison_are_bitwise_the_kernels_one_by_one(
+    make: Any, graph: str
+) -> None:
+    model = make()
+    eager, replayed = fresh(model, graph="off"), fresh(model, graph=graph)
+    want, calls = eager.sample(noise(), [1, 2]), drive(eager)
+    assert not want.isnan().any()
+    for run in range(100):
+        replayed.poison()
+        assert torch.equal(replayed.sample(noise(), [1, 2]), want), run
+    for _ in range(10):
+        replayed.poison()
+        same(drive(replayed), calls)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rung_5_the_published_outputs_in_float32(name: str) -> None:
+    golden = Golden.load(name)
+    preset = presets.load(PRESETS[next(n for n in NAMES if Golden.load(n).router == golden.router)])
+    model = golden.model().cuda()
+    fast = compile(model, preset, backend="fused", tune=False)
+    start, labels = golden.noise.cuda(), golden.labels.cuda()
+    got = fast.sample(start, labels, cfg_scale=golden.guidance).cpu()
+    assert relative(got, golden.cached) < 1e-3
+    full = compile(model, Full(), steps=golden.steps, backend="fused", tune=False)
+    assert relative(full.sample(start, labels, golden.guidance).cpu(), golden.full) < 1e-3
+
+
+def test_auto_is_fused_and_tuned_where_there_is_a_gpu() -> None:
+    model = toy_dit().cuda().to(torch.bfloat16)
+    fast = compile(model, random_schedule(STEPS, 6, seed=3))
+    drive(fast)
+    summary = fast.summary()
+    assert summary.backend == "fused"
+    assert summary.captured.graphs == len(fast.plan.steps) + 2
+    assert summary.captured.seconds > 0
+    assert not summary.reasons
+
+
+def test_sessions_on_two_streams_and_threads_do_not_disturb_each_other() -> None:
+    fast = fresh(timesteps=timesteps(STEPS))
+    alone = [drive(fresh(timesteps=timesteps(STEPS)), seed) for seed in range(2)]
+    results: dict[int, list[list[torch.Tensor]]] = {0: [], 1: []}
+
+    def work(seed: int) -> None:
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream), fast.session() as session:
+            for _ in range(10):
+                results[seed].append(drive(session, seed))
+        stream.synchronize()
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(2):
+        for run in results[seed]:
+            same(run, alone[seed])
+
+
+def test_one_session_called_from_streams_in_turn_is_ordered() -> None:
+    fast = fresh(timesteps=timesteps(STEPS))
+    want = drive(fast)
+    streams = [torch.cuda.Stream() for _ in range(3)]
+    for _ in range(5):
+        got = []
+        for step in range(STEPS):
+            x, t, y = on_gpu(step)
+            stream = streams[step % 3]
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream), torch.no_grad():
+                got.append(fast(x, t, y))
+        torch.cuda.synchronize()
+        same(got, want)
+
+
+def test_asleep_the_memory_is_others_and_awake_the_same_graphs_give_the_same() -> None:
+    fast = fresh()
+    want = fast.sample(noise(), [1, 2])
+    captured = fast.summary().captured.graphs
+    fast.sleep()
+    with pytest.raises(RuntimeError, match="asleep"):
+        fast.sample(noise(), [1, 2])
+    others = torch.full((1 << 28,), float("nan"), device="cuda")
+    fast.wake()
+    assert torch.equal(fast.sample(noise(), [1, 2]), want)
+    assert others.isnan().all()
+    assert fast.summary().captured.graphs == captured
+
+
+def test_cancelled_in_the_middle_the_next_run_is_as_if_nothing_had_been() -> None:
+    fast = fresh()
+    want = fast.sample(noise(), [1, 2])
+
+    class Cancelled(Exception):
+        pass
+
+    def stop(step: int, latents: torch.Tensor) -> None:
+        assert latents.device.type == "cpu"
+        if step == 4:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        fast.sample(noise(1), [3, 4], callback=stop)
+    assert torch.equal(fast.sample(noise(), [1, 2]), want)
+
+
+def test_a_callback_sees_the_latents_of_every_evaluation() -> None:
+    model = toy_dit()
+    fast, reference = (
+        fresh(model),
+        compile(model.cuda(), fresh(model).schedule, backend="reference"),
+    )
+    seen: list[torch.Tensor] = []
+    want: list[torch.Tensor] = []
+    fast.sample(noise(), [1, 2], callback=lambda step, x: seen.append(x))
+    reference.sample(noise(), [1, 2], callback=lambda step, x: want.append(x.cpu()))
+    for step, (a, b) in enumerate(zip(seen, want, strict=True)):
+        assert relative(a, b) < 1e-3, step
+
+
+def test_a_changed_weight_is_noticed_and_captured_anew() -> None:
+    model = toy_dit()
+    fast = fresh(model)
+    drive(fast)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.01)
+    want = drive(compile(model, fast.schedule, backend="reference"))
+    for got, wanted in zip(drive(fast), want, strict=True):
+        assert relative(got, wanted) < 1e-3
+    assert fast.summary().weight_changes == 1
+
+
+def test_no_call_or_run_waits_for_the_device_once_it_is_captured() -> None:
+    fast = fresh(timesteps=timesteps(STEPS))
+    labels, start = torch.tensor([1, 2], device="cuda"), noise()
+    inputs = [on_gpu(step)[:2] for step in range(STEPS)]
+
+    def runs() -> None:
+        for x, t in inputs:
+            fast(x, t, labels)
+        for x, t in inputs:
+            # Other labels at every call: tabulated one by one.
+            fast(x, t, labels + 1)
+        fast.sample(start, labels)
+
+    runs()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        runs()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_timestep_on_the_gpu_that_does_not_fit_is_reported() -> None:
+    fast = fresh(timesteps=timesteps(STEPS))
+
+    def run_off_by_one() -> None:
+        for step in range(2 * STEPS):
+            x, t, y = on_gpu(step % STEPS)
+            fast(x, t + 1, y)
+            torch.cuda.synchronize()
+
+    with pytest.raises(ValueError, match="found on the GPU"):
+        run_off_by_one()
+
+
+def test_inside_another_capture_a_call_is_refused() -> None:
+    fast = fresh(timesteps=timesteps(STEPS))
+    drive(fast)
+    inputs = on_gpu(0)
+    with (
+        pytest.raises(RuntimeError, match='graph="off"'),
+        torch.cuda.graph(torch.cuda.CUDAGraph()),
+    ):
+        fast(*inputs)
+    fast.reset()
+    drive(fast)
+
+
+def test_memory_does_not_grow_from_run_to_run() -> None:
+    fast = fresh()
+
+    def runs(count: int) -> int:
+        for seed in range(count):
+            fast.sample(noise(seed), [1, 2])
+            drive(fast, seed)
+        torch.cuda.synchronize()
+        return torch.cuda.memory_allocated()
+
+    before = runs(3)
+    assert runs(20) <= before
+
+
+def test_programs_that_are_dropped_give_their_memory_back() -> None:
+    fast = fresh()
+    drive(fast)
+    torch.cuda.synchronize()
+    before = torch.cuda.mem_get_info()[0]
+    for batch in range(3, 12):
+        drive(fast, batch=batch)
+    torch.cuda.empty_cache()
+    # Four shapes are kept, the largest of which is a few MiB.
+    assert before - torch.cuda.mem_get_info()[0] < 512 << 20
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_every_kernel_is_clean_under_compute_sanitizer(tool: str) -> None:
+    sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    if not Path(sanitizer).exists():
+        pytest.skip("compute-sanitizer is not installed")
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "86", sys.executable,
+               str(HERE / "every_kernel.py")]  # fmt: skip
+    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": str(HERE)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+    assert "kernels ran" in run.stdout
