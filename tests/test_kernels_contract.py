@@ -15,14 +15,25 @@ import pytest
 import torch
 from kernel_calls import MODULES, OPS, Sizes, arguments, kernel, tensors, truth
 
-from l2c_rt.cost import ROW_KERNEL_ACCESSES
+from l2c_rt.cost import launch_elements
 from l2c_rt.kernels import _launch, reference
 from l2c_rt.kernels._launch import ATTENTION_TILES, LINEAR_TILES
 from l2c_rt.kernels.operands import dpm_solver_coefficients
+from l2c_rt.lowering import Sum, Term
+from l2c_rt.program import BlockProgram, attention_branch
 from l2c_rt.samplers import dpm_solver
 
 KERNELS = Path(__file__).parents[1] / "kernels"
-SHARED = {"__init__", "_check", "_launch", "_matrix_math", "_patch_math", "_row_math", "operands"}
+SHARED = {
+    "__init__",
+    "_check",
+    "check_timestep",
+    "_launch",
+    "_matrix_math",
+    "_patch_math",
+    "_row_math",
+    "operands",
+}
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -212,12 +223,13 @@ def test_the_row_kernels_make_the_accesses_that_cost_counts() -> None:
     from l2c_rt.kernels.gate_residual_norm_modulate import gate_residual_norm_modulate_bytes
     from l2c_rt.kernels.reuse_run import reuse_run_bytes
 
-    tables = {"active": 3 * B * D * 2, "run": 2 * B * D * 2}
-    active = gate_residual_norm_modulate_bytes(B, T, D, 2) - tables["active"]
-    assert active == ROW_KERNEL_ACCESSES * ROW
-    # A branch just computed and k reuses in one list: what the two add up to in `cost`.
-    run = reuse_run_bytes(B, T, D, 1 + 5, 2) - tables["run"] - 6 * B * D * 2
-    assert run == (ROW_KERNEL_ACCESSES + 5) * ROW
+    program = BlockProgram("dit", (attention_branch(0, T, D, gated=True),), T, D)
+    for count in (1, 6):
+        terms = tuple(Term("attn-0", slot) for slot in range(count))
+        counted = launch_elements(Sum("x", "x", terms, "attn-0"), program) * B * 2
+        assert counted == reuse_run_bytes(B, T, D, count, 2)
+    one = launch_elements(Sum("x", "x", (Term("attn-0", 0),), "attn-0"), program)
+    assert one * B * 2 == gate_residual_norm_modulate_bytes(B, T, D, 2)
 
 
 def test_tiles_fit_the_rows_they_are_chosen_for() -> None:
