@@ -127,10 +127,12 @@ def compile_taped(
     strict: bool = False,
     recorder: Any = TapeRecorder,
     kernels: Any = None,
+    tuner: Tuner | None = None,
     **options: Any,
 ) -> Compiled:
     """`compile` as on a GPU, with references for kernels and tapes for graphs."""
-    tools = Tools(kernels or TapedKernels(), recorder, Tuner("tape", None, None, device="cpu"))
+    tuner = tuner or Tuner("tape", None, None, device="cpu")
+    tools = Tools(kernels or TapedKernels(), recorder, tuner)
 
     def choose(bound: Any) -> Any:
         return fused_cuda(bound, tools, Options(**options))

@@ -8,18 +8,21 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from golden import NAMES, Golden, relative
 from oracle import Oracle
-from tape import TapeRecorder, compile_taped
+from tape import TapedKernels, TapeRecorder, compile_taped
 from test_ladder import PRESETS, VARIANTS, branches, published_loop, variant
 from toys import call_inputs, random_schedule, timesteps, toy_dit, toy_uvit
 
 from l2c_rt import presets
 from l2c_rt.api import compile
+from l2c_rt.backends.cuda.problems import LinearChoice
+from l2c_rt.backends.cuda.tuning import Tuner
 from l2c_rt.policies import Full
 from l2c_rt.replay import Eager
 
@@ -142,6 +145,61 @@ def test_labels_that_change_inside_a_run_are_those_of_the_call() -> None:
         written.copy_((written + step) % 10)
         labels = written if step % 2 else (y + step) % 10
         near([fast(x, t, labels)], [reference(x, t, labels)])
+
+
+def test_a_label_tensor_written_to_inside_a_run_is_read_again() -> None:
+    model = toy_dit()
+    fast, reference = (
+        fresh(model, timesteps=timesteps(STEPS)),
+        compile(model, fresh(model).schedule),
+    )
+    labels = torch.tensor([3, 4])
+    for step in range(STEPS):
+        x, t, _ = call_inputs(step)
+        if step == 3:
+            labels.fill_(7)
+        near([fast(x, t, labels)], [reference(x, t, labels)])
+
+
+def test_a_label_tensor_of_inference_mode_which_counts_no_writes_is_read_at_every_call() -> None:
+    model = toy_dit()
+    fast, reference = (
+        fresh(model, timesteps=timesteps(STEPS)),
+        compile(model, fresh(model).schedule),
+    )
+    with torch.inference_mode():
+        labels = torch.tensor([3, 4])
+        for step in range(STEPS):
+            x, t, _ = call_inputs(step)
+            labels.fill_(step)
+            near([fast(x, t, labels)], [reference(x, t, labels)])
+
+
+class Splitting(Tuner):
+    """Cuts every product that may be cut."""
+
+    def linear(self, problem: Any, make: Any, check: Any = None) -> Any:
+        if problem.splittable:
+            return LinearChoice("split", (16, 16, 16, 4, 1, 8), splits=3)
+        return super().linear(problem, make, check)
+
+
+@pytest.mark.parametrize("make", [toy_dit, toy_uvit])
+def test_products_cut_in_parts_are_summed_by_whoever_needs_the_sum(make: Any) -> None:
+    model, kernels = make(), TapedKernels()
+    tuner = Splitting("tape", None, None, device="cpu")
+    fast, plain = fresh(model, kernels=kernels, tuner=tuner), fresh(model)
+    fast.poison()
+    near(drive(fast, STEPS), drive(plain, STEPS))
+    ran = Counter(name for name, _, _ in kernels.log)
+    assert ran["split_linear"] > 0
+    assert (
+        ran["split_gate_residual_norm_modulate" if make is toy_dit else "split_residual_norm"] > 0
+    )
+    # Where a reuse is added in the same kernel, or the end follows.
+    assert ran["split_sum"] > 0
+    noise = torch.randn(2, 4, 8, 8)
+    assert relative(fast.sample(noise, [1, 2]), plain.sample(noise, [1, 2])) < 1e-5
 
 
 def test_the_tensors_that_a_call_returns_are_the_callers() -> None:

@@ -97,12 +97,15 @@ def test_labels_scales_and_noise_change_from_run_to_run_without_a_capture() -> N
     assert fast.summary().captured.graphs == captured
 
 
-def test_the_latents_that_a_run_returns_are_the_callers_and_keep_their_dtype() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_latents_that_a_run_returns_are_the_callers_and_keep_their_dtype(
+    dtype: torch.dtype,
+) -> None:
     fast = fresh()
-    first = fast.sample(noise().double(), [1, 2])
+    first = fast.sample(noise().to(dtype), [1, 2])
     kept = first.clone()
-    fast.sample(noise(1).double(), [1, 2])
-    assert first.dtype == torch.float64
+    fast.sample(noise(1).to(dtype), [1, 2])
+    assert first.dtype == dtype
     assert torch.equal(first, kept)
 
 

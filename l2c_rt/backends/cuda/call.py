@@ -48,7 +48,7 @@ class CallProgram:
         self.prepared.capture(self._finish)
         self._rows = self.prepared.launches(self.prepared.row_graphs)
         self._labels: Tensor | None = None
-        self._version = -1
+        self._version: int | None = None
         self._covered = range(0)
 
     def forget(self) -> None:
@@ -85,7 +85,8 @@ class CallProgram:
 
     def _same_labels(self, y: Tensor | None) -> bool:
         """The very tensor that was tabulated, not written to since."""
-        return y is self._labels and _version(y) == self._version
+        version = _version(y)
+        return version is not None and y is self._labels and version == self._version
 
     def _finish(self, launch: Final, reuses: Reuses) -> None:
         p = self.prepared
@@ -134,8 +135,8 @@ def _timestep(t: Tensor | float, like: Tensor) -> Tensor:
     return torch.full((1,), float(t), dtype=like.dtype, device=like.device)
 
 
-def _version(y: Tensor | None) -> int:
-    # Tensors made under torch.inference_mode keep no count of writes: never the same.
+def _version(y: Tensor | None) -> int | None:
+    """The count of writes to y; None for tensors of torch.inference_mode, which keep none."""
     if y is None:
         return 0
-    return -2 if y.is_inference() else y._version
+    return None if y.is_inference() else y._version
