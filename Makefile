@@ -20,7 +20,7 @@ lint: $(VENV)/.dev
 	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.[ch]* csrc/tests/*)
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m pytest bench -s --benchmark-json=bench/results/cpu.json
+	$(BIN)/python -m pytest bench -m "not gpu" -s --benchmark-json=bench/results/cpu.json
 
 sanitize: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" bash csrc/sanitize.sh

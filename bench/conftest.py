@@ -29,6 +29,12 @@ from weights import fill_deterministic
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="tiny models: a smoke test, no figures")
+    group = parser.getgroup("gpu", "the GPU suite (bench_gpu.py)")
+    group.addoption("--parts", help="only these parts, by comma; * stands for anything in a name")
+    group.addoption("--minutes", type=float, default=9.0, help="begin no part after these [9]")
+    group.addoption("--fresh", action="store_true", help="also parts whose result is there")
+    group.addoption("--results", type=Path, help="folder of the results [bench/results/gpu]")
+    group.addoption("--published", type=Path, help="a clone of the published L2C program")
 
 
 def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict[str, Any]) -> None:

@@ -24,10 +24,10 @@ from toys import toy_dit, toy_uvit
 import l2c_rt as rt
 from l2c_rt import adapters
 from l2c_rt.cli import main
-from l2c_rt.cli.bench import Measured, measure
 from l2c_rt.cli.images import save_grid
 from l2c_rt.cli.labels import parse_labels
 from l2c_rt.cli.learn import read_batches
+from l2c_rt.cli.measured import Measured, measure
 from l2c_rt.cli.models import load
 from l2c_rt.cli.sizes import PATCH_VALUES, PUBLISHED, Size, program_of
 from l2c_rt.models import DiT, UViT

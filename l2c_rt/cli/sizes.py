@@ -47,28 +47,29 @@ def program_of(family: str, size: Size) -> BlockProgram:
 def _dit_nodes(size: Size) -> list[Node]:
     width, tokens = size.width, size.tokens
     time_embedder = FREQUENCIES * width + width * width
-    nodes: list[Node] = [_with(linear_node("embed", tokens, PATCH_VALUES, width), time_embedder)]
+    embed = linear_node("embed", tokens, PATCH_VALUES, width, role="embed")
+    nodes: list[Node] = [_with(embed, time_embedder)]
     for i in range(size.blocks):
         nodes.append(conditioning_node(f"modulation-{i}", width, 6 * width))
         nodes.append(attention_branch(i, tokens, width, gated=True))
         nodes.append(mlp_branch(i, tokens, width, 4 * width, gated=True))
     # Noise and variance, so twice the values of a patch.
-    final = linear_node("final", tokens, width, 2 * PATCH_VALUES)
+    final = linear_node("final", tokens, width, 2 * PATCH_VALUES, role="final")
     return [*nodes, _with(final, 2 * width * width)]
 
 
 def _uvit_nodes(size: Size) -> list[Node]:
     width, tokens = size.width, size.tokens
     half = size.blocks // 2
-    nodes: list[Node] = [linear_node("embed", tokens, PATCH_VALUES, width)]
+    nodes: list[Node] = [linear_node("embed", tokens, PATCH_VALUES, width, role="embed")]
     for i in range(size.blocks):
         if i > half:
-            nodes.append(linear_node(f"skip-linear-{i}", tokens, 2 * width, width))
+            nodes.append(linear_node(f"skip-linear-{i}", tokens, 2 * width, width, role="join"))
         nodes.append(attention_branch(i, tokens, width, gated=False, biases=width))
         nodes.append(mlp_branch(i, tokens, width, 4 * width, gated=False))
         if i < half:
-            nodes.append(Fixed(f"skip-save-{i}"))
-    return [*nodes, linear_node("final", tokens, width, PATCH_VALUES)]
+            nodes.append(Fixed(f"skip-save-{i}", role="save"))
+    return [*nodes, linear_node("final", tokens, width, PATCH_VALUES, role="final")]
 
 
 def _with(node: Fixed, weights: int) -> Fixed:

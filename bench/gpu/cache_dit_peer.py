@@ -1,0 +1,69 @@
+"""cache-dit on diffusers' DiT, driven as its documentation drives a transformer without pipeline.
+
+Its thresholds are made for trained weights and never fire on random ones, so it is given a static
+mask of steps instead, which leaves out as many branch calls as the learned schedule does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+ALWAYS = 1
+"""Blocks that it computes in every evaluation; fewer are not possible."""
+
+
+def steps_mask(steps: int, blocks: int, reuse_share: float) -> list[int]:
+    """1 where everything is computed, 0 where only `ALWAYS` blocks are: evenly spread, the first
+    evaluation computed, and about `reuse_share` of all branch calls left out."""
+    cached = round(steps * reuse_share * blocks / (blocks - ALWAYS))
+    places = {1 + (k * (steps - 1)) // cached for k in range(cached)}
+    return [int(step not in places) for step in range(steps)]
+
+
+def caching(
+    model: nn.Module, mask: list[int], compile: Callable[..., Any] | None
+) -> tuple[Callable[[], None], Callable[[], dict[str, Any]]]:
+    """Turn its cache on for runs of `len(mask)` evaluations.
+
+    Returns what to call before a run, and what says how many evaluations of the last were cached.
+    """
+    cache_dit: Any = importlib.import_module("cache_dit")
+    functors: Any = importlib.import_module("cache_dit.caching.patch_functors")
+    blocks: Any = model.transformer_blocks
+    settings = cache_dit.DBCacheConfig(
+        num_inference_steps=len(mask),
+        Fn_compute_blocks=ALWAYS,
+        max_warmup_steps=1,
+        steps_computation_mask=mask,
+        steps_computation_policy="static",
+    )
+    cache_dit.enable_cache(
+        cache_dit.BlockAdapter(
+            transformer=model,
+            blocks=blocks,
+            forward_pattern=cache_dit.ForwardPattern.Pattern_3,
+            patch_functor=functors.DiTPatchFunctor(),
+            # Guidance is in the batch, as DiT's own pipeline does it.
+            has_separate_cfg=False,
+        ),
+        cache_config=settings,
+    )
+    if compile is not None:
+        for block in blocks:
+            block.forward = compile(block.forward)
+
+    def begin() -> None:
+        cache_dit.refresh_context(model, num_inference_steps=len(mask))
+
+    def facts() -> dict[str, Any]:
+        # Of the transformer and of its list of blocks, which say the same.
+        stats = cache_dit.summary(model, logging=False)[0]
+        found = len(stats.cached_steps)
+        assert found == mask.count(0), f"cache-dit cached {found} evaluations, {mask} was asked for"
+        return {"settings": str(settings), "cached_evaluations": found}
+
+    return begin, facts

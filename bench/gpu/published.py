@@ -1,0 +1,110 @@
+"""The published Learning-to-Cache program, run from the user's own clone; nothing of it is here.
+
+Given --published PATH.  As shipped it runs in float32 with TF32 products; in bfloat16 its weights
+and latents are cast, and the loop's arithmetic stays in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l2c_rt.models import DiT
+
+THRESHOLD = 0.1
+
+
+def missing(clone: Path | None) -> str:
+    """Why it cannot be run; "" where it can."""
+    if clone is None:
+        return "no clone given; see --published"
+    wanted = clone / "DiT" / "models" / "dynamic_models.py"
+    if not wanted.is_file():
+        return f"{wanted} is not there"
+    try:
+        importlib.import_module("timm")
+    except ImportError:
+        return "timm is not installed, which the published program imports"
+    return ""
+
+
+@contextlib.contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """Its packages are called `models` and `diffusion`: on the path only while they are used."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] in ("models", "diffusion"):
+                del sys.modules[name]
+
+
+def run_of(
+    clone: Path, weights: DiT, steps: int, dtype: torch.dtype
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The published cached run as a function (noise, y) -> latents, with these weights.
+
+    Shapes: noise and result [n, 4, H, W]; y [n].  `steps` is 20 or 50, whose routers it has.
+    """
+    device, null = weights.pos_embed.device, weights.y_embedder.num_classes
+    with importable(clone / "DiT"):
+        model = importlib.import_module("models.dynamic_models").DiT(
+            input_size=weights.x_embedder.grid * weights.patch_size,
+            patch_size=weights.patch_size,
+            hidden_size=weights.pos_embed.shape[-1],
+            depth=len(weights.blocks),
+            num_heads=weights.num_heads,
+            num_classes=null,
+        )
+        diffusion = importlib.import_module("diffusion").create_diffusion(str(steps))
+        router = clone / "DiT" / "ckpt" / f"DDIM{steps}_router.pt"
+        # The file holds an argparse.Namespace, which torch's safe loader must be told of.
+        with (
+            torch.serialization.safe_globals([argparse.Namespace]),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            model.load_ranking(str(router), steps, diffusion.timestep_map, THRESHOLD)
+    model.load_state_dict(weights.state_dict())
+    model = model.to(device, dtype).eval().requires_grad_(False)
+    # Its sinusoids are float32 whatever the weights are.
+    model.t_embedder.mlp.register_forward_pre_hook(lambda _, args: (args[0].to(dtype),))
+
+    def guided(x: Tensor, t: Tensor, y: Tensor, cfg_scale: float) -> Tensor:
+        out: Tensor = model.forward_with_cfg(x.to(dtype), t, y, cfg_scale)
+        return out.to(x.dtype)
+
+    def run(noise: Tensor, y: Tensor) -> Tensor:
+        labels = torch.cat([y, torch.full_like(y, null)])
+        kwargs: dict[str, Any] = {"y": labels, "cfg_scale": 4.0}
+        model.reset()
+        with torch.no_grad(), tf32(dtype == torch.float32):
+            latents: Tensor = diffusion.ddim_sample_loop(
+                guided, (len(labels), *noise.shape[1:]), torch.cat([noise, noise]),
+                clip_denoised=False, model_kwargs=kwargs, progress=False, device=device,
+            )  # fmt: skip
+        return latents[: len(noise)]
+
+    return run
+
+
+@contextlib.contextmanager
+def tf32(wanted: bool) -> Iterator[None]:
+    """The published program's setting while it runs."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
