@@ -106,10 +106,10 @@ class RowRunner:
         k, modulation, h = self._kernels, self.tables.modulation, self.buffers.h
         shift, scale = self._chunk(launch.branch, 0), self._chunk(launch.branch, 1)
         norm = (shift, scale, part.norm.eps)
-        if not launch.terms:
+        if not launch.terms and target is source:
             k.norm_modulate(source, modulation, *norm, out=h)
             return
-        if len(launch.terms) > 1:
+        if len(launch.terms) != 1:
             k.reuse_run(source, self.reuses(launch.terms), modulation, *norm, out=(target, h))
             return
         (term,) = launch.terms
@@ -126,10 +126,10 @@ class RowRunner:
     ) -> None:
         k, h = self._kernels, self.buffers.h
         norm = (part.norm.weight.detach(), part.norm.bias.detach(), part.norm.eps)
-        if not launch.terms:
+        if not launch.terms and target is source:
             k.norm(source, *norm, out=h)
             return
-        if len(launch.terms) > 1:
+        if len(launch.terms) != 1:
             k.reuse_run_norm(source, self.reuses(launch.terms), *norm, out=(target, h))
             return
         y = self.buffers.memory.slots[launch.terms[0].slot]
