@@ -564,10 +564,6 @@ class LeftOut:
         """Rows of the final linear that the kernel never computes, and the linear's bias."""
         return 2 * ((self.outputs - self.pixels) * self.width + self.outputs)
 
-    def conditioning(self, frequencies: int) -> int:
-        """The timestep's MLP and the final modulation: weights at the ends that are tabulated."""
-        return 2 * (frequencies * self.width + 3 * self.width**2)
-
     def prefix_latents(self) -> int:
         """The embedding's model counts a patch of latents for prefix tokens too."""
         return 4 * IMAGES * self.extras * self.pixels
@@ -603,11 +599,10 @@ def both(record: Record, number: int) -> tuple[int, int]:
 def test_kernels_of_dit_move_the_bytes_that_cost_counts(name: str) -> None:
     record = recorded(name)
     out = left_out(record)
-    frequencies = record.compiled.bound.model.t_embedder.frequencies
     for number in record.evaluations:
         told, counted = both(record, number)
         more = out.latents(2 if record.alone(number) else 3) + out.positions()
-        assert told - counted == more - out.variance() - out.conditioning(frequencies)
+        assert told - counted == more - out.variance()
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULES if name.startswith("uvit")])

@@ -154,7 +154,8 @@ def _program(model: Any) -> BlockProgram:
         nodes.append(mlp_branch(i, tokens, width, hidden, gated=True))
     extra = conditioning + 2 * width * width
     final = linear_node("final", tokens, width, patch * model.out_channels, role="final")
-    nodes.append(replace(final, macs=final.macs + extra, weights=final.weights + extra))
+    # The conditioning's weights are read before the run, not at every evaluation.
+    nodes.append(replace(final, macs=final.macs + extra))
     return BlockProgram("dit", tuple(nodes), tokens, width)
 
 

@@ -173,8 +173,11 @@ def _program(model: Any) -> BlockProgram:
 
 
 def _with_extra(node: Fixed, weights: int) -> Fixed:
-    """Add linears of one row per image, whose MACs equal their weights."""
-    return replace(node, macs=node.macs + weights, weights=node.weights + weights)
+    """Add the conditioning's linears of one row per image, whose MACs equal their weights.
+
+    The weights themselves are read before the run, not at every evaluation.
+    """
+    return replace(node, macs=node.macs + weights)
 
 
 def _sampling(model: Any) -> Sampling:

@@ -73,5 +73,8 @@ def _uvit_nodes(size: Size) -> list[Node]:
 
 
 def _with(node: Fixed, weights: int) -> Fixed:
-    """Add linears of one row per image, whose MACs equal their weights."""
-    return replace(node, macs=node.macs + weights, weights=node.weights + weights)
+    """Add the conditioning's linears of one row per image, whose MACs equal their weights.
+
+    The weights themselves are read before the run, not at every evaluation.
+    """
+    return replace(node, macs=node.macs + weights)
