@@ -84,8 +84,8 @@ class Prepared:
         fills = [partial(self._fill, self.tables.steps), partial(self._fill, 1)]
         work = [partial(self.runner.run, row, finish) for row in self.rows]
         # Every row counts an evaluation: left to add up, they would read behind the tables.
-        zero = self.buffers.counter.zero_
-        self.recorder.warm([*fills, *(step for each in work for step in (zero, each))])
+        counted = [step for each in work for step in (self._count_anew, each)]
+        self.recorder.warm([*fills, *counted])
         self._fill_all, self._fill_one, *graphs = self.record([*fills, *work])
         self.row_graphs = tuple(graphs)
         if self.recorder.captures:
@@ -116,8 +116,11 @@ class Prepared:
         return found
 
     def _captured(self, work: Callable[[], None]) -> Graph:
-        self.buffers.counter.zero_()
+        self._count_anew()
         return self.recorder.capture(work)
+
+    def _count_anew(self) -> None:
+        self.buffers.counter.zero_()
 
     def launches(self, graphs: Sequence[Graph]) -> Launches:
         """Graphs of this shape in the order of a run."""
