@@ -296,5 +296,7 @@ def test_every_kernel_is_clean_under_compute_sanitizer(tool: str) -> None:
                str(HERE / "every_kernel.py")]  # fmt: skip
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": str(HERE)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    if "not supported" in run.stdout + run.stderr:
+        pytest.skip("compute-sanitizer does not take this device")
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
     assert "kernels ran" in run.stdout
