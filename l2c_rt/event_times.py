@@ -13,7 +13,7 @@ KEPT = 256
 
 
 class EventTimes:
-    """Seconds between pairs of CUDA events; nothing on a CPU."""
+    """Seconds between pairs of CUDA events; nothing on a CPU or inside a capture."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -22,7 +22,7 @@ class EventTimes:
     @contextmanager
     def around(self, label: int) -> Iterator[None]:
         """Time what is queued inside on the current stream."""
-        if not self._cuda:
+        if not self._cuda or torch.cuda.is_current_stream_capturing():
             yield
             return
         first, last = self.event(), self.event()
@@ -33,7 +33,10 @@ class EventTimes:
 
     def ended(self) -> list[tuple[int, float]]:
         """(label, seconds) of what has ended since the last time, in order."""
-        found = []
+        found: list[tuple[int, float]] = []
+        if self._cuda and torch.cuda.is_current_stream_capturing():
+            # Asking for an event ends a capture.
+            return found
         while self._open and self._open[0][2].query():
             label, first, last = self._open.popleft()
             found.append((label, first.elapsed_time(last) * 1e-3))

@@ -2,20 +2,23 @@
 
 What can go wrong with graphs, and what keeps it from going wrong here:
 
-- A kernel compiled or a library initialised inside a capture ends it: everything is run once
-  before (`warm`).
+- A kernel compiled or a library initialised inside a capture ends it: all is run before (`warm`).
 - cuBLAS keeps one workspace per stream, which two sessions' graphs would then share: workspaces
   are dropped around every capture, so that each comes from the pool of the graphs that use it.
 - Graphs that share a pool must not run at once: a pool belongs to one session, whose launches are
   ordered by `StreamOrder` also across streams.
+- Streams come from one small pool per priority, again and again: what another thread launches on
+  a stream that captures goes into the graph.  So that one has a priority of its own (`PRIORITY`).
 - Graphs of one pool are dropped together, after the device has finished (`drain`).
-- A garbage collection may free GPU memory and so end a capture: it waits.
+- A garbage collection that frees GPU memory ends a capture, and so does a wait for the device on
+  any thread: ours take turns (`undisturbed`); because of others' a capture is tried twice.
 - Other threads go on using CUDA meanwhile: errors are those of the capturing thread only.
 """
 
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -26,6 +29,9 @@ import torch
 from l2c_rt._C import Arena, GraphLoop
 
 Work = Callable[[], None]
+
+PRIORITY = -2  # Of streams that capture, and of their graphs; users take 0, who times takes -1.
+_alone = threading.RLock()  # Of the process, as captures and the garbage collector are.
 
 
 class Graph(Protocol):
@@ -81,55 +87,73 @@ class CudaRecorder:
         self.device = device
         self.seconds = 0.0
         self.nbytes = 0
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device, priority=PRIORITY)  # type: ignore[no-untyped-call]
         self._pool: Any = None
 
     def warm(self, work: Sequence[Work]) -> None:
         """Run everything once where it will be captured."""
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._stream):
-            for each in work:
-                each()
-        self._stream.synchronize()
+        try:
+            with torch.cuda.stream(self._stream):
+                for each in work:
+                    each()
+        finally:
+            self._stream.synchronize()  # Also after an error: what it uses may be freed next.
 
     def capture(self, work: Work) -> Graph:
         """The graph of what `work` launches; nothing is run.
 
         Raises RuntimeError, with the graphs captured so far intact, where memory is short or work
-        did something that cannot be captured.
+        did something that cannot be captured; work has then been called twice.
         """
         began = time.perf_counter()
         before = torch.cuda.memory_reserved(self.device)
-        graph: Any = torch.cuda.CUDAGraph()
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        with _no_garbage_collection(), _own_workspaces(), torch.cuda.stream(self._stream):
-            # Not torch.cuda.graph, which collects garbage and empties caches for every graph.
-            self._stream.synchronize()
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            try:
-                work()
-            except BaseException:
-                # The failed capture has to be ended as well; what went wrong is said already.
-                with suppress(RuntimeError):
-                    graph.capture_end()
+        try:
+            graph: Graph = self._attempt(work)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
                 raise
-            graph.capture_end()
+            graph = self._attempt(work)
         self.nbytes += max(0, torch.cuda.memory_reserved(self.device) - before)
         self.seconds += time.perf_counter() - began
-        captured: Graph = graph
-        return captured
+        return graph
+
+    def _attempt(self, work: Work) -> Any:
+        graph: Any = torch.cuda.CUDAGraph()
+        with undisturbed(), _own_workspaces(), torch.cuda.stream(self._stream):
+            # Not torch.cuda.graph, which collects garbage and empties caches for every graph.
+            self._stream.synchronize()
+            try:
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                work()
+                graph.capture_end()
+            except BaseException:
+                self._abandon(graph)
+                raise
+        return graph
+
+    def _abandon(self, graph: Any) -> None:
+        """End a capture that failed, wherever it had come to; what went wrong is said already."""
+        with suppress(Exception):
+            graph.capture_end()
+        with suppress(Exception):
+            # Else the allocator believes that it goes on; an error where it knows better.
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+def undisturbed() -> Iterator[None]:
+    """For a capture: no other one, no wait for a device (`drain`), no garbage collection."""
+    with _alone:
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if enabled:
+                gc.enable()
 
 
 @contextmanager
@@ -194,11 +218,14 @@ class StreamOrder:
         if self._device.type != "cuda":
             yield
             return
-        if self._replays and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                "a compiled model replays graphs of its own and cannot be captured into another: "
-                'compile with graph="off" or call it outside the capture'
-            )
+        if torch.cuda.is_current_stream_capturing():
+            if self._replays:
+                raise RuntimeError(
+                    "a compiled model replays graphs of its own and cannot be captured into "
+                    'another: compile with graph="off" or call it outside the capture'
+                )
+            yield  # A capture may not wait for what was launched before it: its owner orders that.
+            return
         stream = torch.cuda.current_stream(self._device)
         if self._done is None:
             self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -219,4 +246,5 @@ def on(device: torch.device) -> AbstractContextManager[object]:
 def drain(device: torch.device) -> None:
     """Wait until nothing that was launched still uses memory which is about to be dropped."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        with _alone:
+            torch.cuda.synchronize(device)

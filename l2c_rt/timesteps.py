@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from l2c_rt.announced import Announced
+from l2c_rt.replay import StreamOrder, on
 from l2c_rt.steps import StepClock, StepError, Tick
 
 
@@ -74,38 +76,49 @@ class DeferredCheck:
     `timesteps` [S] are what a run must pass.  Without them the first complete run is remembered,
     and until then a timestep that rises inside a run, or differs within a batch, is a misfit.
     A misfit drops what was remembered: the run that showed it may have been the odd one.
+    Calls may come from any stream and with any current device.  Inside a capture, whose replays
+    nobody counts, nothing is checked.
     """
 
     def __init__(self, steps: int, timesteps: Sequence[float] | None, device: torch.device) -> None:
         self.device = device
         self._given = timesteps is not None
+        self._order = StreamOrder(device, replays=False)
         self._wanted: Tensor | None = None
-        if timesteps is not None:
-            self._wanted = torch.tensor(timesteps, dtype=torch.float64, device=device)
-        self._seen = torch.zeros(steps, dtype=torch.float64, device=device)
+        with self._there():
+            if timesteps is not None:
+                self._wanted = torch.tensor(timesteps, dtype=torch.float64, device=device)
+            self._seen = torch.zeros(steps, dtype=torch.float64, device=device)
+            self._verdict = torch.empty(3, dtype=torch.float64, device=device)
         self._check = _check_for(device)
         self._host = torch.empty(3, dtype=torch.float64, pin_memory=device.type == "cuda")
         self.clear()
 
     def clear(self) -> None:
         """Forget what a run that was reset has shown."""
-        self._verdict = torch.full((3,), -1.0, dtype=torch.float64, device=self.device)
+        with self._there():
+            # In place: memory given back might be another stream's while this one reads it.
+            self._verdict.fill_(-1.0)
         self._copied: torch.cuda.Event | None = None
         self._pending = False
 
     def add(self, t: Tensor, step: int) -> None:
         """Queue the check of one call."""
-        self._check(t, step, self._wanted, self._seen, self._verdict)
-        self._host.copy_(self._verdict, non_blocking=True)
-        self._pending = True
-        if self.device.type == "cuda":
-            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._copied.record()
+        with self._there():
+            if self._capturing():
+                return
+            self._check(t, step, self._wanted, self._seen, self._verdict)
+            self._host.copy_(self._verdict, non_blocking=True)
+            self._pending = True
+            if self.device.type == "cuda":
+                self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                self._copied.record()
 
     def remember(self) -> None:
         """A run is complete: later runs must pass the same timesteps."""
         if self._wanted is None:
-            self._wanted = self._seen.clone()
+            with self._there():
+                self._wanted = self._seen.clone()
 
     def forget(self) -> None:
         """Accept another loop, unless the timesteps were given."""
@@ -114,7 +127,7 @@ class DeferredCheck:
 
     def raise_if_bad(self) -> None:
         """Raise StepError for a misfit that the device has reported by now."""
-        if not self._pending:
+        if not self._pending or self._capturing():
             return
         if self._copied is not None and not self._copied.query():  # type: ignore[no-untyped-call]
             return
@@ -127,6 +140,14 @@ class DeferredCheck:
             f"step {step:.0f}: expected timestep {wanted:g}, got {got:g} (found on the GPU after "
             "the call). The run was reset; pass timesteps= or call reset() before each run"
         )
+
+    def _capturing(self) -> bool:
+        return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+    @contextmanager
+    def _there(self) -> Iterator[None]:
+        with on(self.device), self._order():
+            yield
 
 
 Check = Callable[[Tensor, int, Tensor | None, Tensor, Tensor], None]

@@ -9,6 +9,7 @@ import copy
 import gc
 import weakref
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,9 +21,13 @@ from test_ladder import PRESETS, VARIANTS, branches, published_loop, variant
 from toys import call_inputs, random_schedule, timesteps, toy_dit, toy_uvit
 
 from l2c_rt import presets
+from l2c_rt.adapters import bind
 from l2c_rt.api import compile
+from l2c_rt.backends.cuda.call import _timestep
 from l2c_rt.backends.cuda.problems import LinearChoice
+from l2c_rt.backends.cuda.tables import Tables
 from l2c_rt.backends.cuda.tuning import Tuner
+from l2c_rt.kernels import reference
 from l2c_rt.policies import Full
 from l2c_rt.replay import Eager
 
@@ -320,6 +325,79 @@ def test_what_cannot_be_captured_is_an_error_where_graphs_were_asked_for() -> No
     with pytest.raises(RuntimeError, match='free memory.*graph="off"'):
         fast(*call_inputs(0))
     assert not fast._own.clock.mid_run
+
+
+def test_parts_that_a_row_which_failed_left_unsummed_are_forgotten() -> None:
+    kernels, tuner = TapedKernels(), Splitting("tape", None, None, device="cpu")
+    options: Any = {"recorder": Eager, "graph": "off", "timesteps": timesteps(STEPS)}
+    fast = fresh(kernels=kernels, tuner=tuner, **options)
+    want = drive(fast, STEPS)
+    (lane,) = fast._own.lanes.all()
+    branches = lane.workspace.programs[0].branches
+    # As where a capture, or a call, ends between a product and the sum of its parts.
+    branches._pending[0] = torch.full_like(next(iter(branches._splits.values())), float("nan"))
+    before = len(kernels.log)
+    same(drive(fast, STEPS), want)
+    names = [name for name, _, _ in kernels.log[before:]]
+    assert names.index("split_linear") < names.index("split_sum")
+
+
+class Keepless(TapeRecorder):
+    """Graphs that hold nothing of Python, as CUDA's."""
+
+    def capture(self, work: Any) -> Any:
+        work()
+        return SimpleNamespace(replay=lambda: None)
+
+
+@pytest.mark.parametrize("graph", ["step", "trajectory"])
+@pytest.mark.parametrize("make", [toy_dit, toy_uvit])
+def test_programs_that_are_dropped_are_gone_at_once_without_a_garbage_collection(
+    make: Any, graph: str
+) -> None:
+    fast = fresh(make(), recorder=Keepless, kernels=reference, graph=graph)
+    fast.sample(torch.randn(2, 4, 8, 8), [1, 2])
+    drive(fast, 1)
+    lanes = [lane for session in fast._sessions for lane in session.lanes.all()]
+    programs = [program for lane in lanes for program in lane.workspace.programs]
+    gone = [weakref.ref(x) for p in programs for x in (p, p.buffers.h, p.tables.modulation.table)]
+    assert len(gone) == 6
+    del lanes, programs
+    gc.disable()
+    try:
+        for session in fast._sessions:
+            session.lanes.clear()
+        assert [ref() for ref in gone] == [None] * 6
+    finally:
+        gc.enable()
+
+
+def test_a_number_of_the_host_is_no_copy_from_the_host() -> None:
+    like = torch.empty(1, device="meta")
+    for t in (5, 5.0, torch.tensor([5, 5]), torch.tensor(5.0)):
+        assert _timestep(t, like).device.type == "meta"
+    there = torch.empty(2, device="meta")
+    assert _timestep(there, like) is there
+
+
+def test_what_a_model_makes_without_a_device_to_tabulate_timesteps_is_made_on_its_own() -> None:
+    model = toy_dit().to("meta")
+    made: list[str] = []
+
+    def published(t: torch.Tensor) -> torch.Tensor:
+        frequencies = torch.exp(-torch.arange(0, 16, dtype=torch.float32))
+        made.append(frequencies.device.type)
+        angles = t[:, None].float() * frequencies.to(device=t.device)[None]
+        return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+
+    model.t_embedder.forward = published  # type: ignore[method-assign]
+    parts = bind(model).parts
+    assert parts is not None
+    assert parts.ends is not None
+    counter = torch.zeros(2, dtype=torch.int32, device="meta")
+    tables = Tables(parts, parts.ends, counter, range(2), 4, 1 << 20, has_labels=True)
+    tables.fill(4)
+    assert made == ["meta"]
 
 
 def test_a_float32_stream_is_nearer_the_truth_than_a_bf16_one() -> None:

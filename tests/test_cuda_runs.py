@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +16,7 @@ from toys import random_schedule, toy_dit, toy_uvit
 
 from l2c_rt import presets
 from l2c_rt.api import compile
+from l2c_rt.backends.cuda import workspace
 from l2c_rt.policies import Full
 from l2c_rt.replay import Eager
 
@@ -207,6 +210,58 @@ def test_a_changed_weight_is_used_by_the_next_run() -> None:
     want = compile(model, fast.schedule).sample(noise(), [1, 2])
     assert relative(fast.sample(noise(), [1, 2]), want) < 1e-5
     assert fast.summary().weight_changes == 1
+
+
+class Watched:
+    """Stands for StreamOrder and tells whether work is inside."""
+
+    made: list[Watched]
+
+    def __init__(self, device: torch.device, *, replays: bool = True) -> None:
+        self.inside, self.uses, self.replays = 0, 0, replays
+        Watched.made.append(self)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        self.inside += 1
+        self.uses += 1
+        yield
+        self.inside -= 1
+
+
+@pytest.mark.parametrize("graph", ["step", "off"])
+def test_calls_runs_and_their_preparation_share_one_order_of_streams_as_they_share_slots(
+    monkeypatch: pytest.MonkeyPatch, graph: str
+) -> None:
+    monkeypatch.setattr(workspace, "StreamOrder", Watched)
+    Watched.made = []
+
+    class Inside(TapedKernels):
+        def __getattr__(self, name: str) -> Any:
+            assert sum(order.inside for order in Watched.made) == 1
+            return super().__getattr__(name)
+
+    recorder = {"recorder": Eager} if graph == "off" else {}
+    fast = fresh(kernels=Inside(), graph=graph, **recorder)
+    with fast.session() as session:
+        session(noise(), torch.full((2,), 990), torch.tensor([1, 2]))
+        session.sample(noise(), [1, 2], cfg_scale=1.0)
+        session.sample(noise(images=1), [1], cfg_scale=4.0)
+        (order,) = Watched.made
+        assert order.uses == 3
+        assert order.replays == (graph != "off")
+
+
+def test_solver_numbers_stay_where_they_are_whatever_the_scale() -> None:
+    fast = fresh()
+    fast.sample(noise(), [1, 2])
+    (session,) = fast._idle
+    (lane,) = session.lanes.all()
+    (run,) = lane.workspace._runs.values()
+    address = run._table.data_ptr()
+    fast.sample(noise(), [1, 2], cfg_scale=2.0)
+    assert run._table.data_ptr() == address
+    assert run._table.any()
 
 
 def test_more_images_do_not_move_those_that_were_there() -> None:

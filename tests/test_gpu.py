@@ -25,6 +25,7 @@ from toys import call_inputs, random_schedule, timesteps, toy_dit, toy_uvit
 from l2c_rt import presets
 from l2c_rt.api import compile
 from l2c_rt.policies import Full
+from l2c_rt.replay import CudaRecorder
 
 pytestmark = pytest.mark.gpu
 
@@ -218,9 +219,13 @@ def test_no_call_or_run_waits_for_the_device_once_it_is_captured() -> None:
     labels, start = torch.tensor([1, 2], device="cuda"), noise()
     inputs = [on_gpu(step)[:2] for step in range(STEPS)]
 
+    on_host = [torch.full((2,), value) for value in timesteps(STEPS)]
+
     def runs() -> None:
         for x, t in inputs:
             fast(x, t, labels)
+        for (x, _), t in zip(inputs, on_host, strict=True):
+            fast(x, t, labels + 1)
         for x, t in inputs:
             # Other labels at every call: tabulated one by one.
             fast(x, t, labels + 1)
@@ -259,6 +264,156 @@ def test_inside_another_capture_a_call_is_refused() -> None:
         fast(*inputs)
     fast.reset()
     drive(fast)
+
+
+def test_with_graph_off_a_run_may_be_captured_by_its_user() -> None:
+    fast = fresh(graph="off", timesteps=timesteps(STEPS))
+    inputs = [on_gpu(step) for step in range(STEPS)]
+    labels = inputs[0][2]
+    want = [fast(x, t, labels) for x, t, _ in inputs]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = [fast(x, t, labels) for x, t, _ in inputs]
+    for out in got:
+        out.zero_()
+    # What the host has of numbers is others' memory by now.
+    scratch = [torch.full((STEPS,), 7.0).pin_memory() for _ in range(64)]
+    graph.replay()
+    torch.cuda.synchronize()
+    same(got, want)
+    assert len(scratch) == 64
+    same([fast(x, t, labels) for x, t, _ in inputs], want)
+
+
+def test_frequencies_that_a_model_makes_on_the_host_do_not_end_a_capture() -> None:
+    model = toy_dit()
+    embedder = model.t_embedder
+    plain = embedder.forward
+
+    def published(t: torch.Tensor) -> torch.Tensor:
+        # As facebookresearch/DiT: made on the host, then moved, which waits for the device.
+        moved = torch.ones(1, dtype=torch.float32).to(device=t.device)
+        return plain(t * moved)
+
+    embedder.forward = published
+    fast = fresh(model, graph="step")
+    got = fast.sample(noise(), [1, 2])
+    embedder.forward = plain
+    assert torch.equal(got, fresh(model).sample(noise(), [1, 2]))
+    assert not fast.summary().reasons
+
+
+def test_calls_and_runs_of_one_session_on_different_streams_are_ordered() -> None:
+    fast = fresh(timesteps=timesteps(STEPS))
+    images, calls = noise(), [on_gpu(step) for step in range(STEPS)]
+    one, other = torch.cuda.Stream(), torch.cuda.Stream()
+    with fast.session() as session, torch.no_grad():
+        labels = calls[0][2]
+        want = [session(x, t, labels) for x, t, _ in calls]
+        whole = session.sample(images, labels, cfg_scale=1.0)
+        torch.cuda.synchronize()
+        for _ in range(20):
+            with torch.cuda.stream(one):
+                # Long enough for the host to be far ahead.
+                torch.cuda._sleep(20_000_000)
+                got = [session(x, t, labels) for x, t, _ in calls]
+            with torch.cuda.stream(other):
+                again = session.sample(images, labels, cfg_scale=1.0)
+            torch.cuda.synchronize()
+            same(got, want)
+            assert torch.equal(again, whole)
+
+
+def test_streams_that_capture_are_none_that_users_are_handed() -> None:
+    users = {torch.cuda.Stream().cuda_stream for _ in range(64)}
+    ours = {CudaRecorder(torch.device("cuda", 0))._stream.cuda_stream for _ in range(64)}
+    assert not users & ours
+
+
+def test_after_a_failed_capture_graphs_and_the_allocator_work_as_before() -> None:
+    recorder = CudaRecorder(torch.device("cuda", 0))
+    x = torch.ones(8, device="cuda")
+    recorder.warm([lambda: x.add_(1)])
+    with pytest.raises(RuntimeError):
+        recorder.capture(lambda: (x.add_(1), torch.cuda.synchronize()))  # type: ignore[arg-type]
+    graph = recorder.capture(lambda: x.add_(1))  # type: ignore[arg-type,return-value]
+    graph.replay()
+    assert x.tolist() == [3.0] * 8
+    before = torch.cuda.memory_allocated()
+    held = torch.empty(1 << 24, device="cuda")
+    held.record_stream(torch.cuda.Stream())
+    del held
+    torch.cuda.synchronize()
+    # An allocator that believes in a capture would wait for its end before it gives this back.
+    torch.empty(1, device="cuda")
+    assert torch.cuda.memory_allocated() <= before + (1 << 10)
+
+
+def test_sessions_come_and_go_on_threads_while_others_capture() -> None:
+    fast = fresh(timesteps=timesteps(STEPS))
+    want = {batch: drive(fast, batch=batch) for batch in range(1, 5)}
+    wrong: list[str] = []
+
+    def work(first: int) -> None:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            for turn in range(8):
+                batch = 1 + (first + turn) % 4
+                with fast.session() as session:
+                    got = drive(session, batch=batch)
+                torch.cuda.current_stream().synchronize()
+                if any(not torch.equal(a, b) for a, b in zip(got, want[batch], strict=True)):
+                    wrong.append(f"batch {batch} on thread {first}")
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert not fast.summary().reasons
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_model_on_a_gpu_that_is_not_the_current_one(known: bool) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("wanted two GPUs")
+    model = toy_dit()
+    here = fresh(model, timesteps=timesteps(STEPS) if known else None)
+    want, whole = drive(here), here.sample(noise(), [1, 2])
+    there = compile(copy.deepcopy(model).to("cuda:1"), here.schedule, backend="fused", tune=False,
+                    timesteps=timesteps(STEPS) if known else None)  # fmt: skip
+    for _ in range(2):
+        got = [there(*(value.to("cuda:1") for value in on_gpu(step))) for step in range(STEPS)]
+        same([out.cuda() for out in got], want)
+    assert torch.equal(there.sample(noise().to("cuda:1"), [1, 2]).cuda(), whole)
+    assert torch.cuda.current_device() == 0
+
+
+def test_made_ready_in_inference_mode_it_serves_outside_and_the_other_way_round() -> None:
+    inside, outside = fresh(timesteps=timesteps(STEPS)), fresh(timesteps=timesteps(STEPS))
+    with torch.inference_mode():
+        first, run = drive(inside), inside.sample(noise(), [1, 2])
+    want = drive(outside)
+    same(first, want)
+    same(drive(inside), want)
+    assert torch.equal(inside.sample(noise(), [1, 2]), run)
+    with torch.inference_mode():
+        same(drive(outside), want)
+
+
+def test_a_callback_may_use_the_gpu_and_the_same_model() -> None:
+    fast = fresh()
+    want, other = fast.sample(noise(), [1, 2]), fast.sample(noise(1), [3, 4])
+    inner: list[torch.Tensor] = []
+
+    def callback(step: int, latents: torch.Tensor) -> None:
+        torch.full((1 << 20,), float("nan"), device="cuda")
+        if step % 4 == 0:
+            inner.append(fast.sample(noise(1), [3, 4]))
+        torch.cuda.synchronize()
+
+    assert torch.equal(fast.sample(noise(), [1, 2], callback=callback), want)
+    same(inner, [other] * len(inner))
 
 
 def test_memory_does_not_grow_from_run_to_run() -> None:

@@ -58,7 +58,7 @@ ALLOWED = {
                  "summary"},
     "executor": {"backends", "plan"},
     "sampling": {"adapters", "samplers", "slots", "steps", "compiled", "session"},
-    "timesteps": {"announced", "kernels", "steps"},
+    "timesteps": {"announced", "kernels", "replay", "steps"},
     "announced": {"steps"},
     "lanes": {"adapters", "slots"},
     "session": {"adapters", "announced", "backends", "compiled", "guided", "lanes", "slots",

@@ -54,6 +54,10 @@ class BranchRunner:
             else:
                 self._tune_mlp(part.inner)
 
+    def begin(self) -> None:
+        """Forget parts that a row which failed midway has left."""
+        self._pending.clear()
+
     def run(self, branch: str, slot: int) -> None:
         """Launch a branch."""
         part: BranchPart = self._parts.branches[branch]

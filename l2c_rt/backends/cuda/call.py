@@ -60,14 +60,13 @@ class CallProgram:
     ) -> Tensor:
         """The model's output.  `step` counts evaluations, `row` is the plan's distinct row."""
         p = self.prepared
-        with p.order():
-            self._tabulate(state, step, timesteps)
-            with p.times.around(row):
-                p.buffers.latents.copy_(state.x, non_blocking=True)
-                self._rows.launch(row, 1)
-                out = self._out.clone()
-            p.replays += 1
-            return out
+        self._tabulate(state, step, timesteps)
+        with p.times.around(row):
+            p.buffers.latents.copy_(state.x, non_blocking=True)
+            self._rows.launch(row, 1)
+            out = self._out.clone()
+        p.replays += 1
+        return out
 
     def _tabulate(self, state: State, step: int, timesteps: Sequence[float] | None) -> None:
         y = state.y if isinstance(state.y, Tensor) else None
@@ -129,9 +128,11 @@ def unpatchify_into(image: Tensor, tokens: Tensor, patch: int) -> None:
 
 
 def _timestep(t: Tensor | float, like: Tensor) -> Tensor:
-    """On the device already, or a number of the host on its way there."""
+    """On the device already, or a number of the host in a launch; a copy of it would wait."""
     if isinstance(t, Tensor):
-        return t
+        if t.device == like.device:
+            return t
+        t = t.reshape(-1)[0]
     return torch.full((1,), float(t), dtype=like.dtype, device=like.device)
 
 

@@ -20,7 +20,7 @@ from l2c_rt.cost import can_be_one_kernel, launch_kernels
 from l2c_rt.event_times import EventTimes
 from l2c_rt.lowering import Row, buffers, lower
 from l2c_rt.plan import Plan
-from l2c_rt.replay import Eager, Graph, Launches, Recorder, StreamOrder
+from l2c_rt.replay import Eager, Graph, Launches, Recorder
 from l2c_rt.slots import Slots
 from l2c_rt.summary import Captured
 
@@ -69,7 +69,6 @@ class Prepared:
         )
         self.device = like.device
         self.recorder: Recorder = tools.recorder(self.device)
-        self.order = StreamOrder(self.device, replays=self.recorder.captures)
         self.replays = self.graphs = self.nodes = 0
         self.seconds = 0.0
         self.notes: list[str] = list(tools.tuner.notes)
@@ -110,7 +109,6 @@ class Prepared:
                 ) from error
             self.notes.append(f"graphs not captured, kernels launched one by one: {why}")
             self.recorder = Eager(self.device)
-            self.order = StreamOrder(self.device, replays=False)
             return [self.recorder.capture(each) for each in work]
         self.graphs += len(found) if self.recorder.captures else 0
         return found
@@ -135,6 +133,11 @@ class Prepared:
         if isinstance(t, Tensor):
             tables.t[:1].copy_(t.reshape(-1)[:1])
             count = 1
+        elif self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            # A user's capture would read the numbers again, in memory that is others' by then.
+            count = len(t)
+            for k, value in enumerate(t):
+                tables.t[k].fill_(value)
         else:
             count = len(t)
             tables.t[:count].copy_(host_tensor(t, tables.t), non_blocking=True)

@@ -40,6 +40,7 @@ class RowRunner:
 
     def run(self, row: Row, finish: Finish) -> None:
         """Launch everything of a row."""
+        self._branches.begin()
         for launch in row:
             if isinstance(launch, Run):
                 self._branches.run(launch.branch, launch.slot)

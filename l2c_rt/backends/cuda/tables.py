@@ -63,10 +63,12 @@ class Tables:
         t = self.t[:count].repeat_interleave(labels)
         y = None if self.y is None else self.y.repeat(count)
         table = self.modulation.table[:count]
-        if self._modulated:
-            self._fill_modulation(table.flatten(0, 1), t, y)
-        elif self._ends.prefix is not None:
-            table.copy_(self._ends.prefix(t, y).view_as(table))
+        # The published DiT makes its frequencies on the host and moves them, which ends a capture.
+        with table.device:
+            if self._modulated:
+                self._fill_modulation(table.flatten(0, 1), t, y)
+            elif self._ends.prefix is not None:
+                table.copy_(self._ends.prefix(t, y).view_as(table))
         self.modulation.counter.zero_()
 
     def _fill_modulation(self, table: Tensor, t: Tensor, y: Tensor | None) -> None:

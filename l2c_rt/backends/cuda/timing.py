@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import statistics
 import time
@@ -10,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from l2c_rt.replay import undisturbed
 
 Call = Callable[[], None]
 
@@ -102,22 +103,17 @@ class _Stopwatch:
     def _captured(self, call: Call, launches: int) -> Any:
         """A graph of so many launches; None where the call cannot be captured."""
         graph = self._cuda.CUDAGraph()
-        # What a collection frees may be another graph, and that would spoil this capture.
-        collecting = gc.isenabled()
-        gc.disable()
         try:
-            # Not `torch.cuda.graph`: it gives the whole allocator's cache back to the driver.
-            graph.capture_begin(capture_error_mode="thread_local")
-            try:
-                for _ in range(launches):
-                    call()
-            finally:
-                graph.capture_end()
+            with undisturbed():
+                # Not `torch.cuda.graph`: it gives the whole allocator's cache back to the driver.
+                graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    for _ in range(launches):
+                        call()
+                finally:
+                    graph.capture_end()
         except RuntimeError:
             return None
-        finally:
-            if collecting:
-                gc.enable()
         return graph
 
     def _cold(self, call: Call) -> Call:

@@ -70,8 +70,9 @@ class Trajectory:
         self._runs = self._whole_windows() if options.graph == "trajectory" else None
         order = [self.prepared.row_graphs[row] for row in plan.order]
         self._steps = self.prepared.launches(order)
-        self.scale = 0.0
-        self._table = torch.empty(0)
+        self._scale: float | None = None
+        # Kept, and written in place: a run on another stream may still be reading it.
+        self._table = buffers.latents.new_zeros(plan.num_evaluations, 8)
 
     def run(
         self, noise: Tensor, labels: Tensor | None, scale: float, callback: Callback | None
@@ -87,14 +88,13 @@ class Trajectory:
                 'steps; compile with graph="step"'
             )
         p = self.prepared
-        with p.order():
-            p.buffers.latents.copy_(noise, non_blocking=True)
-            y = self._labels(labels)
-            self._set_scale(scale)
-            with p.times.around(WHOLE):
-                self._launch(y, callback)
-            p.replays += p.plan.num_evaluations
-            return p.buffers.latents.to(noise.dtype, copy=True)
+        p.buffers.latents.copy_(noise, non_blocking=True)
+        y = self._labels(labels)
+        self._set_scale(scale)
+        with p.times.around(WHOLE):
+            self._launch(y, callback)
+        p.replays += p.plan.num_evaluations
+        return p.buffers.latents.to(noise.dtype, copy=True)
 
     def _launch(self, y: Tensor | None, callback: Callback | None) -> None:
         p = self.prepared
@@ -136,7 +136,7 @@ class Trajectory:
         return torch.cat([labels, labels.new_full((1,), self._how.null_label)])
 
     def _set_scale(self, scale: float) -> None:
-        if self._table.numel() and scale == self.scale:
+        if scale == self._scale:
             return
         s = self._solver
         if isinstance(s, DDIM):
@@ -145,9 +145,9 @@ class Trajectory:
             columns = (s.alpha.tolist(), s.sigma.tolist(), s.keep.tolist(), s.weight.tolist())
             # Published as cond + w (cond - uncond), which is uncond + (1 + w) (cond - uncond).
             table = dpm_solver_coefficients(*columns, 1.0 + scale)
-        self._table = host_tensor(table.flatten().tolist(), self._coefficients).view(-1, 8)
-        self._table = self._table.to(self._coefficients.device, non_blocking=True)
-        self.scale = scale
+        host = host_tensor(table.flatten().tolist(), self._table)
+        self._table.copy_(host.view(-1, 8), non_blocking=True)
+        self._scale = scale
 
     def _cut(self, evaluations: int) -> tuple[range, ...]:
         size = self.prepared.tables.steps

@@ -16,20 +16,21 @@ from l2c_rt.backends.cuda.tools import Options, Tools
 from l2c_rt.backends.cuda.trajectory import Trajectory
 from l2c_rt.backends.frame import Frame
 from l2c_rt.plan import Plan, StepPlan
-from l2c_rt.replay import drain, on
+from l2c_rt.replay import StreamOrder, drain, on
 from l2c_rt.samplers import DDIM, DPMSolver
 from l2c_rt.slots import Slots
 from l2c_rt.summary import Captured
 
 
 class Workspace:
-    """Calls and whole runs share slots, and never a run."""
+    """Calls and whole runs share slots, and never a run; one order of streams holds for all."""
 
     def __init__(self, bound: Bound, plan: Plan, tools: Tools, options: Options) -> None:
         self._bound, self._plan, self._tools, self._options = bound, plan, tools, options
         self._call: CallProgram | None = None
         self._runs: dict[tuple[int, bool], Trajectory] = {}
         self._timesteps: Sequence[float] | None = None
+        self._order = StreamOrder(bound.device, replays=options.graph != "off")
         # Graphs and buffers must outlive what was launched with them.
         self._drained = weakref.finalize(self, drain, bound.device)
         self._drained.atexit = False
@@ -52,7 +53,7 @@ class Workspace:
 
     def evaluate(self, frame: Frame) -> Tensor:
         """The model's output for one call."""
-        with on(self._bound.device):
+        with on(self._bound.device), self._order():
             if self._call is None:
                 self._call = CallProgram(
                     self._bound, self._plan, self._tools, self._options, frame.slots, frame.state
@@ -72,7 +73,7 @@ class Workspace:
     ) -> Tensor:
         """A whole run; see `Trajectory.run`."""
         key = (len(noise), guided)
-        with on(self._bound.device):
+        with on(self._bound.device), self._order():
             if key not in self._runs:
                 self._runs[key] = Trajectory(
                     self._bound, self._plan, self._tools, self._options, slots, noise, solver,
