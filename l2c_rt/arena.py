@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from l2c_rt._C import Arena
+from l2c_rt.replay import in_turn
 
 _NAMES = {
     torch.float16: "float16",
@@ -60,11 +61,13 @@ class SlotMemory:
 
     def poison(self) -> None:
         """Fill every slot with NaN."""
-        self._arena.poison()
+        with in_turn():
+            self._arena.poison()
 
     def sleep(self) -> None:
         """Give the physical memory back and keep the addresses; nothing happens when asleep."""
-        self._arena.sleep()
+        with in_turn():
+            self._arena.sleep()
 
     def wake(self) -> None:
         """Take physical memory again at the same addresses; nothing happens when awake.

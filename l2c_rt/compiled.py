@@ -98,9 +98,9 @@ class Compiled:
 
     def sleep(self) -> None:
         """Give the cache's memory back until `wake`; runs under way are forgotten."""
-        self.asleep = True
         for session in list(self._sessions):
             session.sleep()
+        self.asleep = True
 
     def wake(self) -> None:
         """Take the cache's memory again."""

@@ -6,7 +6,7 @@ What can go wrong with graphs, and what keeps it from going wrong here:
 - cuBLAS keeps one workspace per stream, which two sessions' graphs would then share: workspaces
   are dropped around every capture, so that each comes from the pool of the graphs that use it.
 - Graphs that share a pool must not run at once: a pool belongs to one session, whose launches are
-  ordered by `StreamOrder` also across streams.
+  ordered by `streams.StreamOrder` also across streams.
 - Streams come from one small pool per priority, again and again: what another thread launches on
   a stream that captures goes into the graph.  So that one has a priority of its own (`PRIORITY`).
 - Graphs of one pool are dropped together, after the device has finished (`drain`).
@@ -21,7 +21,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
 import torch
@@ -143,6 +143,11 @@ class CudaRecorder:
             torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
 
 
+def in_turn() -> AbstractContextManager[object]:
+    """For what waits for a device, which would end any capture that goes on meanwhile."""
+    return _alone
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """For a capture: no other one, no wait for a device (`drain`), no garbage collection."""
@@ -202,49 +207,8 @@ def _handle(graph: Graph) -> int | None:
     return None if tell is None else int(tell())
 
 
-class StreamOrder:
-    """Orders one session's work on a device, whichever stream each call comes from.
-
-    Static buffers are written by one call and read by the next, which may be on another stream.
-    """
-
-    def __init__(self, device: torch.device, *, replays: bool = True) -> None:
-        self._device, self._replays = device, replays
-        self._last: Any = None
-        self._done: Any = None
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        if self._device.type != "cuda":
-            yield
-            return
-        if torch.cuda.is_current_stream_capturing():
-            if self._replays:
-                raise RuntimeError(
-                    "a compiled model replays graphs of its own and cannot be captured into "
-                    'another: compile with graph="off" or call it outside the capture'
-                )
-            yield  # A capture may not wait for what was launched before it: its owner orders that.
-            return
-        stream = torch.cuda.current_stream(self._device)
-        if self._done is None:
-            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        elif stream != self._last:
-            stream.wait_event(self._done)
-        self._last = stream
-        try:
-            yield
-        finally:
-            self._done.record(stream)
-
-
-def on(device: torch.device) -> AbstractContextManager[object]:
-    """Launches inside go to this device, whichever is the current one."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
 def drain(device: torch.device) -> None:
     """Wait until nothing that was launched still uses memory which is about to be dropped."""
     if device.type == "cuda":
-        with _alone:
+        with in_turn():
             torch.cuda.synchronize(device)

@@ -229,7 +229,11 @@ def check_inputs(noise: Any, y: Any, how: Sampling) -> Tensor | None:
         raise ValueError(f"sample: noise must be floating [n, {how.channels}, H, W], got {got}")
     if y is None and how.classes == 0:
         return None
-    labels = torch.as_tensor(() if y is None else y, device=noise.device)
+    labels = torch.as_tensor(() if y is None else y)
+    if labels.device != noise.device:
+        # From pinned memory, or the copy would wait for what the device still has to do.
+        pinned = labels.pin_memory() if noise.is_cuda and not labels.is_cuda else labels
+        labels = pinned.to(noise.device, non_blocking=True)
     whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     if not whole or labels.shape != noise.shape[:1]:
         raise ValueError(

@@ -37,11 +37,16 @@ class Slots:
     def reserve(
         self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
     ) -> SlotMemory:
-        """All slots at once, taken now if they are not there yet; always of the same shape."""
-        if self._memory is None:
-            self._memory = SlotMemory(self.num_slots, shape, dtype, device)
-            self._on_taken()
-        assert self._memory.slots[0].shape == shape
+        """All slots at once, taken now if they are not there yet, or were for another shape, dtype
+        or device: a model that was cast or moved."""
+        kept = self._memory
+        if kept is not None:
+            like = kept.slots[0]
+            if (tuple(like.shape), like.dtype, like.device) == (shape, dtype, device):
+                return kept
+        self._memory = None
+        self._memory = SlotMemory(self.num_slots, shape, dtype, device)
+        self._on_taken()
         return self._memory
 
     def store(self, slot: int, out: Tensor) -> None:

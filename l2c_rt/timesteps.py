@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from l2c_rt.announced import Announced
-from l2c_rt.replay import StreamOrder, on
 from l2c_rt.steps import StepClock, StepError, Tick
+from l2c_rt.streams import StreamOrder, on
 
 
 def host_timestep(t: Any) -> float | None:

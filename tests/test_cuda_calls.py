@@ -104,12 +104,12 @@ def test_rung_5_the_published_loop_gives_the_published_latents(name: str) -> Non
         assert relative(prediction, golden.cached_predictions[step]) < 1e-4, step
 
 
-def test_graphs_are_as_many_as_distinct_rows_and_two_that_fill_tables() -> None:
+def test_graphs_are_as_many_as_distinct_rows_and_three_that_make_ready() -> None:
     fast = fresh()
     drive(fast, STEPS)
     drive(fast, STEPS, 1)
     captured = fast.summary().captured
-    assert captured.graphs == len(fast.plan.steps) + 2
+    assert captured.graphs == len(fast.plan.steps) + 3
     assert captured.replays == 2 * STEPS
     assert captured.buffer_bytes > 0
     assert "graphs of" in str(fast.summary())

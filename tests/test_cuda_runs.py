@@ -269,3 +269,25 @@ def test_more_images_do_not_move_those_that_were_there() -> None:
     outputs = [fast.sample(noise(0, 4)[:n], list(range(n))) for n in (1, 2, 4)]
     for fewer, more in pairwise(outputs):
         assert relative(more[: len(fewer)], fewer) < 1e-4
+
+
+def test_a_model_that_was_cast_between_runs_has_slots_of_its_new_dtype() -> None:
+    model = toy_dit()
+    fast = fresh(model)
+    fast.sample(noise(), [1, 2])
+    fast.to(torch.bfloat16)
+    want = compile(model, fast.schedule).sample(noise(), [1, 2])
+    # bf16 throughout: both round, and not alike.
+    assert relative(fast.sample(noise(), [1, 2]), want) < 0.1
+    assert fast.summary().weight_changes == 1
+
+
+def test_sleep_refused_inside_a_callback_leaves_the_model_awake() -> None:
+    fast = fresh()
+
+    def fall_asleep(step: int, latents: torch.Tensor) -> None:
+        fast.sleep()
+
+    with pytest.raises(RuntimeError, match="from inside a call"):
+        fast.sample(noise(), [1, 2], callback=fall_asleep)
+    assert not fast.sample(noise(), [1, 2]).isnan().any()

@@ -113,7 +113,7 @@ def test_auto_is_fused_and_tuned_where_there_is_a_gpu() -> None:
     drive(fast)
     summary = fast.summary()
     assert summary.backend == "fused"
-    assert summary.captured.graphs == len(fast.plan.steps) + 2
+    assert summary.captured.graphs == len(fast.plan.steps) + 3
     assert summary.captured.seconds > 0
     assert not summary.reasons
 

@@ -54,8 +54,9 @@ DISTINCT = {
 }
 SCHEDULES = (*DISTINCT, "dit full", "uvit full")
 """The published ones, and every branch at each of four evaluations."""
-IMAGES, WIDTH, FILLS = 2, 64, 2
-"""FILLS: graphs that fill tables come before those of rows."""
+IMAGES, WIDTH, FILLS = 2, 64, 3
+"""FILLS: the graphs that take the weights, fill the tables, fill one entry; then those of rows."""
+TAKE, ALL, ONE = range(FILLS)
 
 
 def model_of(name: str) -> Any:
@@ -246,8 +247,8 @@ def test_a_graph_per_distinct_row_launched_in_the_plans_order(name: str, calls: 
     assert len(record.recorder.captured) == record.prepared.graphs == FILLS + DISTINCT[name]
     rows = [FILLS + row for row in plan.order]
     # Calls know nothing of the first run's timesteps: a table entry before every evaluation.
-    wanted = [graph for row in rows for graph in (1, row)] if calls else [0, *rows]
-    assert replays[: len(wanted)] == wanted
+    ran = [graph for row in rows for graph in (ONE, row)] if calls else [ALL, *rows]
+    assert replays[: 1 + len(ran)] == [TAKE, *ran]
 
 
 @pytest.mark.parametrize("name", DISTINCT)
@@ -255,7 +256,7 @@ def test_a_trajectory_is_one_graph_of_the_rows_in_the_plans_order(name: str) -> 
     record, steps = recorded(name, graph="trajectory"), recorded(name)
     first, end = record.recorder.captured[-1]
     assert len(record.recorder.captured) == FILLS + DISTINCT[name] + 1
-    assert record.recorder.replays[:2] == [0, FILLS + DISTINCT[name]]
+    assert record.recorder.replays[:3] == [TAKE, ALL, FILLS + DISTINCT[name]]
     whole = [fixed_arguments(entry) for entry in record.recorder.log[first:end]]
     assert whole == [fixed_arguments(e) for s in record.evaluations for e in record.evaluation(s)]
     assert len(whole) == sum(len(steps.evaluation(s)) for s in steps.evaluations)
@@ -312,7 +313,7 @@ def test_another_run_with_other_inputs_only_copies_them_and_replays(name: str, w
     record = recorded(name, **WAYS[way])
     log, captured = len(record.recorder.log), len(record.recorder.captured)
     evaluations = 1 if way == "trajectory" else len(record.evaluations)
-    first = record.recorder.replays[: 1 + evaluations]
+    first = record.recorder.replays[: 2 + evaluations]
     noise, labels, before = torch.randn(IMAGES, 4, 8, 8), torch.ones(IMAGES).long(), replays(record)
     # Outside the recording driver: a kernel that is launched by itself would raise.
     with operators() as (launched, waits):
@@ -333,7 +334,7 @@ def test_calls_whose_timesteps_are_known_fill_the_tables_once_a_run(name: str) -
     before = replays(record)
     call_all(record.compiled)
     rows = [FILLS + row for row in record.compiled.plan.order]
-    assert record.recorder.replays[before:] == [0, *rows]
+    assert record.recorder.replays[before:] == [TAKE, ALL, *rows]
 
 
 def replays(record: Record) -> int:
@@ -374,15 +375,20 @@ def test_every_byte_is_written_before_it_is_read_and_every_branch_added_once(
 def test_what_the_tables_hold_is_written_by_the_graph_that_fills_them(name: str, way: str) -> None:
     record = recorded(name, **WAYS[way])
     p = record.prepared
-    filled = [p.tables.modulation.table, p.weights.embedding.weight, p.weights.embedding.positions]
-    for graph, count in ((0, p.tables.steps), (1, 1)):
-        memory = Memory([*filled, p.buffers.counter])
+    table, counter = p.tables.modulation.table, p.buffers.counter
+    taken = [p.weights.embedding.weight, p.weights.embedding.positions]
+    for graph, filled in (
+        (TAKE, taken),
+        (ALL, [table[: p.tables.steps], counter]),
+        (ONE, [table[:1], counter]),
+    ):
+        memory = Memory([table, *taken, counter])
         first, end = record.recorder.captured[graph]
         for entry in record.recorder.log[first:end]:
             for at in effect(entry).writes:
                 if memory.has(at):
                     memory.write(at)
-        for tensor in (filled[0][:count], *filled[1:], p.buffers.counter):
+        for tensor in filled:
             assert memory.holds(span(tensor))
 
 

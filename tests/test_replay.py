@@ -13,7 +13,8 @@ import torch
 
 from l2c_rt import replay, timesteps
 from l2c_rt.event_times import EventTimes
-from l2c_rt.replay import CudaRecorder, Eager, Launches, StreamOrder, drain, undisturbed
+from l2c_rt.replay import CudaRecorder, Eager, Launches, drain, undisturbed
+from l2c_rt.streams import StreamOrder
 from l2c_rt.timesteps import DeferredCheck
 
 GPU = torch.device("cuda", 1)

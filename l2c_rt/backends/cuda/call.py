@@ -48,18 +48,22 @@ class CallProgram:
         self.prepared.capture(self._finish)
         self._rows = self.prepared.launches(self.prepared.row_graphs)
         self._labels: Tensor | None = None
+        self._begun = False
         self._version: int | None = None
         self._covered = range(0)
 
     def forget(self) -> None:
         """A run begins: nothing is tabulated."""
-        self._labels, self._covered = None, range(0)
+        self._labels, self._covered, self._begun = None, range(0), False
 
     def evaluate(
         self, state: State, step: int, row: int, timesteps: Sequence[float] | None
     ) -> Tensor:
         """The model's output.  `step` counts evaluations, `row` is the plan's distinct row."""
         p = self.prepared
+        if not self._begun:
+            p.begin()
+            self._begun = True
         self._tabulate(state, step, timesteps)
         with p.times.around(row):
             p.buffers.latents.copy_(state.x, non_blocking=True)

@@ -20,7 +20,7 @@ from l2c_rt.cost import can_be_one_kernel, launch_kernels
 from l2c_rt.event_times import EventTimes
 from l2c_rt.lowering import Row, buffers, lower
 from l2c_rt.plan import Plan
-from l2c_rt.replay import Eager, Graph, Launches, Recorder
+from l2c_rt.replay import Eager, Graph, Launches, Recorder, Work
 from l2c_rt.slots import Slots
 from l2c_rt.summary import Captured
 
@@ -80,12 +80,14 @@ class Prepared:
         self.branches.tune()
         for row in self.rows:
             self.runner.prepare(row)
-        fills = [partial(self._fill, self.tables.steps), partial(self._fill, 1)]
-        work = [partial(self.runner.run, row, finish) for row in self.rows]
+        fill = self.tables.fill
+        fills: list[Work] = [self.weights.refresh, partial(fill, self.tables.steps),
+                             partial(fill, 1)]  # fmt: skip
+        work: list[Work] = [partial(self.runner.run, row, finish) for row in self.rows]
         # Every row counts an evaluation: left to add up, they would read behind the tables.
         counted = [step for each in work for step in (self._count_anew, each)]
         self.recorder.warm([*fills, *counted])
-        self._fill_all, self._fill_one, *graphs = self.record([*fills, *work])
+        self._refresh, self._fill_all, self._fill_one, *graphs = self.record([*fills, *work])
         self.row_graphs = tuple(graphs)
         if self.recorder.captures:
             nodes = {node.name: node for node in self.bound.program.nodes}
@@ -124,6 +126,10 @@ class Prepared:
         """Graphs of this shape in the order of a run."""
         return Launches(graphs, self.device, [self.buffers.memory.arena])
 
+    def begin(self) -> None:
+        """A run begins: take the weights as they are now."""
+        self._refresh.replay()
+
     def fill(self, t: Sequence[float] | Tensor, y: Tensor | None) -> None:
         """Tabulate for the evaluations at timesteps t, and go back to the table's first.
 
@@ -146,10 +152,6 @@ class Prepared:
                 raise ValueError("y is missing: the model was made with labels")
             tables.y.copy_(y, non_blocking=True)
         (self._fill_one if count == 1 else self._fill_all).replay()
-
-    def _fill(self, count: int) -> None:
-        self.weights.refresh()
-        self.tables.fill(count)
 
     @property
     def captured(self) -> Captured:

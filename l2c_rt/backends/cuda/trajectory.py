@@ -91,6 +91,7 @@ class Trajectory:
         p.buffers.latents.copy_(noise, non_blocking=True)
         y = self._labels(labels)
         self._set_scale(scale)
+        p.begin()
         with p.times.around(WHOLE):
             self._launch(y, callback)
         p.replays += p.plan.num_evaluations

@@ -16,9 +16,10 @@ from l2c_rt.backends.cuda.tools import Options, Tools
 from l2c_rt.backends.cuda.trajectory import Trajectory
 from l2c_rt.backends.frame import Frame
 from l2c_rt.plan import Plan, StepPlan
-from l2c_rt.replay import StreamOrder, drain, on
+from l2c_rt.replay import drain
 from l2c_rt.samplers import DDIM, DPMSolver
 from l2c_rt.slots import Slots
+from l2c_rt.streams import StreamOrder, on
 from l2c_rt.summary import Captured
 
 
