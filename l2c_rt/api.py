@@ -13,7 +13,7 @@ from torch import nn
 from l2c_rt import adapters, backends
 from l2c_rt.adapters.bound import Bound
 from l2c_rt.backends import Backend
-from l2c_rt.backends.cuda.tools import Options
+from l2c_rt.backends.options import Options
 from l2c_rt.build import build_plan
 from l2c_rt.compiled import Compiled
 from l2c_rt.cost import cost

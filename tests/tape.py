@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from l2c_rt.adapters import bind
 from l2c_rt.api import build
-from l2c_rt.backends import fused_cuda
-from l2c_rt.backends.cuda.tools import Options, Tools
+from l2c_rt.backends.cuda.choose import fused_cuda
+from l2c_rt.backends.cuda.tools import Tools
 from l2c_rt.backends.cuda.tuning import Tuner
+from l2c_rt.backends.options import Options
 from l2c_rt.compiled import Compiled
 from l2c_rt.kernels import reference
 

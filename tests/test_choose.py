@@ -14,8 +14,9 @@ from toys import random_schedule, toy_dit, toy_uvit
 
 import l2c_rt as rt
 from l2c_rt import adapters, backends
-from l2c_rt.backends.cuda.tools import Options, Tools
+from l2c_rt.backends.cuda.tools import Tools
 from l2c_rt.backends.cuda.tuning import Tuner
+from l2c_rt.backends.options import Options
 from l2c_rt.policies import Full
 from l2c_rt.program import Fixed
 from l2c_rt.replay import Eager
@@ -28,9 +29,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A machine that says it has an H200; its parts can be taken away."""
     facts = SimpleNamespace(capability=(9, 0), triton="3.6.0", memory=lambda *_: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: facts.capability)
-    monkeypatch.setattr("l2c_rt.backends.SlotMemory", lambda *args: facts.memory(*args))
+    monkeypatch.setattr("l2c_rt.backends.cuda.choose.SlotMemory", lambda *args: facts.memory(*args))
     tools = Tools(TapedKernels(), Eager, Tuner("tape", None, None, device="cpu"))
-    monkeypatch.setattr(backends, "tools_for", lambda device, options: tools)
+    monkeypatch.setattr("l2c_rt.backends.cuda.choose.tools_for", lambda device, options: tools)
     triton = pytest.importorskip("triton")
     monkeypatch.setattr(triton, "__version__", facts.triton)
     facts.set_triton = lambda version: monkeypatch.setattr(triton, "__version__", version)

@@ -35,11 +35,12 @@ from l2c_rt import presets
 from l2c_rt.adapters import bind
 from l2c_rt.adapters.bound import AttentionPart
 from l2c_rt.api import build
-from l2c_rt.backends import fused_cuda
 from l2c_rt.backends.cuda.call import CallProgram
+from l2c_rt.backends.cuda.choose import fused_cuda
 from l2c_rt.backends.cuda.prepared import Prepared
-from l2c_rt.backends.cuda.tools import Options, Tools, triton_kernels
+from l2c_rt.backends.cuda.tools import Tools, triton_kernels
 from l2c_rt.backends.cuda.trajectory import Trajectory
+from l2c_rt.backends.options import Options
 from l2c_rt.compiled import Compiled
 from l2c_rt.lowering import STREAM, Run, Sum
 from l2c_rt.models import DiT, UViT

@@ -10,7 +10,8 @@ from torch import Tensor
 from l2c_rt.adapters.bound import Bound, State
 from l2c_rt.backends.cuda.buffers import Shape
 from l2c_rt.backends.cuda.prepared import Prepared
-from l2c_rt.backends.cuda.tools import Options, Tools
+from l2c_rt.backends.cuda.tools import Tools
+from l2c_rt.backends.options import Options
 from l2c_rt.kernels.operands import Reuses
 from l2c_rt.lowering import Final
 from l2c_rt.plan import Plan

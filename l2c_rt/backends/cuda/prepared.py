@@ -14,8 +14,9 @@ from l2c_rt.backends.cuda.branches import BranchRunner
 from l2c_rt.backends.cuda.buffers import Shape, allocate, tokens_of
 from l2c_rt.backends.cuda.rows import Finish, RowRunner
 from l2c_rt.backends.cuda.tables import Tables
-from l2c_rt.backends.cuda.tools import Options, Tools
+from l2c_rt.backends.cuda.tools import Tools
 from l2c_rt.backends.cuda.weights import Weights
+from l2c_rt.backends.options import Options
 from l2c_rt.cost import can_be_one_kernel, launch_kernels
 from l2c_rt.event_times import EventTimes
 from l2c_rt.lowering import Row, buffers, lower

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from l2c_rt.backends.cuda.tuning import Tuner, cuda_measure, default_path, describe_device
+from l2c_rt.backends.options import Options
 from l2c_rt.replay import CudaRecorder, Eager, Recorder
 
 FUNCTIONS = {
@@ -36,9 +37,6 @@ FUNCTIONS = {
 """File of l2c_rt.kernels -> the functions that the backend calls."""
 
 
-GRAPHS = ("step", "trajectory", "off")
-
-
 @dataclass(frozen=True, slots=True)
 class Tools:
     """`recorder` makes a recorder for one session's graphs on a device."""
@@ -46,32 +44,6 @@ class Tools:
     kernels: Any
     recorder: Callable[[torch.device], Recorder]
     tuner: Tuner
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How runs are launched and kept.
-
-    `graph` is "step" (a graph per distinct row), "trajectory" (a graph per run of `sample`) or
-    "off"; `residual_dtype` is the residual stream's, None for the model's own; `table_bytes` caps
-    the modulation table of a session, which covers fewer steps at a time where it is too small.
-    With `forgiving`, what cannot be captured is launched kernel by kernel and noted.
-    """
-
-    graph: str = "step"
-    residual_dtype: torch.dtype | None = None
-    tune: bool = True
-    table_bytes: int = 1 << 30
-    forgiving: bool = False
-
-    def __post_init__(self) -> None:
-        if self.graph not in GRAPHS:
-            raise ValueError(f"graph: got {self.graph!r}, wanted one of {', '.join(GRAPHS)}")
-        if self.residual_dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
-            raise ValueError(
-                f"residual_dtype: got {self.residual_dtype}, wanted torch.float32, torch.bfloat16, "
-                "torch.float16 or None"
-            )
 
 
 def triton_kernels() -> SimpleNamespace:

@@ -13,7 +13,8 @@ from l2c_rt.adapters.bound import Bound
 from l2c_rt.backends.cuda.buffers import Shape
 from l2c_rt.backends.cuda.call import unpatchify_into
 from l2c_rt.backends.cuda.prepared import Prepared, host_tensor
-from l2c_rt.backends.cuda.tools import Options, Tools
+from l2c_rt.backends.cuda.tools import Tools
+from l2c_rt.backends.options import Options
 from l2c_rt.kernels.operands import Reuses, Solver, ddim_coefficients, dpm_solver_coefficients
 from l2c_rt.lowering import Final
 from l2c_rt.plan import Plan

@@ -12,9 +12,10 @@ from torch import Tensor
 from l2c_rt.adapters.bound import Bound
 from l2c_rt.backends.cuda.call import CallProgram
 from l2c_rt.backends.cuda.prepared import Prepared
-from l2c_rt.backends.cuda.tools import Options, Tools
+from l2c_rt.backends.cuda.tools import Tools
 from l2c_rt.backends.cuda.trajectory import Trajectory
 from l2c_rt.backends.frame import Frame
+from l2c_rt.backends.options import Options
 from l2c_rt.plan import Plan, StepPlan
 from l2c_rt.replay import drain
 from l2c_rt.samplers import DDIM, DPMSolver
