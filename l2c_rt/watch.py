@@ -12,8 +12,7 @@ def fingerprint(model: nn.Module) -> int:
     hooks.  Writes through `.data` leave no mark in PyTorch; they are used by the next run all the
     same, since nothing made from weights outlives a run, but they are not counted.
     """
-    # On the way of every run before the device has work, so without the generators of nn.Module,
-    # which take twice as long.
+    # On the way of every run before the device has work, so without nn.Module's slow generators.
     found: list[object] = []
     waiting, seen = [model], set[int]()
     while waiting:

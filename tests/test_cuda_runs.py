@@ -164,15 +164,6 @@ def test_other_numbers_of_images_have_programs_of_their_own() -> None:
         assert relative(got, want) < 1e-5
 
 
-def test_the_rows_of_a_dit_are_the_kernels_that_cost_counts() -> None:
-    kernels = TapedKernels()
-    fast = fresh(kernels=kernels)
-    fast.sample(noise(), [1, 2])
-    ends = [name for name, _, _ in kernels.log if name in ("final_update", "reuse_evaluation")]
-    # Warmed and captured, and on a tape each of these runs its kernels; then replayed from there.
-    assert len(ends) == 2 * len(fast.plan.steps)
-
-
 def test_an_evaluation_that_computes_nothing_is_one_kernel() -> None:
     model, kernels = toy_dit(), TapedKernels()
     compute = random_schedule(4, 6).compute.copy()

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from l2c_rt.backends.cuda import timing
 from l2c_rt.backends.cuda.timing import CaptureInProgress, cuda_measure
@@ -214,39 +212,6 @@ def test_what_the_call_raises_is_passed_on() -> None:
     with pytest.raises(ValueError, match="tile"):
         cuda_measure(cuda=gpu)(broken)
     assert "capture thread_local" not in gpu.log
-
-
-class Writing(TorchDispatchMode):
-    """Writing the flushed bytes takes the GPU 30 us."""
-
-    def __init__(self, gpu: Gpu) -> None:
-        super().__init__()
-        self.gpu, self.bytes = gpu, set[int]()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.zero_.default:
-            self.bytes.add(args[0].nbytes)
-            self.gpu.launch(3e-5)
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("refuses", [False, True])
-def test_flushing_the_cache_is_not_counted(refuses: bool) -> None:
-    gpu = Gpu()
-    gpu.refuses = refuses
-    measure = cuda_measure(1000, cuda=gpu, device="cpu")
-    with Writing(gpu) as writing:
-        assert measure(gpu.kernel(5e-6)) == pytest.approx(5e-6)
-        assert measure(gpu.kernel(7e-6)) == pytest.approx(7e-6)
-        assert measure(gpu.kernel(0.0)) > 0
-    assert writing.bytes == {1000}
-
-
-def test_without_flushing_nothing_is_written_between_launches() -> None:
-    gpu = Gpu()
-    with Writing(gpu) as writing:
-        cuda_measure(cuda=gpu)(gpu.kernel(5e-6))
-    assert writing.bytes == set()
 
 
 def test_an_idle_gpu_is_warmed_up_before_the_first_timing_only() -> None:

@@ -26,17 +26,16 @@ class CaptureInProgress(RuntimeError):
 
 
 def cuda_measure(
-    flush: int = 0, *, cuda: Any = None, device: str | torch.device = "cuda"
+    *, cuda: Any = None, device: str | torch.device = "cuda"
 ) -> Callable[[Call], float]:
     """A function that times a call: its GPU time in seconds, the median of a few groups.
 
-    `flush` bytes are written between launches, and the time of that taken off again, so that a
-    call finds the L2 cache cold (twice its size is apt); 0 leaves it as the launch before did.
+    A call finds the L2 cache as the launch before left it.
     `device` is where the calls run; it is the current device while they do.
     `cuda` stands in for `torch.cuda` where there is no GPU.
     Raises: CaptureInProgress; whatever the call raises.
     """
-    return _Stopwatch(flush, torch.cuda if cuda is None else cuda, device)
+    return _Stopwatch(torch.cuda if cuda is None else cuda, device)
 
 
 class _Stopwatch:
@@ -44,11 +43,9 @@ class _Stopwatch:
     workspace of the stream it was captured on, which other graphs may still be using
     (pytorch issue 193402)."""
 
-    def __init__(self, flush: int, cuda: Any, device: str | torch.device) -> None:
-        self._cuda, self._device, self._flush_bytes = cuda, device, flush
+    def __init__(self, cuda: Any, device: str | torch.device) -> None:
+        self._cuda, self._device = cuda, device
         self._stream: Any = None
-        self._flushed: torch.Tensor | None = None
-        self._flush_s: float | None = None
 
     def __call__(self, call: Call) -> float:
         if self._cuda.is_current_stream_capturing():
@@ -63,10 +60,9 @@ class _Stopwatch:
         with self._cuda.stream(self._stream):
             if first:
                 self._spin_up(call)
-            seconds = self._time(self._cold(call)) if self._flush_bytes else self._time(call)
-            taken_off = self._time_of_flush() if self._flush_bytes else 0.0
+            seconds = self._time(call)
         # Below what an event resolves, all are equally fast.
-        return max(seconds - taken_off, 1e-7)
+        return max(seconds, 1e-7)
 
     def _spin_up(self, call: Call) -> None:
         begun = time.perf_counter()
@@ -115,27 +111,3 @@ class _Stopwatch:
         except RuntimeError:
             return None
         return graph
-
-    def _cold(self, call: Call) -> Call:
-        flush = self._flusher()
-
-        def flush_then_call() -> None:
-            flush()
-            call()
-
-        return flush_then_call
-
-    def _flusher(self) -> Call:
-        if self._flushed is None:
-            self._flushed = torch.empty(self._flush_bytes, dtype=torch.uint8, device=self._device)
-        buffer = self._flushed
-
-        def flush() -> None:
-            buffer.zero_()
-
-        return flush
-
-    def _time_of_flush(self) -> float:
-        if self._flush_s is None:
-            self._flush_s = self._time(self._flusher())
-        return self._flush_s
