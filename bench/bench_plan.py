@@ -10,8 +10,8 @@ import numpy as np
 from conftest import record
 from toys import random_schedule, toy_program
 
-from l2c_rt.build import build_plan
-from l2c_rt.passes import fuse_reuse_runs, hoist_conditioning
+from l2c_rt.plan.build import build_plan
+from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
 
 PLAN_SECONDS = 0.005
 IMPORT_SECONDS = 0.150

@@ -17,8 +17,8 @@ from conftest import paired, record, run_inputs, sampler
 from toys import drive, random_schedule, toy_dit
 
 import l2c_rt as rt
-from l2c_rt.executor import run_step
-from l2c_rt.plan import Compute, Reuse, ReuseRun, RunFixed
+from l2c_rt.backends.backend import run_step
+from l2c_rt.plan.ops import Compute, Reuse, ReuseRun, RunFixed
 from l2c_rt.policies import Full
 from l2c_rt.presets import load
 

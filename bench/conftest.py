@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from weights import fill_deterministic
 
 import l2c_rt as rt
-from l2c_rt.compiled import Compiled
 from l2c_rt.models import DiT
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from weights import fill_deterministic
+from l2c_rt.runtime.compiled import Compiled
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

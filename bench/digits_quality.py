@@ -30,7 +30,7 @@ from l2c_rt.demo.run import (
     sample_rounds,
 )
 from l2c_rt.policies import Full
-from l2c_rt.schedule import CacheSchedule
+from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 STEPS = (20, 50)
 REUSE = (0.25, 0.45, 0.65)

@@ -13,20 +13,21 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from l2c_rt import models, policies, presets
     from l2c_rt.api import compile
-    from l2c_rt.compiled import Compiled
-    from l2c_rt.learning import fit_report, learn
-    from l2c_rt.router import Router
-    from l2c_rt.schedule import CacheSchedule
-    from l2c_rt.session import Session
+    from l2c_rt.compare.fit import fit_report
+    from l2c_rt.learning.train import learn
+    from l2c_rt.policies.router import Router
+    from l2c_rt.runtime.compiled import Compiled
+    from l2c_rt.runtime.session import Session
+    from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 _HOMES = {
-    "CacheSchedule": "schedule",
-    "Compiled": "compiled",
-    "Router": "router",
-    "Session": "session",
+    "CacheSchedule": "schedule.cache_schedule",
+    "Compiled": "runtime.compiled",
+    "Router": "policies.router",
+    "Session": "runtime.session",
     "compile": "api",
-    "fit_report": "learning",
-    "learn": "learning",
+    "fit_report": "compare.fit",
+    "learn": "learning.train",
 }
 _MODULES = ("models", "policies", "presets")
 

@@ -11,18 +11,18 @@ import torch
 from torch import nn
 
 from l2c_rt import adapters, backends
-from l2c_rt.adapters.bound import Bound
+from l2c_rt.adapters.bound_model import Bound
 from l2c_rt.backends import Backend
 from l2c_rt.backends.options import Options
-from l2c_rt.build import build_plan
-from l2c_rt.compiled import Compiled
-from l2c_rt.cost import cost
+from l2c_rt.plan.build import build_plan
+from l2c_rt.plan.cost import cost
+from l2c_rt.plan.verify import verify
 from l2c_rt.policies import Policy
+from l2c_rt.policies.router import Router
 from l2c_rt.resolve import resolve_schedule
-from l2c_rt.router import Router
-from l2c_rt.schedule import CacheSchedule
-from l2c_rt.verify import verify
-from l2c_rt.watch import check_bypassed, check_mode
+from l2c_rt.runtime.compiled import Compiled
+from l2c_rt.runtime.fingerprint import check_bypassed, check_mode
+from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 
 def compile(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from l2c_rt import presets
-from l2c_rt.router import Router
-from l2c_rt.schedule import CacheSchedule
+from l2c_rt.policies.router import Router
+from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 ROUTER_SUFFIXES = (".pt", ".pth", ".safetensors")
 ACCEPTED = (

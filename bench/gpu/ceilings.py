@@ -21,8 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gpu.loop import Capture, capture_on
 from gpu.timing import Clock, HostClock, clock_for, timed
 from l2c_rt.adapters import bind
-from l2c_rt.adapters.bound import AttentionPart, MlpPart
-from l2c_rt.cli.ceilings import copy_rate, product_rate
+from l2c_rt.adapters.bound_model import AttentionPart, MlpPart
+from l2c_rt.measure.ceilings import copy_rate, product_rate
 
 SETS = 4
 """Operand sets taken in turn."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[2]
-MEASURED = ("l2c_rt", "kernels", "csrc", "bench/gpu", "tests/weights.py")
+MEASURED = ("l2c_rt", "kernels", "csrc", "bench/gpu", "tests/support/weights.py")
 """What a figure depends on: with other contents, it is another figure."""
 
 QUERY = (

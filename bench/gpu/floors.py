@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from l2c_rt.cli.ceilings import Ceilings
-from l2c_rt.cost import Cost, EvaluationCost
-from l2c_rt.program import BlockProgram, Branch, Fixed
+from l2c_rt.measure.ceilings import Ceilings
+from l2c_rt.plan.cost import Cost, EvaluationCost
+from l2c_rt.plan.program import BlockProgram, Branch, Fixed
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound import Sampling
+from l2c_rt.adapters.bound_model import Sampling
+from l2c_rt.device.graphs import CudaRecorder
 from l2c_rt.kernels.operands import ddim_coefficients, dpm_solver_coefficients
-from l2c_rt.replay import CudaRecorder
-from l2c_rt.samplers import DDIM
-from l2c_rt.sampling import solver_for
+from l2c_rt.sampling.loops import solver_for
+from l2c_rt.sampling.solvers import DDIM
 
 Capture = Callable[[Callable[[], object]], Callable[[], object]]
 """Turns a function of static tensors into one that does the same again."""

@@ -49,7 +49,7 @@ def start_part(suite: Suite) -> dict[str, Any]:
     """`compile` to the first image in fresh processes: nothing cached on disk, and again."""
     case = CASES[0]
     code = (
-        f"import sys; sys.path[:0] = [{str(ROOT / 'bench')!r}, {str(ROOT / 'tests')!r}]; "
+        f"import sys; sys.path[:0] = [{str(ROOT / 'bench')!r}, {str(ROOT / 'tests/support')!r}]; "
         f"from gpu.start import first_image; first_image({suite.backend!r})"
     )
     with tempfile.TemporaryDirectory() as empty:

@@ -17,7 +17,7 @@ import l2c_rt as rt
 from l2c_rt.models import DiT, UViT
 from l2c_rt.policies import Full
 from l2c_rt.presets import load
-from l2c_rt.schedule import CacheSchedule
+from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 IMAGES = (1, 8, 32, 64)
 REFERENCE_IMAGES = 2

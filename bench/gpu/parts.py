@@ -18,7 +18,7 @@ from gpu.models import CASES, IMAGES, REFERENCE_IMAGES, Case, compiled
 from gpu.peers import PEERS, Built
 from gpu.suite import Part, Skip, Suite
 from gpu.timing import check, per_evaluation, relative_difference, side_by_side
-from l2c_rt.compiled import Compiled
+from l2c_rt.runtime.compiled import Compiled
 
 MAIN = "dit-xl-2-256.ddim-50"
 FIRST_PEERS = ("strong", "published-bf16", "eager")

@@ -25,9 +25,9 @@ from gpu.loop import Capture, GuidedLoop, capture_on
 from gpu.models import Case, Rig, compiled
 from gpu.strong_peer import StrongPeer
 from l2c_rt.adapters import bind
-from l2c_rt.adapters.bound import Bound
+from l2c_rt.adapters.bound_model import Bound
 from l2c_rt.models import DiT
-from l2c_rt.schedule import CacheSchedule
+from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 

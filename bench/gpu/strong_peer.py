@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from gpu.loop import Capture, GuidedLoop
 from l2c_rt.adapters import bind
-from l2c_rt.build import liveness
 from l2c_rt.models import DiT
 from l2c_rt.models.dit import modulate
-from l2c_rt.schedule import CacheSchedule
+from l2c_rt.plan.build import liveness
+from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 Row = tuple[bool, ...]
 

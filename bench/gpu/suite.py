@@ -17,7 +17,7 @@ from gpu.environment import ROOT, commit, environment, nvidia_smi, source_digest
 from gpu.models import Rig
 from gpu.peers import Tools, tools_for
 from gpu.timing import Clock, Effort, clock_for
-from l2c_rt.cli.ceilings import Ceilings
+from l2c_rt.measure.ceilings import Ceilings
 
 RESULTS = ROOT / "bench" / "results" / "gpu"
 TIME_IS_UP = "left for the next call: --minutes are spent"

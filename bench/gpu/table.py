@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 BENCH = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(BENCH), str(BENCH.parent / "tests")]
+sys.path[:0] = [str(BENCH), str(BENCH.parent / "tests" / "support")]
 
 from gpu.models import CASES, IMAGES  # noqa: E402
 from gpu.peers import PEERS  # noqa: E402

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from l2c_rt.adapters import diffusers_dit, dit, uvit
-from l2c_rt.adapters.bound import Bound
+from l2c_rt.adapters import dit, uvit
+from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.adapters.diffusers import dit as diffusers_dit
 
 SUPPORTED = {
     "DiT (facebookresearch/DiT, l2c_rt.models.DiT)": dit,

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from l2c_rt.adapters.bound import Bound, BranchCode, BranchPart, Ends, Parts, Sampling, State
-from l2c_rt.adapters.parts import (
+from l2c_rt.adapters.bound_model import Bound, BranchCode, BranchPart, Ends, Parts, Sampling, State
+from l2c_rt.adapters.plain_layers import (
     NotFusable,
     features,
     nothing_there,
@@ -24,7 +24,7 @@ from l2c_rt.adapters.parts import (
     plain_patches,
     untouched,
 )
-from l2c_rt.program import (
+from l2c_rt.plan.program import (
     BlockProgram,
     Fixed,
     Node,

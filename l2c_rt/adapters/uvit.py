@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l2c_rt.adapters.bound import Bound, BranchCode, BranchPart, Ends, Parts, Sampling, State
-from l2c_rt.adapters.parts import (
+from l2c_rt.adapters.bound_model import Bound, BranchCode, BranchPart, Ends, Parts, Sampling, State
+from l2c_rt.adapters.plain_layers import (
     NotFusable,
     features,
     packed_attention,
@@ -25,7 +25,7 @@ from l2c_rt.adapters.parts import (
     untouched,
 )
 from l2c_rt.models.layers import timestep_embedding
-from l2c_rt.program import BlockProgram, Fixed, Node, attention_branch, linear_node, mlp_branch
+from l2c_rt.plan.program import BlockProgram, Fixed, Node, attention_branch, linear_node, mlp_branch
 
 _MODEL = ("patch_embed", "time_embed", "pos_embed", "in_blocks", "mid_block", "out_blocks", "norm",
           "decoder_pred", "final_layer")  # fmt: skip

@@ -6,11 +6,11 @@ import importlib
 from functools import partial
 from typing import Any
 
-from l2c_rt.adapters.bound import Bound
-from l2c_rt.backends import fused_cpu, reference
-from l2c_rt.backends.backend import Backend, fused_passes
+from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.backends import reference
+from l2c_rt.backends.backend import Backend, fused_passes, run_step
+from l2c_rt.backends.cpu import fused as fused_cpu
 from l2c_rt.backends.options import Options
-from l2c_rt.executor import run_step
 
 __all__ = ["NAMES", "Backend", "Options", "choose"]
 
@@ -41,7 +41,7 @@ def choose(name: str, options: Options, bound: Bound) -> Backend:
 
 def _cuda() -> Any:
     """What only a GPU needs is imported only there."""
-    return importlib.import_module("l2c_rt.backends.cuda.choose")
+    return importlib.import_module("l2c_rt.backends.cuda.support")
 
 
 def _why_not_fused(bound: Bound, options: Options) -> str:

@@ -1,15 +1,41 @@
-"""What a backend is."""
+"""The interface between the runtime and a backend: how one evaluation runs, on what."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from l2c_rt.backends.frame import Frame
-from l2c_rt.passes import fuse_reuse_runs, hoist_conditioning
-from l2c_rt.plan import Plan, StepPlan
-from l2c_rt.program import BlockProgram
+from l2c_rt.adapters.bound_model import Bound, State
+from l2c_rt.memory.slots import Slots
+from l2c_rt.plan.ops import Plan, StepPlan
+from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
+from l2c_rt.plan.program import BlockProgram
+
+
+@dataclass(slots=True)
+class Frame:
+    """One evaluation: the model, its running values, its slots, and what a backend prepared.
+
+    `step` counts evaluations, `row` is the plan's distinct row.
+    """
+
+    bound: Bound
+    state: State
+    slots: Slots
+    step: int
+    row: int
+    prepared: Any = None
+
+
+OpTable = Mapping[type, Callable[[Any, Frame], None]]
+
+
+def run_step(table: OpTable, step: StepPlan, frame: Frame) -> Any:
+    """Run one evaluation and give the model's own return value."""
+    for op in step:
+        table[type(op)](op, frame)
+    return frame.bound.finish(frame.state)
 
 
 @dataclass(frozen=True, slots=True)

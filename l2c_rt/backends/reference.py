@@ -6,8 +6,8 @@ something is.
 
 from __future__ import annotations
 
-from l2c_rt.backends.frame import Frame, OpTable
-from l2c_rt.plan import Compute, Reuse, ReuseRun, RunFixed
+from l2c_rt.backends.backend import Frame, OpTable
+from l2c_rt.plan.ops import Compute, Reuse, ReuseRun, RunFixed
 
 
 def table() -> OpTable:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from l2c_rt.cli.ceilings import Ceilings, quick_ceilings, read_ceilings
-from l2c_rt.cli.exits import fitting, refuse
-from l2c_rt.cli.machine import Timed, machine, stopwatch
-from l2c_rt.cli.measured import measure
+from l2c_rt.cli.exits import fitting, reading, refuse
 from l2c_rt.cli.options import cut_options, json_option, num_heads_option
 from l2c_rt.cli.sources import METAVAR, Cut, read_source
+from l2c_rt.measure.ceilings import Ceilings, quick_ceilings, read_ceilings
+from l2c_rt.measure.interleaved import measure
+from l2c_rt.measure.machine import Timed, machine, stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import torch
 
     from l2c_rt.cli.models import Loaded
-    from l2c_rt.compiled import Compiled
-    from l2c_rt.schedule import CacheSchedule
+    from l2c_rt.runtime.compiled import Compiled
+    from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 EXAMPLES = """\b
 Examples:
@@ -83,7 +83,8 @@ def bench_command(
     """
     if ceilings is not None and measure_ceilings:
         refuse("--measure-ceilings", "--ceilings already gives them; leave one out")
-    limits = None if ceilings is None else read_ceilings(ceilings)
+    with reading():
+        limits = None if ceilings is None else read_ceilings(ceilings)
     schedule = read_source(source).schedule(cut)
     loaded = _model(schedule, weights, num_heads, width, input_size)
     import torch

@@ -13,9 +13,9 @@ from l2c_rt.cli.exits import fitting, refuse
 from l2c_rt.cli.options import num_heads_option
 
 if TYPE_CHECKING:
-    from l2c_rt.cost import Cost
-    from l2c_rt.program import BlockProgram
-    from l2c_rt.schedule import CacheSchedule
+    from l2c_rt.plan.cost import Cost
+    from l2c_rt.plan.program import BlockProgram
+    from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,8 @@ class Counted:
 
 def count(schedule: CacheSchedule, model: ModelOptions) -> Counted:
     """Plan the schedule for that model and count the plan."""
-    from l2c_rt.build import build_plan
-    from l2c_rt.cost import cost
+    from l2c_rt.plan.build import build_plan
+    from l2c_rt.plan.cost import cost
 
     found = _from_weights(schedule, model) if model.weights else _from_size(schedule, model)
     if isinstance(found, str):
@@ -118,7 +118,7 @@ def _from_weights(schedule: CacheSchedule, model: ModelOptions) -> tuple[BlockPr
 
 
 def _from_size(schedule: CacheSchedule, model: ModelOptions) -> tuple[BlockProgram, str] | str:
-    from l2c_rt.cli.sizes import PUBLISHED, Size, program_of
+    from l2c_rt.plan.published import PUBLISHED, Size, program_of
 
     family = schedule.family
     if family not in PUBLISHED:

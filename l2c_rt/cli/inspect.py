@@ -13,7 +13,7 @@ from l2c_rt.cli.options import cut_options, json_option, smoothcache_options
 from l2c_rt.cli.sources import METAVAR, Cut, LeftOut, Source, read_source
 
 if TYPE_CHECKING:
-    from l2c_rt.schedule import CacheSchedule
+    from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 EXAMPLES = """\b
 Examples:

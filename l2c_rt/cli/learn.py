@@ -14,7 +14,7 @@ from l2c_rt.cli.models import WEIGHTS_METAVAR, Loaded, load, place
 from l2c_rt.cli.options import num_heads_option
 
 if TYPE_CHECKING:
-    from l2c_rt.router import Router
+    from l2c_rt.policies.router import Router
 
 EXAMPLES = """\b
 Examples:

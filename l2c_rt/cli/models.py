@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from l2c_rt.adapters.bound import Bound, Sampling
+    from l2c_rt.adapters.bound_model import Bound, Sampling
 
 DIGITS = "digits"
 WEIGHTS_METAVAR = "WEIGHTS|digits"

@@ -22,8 +22,8 @@ from l2c_rt.cli.sources import METAVAR, Cut, read_source
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from l2c_rt.compiled import Compiled
-    from l2c_rt.schedule import CacheSchedule
+    from l2c_rt.runtime.compiled import Compiled
+    from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 SUFFIXES = (".npy", ".safetensors", ".png")
 DIGITS_STEPS = (20, 50)

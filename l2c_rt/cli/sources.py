@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from l2c_rt.cli.exits import reading, refuse
 
 if TYPE_CHECKING:
-    from l2c_rt.router import Router
-    from l2c_rt.schedule import CacheSchedule
+    from l2c_rt.policies.router import Router
+    from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 METAVAR = "FILE|PRESET"
 PUBLISHED_SUFFIXES = (".pt", ".pth")
@@ -67,7 +67,7 @@ class Source:
 def read_source(name: str, left_out: LeftOut | None = None) -> Source:
     """Read a router, a schedule or a preset."""
     from l2c_rt import presets
-    from l2c_rt.router import Router
+    from l2c_rt.policies.router import Router
 
     if name in presets.names():
         return Source("preset", fixed=presets.load(name))
@@ -84,9 +84,9 @@ def read_source(name: str, left_out: LeftOut | None = None) -> Source:
 
 
 def _schedule_file(path: Path, left_out: LeftOut) -> Source:
-    from l2c_rt.bounded_read import parse_json, read_bounded
-    from l2c_rt.schedule import CacheSchedule
-    from l2c_rt.schedule_io import MAX_FILE_BYTES
+    from l2c_rt.schedule.cache_schedule import CacheSchedule
+    from l2c_rt.schedule.files import MAX_FILE_BYTES
+    from l2c_rt.untrusted.bounded_read import parse_json, read_bounded
 
     try:
         fields = parse_json(read_bounded(path, MAX_FILE_BYTES, "schedule"))

@@ -42,7 +42,7 @@ class Result:
 
     `ratio` is the share of the cached evaluations' branches that it was asked to reuse, `reuse`
     the share of all branch evaluations that it does; `cost_share` is what is left of the full
-    run's arithmetic, by l2c_rt.cost; `psnr` has one value per image, none for the full run.
+    run's arithmetic, by l2c_rt.plan.cost; `psnr` has one value per image, none for the full run.
     """
 
     steps: int
@@ -114,7 +114,7 @@ def markdown(results: Sequence[Result], about: dict[str, Any], pictures: Sequenc
   {about["guidance"]}, on {about["threads"]} threads. In each round every schedule runs once, in an
   order that is reversed every second round; speed-up is the median, over rounds, of the full
   run's time over its own.
-- bound: the speed-up that the arithmetic left out would give (l2c_rt.cost).
+- bound: the speed-up that the arithmetic left out would give (l2c_rt.plan.cost).
 - PSNR: against the full run from the same noise, mean over {about["total"]} images, peak 2.0
   (pixels lie in [-1, 1]), nothing clipped.
 - Frechet: distance of the {about["total"]} images to the {about["real"]} real digits in the last

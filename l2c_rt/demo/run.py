@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import l2c_rt as rt
-from l2c_rt.compiled import Compiled
 from l2c_rt.demo.classifier import Classifier, train_classifier
 from l2c_rt.demo.digits import Digits, even_labels, load_digits
 from l2c_rt.demo.figures import Pair, draw_latency, draw_samples
@@ -23,7 +22,8 @@ from l2c_rt.demo.metrics import frechet_distance, psnr_per_image
 from l2c_rt.demo.report import Result, Timing, table, write_report
 from l2c_rt.demo.train_state import WEIGHTS_NAME, digits_dit
 from l2c_rt.policies import EveryN, Full, NoisiestFirst, Random
-from l2c_rt.schedule import CacheSchedule
+from l2c_rt.runtime.compiled import Compiled
+from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 ASSETS = Path(__file__).parent / "assets"
 Key = tuple[str, float]

@@ -26,7 +26,7 @@ from l2c_rt.demo.train_state import (
     resume,
     save_checkpoint,
 )
-from l2c_rt.samplers import linear_alphas_bar
+from l2c_rt.sampling.solvers import linear_alphas_bar
 
 NUM_TIMESTEPS = 1000
 LOG_EVERY = 50

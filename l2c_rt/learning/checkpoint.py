@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
-from l2c_rt.bounded_read import parse_json, read_bounded
 from l2c_rt.learning.options import LearnOptions
 from l2c_rt.learning.state import LearnState
+from l2c_rt.untrusted.bounded_read import parse_json, read_bounded
 
 FORMAT = "l2c_rt.learning"
 VERSION = "1"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from l2c_rt.adapters.bound import Bound
-from l2c_rt.schedule import cached_evaluations
+from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.schedule.cache_schedule import cached_evaluations
 
 DEFAULT_REUSE = 0.45
 DEFAULT_VISITS = 120

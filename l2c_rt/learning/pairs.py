@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2c_rt import sampling
-from l2c_rt.adapters.bound import Bound, Sampling
-from l2c_rt.learning.walk import full_pass, recording_pass
-from l2c_rt.samplers import DDIM, DPMSolver, discrete_alphas_bar, linear_alphas_bar
+from l2c_rt.adapters.bound_model import Bound, Sampling
+from l2c_rt.adapters.branch_forward import full_pass, recording_pass
+from l2c_rt.sampling import loops as sampling
+from l2c_rt.sampling.solvers import DDIM, DPMSolver, discrete_alphas_bar, linear_alphas_bar
 
 Batch = tuple[Tensor, Tensor | None]
 """Latents [B, C, H, W], and labels [B] where the model has any."""

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound import Bound
+from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.adapters.branch_forward import mixed_pass
 from l2c_rt.learning.options import LearnOptions
 from l2c_rt.learning.pairs import Pair
 from l2c_rt.learning.penalty import Prices
-from l2c_rt.learning.walk import mixed_pass
 from l2c_rt.learning.workers import Workers
 
 CLAMP = 5.0

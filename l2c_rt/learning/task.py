@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from l2c_rt import sampling
-from l2c_rt.adapters.bound import Bound, Sampling
+from l2c_rt.adapters.bound_model import Bound, Sampling
 from l2c_rt.learning.options import LearnOptions
 from l2c_rt.learning.pairs import Batch, Pair, data_pair, trajectory_pairs
 from l2c_rt.learning.state import draw_seed
-from l2c_rt.router import Router
-from l2c_rt.samplers import DDIM, DPMSolver
+from l2c_rt.policies.router import Router
+from l2c_rt.sampling import loops as sampling
+from l2c_rt.sampling.solvers import DDIM, DPMSolver
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 import l2c_rt
 from l2c_rt import adapters
+from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.learning.checkpoint import load_checkpoint
 from l2c_rt.learning.options import chosen
 from l2c_rt.learning.output import CHECKPOINT, ROUTER, Output, checked_folder
@@ -25,9 +26,8 @@ from l2c_rt.learning.pairs import Batch, endless
 from l2c_rt.learning.penalty import shifted_to_share
 from l2c_rt.learning.state import LearnState, gather, start, update
 from l2c_rt.learning.task import Task
-from l2c_rt.learning.walk import frozen
 from l2c_rt.learning.workers import Workers, joined
-from l2c_rt.router import THRESHOLDS, Router
+from l2c_rt.policies.router import THRESHOLDS, Router
 
 
 def learn(

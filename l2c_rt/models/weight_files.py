@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2c_rt.torch_pickle import MAX_PICKLE_BYTES, PickleReader, StoredTensor
+from l2c_rt.untrusted.torch_pickle import MAX_PICKLE_BYTES, PickleReader, StoredTensor
 
 DTYPES = {
     "FloatStorage": torch.float32,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from l2c_rt.schedule import CacheSchedule
-from l2c_rt.schedule_io import parse_schedule
+from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.files import parse_schedule
 
 SUFFIX = ".json"
 

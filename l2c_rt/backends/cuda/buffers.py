@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound import AttentionPart, Ends, MlpPart, Parts
-from l2c_rt.arena import SlotMemory
+from l2c_rt.adapters.bound_model import AttentionPart, Ends, MlpPart, Parts
+from l2c_rt.memory.arena import SlotMemory
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound import Bound
-from l2c_rt.backends.cuda.call import CallProgram
-from l2c_rt.backends.cuda.prepared import Prepared
-from l2c_rt.backends.cuda.tools import Tools
-from l2c_rt.backends.cuda.trajectory import Trajectory
-from l2c_rt.backends.frame import Frame
+from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.backends.backend import Frame
+from l2c_rt.backends.cuda.call_program import CallProgram
+from l2c_rt.backends.cuda.cuda_parts import Tools
+from l2c_rt.backends.cuda.run_program import Trajectory
+from l2c_rt.backends.cuda.shape_program import Prepared
 from l2c_rt.backends.options import Options
-from l2c_rt.plan import Plan, StepPlan
-from l2c_rt.replay import drain
-from l2c_rt.samplers import DDIM, DPMSolver
-from l2c_rt.slots import Slots
-from l2c_rt.streams import StreamOrder, on
-from l2c_rt.summary import Captured
+from l2c_rt.device.graphs import drain
+from l2c_rt.device.streams import StreamOrder, on
+from l2c_rt.memory.slots import Slots
+from l2c_rt.plan.ops import Plan, StepPlan
+from l2c_rt.runtime.summary import Captured
+from l2c_rt.sampling.solvers import DDIM, DPMSolver
 
 
 class Workspace:

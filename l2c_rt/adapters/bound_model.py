@@ -1,0 +1,156 @@
+"""What an adapter returns: a BlockProgram and the functions that run its nodes on the user's model.
+
+An adapter describes; it never patches, copies or re-parents the user's model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l2c_rt.plan.program import BlockProgram
+
+
+@dataclass(slots=True)
+class State:
+    """The running values of one evaluation.
+
+    `x` is the residual stream [B, T, D]; `c` the conditioning; `modulation` what the current
+    block's adaLN gave (shift, scale, gate for attention, then for the MLP, each [B, D]).
+    """
+
+    x: Tensor
+    t: Any
+    y: Any
+    c: Any = None
+    modulation: tuple[Tensor, ...] = ()
+    skips: list[Tensor] = field(default_factory=list)
+    size: tuple[int, int] = (0, 0)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BranchCode:
+    """One branch: its output before the gate, and how an output is added to the stream."""
+
+    compute: Callable[[State], Tensor]
+    add: Callable[[State, Tensor], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What `sample` needs to know: the published loop of the family.
+
+    Latents are [n, channels, size, size]; labels are 0 .. classes - 1, none where classes is 0.
+    """
+
+    sampler: str
+    null_label: int | None
+    classes: int
+    channels: int
+    size: int
+    guided_channels: int
+    cfg_scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPart:
+    """The linears of one attention: packed (qkv,) or separate (q, k, v), and the projection."""
+
+    inputs: tuple[nn.Linear, ...]
+    proj: nn.Linear
+    heads: int
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class MlpPart:
+    """fc1, GELU ("tanh" or "none", which is erf: PyTorch's names), fc2."""
+
+    fc1: nn.Linear
+    fc2: nn.Linear
+    gelu: str
+
+
+@dataclass(frozen=True, slots=True)
+class BranchPart:
+    """A branch taken apart for a fused backend; `module` is the whole that `inner` stands for.
+
+    `first` is the index of its shift in the block's modulation (shift, scale, gate follow each
+    other), or None for a branch without modulation and gate.
+    """
+
+    norm: nn.LayerNorm
+    inner: AttentionPart | MlpPart
+    module: nn.Module
+    block: int
+    first: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What lies before the first branch and after the last, and the linears of long skips.
+
+    `positions()` is [E + T, D], with E = `extras` prefix tokens that `prefix(t, y)` [rows, E, D]
+    gives; `modulation(condition)` [rows, 2 D] is shift and scale of the final norm.  `channels`
+    are the final linear's, last within a patch.  `after` runs on the predicted image.
+    """
+
+    patches: nn.Conv2d
+    positions: Callable[[], Tensor]
+    norm: nn.LayerNorm
+    linear: nn.Linear
+    channels: int
+    extras: int = 0
+    prefix: Callable[[Tensor, Tensor | None], Tensor] | None = None
+    modulation: Callable[[Any], Tensor] | None = None
+    after: nn.Module | None = None
+    joins: Mapping[str, nn.Linear] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Every branch taken apart, and the modulation of a block as a function of (t, y).
+
+    `condition(t, y)` gives what `modulation(block, condition)` turns into [rows, 6 D];
+    both are None for a model without modulation.  `ends` is None where only the model's own code
+    can run them.
+    """
+
+    branches: Mapping[str, BranchPart]
+    condition: Callable[[Tensor, Tensor], Any] | None = None
+    modulation: Callable[[int, Any], Tensor] | None = None
+    ends: Ends | None = None
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A model, described.
+
+    `begin` takes the arguments of the model's forward and computes nothing; `finish` gives the
+    model's own return value.  `parts` is None where a fused backend must not be used, and then
+    `why_no_parts` says why.  `bypassed` are the modules whose own forward is not called, because
+    their parts are run one by one.
+    """
+
+    model: nn.Module
+    program: BlockProgram
+    begin: Callable[..., State]
+    fixed: Mapping[str, Callable[[State], None]]
+    branches: Mapping[str, BranchCode]
+    finish: Callable[[State], Any]
+    arguments: Callable[[Tensor, Tensor, Tensor | None], dict[str, Any]]
+    to_tensor: Callable[[Any], Tensor]
+    sampling: Sampling | None = None
+    parts: Parts | None = None
+    why_no_parts: str = ""
+    bypassed: tuple[nn.Module, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first parameter lives."""
+        return next(self.model.parameters()).device

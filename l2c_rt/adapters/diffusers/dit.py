@@ -1,0 +1,172 @@
+"""DiT as diffusers lays it out (`DiTTransformer2DModel`).
+
+Recognised by structure; diffusers is imported only to build its own return type, when asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l2c_rt.adapters.bound_model import Bound, BranchCode, Sampling, State
+from l2c_rt.adapters.diffusers.plain_layers import take_apart
+from l2c_rt.adapters.plain_layers import NotFusable
+from l2c_rt.plan.program import (
+    BlockProgram,
+    Node,
+    attention_branch,
+    conditioning_node,
+    linear_node,
+    mlp_branch,
+)
+
+_MODEL = ("pos_embed", "transformer_blocks", "norm_out", "proj_out_1", "proj_out_2", "config")
+_BLOCK = ("norm1", "attn1", "norm3", "ff")
+
+
+def matches(model: nn.Module) -> bool:
+    """Whether the model has the parts of diffusers' DiT by their names."""
+    if not all(hasattr(model, name) for name in _MODEL):
+        return False
+    blocks: Any = model.transformer_blocks
+    return all(
+        all(hasattr(block, name) for name in _BLOCK)
+        and getattr(block, "attn2", None) is None
+        and hasattr(block.norm1, "emb")
+        and hasattr(block.norm1, "linear")
+        for block in blocks
+    )
+
+
+def bind(model: Any) -> Bound:
+    """Describe a DiTTransformer2DModel."""
+    fixed = {"embed": partial(_embed, model), "final": partial(_final, model)}
+    branches: dict[str, BranchCode] = {}
+    blocks = list(model.transformer_blocks)
+    for i, block in enumerate(blocks):
+        fixed[f"modulation-{i}"] = partial(_modulation, block)
+        branches[f"attn-{i}"] = BranchCode(partial(_attn, block), partial(_add, 2))
+        branches[f"mlp-{i}"] = BranchCode(partial(_mlp, block), partial(_add, 5))
+    try:
+        parts, why = take_apart(model), ""
+    except NotFusable as reason:
+        parts, why = None, str(reason)
+    return Bound(
+        model=model,
+        program=_program(model),
+        begin=_begin,
+        fixed=fixed,
+        branches=branches,
+        finish=partial(_finish, model),
+        arguments=lambda x, t, y: {"hidden_states": x, "timestep": t, "class_labels": y},
+        to_tensor=lambda out: out[0] if isinstance(out, tuple) else out.sample,
+        sampling=_sampling(model),
+        parts=parts,
+        why_no_parts=why,
+        bypassed=(model, *blocks, *(block.norm1 for block in blocks)),
+    )
+
+
+def _begin(
+    hidden_states: Tensor,
+    timestep: Tensor | None = None,
+    class_labels: Tensor | None = None,
+    cross_attention_kwargs: dict[str, Any] | None = None,
+    return_dict: bool = True,
+) -> State:
+    if timestep is None or class_labels is None:
+        raise TypeError("timestep= and class_labels= are needed, as by the model itself")
+    if cross_attention_kwargs:
+        raise ValueError(
+            f"cross_attention_kwargs={cross_attention_kwargs} is not supported by a compiled DiT; "
+            "leave it out or call the model itself"
+        )
+    return State(x=hidden_states, t=timestep, y=class_labels, options={"return_dict": return_dict})
+
+
+def _embed(model: Any, state: State) -> None:
+    state.x = model.pos_embed(state.x)
+
+
+def _modulation(block: Any, state: State) -> None:
+    emb = block.norm1.emb(state.t, state.y, hidden_dtype=state.x.dtype)
+    state.modulation = block.norm1.linear(block.norm1.silu(emb)).chunk(6, dim=1)
+
+
+def _attn(block: Any, state: State) -> Tensor:
+    shift, scale = state.modulation[:2]
+    x = block.norm1.norm(state.x) * (1 + scale[:, None]) + shift[:, None]
+    out: Tensor = block.attn1(x, encoder_hidden_states=None, attention_mask=None)
+    return out
+
+
+def _mlp(block: Any, state: State) -> Tensor:
+    shift, scale = state.modulation[3:5]
+    out: Tensor = block.ff(block.norm3(state.x) * (1 + scale[:, None]) + shift[:, None])
+    return out
+
+
+def _add(gate: int, state: State, out: Tensor) -> None:
+    state.x = state.modulation[gate].unsqueeze(1) * out + state.x
+
+
+def _final(model: Any, state: State) -> None:
+    first = model.transformer_blocks[0].norm1
+    emb = first.emb(state.t, state.y, hidden_dtype=state.x.dtype)
+    shift, scale = model.proj_out_1(F.silu(emb)).chunk(2, dim=1)
+    x = model.norm_out(state.x) * (1 + scale[:, None]) + shift[:, None]
+    x = model.proj_out_2(x)
+    grid, p, c = int(x.shape[1] ** 0.5), model.patch_size, model.out_channels
+    x = torch.einsum("nhwpqc->nchpwq", x.reshape(-1, grid, grid, p, p, c))
+    state.x = x.reshape(-1, c, grid * p, grid * p)
+
+
+def _finish(model: Any, state: State) -> Any:
+    if not state.options["return_dict"]:
+        return (state.x,)
+    outputs = importlib.import_module("diffusers.models.modeling_outputs")
+    return outputs.Transformer2DModelOutput(sample=state.x)
+
+
+def _program(model: Any) -> BlockProgram:
+    config = model.config
+    width = config.num_attention_heads * config.attention_head_dim
+    tokens = (config.sample_size // config.patch_size) ** 2
+    frequencies = model.transformer_blocks[0].norm1.emb.timestep_embedder.linear_1.in_features
+    conditioning = frequencies * width + width * width
+    patch = config.patch_size**2
+    nodes: list[Node] = [
+        linear_node("embed", tokens, config.in_channels * patch, width, role="embed")
+    ]
+    for i, block in enumerate(model.transformer_blocks):
+        node = conditioning_node(f"modulation-{i}", width, 6 * width)
+        nodes.append(
+            replace(node, macs=node.macs + conditioning, weights=node.weights + conditioning)
+        )
+        nodes.append(attention_branch(i, tokens, width, gated=True))
+        hidden = block.ff.net[0].proj.out_features
+        nodes.append(mlp_branch(i, tokens, width, hidden, gated=True))
+    extra = conditioning + 2 * width * width
+    final = linear_node("final", tokens, width, patch * model.out_channels, role="final")
+    # The conditioning's weights are read before the run, not at every evaluation.
+    nodes.append(replace(final, macs=final.macs + extra))
+    return BlockProgram("dit", tuple(nodes), tokens, width)
+
+
+def _sampling(model: Any) -> Sampling:
+    config = model.config
+    return Sampling(
+        sampler="ddim",
+        null_label=config.num_embeds_ada_norm,
+        classes=config.num_embeds_ada_norm,
+        channels=config.in_channels,
+        size=config.sample_size,
+        guided_channels=config.in_channels,
+        cfg_scale=4.0,
+    )

@@ -1,0 +1,235 @@
+"""The linears and attention of a branch, each by the implementation that was chosen for its shape.
+
+A branch's last product goes straight into its slot, or, where it is cut along its inner dimension,
+into float32 parts that the next sum adds up on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from l2c_rt.adapters.bound_model import AttentionPart, BranchPart, MlpPart, Parts
+from l2c_rt.backends.cuda.buffers import Buffers
+from l2c_rt.backends.cuda.tuning.candidates import run_attention, run_linear, run_split
+from l2c_rt.backends.cuda.tuning.problems import (
+    AttentionChoice,
+    AttentionProblem,
+    LinearChoice,
+    LinearProblem,
+)
+from l2c_rt.backends.cuda.tuning.tuner import Tuner
+from l2c_rt.backends.cuda.weight_copies import Weights
+from l2c_rt.kernels import reference
+from l2c_rt.plan.lowering import Term
+
+
+class BranchRunner:
+    """Runs branches from `buffers.h` to slots."""
+
+    def __init__(
+        self, parts: Parts, buffers: Buffers, weights: Weights, kernels: Any, tuner: Tuner
+    ) -> None:
+        self._parts, self._buffers, self._weights = parts, buffers, weights
+        self._kernels, self._tuner = kernels, tuner
+        self._linears: dict[LinearProblem, LinearChoice] = {}
+        self._attentions: dict[AttentionProblem, AttentionChoice] = {}
+        self._splits: dict[int, Tensor] = {}
+        self._pending: dict[int, Tensor] = {}
+
+    def tune(self) -> None:
+        """Settle every choice; measures on the branches' own buffers where it is not known yet."""
+        b = self._buffers
+        generator = torch.Generator(b.h.device).manual_seed(0)
+        for buffer in (b.h, b.qkv, b.mixed, b.hidden):
+            # Zeros would make every candidate agree, and arithmetic cheaper than it is.
+            buffer.normal_(generator=generator)
+        for name, part in self._parts.branches.items():
+            if isinstance(part.inner, AttentionPart):
+                self._tune_attention(name, part.inner)
+            else:
+                self._tune_mlp(part.inner)
+
+    def begin(self) -> None:
+        """Forget parts that a row which failed midway has left."""
+        self._pending.clear()
+
+    def run(self, branch: str, slot: int) -> None:
+        """Launch a branch."""
+        part: BranchPart = self._parts.branches[branch]
+        if isinstance(part.inner, AttentionPart):
+            self._attention(branch, part.inner, slot)
+        else:
+            self._mlp(part.inner, slot)
+
+    def parts_of(self, terms: tuple[Term, ...]) -> Tensor | None:
+        """The unsummed parts of a lone term, for a kernel that sums them itself."""
+        if len(terms) != 1 or set(self._pending) != {terms[0].slot}:
+            return None
+        return self._pending.pop(terms[0].slot)
+
+    def settle(self) -> None:
+        """Sum what no other kernel will."""
+        for slot, parts in self._pending.items():
+            self._kernels.split_sum(parts, out=self._buffers.memory.slots[slot])
+        self._pending.clear()
+
+    @property
+    def choices(self) -> dict[Any, Any]:
+        """Every problem with what was chosen for it."""
+        return {**self._linears, **self._attentions}
+
+    def _attention(self, branch: str, inner: AttentionPart, slot: int) -> None:
+        b = self._buffers
+        weight, bias = self._weights.qkv(branch, inner)
+        qkv, mixed = self._attention_buffers(inner)
+        self._linear(b.h, weight, bias, None, qkv)
+        choice = self._attentions[self._attention_problem(inner)]
+        run_attention(choice, self._kernels, qkv, inner.heads, inner.scale, mixed)
+        self._into_slot(mixed, inner.proj, slot)
+
+    def _mlp(self, inner: MlpPart, slot: int) -> None:
+        hidden = self._hidden(inner)
+        weight, bias = _weight_and_bias(inner.fc1)
+        self._linear(self._buffers.h, weight, bias, inner.gelu, hidden)
+        self._into_slot(hidden, inner.fc2, slot)
+
+    def _attention_buffers(self, inner: AttentionPart) -> tuple[Tensor, Tensor]:
+        b, width = self._buffers, inner.proj.in_features
+        return _narrowed(b.qkv, 3 * width), _narrowed(b.mixed, width)
+
+    def _hidden(self, inner: MlpPart) -> Tensor:
+        return _narrowed(self._buffers.hidden, inner.fc1.out_features)
+
+    def _linear(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str | None, out: Tensor
+    ) -> None:
+        choice = self._linears[_problem(x, weight, bias, gelu)]
+        run_linear(choice, self._kernels, x, weight, bias, gelu, out)
+
+    def _into_slot(self, x: Tensor, linear: nn.Linear, slot: int) -> None:
+        weight, bias = _weight_and_bias(linear)
+        choice = self._linears[_problem(x, weight, bias, None, splittable=True)]
+        if choice.kind != "split":
+            out = self._buffers.memory.slots[slot]
+            run_linear(choice, self._kernels, x, weight, bias, None, out)
+            return
+        self.settle()
+        parts = self._split_parts(choice.splits)
+        run_split(choice, self._kernels, x, weight, bias, parts)
+        self._pending[slot] = parts
+
+    def _split_parts(self, splits: int) -> Tensor:
+        if splits not in self._splits:
+            b, t, d = self._buffers.h.shape
+            like = self._buffers.h
+            self._splits[splits] = like.new_empty(splits, b * t, d, dtype=torch.float32)
+        return self._splits[splits]
+
+    def _tune_attention(self, name: str, inner: AttentionPart) -> None:
+        b = self._buffers
+        qkv, mixed = self._attention_buffers(inner)
+        weight, bias = self._weights.qkv(name, inner)
+        self._tune_linear(b.h, weight, bias, None, qkv)
+        problem = self._attention_problem(inner)
+        if problem not in self._attentions:
+
+            def make(choice: AttentionChoice) -> Callable[[], None]:
+                heads, scale = inner.heads, inner.scale
+                return lambda: run_attention(choice, self._kernels, qkv, heads, scale, mixed)
+
+            wanted = reference.attention(qkv, inner.heads, inner.scale)
+            check = partial(_agrees, make, mixed, wanted)
+            self._attentions[problem] = self._tuner.attention(problem, make, check)
+        self._tune_into_slot(mixed, inner.proj)
+
+    def _tune_mlp(self, inner: MlpPart) -> None:
+        hidden = self._hidden(inner)
+        weight, bias = _weight_and_bias(inner.fc1)
+        self._tune_linear(self._buffers.h, weight, bias, inner.gelu, hidden)
+        self._tune_into_slot(hidden, inner.fc2)
+
+    def _tune_into_slot(self, x: Tensor, linear: nn.Linear) -> None:
+        weight, bias = _weight_and_bias(linear)
+        slots = self._buffers.memory.slots
+        self._tune_linear(x, weight, bias, None, slots[-1], splittable=True)
+        choice = self._linears[_problem(x, weight, bias, None, splittable=True)]
+        if choice.kind == "split":
+            # Taken now: a buffer allocated in a capture would belong to one graph.
+            self._split_parts(choice.splits)
+
+    def _tune_linear(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        gelu: str | None,
+        out: Tensor,
+        *,
+        splittable: bool = False,
+    ) -> None:
+        problem = _problem(x, weight, bias, gelu, splittable=splittable)
+        if problem in self._linears:
+            return
+
+        def make(choice: LinearChoice) -> Callable[[], None]:
+            if choice.kind == "split":
+                parts = x.new_empty(choice.splits, x.numel() // x.shape[-1], len(weight),
+                                    dtype=torch.float32)  # fmt: skip
+
+                def split() -> None:
+                    # Whoever reads the parts reads more than one output: counted as a kernel.
+                    run_split(choice, self._kernels, x, weight, bias, parts)
+                    self._kernels.split_sum(parts, out=out)
+
+                return split
+            return lambda: run_linear(choice, self._kernels, x, weight, bias, gelu, out)
+
+        wanted = reference.linear(x, weight, bias, gelu)
+        self._linears[problem] = self._tuner.linear(
+            problem, make, partial(_agrees, make, out, wanted)
+        )
+
+    def _attention_problem(self, inner: AttentionPart) -> AttentionProblem:
+        b, t, _ = self._buffers.h.shape
+        head = inner.proj.in_features // inner.heads
+        return AttentionProblem(b, t, inner.heads, head, _name(self._buffers.h))
+
+
+C = TypeVar("C", LinearChoice, AttentionChoice)
+
+
+def _agrees(
+    make: Callable[[C], Callable[[], None]], out: Tensor, wanted: Tensor, choice: C
+) -> bool:
+    """Whether a choice computes what PyTorch does, up to rounding."""
+    out.fill_(float("nan"))
+    make(choice)()
+    error = (out.float() - wanted.float()).norm() / wanted.float().norm().clamp_min(1e-20)
+    return bool(error < 2e-2)
+
+
+def _problem(
+    x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str | None, *, splittable: bool = False
+) -> LinearProblem:
+    n, k = weight.shape
+    rows = x.numel() // x.shape[-1]
+    return LinearProblem(rows, n, k, bias is not None, gelu, _name(x), splittable)
+
+
+def _weight_and_bias(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    return linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
+
+
+def _narrowed(buffer: Tensor, width: int) -> Tensor:
+    """The start of a buffer as [B, T, width]."""
+    b, t, have = buffer.shape
+    return buffer if have == width else buffer.view(-1)[: b * t * width].view(b, t, width)
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -1,0 +1,148 @@
+"""Evaluations one by one, for a loop of the user's own: the model's output for (x, t, y)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from l2c_rt.adapters.bound_model import Bound, State
+from l2c_rt.backends.cuda.buffers import Shape
+from l2c_rt.backends.cuda.cuda_parts import Tools
+from l2c_rt.backends.cuda.shape_program import Prepared
+from l2c_rt.backends.options import Options
+from l2c_rt.kernels.operands import Reuses
+from l2c_rt.memory.slots import Slots
+from l2c_rt.plan.lowering import Final
+from l2c_rt.plan.ops import Plan
+
+
+class CallProgram:
+    """A captured graph per distinct row, between a copy of x and a copy of the output.
+
+    Timesteps that are known ahead are tabulated a window at a time.  Others, and labels that
+    change inside a run, are tabulated evaluation by evaluation.
+    """
+
+    def __init__(
+        self,
+        bound: Bound,
+        plan: Plan,
+        tools: Tools,
+        options: Options,
+        slots: Slots,
+        state: State,
+    ) -> None:
+        batch, channels, height, width = state.x.shape
+        shape = Shape(batch, batch, channels, height, width)
+        self.prepared = Prepared(
+            bound, plan, tools, options, slots, shape, range(batch), guided=0, one_kernel=False
+        )
+        ends, like = self.prepared.ends, self.prepared.buffers.h
+        tokens = like.shape[1]
+        self._tokens = like.new_zeros(batch, tokens, ends.linear.out_features)
+        self._image = like.new_zeros(batch, ends.channels, height, width)
+        self._out = self._image
+        if ends.after is not None:
+            self._out = torch.zeros_like(ends.after(self._image))
+        self.prepared.capture(self._finish)
+        self._rows = self.prepared.launches(self.prepared.row_graphs)
+        self._labels: Tensor | None = None
+        self._begun = False
+        self._version: int | None = None
+        self._covered = range(0)
+
+    def forget(self) -> None:
+        """A run begins: nothing is tabulated."""
+        self._labels, self._covered, self._begun = None, range(0), False
+
+    def evaluate(
+        self, state: State, step: int, row: int, timesteps: Sequence[float] | None
+    ) -> Tensor:
+        """The model's output.  `step` counts evaluations, `row` is the plan's distinct row."""
+        p = self.prepared
+        if not self._begun:
+            p.begin()
+            self._begun = True
+        self._tabulate(state, step, timesteps)
+        with p.times.around(row):
+            p.buffers.latents.copy_(state.x, non_blocking=True)
+            self._rows.launch(row, 1)
+            out = self._out.clone()
+        p.replays += 1
+        return out
+
+    def _tabulate(self, state: State, step: int, timesteps: Sequence[float] | None) -> None:
+        y = state.y if isinstance(state.y, Tensor) else None
+        same = self._same_labels(y)
+        if step in self._covered and same:
+            return
+        known = timesteps is not None and step % self.prepared.tables.steps == 0
+        if timesteps is not None and known:
+            self._covered = range(step, min(step + self.prepared.tables.steps, len(timesteps)))
+            self.prepared.fill(timesteps[self._covered.start : self._covered.stop], y)
+            self._labels, self._version = y, _version(y)
+            return
+        self._covered = range(0)
+        self.prepared.fill(_timestep(state.t, self.prepared.tables.t), y)
+
+    def _same_labels(self, y: Tensor | None) -> bool:
+        """The very tensor that was tabulated, not written to since."""
+        version = _version(y)
+        return version is not None and y is self._labels and version == self._version
+
+    def _finish(self, launch: Final, reuses: Reuses) -> None:
+        p = self.prepared
+        assert launch.source is not None
+        x, h = p.buffers.streams[launch.source], p.buffers.h
+        self._norm(x, launch, reuses, h)
+        linear, ends = p.ends.linear, p.ends
+        flat, out = h.view(-1, h.shape[-1]), self._tokens.view(-1, linear.out_features)
+        if linear.bias is None:
+            torch.mm(flat, linear.weight.detach().t(), out=out)
+        else:
+            torch.addmm(linear.bias.detach(), flat, linear.weight.detach().t(), out=out)
+        unpatchify_into(self._image, self._tokens[:, ends.extras :], ends.patches.kernel_size[0])
+        if ends.after is not None:
+            self._out.copy_(ends.after(self._image))
+        p.buffers.counter[:1].add_(1)
+
+    def _norm(self, x: Tensor, launch: Final, reuses: Reuses, h: Tensor) -> None:
+        p, k, norm = self.prepared, self.prepared.kernels, self.prepared.ends.norm
+        if p.ends.modulation is not None:
+            chunks = (p.tables.final, p.tables.final + 1, norm.eps)
+            if launch.terms:
+                k.reuse_run(x, reuses, p.tables.modulation, *chunks, out=(x, h))
+            else:
+                k.norm_modulate(x, p.tables.modulation, *chunks, out=h)
+            return
+        affine = (norm.weight.detach(), norm.bias.detach(), norm.eps)
+        if launch.terms:
+            k.reuse_run_norm(x, reuses, *affine, out=(x, h))
+        else:
+            k.norm(x, *affine, out=h)
+
+
+def unpatchify_into(image: Tensor, tokens: Tensor, patch: int) -> None:
+    """Shapes: image [B, C, H, W]; tokens [B, H W / P^2, P P C], channels last in a patch."""
+    b, c, height, width = image.shape
+    rows, columns = height // patch, width // patch
+    grid = tokens.reshape(b, rows, columns, patch, patch, c)
+    image.view(b, c, rows, patch, columns, patch).copy_(grid.permute(0, 5, 1, 3, 2, 4))
+
+
+def _timestep(t: Tensor | float, like: Tensor) -> Tensor:
+    """On the device already, or a number of the host in a launch; a copy of it would wait."""
+    if isinstance(t, Tensor):
+        if t.device == like.device:
+            return t
+        t = t.reshape(-1)[0]
+    return torch.full((1,), float(t), dtype=like.dtype, device=like.device)
+
+
+def _version(y: Tensor | None) -> int | None:
+    """The count of writes to y; None for tensors of torch.inference_mode, which keep none."""
+    if y is None:
+        return 0
+    return None if y.is_inference() else y._version

@@ -1,0 +1,63 @@
+"""What the backend works with: kernel functions, a recorder of graphs, a tuner.
+
+All are handed in, so that the very same program runs on a machine without a GPU: with the kernels'
+references, or with a driver that only records what would be launched.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from l2c_rt.backends.cuda.tuning.tuner import Tuner, cuda_measure, default_path, describe_device
+from l2c_rt.backends.options import Options
+from l2c_rt.device.graphs import CudaRecorder, Eager, Recorder
+
+FUNCTIONS = {
+    "reuse_run": ("reuse_run", "reuse_sum", "norm_modulate"),
+    "gate_residual_norm_modulate": ("gate_residual_norm_modulate", "gate_residual"),
+    "split_gate_residual_norm_modulate": ("split_gate_residual_norm_modulate", "split_sum"),
+    "reuse_run_norm": ("reuse_run_norm", "ungated_reuse_sum", "norm"),
+    "residual_norm": ("residual_norm", "split_residual_norm"),
+    "patch_embed": ("patch_embed", "patch_embed_norm"),
+    "patch_embed_norm_modulate": ("patch_embed_norm_modulate",),
+    "final_update": ("final_update", "reuse_evaluation"),
+    "final_update_norm": ("final_update_norm",),
+    "guided_update": ("guided_update",),
+    "attention": ("attention",),
+    "linear": ("linear",),
+    "split_linear": ("split_linear",),
+    "skip_linear": ("skip_linear",),
+}
+"""File of l2c_rt.kernels -> the functions that the backend calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """`recorder` makes a recorder for one session's graphs on a device."""
+
+    kernels: Any
+    recorder: Callable[[torch.device], Recorder]
+    tuner: Tuner
+
+
+def triton_kernels() -> SimpleNamespace:
+    """Every Triton kernel function by its name.  Raises ImportError without triton."""
+    found = {
+        name: getattr(importlib.import_module(f"l2c_rt.kernels.{file}"), name)
+        for file, names in FUNCTIONS.items()
+        for name in names
+    }
+    return SimpleNamespace(**found)
+
+
+def tools_for(device: torch.device, options: Options) -> Tools:
+    """The real ones, for a GPU."""
+    measure = cuda_measure(device=device) if options.tune else None
+    tuner = Tuner(describe_device(device), default_path() if options.tune else None, measure)
+    return Tools(triton_kernels(), Eager if options.graph == "off" else CudaRecorder, tuner)

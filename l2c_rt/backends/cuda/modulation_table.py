@@ -1,0 +1,84 @@
+"""What depends on (timestep, label) only, for many evaluations at once, where kernels look it up.
+
+A table covers a window of evaluations.  Where all of a run fit the cap there is one window, filled
+before the run; otherwise the table is filled again whenever its window is used up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from l2c_rt.adapters.bound_model import Ends, Parts
+from l2c_rt.kernels.operands import Modulation
+
+
+class Tables:
+    """Modulation of all blocks and the final norm, or U-ViT's prefix tokens.
+
+    `steps` evaluations of `labels` distinct rows at a time; `rows` int32 [B] says which row an
+    image reads.  Shapes: table [steps, labels, C, D], C = 6 per block and 2, or the prefix's E.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        ends: Ends,
+        counter: Tensor,
+        rows: Sequence[int],
+        steps: int,
+        cap_bytes: int,
+        *,
+        has_labels: bool,
+    ) -> None:
+        self._parts, self._ends = parts, ends
+        self._blocks = 1 + max(part.block for part in parts.branches.values())
+        self._modulated = parts.modulation is not None
+        width, labels = ends.norm.normalized_shape[0], 1 + max(rows)
+        chunks = 6 * self._blocks + 2 if self._modulated else ends.extras
+        like = ends.linear.weight
+        per_step = labels * chunks * width * like.element_size()
+        self.steps = max(1, min(steps, cap_bytes // max(1, per_step)))
+        device = counter.device
+        table = torch.zeros(self.steps, labels, chunks, width, dtype=like.dtype, device=device)
+        index = torch.tensor(rows, dtype=torch.int32).to(device)
+        self.modulation = Modulation(table, index, counter)
+        self.t = torch.zeros(self.steps, device=device)
+        self.y = torch.zeros(labels, dtype=torch.int64, device=device) if has_labels else None
+
+    @property
+    def nbytes(self) -> int:
+        return self.modulation.table.numel() * self.modulation.table.element_size()
+
+    @property
+    def final(self) -> int:
+        """The chunk of the final norm's shift; its scale follows."""
+        return 6 * self._blocks
+
+    def fill(self, count: int) -> None:
+        """Fill `count` evaluations from `t` and `y`, and go back to the first; capturable."""
+        labels = self.modulation.table.shape[1]
+        t = self.t[:count].repeat_interleave(labels)
+        y = None if self.y is None else self.y.repeat(count)
+        table = self.modulation.table[:count]
+        # The published DiT makes its frequencies on the host and moves them, which ends a capture.
+        with table.device:
+            if self._modulated:
+                self._fill_modulation(table.flatten(0, 1), t, y)
+            elif self._ends.prefix is not None:
+                table.copy_(self._ends.prefix(t, y).view_as(table))
+        self.modulation.counter.zero_()
+
+    def _fill_modulation(self, table: Tensor, t: Tensor, y: Tensor | None) -> None:
+        parts, ends = self._parts, self._ends
+        assert parts.condition is not None
+        assert parts.modulation is not None
+        assert ends.modulation is not None
+        assert y is not None
+        condition = parts.condition(t, y)
+        for block in range(self._blocks):
+            rows = parts.modulation(block, condition).view(len(table), 6, -1)
+            table[:, 6 * block : 6 * block + 6].copy_(rows)
+        table[:, self.final :].copy_(ends.modulation(condition).view(len(table), 2, -1))

@@ -1,0 +1,243 @@
+"""Whole runs of a published loop on the device: guidance and solver are part of the graphs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.backends.cuda.buffers import Shape
+from l2c_rt.backends.cuda.call_program import unpatchify_into
+from l2c_rt.backends.cuda.cuda_parts import Tools
+from l2c_rt.backends.cuda.shape_program import Prepared, host_tensor
+from l2c_rt.backends.options import Options
+from l2c_rt.device.graphs import Launches
+from l2c_rt.kernels.operands import Reuses, Solver, ddim_coefficients, dpm_solver_coefficients
+from l2c_rt.memory.slots import Slots
+from l2c_rt.plan.lowering import Final
+from l2c_rt.plan.ops import Plan
+from l2c_rt.sampling.solvers import DDIM, DPMSolver
+
+AHEAD = 3
+"""Evaluations that the host may be ahead of a callback: enough to keep the device busy, few enough
+to stop soon."""
+
+WHOLE = -1
+"""What a run as a whole is timed under, beside the evaluations that begin a window."""
+
+Callback = Callable[[int, Tensor], None]
+
+
+class Trajectory:
+    """n images, with or without guidance, from noise to latents."""
+
+    def __init__(
+        self,
+        bound: Bound,
+        plan: Plan,
+        tools: Tools,
+        options: Options,
+        slots: Slots,
+        noise: Tensor,
+        solver: DDIM | DPMSolver,
+        *,
+        guided: bool,
+    ) -> None:
+        how = bound.sampling
+        assert how is not None
+        n, channels, height, width = noise.shape
+        shape = Shape(n, 2 * n if guided else n, channels, height, width)
+        # Row i is the label of image i; all images share the row without a label.
+        rows = [*range(n), *([n] * n if guided else [])]
+        self._how, self._solver, self._guided = how, solver, guided
+        self.prepared = Prepared(
+            bound, plan, tools, options, slots, shape, rows,
+            guided=how.guided_channels, one_kernel=True,
+        )  # fmt: skip
+        buffers, ends = self.prepared.buffers, self.prepared.ends
+        self._coefficients = buffers.latents.new_zeros(self.prepared.tables.steps, 8)
+        anchor = buffers.anchor if isinstance(solver, DPMSolver) else None
+        self._state = Solver(self._coefficients, buffers.counter, anchor)
+        self._tokens = self._image = buffers.h[:0]
+        if ends.after is not None:
+            self._tokens = buffers.h.new_zeros(*buffers.h.shape[:2], ends.linear.out_features)
+            self._image = buffers.h.new_zeros(shape.batch, ends.channels, height, width)
+        self.prepared.capture(self._finish)
+        self._windows = self._cut(plan.num_evaluations)
+        self._runs = self._whole_windows() if options.graph == "trajectory" else None
+        order = [self.prepared.row_graphs[row] for row in plan.order]
+        self._steps = self.prepared.launches(order)
+        self._scale: float | None = None
+        # Kept, and written in place: a run on another stream may still be reading it.
+        self._table = buffers.latents.new_zeros(plan.num_evaluations, 8)
+
+    def run(
+        self, noise: Tensor, labels: Tensor | None, scale: float, callback: Callback | None
+    ) -> Tensor:
+        """The latents after the run, in the noise's dtype; work is queued, not waited for.
+
+        `callback(step, latents)` is given copies on the host, in order, as evaluations end; the
+        latents are float32.
+        """
+        if callback is not None and self._runs is not None:
+            raise ValueError(
+                'sample: graph="trajectory" launches a run as a whole and cannot call back between '
+                'steps; compile with graph="step"'
+            )
+        p = self.prepared
+        p.buffers.latents.copy_(noise, non_blocking=True)
+        y = self._labels(labels)
+        self._set_scale(scale)
+        p.begin()
+        with p.times.around(WHOLE):
+            self._launch(y, callback)
+        p.replays += p.plan.num_evaluations
+        return p.buffers.latents.to(noise.dtype, copy=True)
+
+    def _launch(self, y: Tensor | None, callback: Callback | None) -> None:
+        p = self.prepared
+        seen = None if callback is None else _Reports(p.buffers.latents, callback)
+        for i, window in enumerate(self._windows):
+            p.fill(self._solver.timesteps[window.start : window.stop], y)
+            self._coefficients[: len(window)].copy_(self._table[window.start : window.stop])
+            if self._runs is not None:
+                self._runs.launch(i, 1)
+            elif seen is None:
+                with p.times.around(window.start):
+                    self._steps.launch(window.start, 1)
+                if len(window) > 1:
+                    self._steps.launch(window.start + 1, len(window) - 1)
+            else:
+                for step in window:
+                    self._steps.launch(step, 1)
+                    seen.queue(step)
+        if seen is not None:
+            seen.finish()
+
+    def ended(self) -> list[tuple[float, float]]:
+        """(seconds of the first evaluation, seconds in all) of runs that have ended."""
+        found, first = [], 0.0
+        for label, seconds in self.prepared.times.ended():
+            if label == 0:
+                first = seconds
+            elif label == WHOLE and first:
+                found.append((first, seconds))
+                first = 0.0
+        return found
+
+    def _labels(self, labels: Tensor | None) -> Tensor | None:
+        if labels is None:
+            return None
+        if not self._guided:
+            return labels
+        assert self._how.null_label is not None
+        return torch.cat([labels, labels.new_full((1,), self._how.null_label)])
+
+    def _set_scale(self, scale: float) -> None:
+        if scale == self._scale:
+            return
+        s = self._solver
+        if isinstance(s, DDIM):
+            table = ddim_coefficients(s.a.tolist(), s.b.tolist(), scale)
+        else:
+            columns = (s.alpha.tolist(), s.sigma.tolist(), s.keep.tolist(), s.weight.tolist())
+            # Published as cond + w (cond - uncond), which is uncond + (1 + w) (cond - uncond).
+            table = dpm_solver_coefficients(*columns, 1.0 + scale)
+        host = host_tensor(table.flatten().tolist(), self._table)
+        self._table.copy_(host.view(-1, 8), non_blocking=True)
+        self._scale = scale
+
+    def _cut(self, evaluations: int) -> tuple[range, ...]:
+        size = self.prepared.tables.steps
+        starts = range(0, evaluations, size)
+        return tuple(range(first, min(first + size, evaluations)) for first in starts)
+
+    def _whole_windows(self) -> Launches:
+        work = [partial(self._window, window) for window in self._windows]
+        return self.prepared.launches(self.prepared.record(work))
+
+    def _window(self, window: range) -> None:
+        p = self.prepared
+        for step in window:
+            p.runner.run(p.rows[p.plan.order[step]], self._finish)
+
+    def _finish(self, launch: Final, reuses: Reuses) -> None:
+        p, k, norm = self.prepared, self.prepared.kernels, self.prepared.ends.norm
+        latents, final = p.buffers.latents, p.weights.final
+        if p.ends.modulation is not None:
+            chunks = (p.tables.final, p.tables.final + 1)
+            end = (final, latents, self._state, norm.eps)
+            modulation = p.tables.modulation
+            if launch.source is None:
+                k.reuse_evaluation(
+                    latents, p.weights.embedding, reuses, modulation, *chunks, final, self._state,
+                    norm.eps, out=latents,
+                )  # fmt: skip
+                return
+            x = p.buffers.streams[launch.source]
+            k.final_update(x, reuses, modulation, *chunks, *end, out=latents)
+            return
+        assert launch.source is not None
+        x, affine = p.buffers.streams[launch.source], (norm.weight.detach(), norm.bias.detach())
+        if p.ends.after is None:
+            end = (final, latents, self._state, norm.eps)
+            k.final_update_norm(x, reuses, *affine, *end, out=latents)
+            return
+        self._finish_image(x, reuses, affine)
+
+    def _finish_image(self, x: Tensor, reuses: Reuses, affine: tuple[Tensor, Tensor]) -> None:
+        """Where the model's own last layers run between the final linear and the update."""
+        p, k = self.prepared, self.prepared.kernels
+        ends, h, latents = p.ends, p.buffers.h, p.buffers.latents
+        assert ends.after is not None
+        k.reuse_run_norm(x, reuses, *affine, ends.norm.eps, out=(x, h))
+        weight, bias = ends.linear.weight.detach(), p.weights.final.bias
+        out = self._tokens.view(-1, ends.linear.out_features)
+        torch.addmm(bias, h.view(-1, h.shape[-1]), weight.t(), out=out)
+        unpatchify_into(self._image, self._tokens[:, ends.extras :], ends.patches.kernel_size[0])
+        guided = self._how.guided_channels
+        k.guided_update(ends.after(self._image), latents, self._state, guided, out=latents)
+
+
+class _Reports:
+    """Copies of the latents on their way to the host, and the callback that waits for them."""
+
+    def __init__(self, latents: Tensor, callback: Callback) -> None:
+        self._latents, self._callback = latents, callback
+        cuda = latents.device.type == "cuda"
+        self._free = [
+            torch.empty(latents.shape, dtype=latents.dtype, pin_memory=cuda)
+            for _ in range(AHEAD + 1)
+        ]
+        self._queued: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
+
+    def queue(self, step: int) -> None:
+        """Copy behind the evaluation just launched; wait only for one that is AHEAD behind."""
+        host, event = self._free.pop(), None
+        host.copy_(self._latents, non_blocking=True)
+        if self._latents.device.type == "cuda":
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+        self._queued.append((step, host, event))
+        while len(self._queued) > AHEAD or (self._queued and _is_done(self._queued[0][2])):
+            self._report()
+
+    def finish(self) -> None:
+        while self._queued:
+            self._report()
+
+    def _report(self) -> None:
+        step, host, event = self._queued.popleft()
+        if event is not None:
+            event.synchronize()
+        # A copy of its own: the callback may keep it.
+        self._callback(step, host.clone())
+        self._free.append(host)
+
+
+def _is_done(event: torch.cuda.Event | None) -> bool:
+    return event is None or bool(event.query())  # type: ignore[no-untyped-call]

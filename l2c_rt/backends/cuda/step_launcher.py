@@ -1,0 +1,186 @@
+"""Runs the launches of a lowered row on static buffers: once to warm, once to capture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l2c_rt.adapters.bound_model import AttentionPart, BranchPart, Ends, Parts
+from l2c_rt.backends.cuda.branch_launcher import BranchRunner
+from l2c_rt.backends.cuda.buffers import Buffers
+from l2c_rt.backends.cuda.modulation_table import Tables
+from l2c_rt.backends.cuda.weight_copies import Weights
+from l2c_rt.kernels.operands import Reuses
+from l2c_rt.plan.lowering import Embed, Final, Join, Row, Run, Sum, Term
+
+Finish = Callable[[Final, Reuses], None]
+
+
+class RowRunner:
+    """The part of an evaluation that calls and whole runs share; `finish` runs its end."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        buffers: Buffers,
+        tables: Tables,
+        weights: Weights,
+        branches: BranchRunner,
+        kernels: Any,
+    ) -> None:
+        assert parts.ends is not None
+        self._parts, self._ends = parts, parts.ends
+        self.buffers, self.tables, self.weights = buffers, tables, weights
+        self._branches, self._kernels = branches, kernels
+        self._gated = parts.modulation is not None
+        self._lists: dict[tuple[Term, ...], Reuses] = {}
+
+    def run(self, row: Row, finish: Finish) -> None:
+        """Launch everything of a row."""
+        self._branches.begin()
+        for launch in row:
+            if isinstance(launch, Run):
+                self._branches.run(launch.branch, launch.slot)
+            elif isinstance(launch, Sum):
+                self._sum(launch)
+            elif isinstance(launch, Embed):
+                self._embed(launch)
+            elif isinstance(launch, Join):
+                self._join(launch)
+            else:
+                assert isinstance(launch, Final)
+                self._branches.settle()
+                finish(launch, self.reuses(launch.terms))
+
+    def prepare(self, row: Row) -> None:
+        """Put a row's lists of slots and gates on the device, which a capture cannot do."""
+        for launch in row:
+            if isinstance(launch, Sum | Final):
+                self.reuses(launch.terms)
+
+    def reuses(self, terms: tuple[Term, ...]) -> Reuses:
+        """The terms as kernels read them: slot and gate numbers on the device."""
+        if terms not in self._lists:
+            device = self.buffers.counter.device
+            gates = [self._chunk(term.branch, 2) for term in terms] if self._gated else []
+            numbers = torch.tensor([*(t.slot for t in terms), *gates], dtype=torch.int32)
+            numbers = numbers.to(device)
+            slots, rest = numbers[: len(terms)], numbers[len(terms) :]
+            arena = self.buffers.memory.all_slots
+            self._lists[terms] = Reuses(arena, slots, rest if self._gated else None)
+        return self._lists[terms]
+
+    def _chunk(self, branch: str, number: int) -> int:
+        """The chunk of a branch's shift (0), scale (1) or gate (2)."""
+        part = self._parts.branches[branch]
+        assert part.first is not None
+        return 6 * part.block + part.first + number
+
+    def _sum(self, launch: Sum) -> None:
+        part = None if launch.branch is None else self._parts.branches[launch.branch]
+        source = self.buffers.streams[launch.source]
+        target = self.buffers.streams[launch.target]
+        one = self._branches.parts_of(launch.terms) if part is not None else None
+        if one is None:
+            self._branches.settle()
+        if part is None:
+            self._add(source, launch.terms, target)
+        elif self._gated:
+            self._add_norm_modulate(source, launch, part, target, one)
+        else:
+            self._add_norm(source, launch, part, target, one)
+
+    def _add(self, source: Tensor, terms: tuple[Term, ...], target: Tensor) -> None:
+        reuses = self.reuses(terms)
+        if self._gated:
+            self._kernels.reuse_sum(source, reuses, self.tables.modulation, out=target)
+        else:
+            self._kernels.ungated_reuse_sum(source, reuses, out=target)
+
+    def _add_norm_modulate(
+        self, source: Tensor, launch: Sum, part: BranchPart, target: Tensor, parts: Tensor | None
+    ) -> None:
+        assert launch.branch is not None
+        k, modulation, h = self._kernels, self.tables.modulation, self.buffers.h
+        shift, scale = self._chunk(launch.branch, 0), self._chunk(launch.branch, 1)
+        norm = (shift, scale, part.norm.eps)
+        if not launch.terms and target is source:
+            k.norm_modulate(source, modulation, *norm, out=h)
+            return
+        if len(launch.terms) != 1:
+            k.reuse_run(source, self.reuses(launch.terms), modulation, *norm, out=(target, h))
+            return
+        (term,) = launch.terms
+        y, gate = self.buffers.memory.slots[term.slot], self._chunk(term.branch, 2)
+        if parts is None:
+            k.gate_residual_norm_modulate(source, y, modulation, gate, *norm, out=(target, h))
+        else:
+            k.split_gate_residual_norm_modulate(
+                source, parts, y, modulation, gate, *norm, out=(target, h)
+            )
+
+    def _add_norm(
+        self, source: Tensor, launch: Sum, part: BranchPart, target: Tensor, parts: Tensor | None
+    ) -> None:
+        k, h = self._kernels, self.buffers.h
+        norm = (part.norm.weight.detach(), part.norm.bias.detach(), part.norm.eps)
+        if not launch.terms and target is source:
+            k.norm(source, *norm, out=h)
+            return
+        if len(launch.terms) != 1:
+            k.reuse_run_norm(source, self.reuses(launch.terms), *norm, out=(target, h))
+            return
+        y = self.buffers.memory.slots[launch.terms[0].slot]
+        if parts is None:
+            k.residual_norm(source, y, *norm, out=(target, h))
+        else:
+            k.split_residual_norm(source, parts, y, *norm, out=(target, h))
+
+    def _embed(self, launch: Embed) -> None:
+        k, buffers, tables = self._kernels, self.buffers, self.tables
+        latents, embedding = buffers.latents, self.weights.embedding
+        x, batch = buffers.streams[launch.target], buffers.shape.batch
+        prefix = None if self._gated or not self._ends.extras else tables.modulation
+        if launch.branch is None:
+            k.patch_embed(latents, embedding, batch, prefix, out=x)
+            return
+        norm, out = self._parts.branches[launch.branch].norm, (x, buffers.h)
+        if self._gated:
+            chunks = self._chunk(launch.branch, 0), self._chunk(launch.branch, 1)
+            k.patch_embed_norm_modulate(
+                latents, embedding, batch, tables.modulation, *chunks, norm.eps, out=out
+            )
+            return
+        affine = norm.weight.detach(), norm.bias.detach()
+        k.patch_embed_norm(latents, embedding, batch, *affine, prefix, norm.eps, out=out)
+
+    def _join(self, launch: Join) -> None:
+        self._branches.settle()
+        linear, streams = self._ends.joins[launch.node], self.buffers.streams
+        bias = None if linear.bias is None else linear.bias.detach()
+        self._kernels.skip_linear(
+            streams[launch.source], streams[launch.skip], linear.weight.detach(), bias,
+            out=streams[launch.target],
+        )  # fmt: skip
+
+
+def why_not(parts: Parts, ends: Ends) -> str:
+    """Why the row kernels cannot run this model; empty where they can."""
+    gated = parts.modulation is not None
+    if ends.norm.normalized_shape[0] % 8:
+        return f"width {ends.norm.normalized_shape[0]} is not a multiple of 8"
+    for name, part in parts.branches.items():
+        affine = part.norm.weight is not None and part.norm.bias is not None
+        plain = part.norm.weight is None and part.norm.bias is None
+        if not (plain if gated else affine):
+            kind = "without weights" if gated else "with weight and bias"
+            return f"{name}: wanted a norm {kind}, got {part.norm}"
+        inner = part.inner
+        if isinstance(inner, AttentionPart):
+            biased = {linear.bias is not None for linear in inner.inputs}
+            if len(biased) > 1:
+                return f"{name}: some of q, k, v have a bias and some have none"
+    return ""

@@ -1,0 +1,76 @@
+"""Whether the fused CUDA backend can run a model here, and the backend itself."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.backends.backend import Backend, fused_passes
+from l2c_rt.backends.cpu.fused import not_the_whole
+from l2c_rt.backends.cuda import step_launcher as rows
+from l2c_rt.backends.cuda import workspace
+from l2c_rt.backends.cuda.cuda_parts import Tools, tools_for
+from l2c_rt.backends.options import Options
+from l2c_rt.memory.arena import SlotMemory
+from l2c_rt.plan.ops import Plan
+from l2c_rt.plan.program import Fixed
+
+OLDEST_GPU = (8, 0)
+TRITON = ((3, 6), (3, 9))
+
+
+def why_not(bound: Bound, options: Options) -> str:
+    """What this machine or the model lacks; empty where the backend can run it."""
+    return _why_not_here(bound.device) or why_not_model(bound, options)
+
+
+def on_gpu(bound: Bound, options: Options) -> Backend:
+    """The backend on the model's GPU."""
+    return fused_cuda(bound, tools_for(bound.device, options), options)
+
+
+def fused_cuda(bound: Bound, tools: Tools, options: Options) -> Backend:
+    """The fused backend of a GPU, with these tools."""
+
+    def made(plan: Plan) -> workspace.Workspace:
+        return workspace.Workspace(bound, plan, tools, options)
+
+    return Backend("fused", workspace.run, fused_passes, made, scratch=1, whole_runs=True)
+
+
+def _why_not_here(device: torch.device) -> str:
+    """What this machine lacks."""
+    have = torch.cuda.get_device_capability(device)
+    if have < OLDEST_GPU:
+        return f"the GPU has compute capability {have[0]}.{have[1]}, wanted 8.0 or higher"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed; pip install l2c_rt[gpu]"
+    import triton
+
+    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    if not TRITON[0] <= version <= TRITON[1]:
+        return f"triton is {triton.__version__}, wanted 3.6 to 3.9; pip install l2c_rt[gpu]"
+    try:
+        SlotMemory(1, (8,), torch.float32, device)
+    except (MemoryError, RuntimeError) as error:
+        return f"the driver gives no cache memory: {error}"
+    return ""
+
+
+def why_not_model(bound: Bound, options: Options) -> str:
+    """What of the model the fused CUDA backend cannot run; empty where it can run all."""
+    parts = bound.parts
+    if parts is None or parts.ends is None:
+        return bound.why_no_parts or "the adapter does not describe the model's ends"
+    nodes = [node for node in bound.program.nodes if isinstance(node, Fixed)]
+    unknown = [n.name for n in nodes if not n.role and not n.conditioning]
+    if unknown:
+        return f"node {unknown[0]!r} has no role (embed, final, save, join)"
+    model_dtype = parts.ends.linear.weight.dtype
+    if model_dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        return f"the model is {model_dtype}, wanted bfloat16, float16 or float32"
+    if parts.ends.joins and options.residual_dtype not in (None, model_dtype):
+        return f"residual_dtype={options.residual_dtype} is not for models with long skips"
+    return rows.why_not(parts, parts.ends) or not_the_whole(parts)

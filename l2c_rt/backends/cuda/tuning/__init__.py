@@ -1,0 +1,1 @@
+"""Products and attention chosen by measurement, once per machine."""

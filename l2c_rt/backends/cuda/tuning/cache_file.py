@@ -1,0 +1,114 @@
+"""The file of what was chosen before, by machine.  Untrusted: choices are read, never executed.
+
+    {"version": 1, "machines": {machine: [{"problem": {...}, "choice": {...}}, ...]}}
+
+Several processes may share it.  A write replaces the whole file, after merging in what the file
+holds by then; of two writes at the same instant one is lost, and measured again some other day.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from l2c_rt.backends.cuda.tuning.problems import (
+    AttentionChoice,
+    AttentionProblem,
+    LinearChoice,
+    LinearProblem,
+)
+from l2c_rt.untrusted.bounded_read import parse_json, read_bounded
+
+VERSION = 1
+MAX_BYTES = 4 << 20
+
+Problem = LinearProblem | AttentionProblem
+Choice = LinearChoice | AttentionChoice
+Choices = dict[Problem, Choice]
+Machines = dict[str, list[Any]]
+
+
+def read_choices(path: Path, machine: str) -> Choices:
+    """The choices kept for a machine; entries that are not exactly a choice are left out.
+
+    Raises: ValueError or OSError for a file that cannot be used.
+    """
+    return _choices(_machines(path).get(machine, []))
+
+
+def write_choices(path: Path, machine: str, choices: Choices) -> None:
+    """Add choices to those that the file holds for the machine, and keep other machines'.
+
+    Raises: ValueError or OSError, with the file as it was, where it cannot be read or written.
+    """
+    machines = _machines(path)
+    merged = {**_choices(machines.get(machine, [])), **choices}
+    ours = [
+        {"problem": problem.to_json(), "choice": choice.to_json()}
+        for problem, choice in merged.items()
+    ]
+    text = _text({**machines, machine: ours})
+    if len(text) > MAX_BYTES:
+        # Other machines' entries, and those of versions long gone, make room first.
+        text = _text({machine: ours})
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"{path}: {len(text)} bytes to write, wanted at most {MAX_BYTES}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, text)
+
+
+def _machines(path: Path) -> Machines:
+    """What is in the file; nothing where there is none.
+
+    A file that is not one of ours, or a newer version's, is an error: it is not ours to replace.
+    """
+    if not path.exists():
+        return {}
+    if not path.is_file():
+        raise ValueError(f"{path}: not a regular file")
+    if path.stat().st_size == 0:
+        # What a write interrupted by a power failure may leave.
+        return {}
+    got = parse_json(read_bounded(path, MAX_BYTES, "tuning"))
+    version = got.get("version") if isinstance(got, dict) else None
+    if type(version) is not int or version != VERSION:
+        raise ValueError(f"{path}: version is {version!r:.40}, wanted {VERSION}; move it away")
+    machines = got.get("machines")
+    if not isinstance(machines, dict):
+        raise ValueError(f"{path}: no machines in it; move it away")
+    return {name: kept for name, kept in machines.items() if isinstance(kept, list)}
+
+
+def _choices(kept: list[Any]) -> Choices:
+    found: Choices = {}
+    for entry in kept:
+        if not isinstance(entry, dict):
+            continue
+        problem, choice = entry.get("problem"), entry.get("choice")
+        linear = LinearProblem.from_json(problem), LinearChoice.from_json(choice)
+        attention = AttentionProblem.from_json(problem), AttentionChoice.from_json(choice)
+        for key, value in (linear, attention):
+            if key is not None and value is not None:
+                found[key] = value
+    return found
+
+
+def _text(machines: Machines) -> bytes:
+    return (json.dumps({"version": VERSION, "machines": machines}, indent=1) + "\n").encode()
+
+
+def _replace(path: Path, text: bytes) -> None:
+    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+            file.flush()
+            # Before the rename, so that a power failure leaves the old file or the new one.
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except BaseException:
+        Path(fresh).unlink(missing_ok=True)
+        raise

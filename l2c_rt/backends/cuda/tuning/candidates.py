@@ -1,0 +1,221 @@
+"""The ways of computing a linear layer or an attention: which are worth measuring, and each run.
+
+`kernels` is the Triton functions or their meaning in plain PyTorch (`l2c_rt.kernels.reference`).
+Nothing here tracks gradients; callers run it under `torch.no_grad` or in inference mode.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from l2c_rt.backends.cuda.tuning.problems import (
+    HALF_DTYPES,
+    AttentionChoice,
+    AttentionProblem,
+    LinearChoice,
+    LinearProblem,
+)
+from l2c_rt.kernels._launch import (
+    ATTENTION_TILES,
+    LINEAR_TILES,
+    AttentionTile,
+    MatrixTile,
+    attention_tile,
+)
+
+SPLITS = (2, 3, 4)
+MANY_ROWS = 4096
+MULTIPROCESSORS = 132
+"""Of the GPU that the candidates were drawn up for; more or fewer only make them less apt."""
+
+SDPA_BACKENDS = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+class Kernels(Protocol):
+    """What is called of the kernels, with the signatures of `l2c_rt.kernels.reference`."""
+
+    @property
+    def linear(self) -> Callable[..., Any]: ...
+    @property
+    def split_linear(self) -> Callable[..., Any]: ...
+    @property
+    def attention(self) -> Callable[..., Any]: ...
+
+
+def default_linear(problem: LinearProblem, device: str = "cuda") -> LinearChoice:
+    """What is used where nothing was measured: cuBLAS, which no tile of ours is known to beat,
+    with tanh GELU in its epilogue where that saves two passes over the output."""
+    # On a CPU the very same operator computes erf GELU, and it has no erf form on CUDA.
+    fused = problem.gelu == "tanh" and problem.bias and device == "cuda"
+    return LinearChoice("addmm_activation" if fused else "addmm")
+
+
+def default_attention(problem: AttentionProblem, device: str = "cuda") -> AttentionChoice:
+    """What is used where nothing was measured: our own kernel where it applies, since it reads the
+    packed projection and writes the layout of the next one, without a transposed copy."""
+    if _kernel_attends(problem):
+        # Two bytes per element: the only ones the kernel is chosen for.
+        tile = attention_tile(problem.batch * problem.heads, problem.tokens, 2)
+        return AttentionChoice("triton", dataclasses.astuple(tile))
+    # Whole 16-byte vectors of a head, and no float64: what "efficient" takes.
+    vector = 8 if problem.dtype in HALF_DTYPES else 4
+    takes = problem.head % vector == 0 and problem.dtype != "float64" and device == "cuda"
+    return AttentionChoice("efficient" if takes else "math")
+
+
+def linear_candidates(problem: LinearProblem, device: str = "cuda") -> tuple[LinearChoice, ...]:
+    """All that is worth measuring, the default first."""
+    found = [default_linear(problem, device), LinearChoice("addmm")]
+    # With many rows cuBLAS fills the GPU; our tiles are then worth a compilation each only for
+    # the activation that it has no epilogue for.
+    if _kernel_multiplies(problem) and (problem.rows <= MANY_ROWS or problem.gelu == "none"):
+        found += [LinearChoice("triton", dataclasses.astuple(tile)) for tile in LINEAR_TILES]
+        found += _splits(problem)
+    return tuple(dict.fromkeys(found))
+
+
+def attention_candidates(
+    problem: AttentionProblem, device: str = "cuda"
+) -> tuple[AttentionChoice, ...]:
+    """All that is worth measuring, the default first."""
+    found = [default_attention(problem, device)]
+    if problem.dtype in HALF_DTYPES and problem.head % 8 == 0 and problem.head <= 256:
+        found += [AttentionChoice(kind) for kind in ("cudnn", "flash")]
+    if _kernel_attends(problem):
+        found += [AttentionChoice("triton", dataclasses.astuple(tile)) for tile in ATTENTION_TILES]
+    return tuple(dict.fromkeys(found))
+
+
+def _kernel_multiplies(problem: LinearProblem) -> bool:
+    # In float32 the kernel multiplies without tensor cores, as the exact result needs.
+    aligned = problem.columns % 8 == 0 and problem.inner % 8 == 0
+    return problem.dtype in HALF_DTYPES and aligned
+
+
+def _kernel_attends(problem: AttentionProblem) -> bool:
+    return problem.dtype in HALF_DTYPES and problem.head % 8 == 0 and problem.head <= 128
+
+
+def _splits(problem: LinearProblem) -> list[LinearChoice]:
+    """Cuts of the inner dimension, for tiles that leave multiprocessors idle: none that would make
+    more than two blocks for each, and so none of a grid that fills them."""
+    if not problem.splittable or problem.gelu is not None:
+        return []
+    found = []
+    for tile in LINEAR_TILES:
+        blocks = -(-problem.rows // tile.m) * -(-problem.columns // tile.n)
+        for splits in SPLITS:
+            fits = splits <= -(-problem.inner // tile.k) and blocks * splits <= 2 * MULTIPROCESSORS
+            if fits:
+                found.append(LinearChoice("split", dataclasses.astuple(tile), splits))
+    return found
+
+
+def run_linear(
+    choice: LinearChoice,
+    kernels: Kernels,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gelu: str | None,
+    out: Tensor,
+) -> None:
+    """Write gelu(x weight^T + bias) to `out`, which may be a slot.
+
+    Shapes: x [..., K]; weight [N, K]; bias [N]; out [..., N], contiguous.
+    Raises: ValueError for a choice that does not compute this, or not on this device.
+    """
+    if choice.kind == "triton":
+        kernels.linear(x, weight, bias, gelu=gelu, out=out, tile=_matrix_tile(choice))
+    elif choice.kind == "addmm_activation":
+        _refuse_wrong_gelu(x, bias, gelu)
+        flat, y = x.view(-1, x.shape[-1]), out.view(-1, out.shape[-1])
+        torch.ops.aten._addmm_activation.out(bias, flat, weight.t(), use_gelu=True, out=y)
+    elif choice.kind == "addmm":
+        flat, y = x.view(-1, x.shape[-1]), out.view(-1, out.shape[-1])
+        if bias is None:
+            torch.mm(flat, weight.t(), out=y)
+        else:
+            torch.addmm(bias, flat, weight.t(), out=y)
+        if gelu is not None:
+            torch.ops.aten.gelu_(y, approximate=gelu)
+    else:
+        raise ValueError(
+            f'run_linear: kind is {choice.kind!r}, wanted "addmm", "addmm_activation" or "triton"; '
+            '"split" leaves parts and is for run_split'
+        )
+
+
+def run_split(
+    choice: LinearChoice,
+    kernels: Kernels,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    parts: Tensor,
+) -> None:
+    """Write the float32 parts whose sum is x weight^T + bias.
+
+    Shapes: x [..., K] with M rows; weight [N, K]; bias [N]; parts [splits, M, N].
+    Raises: ValueError for a choice of another kind.
+    """
+    if choice.kind != "split":
+        raise ValueError(f'run_split: kind is {choice.kind!r}, wanted "split"')
+    tile = _matrix_tile(choice)
+    kernels.split_linear(x, weight, bias, splits=choice.splits, out=parts, tile=tile)
+
+
+def run_attention(
+    choice: AttentionChoice,
+    kernels: Kernels,
+    qkv: Tensor,
+    heads: int,
+    scale: float | None,
+    out: Tensor,
+) -> None:
+    """Write the mixed values of packed q, k and v to `out`.
+
+    Shapes: qkv [B, T, 3 H F], as [3, H, F] per token; out [B, T, H F], contiguous.
+    Raises: ValueError for an unknown choice, RuntimeError where PyTorch's backend of that name
+    does not take the shapes.
+    """
+    if choice.kind == "triton":
+        tile = None if choice.tile is None else AttentionTile(*choice.tile)
+        kernels.attention(qkv, heads, scale, out=out, tile=tile)
+        return
+    if choice.kind not in SDPA_BACKENDS:
+        known = ", ".join(('"triton"', *(f'"{kind}"' for kind in SDPA_BACKENDS)))
+        raise ValueError(f"run_attention: kind is {choice.kind!r}, wanted one of {known}")
+    b, t, _ = qkv.shape
+    q, k, v = qkv.view(b, t, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    with sdpa_kernel([SDPA_BACKENDS[choice.kind]]):
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    # SDPA takes no `out`: this copy, usually without a transposition, is what these kinds cost
+    # beside the kernel, and it is measured with them.
+    out.view(b, t, heads, -1).copy_(mixed.transpose(1, 2))
+
+
+def _matrix_tile(choice: LinearChoice) -> MatrixTile | None:
+    return None if choice.tile is None else MatrixTile(*choice.tile)
+
+
+def _refuse_wrong_gelu(x: Tensor, bias: Tensor | None, gelu: str | None) -> None:
+    """The operator has one GELU per device: tanh on CUDA, erf on a CPU."""
+    if gelu != "tanh" or bias is None or x.device.type != "cuda":
+        raise ValueError(
+            f'run_linear: "addmm_activation" adds a bias and is tanh GELU on CUDA only; got gelu '
+            f"{gelu!r}, {'no' if bias is None else 'a'} bias, device {x.device}; use "
+            '"addmm"'
+        )

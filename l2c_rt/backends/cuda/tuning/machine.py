@@ -1,0 +1,74 @@
+"""Which machine this is, as far as measured times go, and where its user's choices are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from l2c_rt.backends.cuda.tuning.candidates import SPLITS
+from l2c_rt.kernels._launch import ATTENTION_TILES, LINEAR_TILES
+
+KERNEL_FILES = ("_launch", "_matrix_math", "linear", "split_linear", "attention")
+
+
+def machine_key(device_name: str) -> str:
+    """What a measured time depends on: GPU, torch, triton, and our kernels with their tiles."""
+    try:
+        import triton
+
+        version = triton.__version__
+    except ImportError:
+        version = "none"
+    digest = hashlib.sha256(repr((LINEAR_TILES, ATTENTION_TILES, SPLITS)).encode())
+    files = importlib.resources.files("l2c_rt.kernels")
+    for name in KERNEL_FILES:
+        digest.update(files.joinpath(f"{name}.py").read_bytes())
+    kernels = digest.hexdigest()[:16]
+    return f"{device_name} | torch {torch.__version__} | triton {version} | kernels {kernels}"
+
+
+def describe_device(device: torch.device | int = 0) -> str:
+    """Name, size and driver of a GPU, for `Tuner`."""
+    properties = torch.cuda.get_device_properties(device)
+    cudnn: Callable[[], int | None] = torch.backends.cudnn.version
+    return (
+        f"{properties.name}, {properties.multi_processor_count} multiprocessors, "
+        f"driver {_driver_version()}, cuDNN {cudnn()}"
+    )
+
+
+def default_path() -> Path | None:
+    """Where choices are kept for this user; None where there is no home."""
+    # Relative paths are to be ignored, by the XDG specification.
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return given / "l2c_rt" / "tune.json" if given.is_absolute() else None
+    if sys.platform == "darwin":
+        folder = home / "Library" / "Caches"
+    elif sys.platform == "win32":
+        folder = home / "AppData" / "Local"
+    else:
+        folder = given if given.is_absolute() else home / ".cache"
+    return folder / "l2c_rt" / "tune.json"
+
+
+def _driver_version() -> str:
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"\b\d+\.\d+(\.\d+)?\b", text)
+    if found:
+        return found.group()
+    # The CUDA version that the driver serves: coarser, but known everywhere.
+    version: Callable[[], int] = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)
+    return str(version())

@@ -1,0 +1,1 @@
+"""What a schedule costs in quality: the fit report."""

@@ -1,0 +1,1 @@
+"""Measuring: the machine, interleaved timing, ceilings of memory and arithmetic."""

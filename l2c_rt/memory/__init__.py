@@ -1,0 +1,1 @@
+"""Cache memory: the arena's slots as tensors."""

@@ -1,0 +1,79 @@
+"""The cache slots of one lane: allocated once, written and read in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from l2c_rt.memory.arena import SlotMemory
+
+
+class Slots:
+    """`num_slots` tensors of one shape, taken from an arena when the first branch is stored.
+
+    `on_taken` is called whenever memory is taken.
+    """
+
+    def __init__(self, num_slots: int, on_taken: Callable[[], None] = lambda: None) -> None:
+        self.num_slots = num_slots
+        self._on_taken = on_taken
+        self._memory: SlotMemory | None = None
+
+    def target(self, slot: int, like: Tensor) -> Tensor:
+        """The slot's tensor, to be written; shape and dtype are fixed by the first `like`."""
+        if self._memory is None:
+            self.reserve(tuple(like.shape), like.dtype, like.device)
+        view = self.load(slot)
+        if view.shape != like.shape or view.dtype != like.dtype:
+            raise ValueError(
+                f"slot {slot}: branch output is {tuple(like.shape)} {like.dtype}, but the slots "
+                f"hold {tuple(view.shape)} {view.dtype}; every branch must give the same shape and "
+                "dtype (check autocast regions)"
+            )
+        return view
+
+    def reserve(
+        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    ) -> SlotMemory:
+        """All slots at once, taken now if they are not there yet, or were for another shape, dtype
+        or device: a model that was cast or moved."""
+        kept = self._memory
+        if kept is not None:
+            like = kept.slots[0]
+            if (tuple(like.shape), like.dtype, like.device) == (shape, dtype, device):
+                return kept
+        self._memory = None
+        self._memory = SlotMemory(self.num_slots, shape, dtype, device)
+        self._on_taken()
+        return self._memory
+
+    def store(self, slot: int, out: Tensor) -> None:
+        self.target(slot, out).copy_(out)
+
+    def load(self, slot: int) -> Tensor:
+        assert self._memory is not None, f"{slot=} read before any write"
+        return self._memory.slots[slot]
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self._memory is None else self._memory.nbytes
+
+    @property
+    def awake(self) -> bool:
+        return self._memory is None or self._memory.awake
+
+    def poison(self) -> None:
+        """Fill with NaN, so that a read of a stale value shows."""
+        if self._memory is not None and self._memory.awake:
+            self._memory.poison()
+
+    def sleep(self) -> None:
+        if self._memory is not None and self._memory.awake:
+            self._memory.sleep()
+
+    def wake(self) -> None:
+        if self._memory is not None and not self._memory.awake:
+            self._memory.wake()
+            self._on_taken()

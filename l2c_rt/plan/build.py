@@ -1,0 +1,98 @@
+"""CacheSchedule + BlockProgram -> Plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from l2c_rt.plan.ops import Compute, Op, Plan, Reuse, RunFixed, StepPlan
+from l2c_rt.plan.program import BlockProgram, Branch
+from l2c_rt.plan.verify import verify
+from l2c_rt.schedule.cache_schedule import CacheSchedule
+
+
+def liveness(compute: Sequence[Sequence[bool]]) -> tuple[tuple[bool, ...], ...]:
+    """live[s][k]: the output of branch k at evaluation s is read before it is computed again."""
+    steps, width = len(compute), len(compute[0])
+    live = [[False] * width for _ in range(steps)]
+    for k in range(width):
+        read_later = False
+        for s in reversed(range(steps)):
+            if compute[s][k]:
+                live[s][k], read_later = read_later, False
+            else:
+                read_later = True
+    return tuple(map(tuple, live))
+
+
+def build_plan(program: BlockProgram, schedule: CacheSchedule) -> Plan:
+    """Plan a schedule for a program: one slot per branch that is ever reused.
+
+    A compute is kept if any evaluation with the same row needs it, so that equal rows stay equal
+    plans; what no such evaluation needs is kept nowhere.
+    Raises ValueError if schedule and program name different branches.
+    """
+    _check_branches(program, schedule)
+    rows = [tuple(map(bool, schedule.row(s))) for s in range(schedule.steps)]
+    live = liveness(rows)
+    kept: dict[tuple[bool, ...], list[bool]] = {}
+    for row, alive in zip(rows, live, strict=True):
+        need = kept.setdefault(row, [False] * len(row))
+        kept[row] = [a or b for a, b in zip(need, alive, strict=True)]
+    names = program.branch_names
+    reused = [k for k in range(len(names)) if any(not row[k] for row in rows)]
+    slot_of = {k: slot for slot, k in enumerate(reused)}
+    distinct = tuple(kept)
+    choices = _choices(program, slot_of)
+    steps = tuple(_step(choices, row, kept[row]) for row in distinct)
+    index = {row: i for i, row in enumerate(distinct)}
+    plan = Plan(steps, tuple(index[row] for row in rows), tuple(names[k] for k in reused))
+    verify(plan, program)
+    return plan
+
+
+def _check_branches(program: BlockProgram, schedule: CacheSchedule) -> None:
+    want, got = program.branch_names, tuple(schedule.branches)
+    if want == got:
+        return
+    if len(want) != len(got):
+        raise ValueError(
+            f"schedule: {len(got)} branches, but this model has {len(want)} "
+            f"({want[0]} .. {want[-1]}); use a router or schedule made for this depth"
+        )
+    k = next(i for i, pair in enumerate(zip(want, got, strict=True)) if pair[0] != pair[1])
+    raise ValueError(
+        f"schedule: branch {k} is {got[k]!r}, but the model's is {want[k]!r}; "
+        "rename the schedule's branches to the model's execution order"
+    )
+
+
+def _choices(
+    program: BlockProgram, slot_of: dict[int, int]
+) -> list[tuple[int, Op, Op | None, Op | None]]:
+    """Per node: its branch number or -1, and the op that runs it, keeps it, reuses it.
+
+    Made once, so that the rows of a plan share their ops.
+    """
+    found: list[tuple[int, Op, Op | None, Op | None]] = []
+    k = 0
+    for node in program.nodes:
+        if not isinstance(node, Branch):
+            found.append((-1, RunFixed(node.name), None, None))
+            continue
+        slot = slot_of.get(k)
+        kept = None if slot is None else Compute(node.name, slot)
+        reused = None if slot is None else Reuse(node.name, slot)
+        found.append((k, Compute(node.name, None), kept, reused))
+        k += 1
+    return found
+
+
+def _step(
+    choices: list[tuple[int, Op, Op | None, Op | None]], row: Sequence[bool], keep: Sequence[bool]
+) -> StepPlan:
+    ops: list[Op] = []
+    for k, run, kept, reused in choices:
+        op = run if k < 0 else (kept if keep[k] else run) if row[k] else reused
+        assert op is not None, f"branch {k} has no slot"
+        ops.append(op)
+    return tuple(ops)

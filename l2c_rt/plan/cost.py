@@ -1,0 +1,153 @@
+"""What a plan costs: multiply-accumulates, bytes and kernels, per evaluation and per run.
+
+Arithmetic only, so that a bound can be printed beside every measured speed-up.  Counts are those
+of `lowering`: modulation tabulated before the run, branch outputs written straight to their slot,
+one row kernel where a sum is needed, both ends one kernel each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from l2c_rt.plan.lowering import Call, Embed, Final, Join, Launch, Run, Sum, lower
+from l2c_rt.plan.ops import Compute, Plan, RunFixed, StepPlan
+from l2c_rt.plan.passes import hoist_conditioning
+from l2c_rt.plan.program import BlockProgram, Branch, Fixed
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationCost:
+    """One evaluation of one image.  `macs` counts linear layers only (the L2C paper's way).
+
+    `activations` are elements read and written by all kernels, the float32 latents left out.
+    """
+
+    macs: int
+    attention_macs: int
+    weights: int
+    activations: int
+    kernels: int
+
+    @property
+    def all_macs(self) -> int:
+        return self.macs + self.attention_macs
+
+    def moved_bytes(self, *, batch: int, itemsize: int) -> int:
+        """Bytes read and written: weights once, activations once per image."""
+        return (self.weights + batch * self.activations) * itemsize
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Per-evaluation costs of a run with its cache (`cached`) and without (`full`)."""
+
+    cached: tuple[EvaluationCost, ...]
+    full: tuple[EvaluationCost, ...]
+    slot_elements: int
+    num_slots: int
+
+    @property
+    def macs(self) -> int:
+        """Linear-layer MACs of the cached run, per image, without a guidance factor."""
+        return sum(e.macs for e in self.cached)
+
+    @property
+    def full_macs(self) -> int:
+        return sum(e.macs for e in self.full)
+
+    @property
+    def speedup_bound(self) -> float:
+        """Full over cached MACs, attention products included: what caching alone can give."""
+        return sum(e.all_macs for e in self.full) / sum(e.all_macs for e in self.cached)
+
+    @property
+    def kernels(self) -> int:
+        return sum(e.kernels for e in self.cached)
+
+    def slot_bytes(self, *, batch: int, itemsize: int) -> int:
+        """Memory of all slots for `batch` rows (two per image where guidance doubles it)."""
+        return self.num_slots * self.slot_elements * batch * itemsize
+
+    def floor_seconds(
+        self, *, batch: int, itemsize: int, macs_per_second: float, bytes_per_second: float
+    ) -> float:
+        """Lower bound of the cached run at given ceilings: the slower of arithmetic and memory,
+        evaluation by evaluation."""
+        return sum(
+            max(
+                batch * e.all_macs / macs_per_second,
+                e.moved_bytes(batch=batch, itemsize=itemsize) / bytes_per_second,
+            )
+            for e in self.cached
+        )
+
+
+def cost(program: BlockProgram, plan: Plan) -> Cost:
+    """Count a verified plan of `program`, and the same run without a cache."""
+    everything: StepPlan = tuple(
+        Compute(n.name, None) if isinstance(n, Branch) else RunFixed(n.name) for n in program.nodes
+    )
+    hoisted = hoist_conditioning(Plan((*plan.steps, everything), plan.order, plan.slots), program)
+    *per_step, full = (_evaluation(step, program, plan.num_slots) for step in hoisted.steps)
+    return Cost(
+        cached=tuple(per_step[i] for i in plan.order),
+        full=(full,) * plan.num_evaluations,
+        slot_elements=program.tokens * program.width,
+        num_slots=plan.num_slots,
+    )
+
+
+def _evaluation(step: StepPlan, program: BlockProgram, scratch: int) -> EvaluationCost:
+    nodes = {node.name: node for node in program.nodes}
+    # Hoisted conditioning nodes still cost their MACs once per evaluation of the run.
+    done: list[Fixed | Branch] = [n for n in nodes.values() if _tabulated(n)]
+    for op in step:
+        if isinstance(op, RunFixed):
+            done.append(nodes[op.node])
+        elif isinstance(op, Compute):
+            done.append(nodes[op.branch])
+    row = lower(step, program, scratch, one_kernel=can_be_one_kernel(program))
+    return EvaluationCost(
+        macs=sum(n.macs for n in done),
+        attention_macs=sum(n.attention_macs for n in done if isinstance(n, Branch)),
+        weights=sum(n.weights for n in done if not _tabulated(n)),
+        activations=sum(launch_elements(launch, program) for launch in row),
+        kernels=sum(launch_kernels(launch, nodes) for launch in row),
+    )
+
+
+def can_be_one_kernel(program: BlockProgram) -> bool:
+    """Whether an evaluation that computes nothing is one kernel: no long skips, gated branches."""
+    joins = any(isinstance(n, Fixed) and n.role in ("join", "save") for n in program.nodes)
+    return not joins and all(branch.gated for branch in program.branches)
+
+
+def launch_kernels(launch: Launch, nodes: Mapping[str, Fixed | Branch]) -> int:
+    """Kernels of one launch of a lowered row; the library's splitting of products not counted."""
+    if isinstance(launch, Run):
+        return nodes[launch.branch].kernels
+    return nodes[launch.node].kernels if isinstance(launch, Call | Join) else 1
+
+
+def launch_elements(launch: Launch, program: BlockProgram) -> int:
+    """Elements of [T, D] tensors and of gate, shift and scale rows that a launch reads or writes,
+    per image."""
+    tensor, row = program.tokens * program.width, program.width
+    gated = program.branches[0].gated
+    if isinstance(launch, Embed):
+        wanted = launch.branch is not None
+        return (1 + wanted) * tensor + 2 * wanted * gated * row
+    if isinstance(launch, Sum):
+        wanted, written = launch.branch is not None, bool(launch.terms)
+        passes = 1 + len(launch.terms) + (written or launch.source != launch.target) + wanted
+        return passes * tensor + (len(launch.terms) + 2 * wanted) * gated * row
+    if isinstance(launch, Final):
+        passes = (launch.source is not None) + len(launch.terms)
+        return passes * tensor + (len(launch.terms) + 2) * gated * row
+    name = launch.branch if isinstance(launch, Run) else launch.node
+    return next(node for node in program.nodes if node.name == name).activations
+
+
+def _tabulated(node: Fixed | Branch) -> bool:
+    return isinstance(node, Fixed) and node.conditioning

@@ -1,0 +1,141 @@
+"""The proof that a plan never reads what its own run has not written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from l2c_rt.plan.ops import Compute, Op, Plan, PlanError, RunFixed, StepPlan, op_nodes, reuses
+from l2c_rt.plan.program import BlockProgram, Fixed
+from l2c_rt.schedule.cache_schedule import CacheSchedule
+
+
+def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = None) -> None:
+    """Prove that every read follows a write of the same run and that no node is left out.
+
+    The proof starts from slots full of another run's values.  Every run starts at evaluation 0
+    and goes on one by one, whether or not the run before it was finished, so a plan that passes
+    cannot give a stale read after any abandoned run.  With `schedule`, also that the plan
+    computes and reuses exactly what the schedule says.
+    Raises PlanError naming evaluation, op and slot.
+    """
+    _check_shape(plan)
+    nodes = _Nodes.of(program)
+    # Steps share their op objects, which live as long as the plan: each is looked at once.
+    seen: dict[int, tuple[str, ...]] = {}
+    for i in sorted(set(plan.order)):
+        _check_step(plan, plan.steps[i], nodes, seen, plan.order.index(i))
+    _check_reads(plan)
+    if schedule is not None:
+        if (plan.num_evaluations, program.branch_names) != (schedule.steps, schedule.branches):
+            raise PlanError(
+                f"the plan has {plan.num_evaluations} evaluations of {len(program.branches)} "
+                f"branches, the schedule {schedule.steps} of {schedule.num_branches}, or in "
+                "another order"
+            )
+        for s in range(plan.num_evaluations):
+            _check_row(plan.at(s), program, schedule, s)
+
+
+def _check_reads(plan: Plan) -> None:
+    """Run the slots symbolically: who wrote each one last, and at which evaluation."""
+    latest: dict[str, int] = {}
+    held: dict[int, tuple[str, int]] = {}
+    writes = [[op for op in step if isinstance(op, Compute)] for step in plan.steps]
+    reads = [reuses(step) for step in plan.steps]
+    for s, i in enumerate(plan.order):
+        # A branch is computed or reused once per evaluation, so writes may be taken first.
+        for op in writes[i]:
+            latest[op.branch] = s
+            if op.slot is not None:
+                held[op.slot] = (op.branch, s)
+        for item in reads[i]:
+            if item.branch not in latest:
+                raise PlanError(
+                    f"evaluation {s} reuses {item.branch}, which this run has not computed yet"
+                )
+            if held.get(item.slot) != (item.branch, latest[item.branch]):
+                raise PlanError(
+                    f"evaluation {s} reuses {item.branch} from slot {item.slot}, which holds "
+                    f"{held.get(item.slot)} and not the output of evaluation {latest[item.branch]}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class _Nodes:
+    """A program's node names: all, those that may be hoisted, and the branches."""
+
+    all: list[str]
+    without_conditioning: list[str]
+    conditioning: frozenset[str]
+    branches: frozenset[str]
+
+    @staticmethod
+    def of(program: BlockProgram) -> _Nodes:
+        conditioning = frozenset(
+            n.name for n in program.nodes if isinstance(n, Fixed) and n.conditioning
+        )
+        names = [n.name for n in program.nodes]
+        kept = [name for name in names if name not in conditioning]
+        return _Nodes(names, kept, conditioning, frozenset(program.branch_names))
+
+
+def _check_shape(plan: Plan) -> None:
+    if not plan.order:
+        raise PlanError("a plan needs at least one evaluation")
+    for s, i in enumerate(plan.order):
+        if not 0 <= i < len(plan.steps):
+            raise PlanError(f"evaluation {s} has step plan {i}, but there are {len(plan.steps)}")
+
+
+def _check_step(
+    plan: Plan, ops: StepPlan, nodes: _Nodes, seen: dict[int, tuple[str, ...]], s: int
+) -> None:
+    """Every node once, in order, by an op of its kind, in a slot of its own."""
+    got: list[str] = []
+    for op in ops:
+        names = seen.get(id(op))
+        if names is None:
+            names = seen[id(op)] = _check_op(plan, op, nodes, s)
+        got += names
+    want = nodes.all if nodes.conditioning.intersection(got) else nodes.without_conditioning
+    if got != want:
+        pairs = enumerate(zip(got, want, strict=False))
+        bad = next((i for i, (a, b) in pairs if a != b), min(len(got), len(want)))
+        raise PlanError(
+            f"evaluation {s}: op {bad} must be {want[bad : bad + 1] or 'none'}, "
+            f"got {got[bad : bad + 1] or 'none'}"
+        )
+
+
+def _check_op(plan: Plan, op: Op, nodes: _Nodes, s: int) -> tuple[str, ...]:
+    """The nodes an op stands for, if they are of its kind and its slots are their own."""
+    names = op_nodes(op)
+    if isinstance(op, RunFixed):
+        if op.node in nodes.branches:
+            raise PlanError(f"evaluation {s}: {op.node} is a branch, not a fixed node")
+    elif not nodes.branches.issuperset(names):
+        raise PlanError(f"evaluation {s}: {op} names a fixed node as a branch")
+    elif isinstance(op, Compute) and op.slot is not None:
+        _check_slot(plan, op.branch, op.slot, s)
+    for item in reuses((op,)):
+        _check_slot(plan, item.branch, item.slot, s)
+    return names
+
+
+def _check_slot(plan: Plan, branch: str, slot: int, s: int) -> None:
+    if not 0 <= slot < plan.num_slots:
+        raise PlanError(f"evaluation {s}: {branch} uses slot {slot} of {plan.num_slots}")
+    if plan.slots[slot] != branch:
+        raise PlanError(
+            f"evaluation {s}: {branch} uses slot {slot}, which belongs to {plan.slots[slot]}"
+        )
+
+
+def _check_row(ops: StepPlan, program: BlockProgram, schedule: CacheSchedule, s: int) -> None:
+    computed = {op.branch for op in ops if isinstance(op, Compute)}
+    for name, want in zip(program.branch_names, schedule.row(s), strict=True):
+        if (name in computed) != bool(want):
+            raise PlanError(
+                f"evaluation {s}: {name} is {'computed' if name in computed else 'reused'}, "
+                f"but the schedule says {'compute' if want else 'reuse'}"
+            )

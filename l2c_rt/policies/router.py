@@ -1,0 +1,195 @@
+"""Router: the learned scores of Learning-to-Cache, and the schedule that a threshold makes of them.
+
+Source: arXiv 2406.01733. A score above the threshold computes; the paper's Algorithm 2 prints the
+test the other way round, its tables and published files agree with this direction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from l2c_rt.schedule.cache_schedule import (
+    FAMILIES,
+    CacheSchedule,
+    cached_evaluations,
+    default_branches,
+)
+from l2c_rt.schedule.checks import check_size, check_text, checked_branches
+from l2c_rt.untrusted.bounded_read import parse_json
+
+SAMPLERS = {"dit": "ddim", "uvit": "dpm-solver"}
+LANES = {"dit": 1, "uvit": 2}
+MAX_TRAINING_LENGTH = 1 << 16
+THRESHOLDS = {"dit": 0.1, "uvit": 0.9}
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Router:
+    """Learned scores for the branches of each evaluation that may reuse.
+
+    Shapes: logits [R, K] float32, kept as a read-only copy. `steps` is S, the evaluations of a run.
+    DiT has R = S rows that count from the clean end; U-ViT has one row per solver step, S / 2 of
+    them, from the noisy end. `valid_rows` says which row is which evaluation's; all other rows
+    are ignored and may hold anything. `training` is a JSON text on how the router was learned.
+    """
+
+    logits: npt.NDArray[np.float32]
+    family: str
+    steps: int
+    branches: tuple[str, ...] = ()
+    sampler: str = ""
+    source: str = ""
+    training: str = ""
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"router family is {self.family!r:.80}, wanted one of {FAMILIES}")
+        logits = _checked_logits(self.logits)
+        columns = logits.shape[1]
+        branches = checked_branches(self.branches or default_branches(columns), columns)
+        for field in ("sampler", "source"):
+            check_text(field, getattr(self, field))
+        _check_training(self.training)
+        object.__setattr__(self, "logits", logits)
+        object.__setattr__(self, "branches", branches)
+        object.__setattr__(self, "sampler", self.sampler or SAMPLERS[self.family])
+        _check_rows(self.family, self.steps, logits.shape[0])
+        self._check_used_scores()
+
+    @staticmethod
+    def load(
+        path: str | Path,
+        *,
+        family: str | None = None,
+        steps: int | None = None,
+        depth: int | None = None,
+        branches: tuple[str, ...] | None = None,
+    ) -> Router:
+        """Read a published L2C file (.pt, .pth) or one that `save` wrote (.safetensors).
+
+        The family is read off the file unless given; `steps`, `depth` (blocks) and `branches` are
+        checked against it. Nothing in the file is executed, and sizes are bounded before reading.
+        Raises: ValueError naming the file, what was found and what was wanted.
+        """
+        from l2c_rt.policies.router_files import load_router
+
+        return load_router(Path(path), family, steps, depth, branches)
+
+    def save(self, path: str | Path) -> None:
+        """Write the router as .safetensors with a header."""
+        from l2c_rt.policies.router_files import save_router
+
+        save_router(self, Path(path))
+
+    @property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """sigmoid(logits) [R, K], unused rows included."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray(1.0 / (1.0 + np.exp(-self.logits.astype(np.float64))))
+
+    def valid_rows(self) -> dict[int, int]:
+        """{evaluation: row of logits} for the evaluations that may reuse, noisiest first."""
+        evaluations = cached_evaluations(self.steps, self.family)
+        if self.family == "dit":
+            return {n: self.steps - 1 - n for n in evaluations}
+        return {n: n // 2 for n in evaluations}
+
+    def schedule(self, threshold: float | None = None, reuse: float | None = None) -> CacheSchedule:
+        """The schedule that computes the branches whose score is above the threshold.
+
+        threshold None is the family's published one (DiT 0.1, U-ViT 0.9). `reuse` instead reuses
+        round(reuse * cells) branches, cells being the branches of the evaluations that may reuse:
+        those of lowest logit, ties by evaluation and then branch order.
+        """
+        if threshold is not None and reuse is not None:
+            raise ValueError(f"give threshold ({threshold}) or reuse ({reuse}), not both")
+        if reuse is not None:
+            return self._schedule_at_share(reuse)
+        threshold = THRESHOLDS[self.family] if threshold is None else threshold
+        rows = self.valid_rows()
+        return self._schedule_of(self.scores[list(rows.values())] > threshold, threshold)
+
+    def _schedule_at_share(self, reuse: float) -> CacheSchedule:
+        if not 0 <= reuse <= 1:
+            raise ValueError(f"reuse is {reuse}, wanted a share in 0..1 of the cached evaluations")
+        rows = list(self.valid_rows().values())
+        logits = self.logits[rows].ravel()
+        order = np.argsort(logits, kind="stable")
+        count = round(reuse * logits.size)
+        compute = np.ones(logits.size, np.bool_)
+        compute[order[:count]] = False
+        scores = self.scores[rows].ravel()
+        cut = float(scores[order[count - 1]]) if count else 0.0
+        # Ties and saturated scores can make a cut that no threshold makes.
+        threshold = cut if np.array_equal(scores > cut, compute) else None
+        return self._schedule_of(compute.reshape(len(rows), len(self.branches)), threshold)
+
+    def _schedule_of(self, cached: npt.NDArray[np.bool_], threshold: float | None) -> CacheSchedule:
+        compute = np.ones((self.steps, len(self.branches)), np.bool_)
+        compute[list(self.valid_rows())] = cached
+        return CacheSchedule(
+            compute,
+            self.branches,
+            family=self.family,
+            sampler=self.sampler,
+            lanes=LANES[self.family],
+            threshold=threshold,
+            source=self.source,
+        )
+
+    def _check_used_scores(self) -> None:
+        for evaluation, row in self.valid_rows().items():
+            finite = np.isfinite(self.logits[row])
+            if not finite.all():
+                k = int(np.argmin(finite))
+                raise ValueError(
+                    f"router row {row} (evaluation {evaluation}), {self.branches[k]}: the score is "
+                    f"{self.logits[row, k]}, wanted a finite number; the file is damaged or its "
+                    "training diverged"
+                )
+
+    def __repr__(self) -> str:
+        rows, columns = self.logits.shape
+        size = f"{self.steps} steps, logits [{rows}, {columns}]"
+        return f"<Router {self.family} {self.sampler}, {size}>"
+
+
+def _checked_logits(logits: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    array = np.asarray(logits)
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise ValueError(
+            f"router logits are {array.dtype} {array.shape}, wanted float32 [rows, branches]"
+        )
+    check_size(*array.shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        own = np.array(array, dtype=np.float32, order="C")
+    own.setflags(write=False)
+    return own
+
+
+def _check_training(training: str) -> None:
+    check_text("training", training, MAX_TRAINING_LENGTH)
+    try:
+        parse_json((training or "null").encode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"training is no JSON text: {error}") from None
+
+
+def _check_rows(family: str, steps: int, rows: int) -> None:
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        raise ValueError(f"router steps is {steps!r:.80}, wanted an int")
+    check_size(steps, 1)
+    if family == "dit" and rows != steps:
+        raise ValueError(f"a dit router for {steps} steps has {steps} rows, this one has {rows}")
+    if family == "uvit" and steps % 2:
+        raise ValueError(
+            f"a uvit router is for an even number of evaluations (2 per solver step), not {steps}"
+        )
+    if family == "uvit" and not steps // 2 <= rows <= steps:
+        raise ValueError(
+            f"a uvit router for {steps} evaluations has {steps // 2}..{steps} rows, not {rows}"
+        )

@@ -1,0 +1,188 @@
+"""CacheSchedule: which branch is computed and which is reused at each evaluation of a run.
+
+Pure data over numpy: policies and routers make schedules, plans read them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from l2c_rt.schedule.checks import (
+    check_first_row,
+    check_text,
+    checked_branches,
+    checked_compute,
+    checked_lanes,
+    checked_threshold,
+    checked_timesteps,
+)
+
+FAMILIES = ("dit", "uvit")
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CacheSchedule:
+    """A run of S evaluations of a model with K reusable branches: True computes, False reuses.
+
+    Shapes: compute [S, K] bool, in execution order (row 0 is the first, noisiest evaluation);
+    kept as a read-only copy. Evaluation 0 has nothing to reuse, so its row is all True.
+    `branches` names the columns in execution order; omitted, they are attn-0, mlp-0, attn-1, ...
+    `lanes` is the number of calls per evaluation in the loop the schedule was made for.
+    Two schedules are equal when `compute` and `branches` are.
+    Raises: ValueError where a field is not what it says above.
+    """
+
+    compute: npt.NDArray[np.bool_]
+    branches: tuple[str, ...] = ()
+    family: str = ""
+    sampler: str = ""
+    lanes: int = 1
+    threshold: float | None = None
+    source: str = ""
+    timesteps: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        compute = checked_compute(self.compute)
+        steps, num_branches = compute.shape
+        branches = self.branches or default_branches(num_branches)
+        branches = checked_branches(branches, num_branches)
+        check_first_row(compute, branches)
+        for field in ("family", "sampler", "source"):
+            check_text(field, getattr(self, field))
+        object.__setattr__(self, "compute", compute)
+        object.__setattr__(self, "branches", branches)
+        object.__setattr__(self, "lanes", checked_lanes(self.lanes))
+        object.__setattr__(self, "threshold", checked_threshold(self.threshold))
+        object.__setattr__(self, "timesteps", checked_timesteps(self.timesteps, steps))
+
+    @classmethod
+    def from_blocks(cls, compute: npt.ArrayLike, **header: Any) -> CacheSchedule:
+        """Build from one [attn, mlp] pair per block.
+
+        Shapes: compute [S, L, 2]; `header` is any other field of CacheSchedule.
+        """
+        blocks = np.asarray(compute)
+        if blocks.ndim != 3 or blocks.shape[2] != 2:
+            raise ValueError(
+                f"compute has shape {blocks.shape}, wanted [steps, blocks, 2] with attn, mlp last; "
+                "for [steps, branches] call CacheSchedule(compute)"
+            )
+        return cls(blocks.reshape(blocks.shape[0], -1), **header)
+
+    @property
+    def steps(self) -> int:
+        """S, the number of evaluations of a run."""
+        return int(self.compute.shape[0])
+
+    @property
+    def num_branches(self) -> int:
+        """K, the number of branches that can be reused."""
+        return int(self.compute.shape[1])
+
+    @property
+    def reuse_share(self) -> float:
+        """Share of all S * K branch evaluations that are reused."""
+        return 1.0 - int(self.compute.sum()) / self.compute.size
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the branch names and the rows, one per line: what the schedule does."""
+        from l2c_rt.schedule.files import schedule_digest
+
+        return schedule_digest(self)
+
+    def row(self, step: int) -> tuple[bool, ...]:
+        """What evaluation `step` computes, hashable: equal rows can share one plan."""
+        if not 0 <= step < self.steps:
+            raise ValueError(f"step {step} is outside 0..{self.steps - 1} of this schedule")
+        return tuple(self.compute[step].tolist())
+
+    def distinct_rows(self) -> tuple[tuple[bool, ...], ...]:
+        """The different rows, in the order in which they first occur."""
+        return tuple(dict.fromkeys(tuple(row) for row in self.compute.tolist()))
+
+    def save(self, path: str | Path) -> None:
+        """Write the schedule as a JSON file with a header and one readable line per evaluation."""
+        from l2c_rt.schedule.files import save_schedule
+
+        save_schedule(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> CacheSchedule:
+        """Read a file that `save` wrote; ValueError names what is wrong with any other."""
+        from l2c_rt.schedule.files import load_schedule
+
+        return load_schedule(path)
+
+    def to_smoothcache(self) -> dict[str, list[int]]:
+        """The schedule as SmoothCache's dict {branch: [1 compute | 0 reuse, per evaluation]}."""
+        from l2c_rt.schedule.files import to_smoothcache
+
+        return to_smoothcache(self)
+
+    @staticmethod
+    def from_smoothcache(
+        schedule: dict[str, list[int]] | str | Path, *, blocks: int | None = None, **header: Any
+    ) -> CacheSchedule:
+        """Build from SmoothCache's dict or JSON file, keyed by branch ("attn-0") or by type.
+
+        The type form ("attn", "mlp") needs `blocks`; `header` is any other field of CacheSchedule.
+        """
+        from l2c_rt.schedule.files import from_smoothcache
+
+        return from_smoothcache(schedule, blocks=blocks, **header)
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the schedule as a heatmap PNG (needs matplotlib)."""
+        from l2c_rt.schedule.heatmap import plot_schedule
+
+        plot_schedule(self, path)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CacheSchedule):
+            return NotImplemented
+        return self.branches == other.branches and np.array_equal(self.compute, other.compute)
+
+    def __hash__(self) -> int:
+        return hash((self.compute.shape, self.compute.tobytes(), self.branches))
+
+    def __str__(self) -> str:
+        from l2c_rt.schedule.text_map import schedule_map
+
+        return schedule_map(self)
+
+    def __repr__(self) -> str:
+        share = f"{100 * self.reuse_share:.1f} % reused"
+        return f"<CacheSchedule {self.steps} steps x {self.num_branches} branches, {share}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Through the constructor, so that a copy's array is read-only again.
+        header = (self.family, self.sampler, self.lanes, self.threshold, self.source)
+        return CacheSchedule, (np.array(self.compute), self.branches, *header, self.timesteps)
+
+
+def default_branches(num_branches: int) -> tuple[str, ...]:
+    """attn-0, mlp-0, attn-1, ...: SmoothCache's names for the branches of a block stack."""
+    if num_branches % 2:
+        raise ValueError(
+            f"{num_branches} branches are no attn and mlp pairs; name them: branches=(...)"
+        )
+    return tuple(f"{kind}-{b}" for b in range(num_branches // 2) for kind in ("attn", "mlp"))
+
+
+def cached_evaluations(steps: int, family: str = "") -> tuple[int, ...]:
+    """The evaluations at which Learning-to-Cache may reuse: every second, never the first.
+
+    DiT's loop pairs evaluations from the clean end; U-ViT's caches the first stage of each
+    second-order solver step; without a family they are the odd ones, as DiT's for even `steps`.
+    Source: arXiv 2406.01733, section 3 and appendix B.1.
+    """
+    first = {"": 1, "dit": 1 + steps % 2, "uvit": 2}
+    if family not in first:
+        raise ValueError(f"family {family!r} is unknown; wanted one of {sorted(first)}")
+    return tuple(range(first[family], steps, 2))

@@ -1,0 +1,1 @@
+"""Bytes from strangers: read within bounds, never executed."""

@@ -1,0 +1,137 @@
+"""Which backend a model gets on which machine, and what is said where it is not the fast one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from taped_graphs import TapedKernels
+from torch import nn
+from toys import random_schedule, toy_dit, toy_uvit
+
+import l2c_rt as rt
+from l2c_rt import adapters, backends
+from l2c_rt.backends.cuda.cuda_parts import Tools
+from l2c_rt.backends.cuda.tuning.tuner import Tuner
+from l2c_rt.backends.options import Options
+from l2c_rt.device.graphs import Eager
+from l2c_rt.plan.program import Fixed
+from l2c_rt.policies import Full
+
+GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A machine that says it has an H200; its parts can be taken away."""
+    facts = SimpleNamespace(capability=(9, 0), triton="3.6.0", memory=lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: facts.capability)
+    monkeypatch.setattr(
+        "l2c_rt.backends.cuda.support.SlotMemory", lambda *args: facts.memory(*args)
+    )
+    tools = Tools(TapedKernels(), Eager, Tuner("tape", None, None, device="cpu"))
+    monkeypatch.setattr("l2c_rt.backends.cuda.support.tools_for", lambda device, options: tools)
+    triton = pytest.importorskip("triton")
+    monkeypatch.setattr(triton, "__version__", facts.triton)
+    facts.set_triton = lambda version: monkeypatch.setattr(triton, "__version__", version)
+    return facts
+
+
+def chosen(name: str, model: nn.Module | None = None, **options: Any) -> backends.Backend:
+    bound = adapters.bind(toy_dit() if model is None else model)
+    on_gpu = SimpleNamespace(
+        parts=bound.parts, why_no_parts=bound.why_no_parts, program=bound.program, device=GPU
+    )
+    return backends.choose(name, Options(**options), on_gpu)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["auto", "fused"])
+@pytest.mark.parametrize("make", [toy_dit, toy_uvit])
+def test_on_a_gpu_both_families_are_fused(machine: Any, make: Any, name: str) -> None:
+    backend = chosen(name, make())
+    assert (backend.name, backend.reasons, backend.whole_runs) == ("fused", (), True)
+
+
+def no_memory(*_: Any) -> None:
+    raise RuntimeError("CUDA virtual memory is not supported by this driver")
+
+
+def float64() -> nn.Module:
+    return toy_dit().double()
+
+
+def narrow() -> nn.Module:
+    return toy_dit(hidden_size=36, num_heads=2)
+
+
+def wrapped() -> nn.Module:
+    model = toy_dit()
+    model.blocks[1].attn.proj = nn.Sequential(model.blocks[1].attn.proj)
+    return model
+
+
+def lacks_nothing() -> nn.Module:
+    return toy_dit()
+
+
+@pytest.mark.parametrize(
+    ("change", "model", "says"),
+    [
+        ({"capability": (7, 5)}, lacks_nothing, "compute capability 7.5, wanted 8.0"),
+        ({"triton": "3.5.1"}, lacks_nothing, "triton is 3.5.1, wanted 3.6 to 3.9; pip install"),
+        ({"triton": "3.10.0"}, lacks_nothing, "triton is 3.10.0, wanted 3.6 to 3.9"),
+        ({"memory": no_memory}, lacks_nothing, "no cache memory: CUDA virtual memory is not"),
+        ({}, float64, "the model is torch.float64, wanted bfloat16, float16 or float32"),
+        ({}, narrow, "width 36 is not a multiple of 8"),
+        ({}, wrapped, "blocks.1.attn.proj is Sequential"),
+    ],
+)
+def test_what_is_lacking_is_an_error_or_under_auto_a_note(
+    machine: Any, change: dict[str, Any], model: Any, says: str
+) -> None:
+    for name, value in change.items():
+        setattr(machine, name, value)
+    if "triton" in change:
+        machine.set_triton(change["triton"])
+    with pytest.raises(ValueError, match='compile with backend="reference"') as error:
+        chosen("fused", model())
+    assert says in str(error.value)
+    fallback = chosen("auto", model())
+    assert fallback.name == "reference"
+    assert says in fallback.reasons[0]
+
+
+def test_a_float32_stream_is_not_for_long_skips(machine: Any) -> None:
+    model = toy_uvit().to(torch.bfloat16)
+    assert chosen("fused", model).name == "fused"
+    with pytest.raises(
+        ValueError, match="residual_dtype=torch.float32 is not for models with long"
+    ):
+        chosen("fused", model, residual_dtype=torch.float32)
+
+
+def test_a_node_without_a_role_is_not_fused(machine: Any) -> None:
+    bound = adapters.bind(toy_dit())
+    nodes = (*bound.program.nodes[:-1], Fixed("extra"), bound.program.nodes[-1])
+    odd = SimpleNamespace(parts=bound.parts, why_no_parts="", device=GPU,
+                          program=replace(bound.program, nodes=nodes))  # fmt: skip
+    with pytest.raises(ValueError, match="node 'extra' has no role"):
+        backends.choose("fused", Options(), odd)  # type: ignore[arg-type]
+
+
+def test_options_of_a_gpu_are_checked_and_on_a_cpu_said_to_be_idle() -> None:
+    model = toy_dit()
+    with pytest.raises(ValueError, match="graph: got 'whole', wanted one of step, trajectory, off"):
+        rt.compile(model, Full(), steps=2, graph="whole")
+    with pytest.raises(ValueError, match=r"residual_dtype: got torch.int8"):
+        rt.compile(model, Full(), steps=2, residual_dtype=torch.int8)
+    with pytest.raises(TypeError, match="tune: wanted True or False, got 'yes'"):
+        rt.compile(model, Full(), steps=2, tune="yes")  # type: ignore[arg-type]
+    for backend in ("reference", "fused"):
+        fast = rt.compile(model, random_schedule(4, 6), backend=backend, graph="trajectory")
+        assert fast.summary().reasons == (
+            "graph= has no effect here: only the fused CUDA backend uses it",
+        )

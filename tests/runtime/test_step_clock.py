@@ -1,0 +1,171 @@
+"""Counting evaluations: what starts a run, what continues it, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l2c_rt.runtime.step_clock import StepClock, StepError, Tick
+
+GRID = [900.0, 700.0, 500.0, 300.0]
+
+
+def run(clock: StepClock, timesteps: list[float], lanes: int = 1) -> list[Tick]:
+    ticks = []
+    for t in timesteps:
+        for _ in range(lanes):
+            ticks.append(clock.tick(t))
+            clock.done()
+    return ticks
+
+
+def steps(ticks: list[Tick]) -> list[int]:
+    return [tick.step for tick in ticks]
+
+
+def test_calls_are_counted_and_start_over_after_the_last() -> None:
+    clock = StepClock(4)
+    assert steps(run(clock, GRID + GRID)) == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert clock.completed == 2
+
+
+def test_lanes_alternate_within_a_step() -> None:
+    ticks = run(StepClock(2, lanes=2), [900.0, 700.0], lanes=2)
+    assert [(t.step, t.lane) for t in ticks] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [t.first for t in ticks] == [True, False, False, False]
+
+
+@given(st.integers(1, 3), st.booleans())
+def test_a_run_abandoned_at_any_step_is_followed_by_a_right_one(at: int, known: bool) -> None:
+    clock = StepClock(4, timesteps=GRID if known else None)
+    run(clock, GRID[:at])
+    assert steps(run(clock, GRID)) == [0, 1, 2, 3]
+    assert clock.abandoned == 1
+
+
+@pytest.mark.parametrize("calls", range(2, 8))
+def test_with_two_lanes_a_run_abandoned_after_any_whole_or_half_step_is_followed_by_a_right_one(
+    calls: int,
+) -> None:
+    clock = StepClock(4, lanes=2)
+    for t in [t for t in GRID for _ in range(2)][:calls]:
+        clock.tick(t)
+    ticks = run(clock, GRID, lanes=2)
+    assert [(t.step, t.lane) for t in ticks] == [(s, lane) for s in range(4) for lane in range(2)]
+
+
+def test_with_two_lanes_a_run_abandoned_inside_the_first_step_is_noticed() -> None:
+    clock = StepClock(4, lanes=2)
+    clock.tick(900.0)
+    with pytest.raises(StepError):
+        run(clock, GRID, lanes=2)
+
+
+def test_a_wrong_timestep_names_step_expected_and_got_and_resets() -> None:
+    clock = StepClock(4, timesteps=GRID)
+    clock.tick(900.0)
+    with pytest.raises(StepError, match="step 1: expected timestep 700 .*, got 650"):
+        clock.tick(650.0)
+    assert not clock.mid_run
+    assert clock.abandoned == 1
+    assert steps(run(clock, GRID)) == [0, 1, 2, 3]
+
+
+def test_the_first_complete_run_is_remembered_and_later_ones_are_checked_against_it() -> None:
+    clock = StepClock(4)
+    run(clock, GRID)
+    with pytest.raises(StepError, match="expected timestep 900 .from earlier calls., got 850"):
+        clock.tick(850.0)
+    clock.reset(forget_timesteps=True)
+    assert steps(run(clock, [850.0, 600.0, 400.0, 100.0])) == [0, 1, 2, 3]
+
+
+def test_a_loop_longer_than_the_schedule_is_refused_once_the_loop_is_known() -> None:
+    clock = StepClock(4)
+    run(clock, GRID)
+    with pytest.raises(StepError, match="step 0: expected timestep 900"):
+        clock.tick(100.0)
+
+
+def test_given_timesteps_are_not_forgotten() -> None:
+    clock = StepClock(4, timesteps=GRID)
+    clock.reset(forget_timesteps=True)
+    with pytest.raises(StepError):
+        clock.tick(850.0)
+
+
+def test_a_timestep_that_never_moves_is_refused_instead_of_never_reusing() -> None:
+    clock = StepClock(4)
+    clock.tick(500.0)
+    assert clock.tick(500.0).step == 0
+    with pytest.raises(StepError, match="timestep 500 again"):
+        clock.tick(500.0)
+
+
+def test_a_solver_that_evaluates_a_timestep_twice_is_counted_where_nothing_is_known_of_it() -> None:
+    assert steps(run(StepClock(4), [900.0, 700.0, 700.0, 500.0])) == [0, 1, 2, 3]
+
+
+def test_two_calls_per_step_without_lanes_are_refused_for_a_falling_sampler() -> None:
+    clock = StepClock(4, sampler="dpm-solver")
+    with pytest.raises(StepError, match="compile with lanes=2"):
+        run(clock, GRID, lanes=2)
+
+
+def test_repeated_timesteps_are_fine_when_given() -> None:
+    grid = [900.0, 900.0, 700.0, 700.0]
+    assert steps(run(StepClock(4, timesteps=grid), grid + grid)) == [0, 1, 2, 3] * 2
+
+
+def test_an_explicit_lane_may_come_in_any_order_but_not_twice() -> None:
+    clock = StepClock(3, lanes=2)
+    assert clock.tick(900.0, lane=1).lane == 1
+    assert clock.tick(900.0, lane=0) == Tick(0, 0, False)
+    clock.tick(700.0, lane=0)
+    with pytest.raises(StepError, match="lane 0 was called again before lane 1"):
+        clock.tick(500.0, lane=0)
+
+
+def test_a_lane_that_was_not_compiled_is_refused() -> None:
+    with pytest.raises(StepError, match="lane 1 of 1: compile with lanes=2"):
+        StepClock(3).tick(900.0, lane=1)
+
+
+def test_an_announced_step_is_checked_and_step_zero_starts_a_run() -> None:
+    clock = StepClock(3)
+    clock.tick(None, step=0)
+    clock.tick(None, step=1)
+    assert clock.tick(None, step=0).first
+    with pytest.raises(StepError, match="step 2 was announced, but lane 0 is at step 1"):
+        clock.tick(None, step=2)
+
+
+def test_an_announced_number_of_steps_is_checked() -> None:
+    with pytest.raises(StepError, match="this loop has 28 steps, but the schedule was made for 3"):
+        StepClock(3).tick(None, num_steps=28)
+
+
+def test_as_many_timesteps_as_evaluations_are_needed() -> None:
+    with pytest.raises(ValueError, match="got 2, but the schedule has 3 evaluations"):
+        StepClock(3, timesteps=[2.0, 1.0])
+
+
+def test_float32_rounding_of_a_timestep_is_not_a_mismatch() -> None:
+    clock = StepClock(2, timesteps=[500.5, 100.0])
+    assert clock.tick(500.49997).step == 0
+
+
+@given(st.lists(st.sampled_from([*GRID, 950.0]), max_size=30))
+def test_whatever_is_called_a_complete_falling_run_afterwards_is_right_or_refused_once(
+    calls: list[float],
+) -> None:
+    clock = StepClock(4, timesteps=GRID)
+    for t in calls:
+        try:
+            clock.tick(t)
+            clock.done()
+        except StepError:
+            pass
+    clock.reset()
+    assert steps(run(clock, GRID)) == [0, 1, 2, 3]

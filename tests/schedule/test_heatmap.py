@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from l2c_rt import presets
+from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.heatmap import COLOURS, REUSED, schedule_figure
+
+pytest.importorskip("matplotlib")
+
+
+def pixels(path) -> np.ndarray:
+    from matplotlib.image import imread
+
+    return np.rint(255 * imread(path)[..., :3]).astype(int)
+
+
+def share_of(colour: str, image: np.ndarray) -> float:
+    wanted = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+    return float((np.abs(image - wanted).max(axis=-1) <= 2).mean())
+
+
+def test_the_picture_shows_full_computed_and_reused_cells_of_both_kinds(tmp_path):
+    presets.load("l2c/dit-xl-2-256/ddim-50").plot(tmp_path / "s.png")
+    image = pixels(tmp_path / "s.png")
+    assert image.shape[1] > 1_000
+    for colours in COLOURS[:2]:
+        for colour in colours:
+            assert share_of(colour, image) > 0.01
+    assert share_of(REUSED, image) > 0.05
+    assert share_of(COLOURS[2][0], image) == 0
+
+
+def test_the_axes_count_blocks_downwards_and_evaluations_to_the_right():
+    compute = np.ones((4, 8), bool)
+    compute[1, [0, 7]] = False
+    attn, mlp, shares = schedule_figure(CacheSchedule(compute)).axes
+    for panel, block in ((attn, 0), (mlp, 3)):
+        [image] = panel.images
+        assert np.argwhere(np.asarray(image.get_array()) == 0).tolist() == [[block, 1]]
+        assert tuple(image.get_extent()) == (-0.5, 3.5, 3.5, -0.5)
+        assert panel.get_ylim() == (3.5, -0.5)
+    tops = [bar.get_y() + bar.get_height() for bar in shares.patches[4:]]
+    assert tops == pytest.approx([100, 75, 100, 100])
+
+
+def test_noisy_is_left_and_the_first_block_on_top(tmp_path):
+    compute = np.ones((4, 8), bool)
+    compute[1, 0] = False
+    CacheSchedule(compute).plot(tmp_path / "s.png")
+    image = pixels(tmp_path / "s.png")
+    grey = [int(REUSED[k : k + 2], 16) for k in (1, 3, 5)]
+    rows, columns = np.nonzero(np.abs(image - grey).max(axis=-1) == 0)
+    panel = rows < 0.5 * len(image)
+    assert 0.25 < np.median(columns[panel]) / image.shape[1] < 0.5
+    assert np.median(rows[panel]) < 0.25 * len(image)
+
+
+@pytest.mark.parametrize(
+    ("shape", "branches"),
+    [
+        ((1, 1), ("only",)),
+        ((300, 2), ()),
+        ((3, 400), ()),
+        ((4, 3), ("attn-0", "cross-0", "mlp-0")),
+        ((4, 5), ("a-0", "b-0", "c-0", "d-0", "e-0")),
+        ((4, 3), ("attn-0", "$\\bad{$-0", "mlp-0")),
+    ],
+)
+def test_any_shape_and_any_names_can_be_drawn(tmp_path, shape, branches):
+    compute = np.random.default_rng(0).random(shape) > 0.5
+    compute[0] = True
+    CacheSchedule(compute, branches, source="$\\bad{$ & 100 %").plot(tmp_path / "s.png")
+    assert pixels(tmp_path / "s.png").size
+
+
+def test_a_picture_that_is_no_png_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"is a PNG; name it \.png"):
+        CacheSchedule(np.ones((2, 2), bool)).plot(tmp_path / "s.gif")
+
+
+def test_drawing_leaves_no_global_state():
+    code = (
+        "import sys, tempfile, numpy as np; from l2c_rt.schedule import CacheSchedule;"
+        "assert 'matplotlib' not in sys.modules;"
+        "CacheSchedule(np.ones((2, 2), bool)).plot(tempfile.mkdtemp() + '/s.png');"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    path = [p for p in sys.path if p]
+    code = f"import sys; sys.path[:0] = {path!r}; " + code
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

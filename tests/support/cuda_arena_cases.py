@@ -1,0 +1,248 @@
+"""Arenas in GPU memory, against the stand-in driver.
+
+test_arena_cuda.py runs each case in a process of its own, with the stand-in as libcuda.so.1:
+python tests/cuda_arena_cases.py CASE
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+from fake_cuda import Driver, error_of, names, run_case
+
+from l2c_rt._C import Arena, View, cuda_available
+
+KIB64 = 65536
+GIB = 1 << 30
+SETUP = [
+    "cuDeviceGetCount",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDevicePrimaryCtxRetain",
+    "cuCtxPushCurrent_v2",
+    "cuMemGetAllocationGranularity",
+    "cuMemAddressReserve",
+]
+TAKE = ["cuMemCreate", "cuMemMap", "cuMemSetAccess"]
+
+
+def case_a_life_makes_these_calls_in_this_order(driver: Driver) -> None:
+    assert cuda_available()
+    assert names(driver.calls()) == ["cuInit", "cuDeviceGetCount"]
+    arena = Arena(3, 300, device=1)
+    assert driver.calls() == [
+        ("cuDeviceGetCount", 0),
+        ("cuDeviceGet", 1),
+        ("cuDeviceGetAttribute", 1),
+        ("cuDevicePrimaryCtxRetain", 1),
+        ("cuMemGetAllocationGranularity", 1),
+        ("cuMemAddressReserve", KIB64),
+        ("cuMemCreate", KIB64),
+        ("cuMemMap", KIB64),
+        ("cuMemSetAccess", KIB64),
+    ]
+    arena.sleep()
+    assert names(driver.calls()) == ["cuCtxSynchronize", "cuMemUnmap", "cuMemRelease"]
+    arena.wake()
+    assert names(driver.calls()) == TAKE
+    arena.poison()
+    assert names(driver.calls()) == ["cuCtxSynchronize", "cuMemsetD8_v2", "cuCtxSynchronize"]
+    del arena
+    assert driver.calls() == [
+        ("cuCtxSynchronize", 0),
+        ("cuMemUnmap", KIB64),
+        ("cuMemRelease", 1),
+        ("cuMemAddressFree", KIB64),
+        ("cuDevicePrimaryCtxRelease_v2", 1),
+    ]
+    driver.check_clean()
+
+
+def case_a_large_arena_is_a_few_chunks_in_one_reservation(driver: Driver) -> None:
+    arena = Arena(5, GIB // 2, device=0)
+    calls = driver.calls()
+    sizes = [GIB, GIB, GIB // 2]
+    assert [size for name, size in calls if name == "cuMemAddressReserve"] == [sum(sizes)]
+    assert [size for name, size in calls if name == "cuMemCreate"] == sizes
+    assert [size for name, size in calls if name == "cuMemMap"] == sizes
+    assert [size for name, size in calls if name == "cuMemSetAccess"] == [sum(sizes)]
+    arena.sleep()
+    assert [size for name, size in driver.calls() if name == "cuMemUnmap"] == sizes[::-1]
+    assert arena.mapped_bytes == 0
+    del arena
+    driver.check_clean()
+
+
+def case_sleep_and_wake_keep_the_address_and_count(driver: Driver) -> None:
+    arena = Arena(4, KIB64, device=0)
+    base = arena.base
+    assert (arena.awake, arena.mapped_bytes, arena.reserved_bytes) == (True, 4 * KIB64, 4 * KIB64)
+    for cycle in range(1, 4):
+        arena.sleep()
+        arena.sleep()
+        assert (arena.awake, arena.mapped_bytes, arena.base) == (False, 0, base)
+        arena.wake()
+        arena.wake()
+        assert (arena.awake, arena.mapped_bytes, arena.base) == (True, 4 * KIB64, base)
+        assert (arena.sleeps, arena.wakes, arena.allocations) == (cycle, cycle, cycle + 1)
+    del arena
+    driver.check_clean()
+
+
+def case_an_arena_dropped_asleep_frees_its_addresses(driver: Driver) -> None:
+    arena = Arena(1, 1, device=0)
+    arena.sleep()
+    driver.calls()
+    del arena
+    expected = ["cuCtxSynchronize", "cuMemAddressFree", "cuDevicePrimaryCtxRelease_v2"]
+    assert names(driver.calls()) == expected
+    driver.check_clean()
+
+
+def case_poison_writes_every_byte(driver: Driver) -> None:
+    arena = Arena(3, 70_000, device=0)
+    arena.poison()
+    assert ctypes.string_at(arena.base, arena.reserved_bytes) == b"\xff" * arena.reserved_bytes
+    arena.sleep()
+    assert "wake()" in str(error_of(arena.poison))
+    arena.wake()
+    assert ctypes.string_at(arena.base, 64) == b"\0" * 64
+    del arena
+    driver.check_clean()
+
+
+def case_a_view_keeps_the_memory_alive(driver: Driver) -> None:
+    arena = Arena(2, 4096, device=1)
+    view = arena.view(1, [8, 128], "float32")
+    assert isinstance(view, View)
+    assert view.__dlpack_device__() == (2, 1)
+    capsules = [view.__dlpack__(stream=s, max_version=(1, 0)) for s in (None, -1, 1, 2, 0x7F00)]
+    assert arena.live_views == len(capsules)
+    arena.poison()
+    base = arena.base
+    del arena, view
+    assert driver.left_over > 0
+    assert ctypes.string_at(base + 4096, 16) == b"\xff" * 16
+    del capsules
+    driver.check_clean()
+
+
+def case_a_view_refuses_what_it_cannot_honour(driver: Driver) -> None:
+    arena = Arena(2, 4096, device=1)
+    view = arena.view(0, [4], "bfloat16")
+    for request in ({"stream": 0}, {"stream": -2}, {"copy": True}, {"dl_device": (1, 0)}):
+        assert isinstance(error_of(view.__dlpack__, **request), BufferError)
+    assert view.__dlpack__(dl_device=(2, 1), copy=False) is not None
+    arena.sleep()
+    assert isinstance(error_of(view.__dlpack__), BufferError)
+    assert "wake()" in str(error_of(arena.view, 0, [4], "bfloat16"))
+    del arena, view
+    driver.check_clean()
+
+
+def case_a_failure_while_making_an_arena_leaves_nothing(driver: Driver) -> None:
+    cuda_available()
+    for call in SETUP + TAKE:
+        for nth in (1, 2, 3) if call in ("cuMemCreate", "cuMemMap") else (1,):
+            driver.fail(call, nth)
+            error = error_of(Arena, 5, GIB // 2, device=0)
+            assert isinstance(error, RuntimeError), (call, nth)
+            assert call in str(error)
+            assert "CUDA_ERROR_ILLEGAL_ADDRESS" in str(error)
+            assert "device 0" in str(error) or "nvidia-smi" in str(error)
+            driver.check_clean()
+    Arena(5, GIB // 2, device=0)
+    driver.check_clean()
+
+
+def case_a_failed_wake_sleeps_on_and_can_be_tried_again(driver: Driver) -> None:
+    arena = Arena(5, GIB // 2, device=0)
+    arena.sleep()
+    asleep = driver.left_over
+    for call in TAKE:
+        for nth in (1, 2, 3) if call != "cuMemSetAccess" else (1,):
+            driver.fail(call, nth)
+            assert call in str(error_of(arena.wake))
+            assert (arena.awake, arena.mapped_bytes) == (False, 0)
+            assert driver.left_over == asleep
+    assert (arena.wakes, arena.allocations) == (0, 1)
+    arena.wake()
+    assert arena.awake
+    del arena
+    driver.check_clean()
+
+
+def case_a_sleep_that_cannot_wait_changes_nothing(driver: Driver) -> None:
+    arena = Arena(1, KIB64, device=0)
+    driver.fail("cuCtxSynchronize")
+    driver.calls()
+    assert "earlier work" in str(error_of(arena.sleep))
+    assert "cuMemUnmap" not in names(driver.calls())
+    assert (arena.awake, arena.sleeps) == (True, 0)
+    arena.sleep()
+    del arena
+    driver.check_clean()
+
+
+def case_a_sleep_that_stops_half_way_can_go_either_way(driver: Driver) -> None:
+    for recover in (Arena.sleep, Arena.wake):
+        for nth, mapped in ((1, 5 * GIB // 2), (2, 2 * GIB), (3, GIB)):
+            arena = Arena(5, GIB // 2, device=0)
+            driver.fail("cuMemUnmap", nth)
+            assert "cuMemUnmap" in str(error_of(arena.sleep))
+            assert (arena.mapped_bytes, arena.sleeps) == (mapped, 0)
+            assert arena.awake == (nth == 1)
+            recover(arena)
+            assert arena.mapped_bytes == (arena.reserved_bytes if recover is Arena.wake else 0)
+            del arena
+            driver.check_clean()
+
+
+def case_a_failed_poison_is_an_error(driver: Driver) -> None:
+    arena = Arena(1, KIB64, device=0)
+    for call, nth in (("cuMemsetD8_v2", 1), ("cuCtxSynchronize", 1), ("cuCtxSynchronize", 2)):
+        driver.fail(call, nth)
+        assert call in str(error_of(arena.poison))
+    del arena
+    driver.check_clean()
+
+
+def case_memory_is_left_where_work_may_still_run(driver: Driver) -> None:
+    arena = Arena(1, KIB64, device=0)
+    driver.calls()
+    driver.fail("cuCtxSynchronize")
+    del arena
+    assert names(driver.calls()) == ["cuCtxSynchronize", "cuDevicePrimaryCtxRelease_v2"]
+    driver.check_correct()
+
+
+def case_too_little_memory_is_a_memory_error_with_the_numbers(driver: Driver) -> None:
+    cuda_available()
+    driver.set_free(GIB + KIB64)
+    error = error_of(Arena, 5, GIB // 2, device=0)
+    assert isinstance(error, MemoryError)
+    for part in ("CUDA_ERROR_OUT_OF_MEMORY", str(GIB), str(5 * GIB // 2), "empty_cache"):
+        assert part in str(error)
+    assert f"{KIB64} of {1 << 40} free" in str(error)
+    driver.check_clean()
+    arena = Arena(1, GIB, device=0)
+    arena.sleep()
+    driver.set_free(KIB64)
+    assert isinstance(error_of(arena.wake), MemoryError)
+    assert not arena.awake
+    driver.set_free(GIB)
+    arena.wake()
+    del arena
+    driver.check_clean()
+
+
+def case_a_device_that_is_not_there_is_a_value_error(driver: Driver) -> None:
+    for device in (2, 7):
+        error = error_of(Arena, 1, 1, device=device)
+        assert isinstance(error, ValueError)
+        assert f"device {device}: this process sees 2 GPU(s)" in str(error)
+    driver.check_clean()
+
+
+if __name__ == "__main__":
+    run_case(globals())
