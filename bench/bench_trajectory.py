@@ -35,7 +35,7 @@ def bench_cached_against_full(
     cached, run = sampler(model, schedule, backend=backend)
     _, run_full = sampler(model, Full(), steps=schedule.steps, backend=backend)
     ratios = paired(benchmark, run, run_full, rounds=2 if quick else 3)
-    ratio, bound = float(np.median(ratios)), cached.cost.speedup_bound
+    ratio, bound = float(np.median(ratios)), cached.cost.speedup_limit
     record(
         benchmark, group="cached / full", preset=preset, backend=backend, ratios=ratios.tolist(),
         ratio=ratio, bound=bound, share_of_bound=ratio / bound,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from l2c_rt import adapters, backends
-from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends import Backend
 from l2c_rt.backends.options import Options
 from l2c_rt.plan.build import build_plan
@@ -37,7 +37,7 @@ def compile(
     residual_dtype: torch.dtype | None = None,
     tune: bool = True,
     strict: bool = False,
-    adapter: Callable[[Any], Bound] | None = None,
+    adapter: Callable[[Any], BoundModel] | None = None,
 ) -> Compiled:
     """Plan a schedule for a model, prove the plan, and return a callable to use in its place.
 
@@ -63,37 +63,37 @@ def compile(
 def build(
     model: nn.Module,
     router: Router | CacheSchedule | Policy | str | PathLike[str],
-    choose: Callable[[Bound], Backend],
+    choose: Callable[[BoundModel], Backend],
     *,
     steps: int | None,
     lanes: int,
     timesteps: Sequence[float] | None,
     strict: bool,
-    bind: Callable[[Any], Bound],
+    bind: Callable[[Any], BoundModel],
 ) -> Compiled:
     """`compile`, with the backend as a function of the described model."""
-    bound = bind(model)
-    if not isinstance(bound, Bound):
-        raise TypeError(f"adapter: wanted a Bound, got {type(bound).__name__}")
+    bound_model = bind(model)
+    if not isinstance(bound_model, BoundModel):
+        raise TypeError(f"adapter: wanted a Bound, got {type(bound_model).__name__}")
     check_mode(model)
-    schedule = resolve_schedule(router, steps=steps, branches=bound.program.branch_names)
-    _check_family(schedule, bound)
-    unfused = build_plan(bound.program, schedule)
-    chosen = choose(bound)
-    reasons = chosen.reasons + check_bypassed(bound.bypassed)
+    schedule = resolve_schedule(router, steps=steps, branches=bound_model.program.branch_names)
+    _check_family(schedule, bound_model)
+    unfused = build_plan(bound_model.program, schedule)
+    chosen = choose(bound_model)
+    reasons = chosen.reasons + check_bypassed(bound_model.bypassed)
     if strict and reasons:
         raise ValueError(f"strict: {'; '.join(reasons)}")
-    plan = chosen.passes(unfused, bound.program)
-    verify(plan, bound.program, schedule)
+    plan = chosen.passes(unfused, bound_model.program)
+    verify(plan, bound_model.program, schedule)
     given = schedule.timesteps if timesteps is None else tuple(map(float, timesteps))
     return Compiled(
-        bound, schedule, unfused, plan, cost(bound.program, plan), chosen, bind, choose,
+        bound_model, schedule, unfused, plan, cost(bound_model.program, plan), chosen, bind, choose,
         lanes=lanes, timesteps=given, strict=strict,
     )  # fmt: skip
 
 
-def _check_family(schedule: CacheSchedule, bound: Bound) -> None:
-    family = bound.program.family
+def _check_family(schedule: CacheSchedule, bound_model: BoundModel) -> None:
+    family = bound_model.program.family
     if schedule.family not in ("", family):
         raise ValueError(
             f"compile: the schedule is for the family {schedule.family!r}, the model is {family!r}"

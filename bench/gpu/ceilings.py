@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gpu.loop import Capture, capture_on
 from gpu.timing import Clock, HostClock, clock_for, timed
 from l2c_rt.adapters import bind
-from l2c_rt.adapters.bound_model import AttentionPart, MlpPart
+from l2c_rt.adapters.bound_model import FusableAttention, FusableMlp
 from l2c_rt.measure.ceilings import copy_rate, product_rate
 
 SETS = 4
@@ -85,13 +85,13 @@ def linear_seconds(bench: Bench, rows: int, shape: Shape, dtype: torch.dtype) ->
 
 def branch_shapes(model: nn.Module) -> dict[str, tuple[Shape, ...]]:
     """Branch name -> its linears."""
-    parts = bind(model).parts
+    parts = bind(model).fusable
     assert parts is not None
     return {name: _shapes(part.inner) for name, part in parts.branches.items()}
 
 
-def _shapes(inner: AttentionPart | MlpPart) -> tuple[Shape, ...]:
-    if isinstance(inner, AttentionPart):
+def _shapes(inner: FusableAttention | FusableMlp) -> tuple[Shape, ...]:
+    if isinstance(inner, FusableAttention):
         # Separate q, k, v count as the one product that they can be.
         width = inner.inputs[0].in_features
         return (width, sum(i.out_features for i in inner.inputs)), _shape(inner.proj)
@@ -156,9 +156,9 @@ def attention_seconds(
 def attention_shape(model: nn.Module, images: int) -> tuple[int, int, int, int]:
     """[B, heads, T, head width] of a model's attention, with guidance."""
     bound = bind(model)
-    assert bound.parts is not None
-    inner = bound.parts.branches["attn-0"].inner
-    assert isinstance(inner, AttentionPart)
+    assert bound.fusable is not None
+    inner = bound.fusable.branches["attn-0"].inner
+    assert isinstance(inner, FusableAttention)
     program = bound.program
     return 2 * images, inner.heads, program.tokens, program.width // inner.heads
 

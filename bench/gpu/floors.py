@@ -44,16 +44,16 @@ def kernelwise(
 
     `evaluations` are `Cost.cached` with the schedule's `compute` [S, K], or `Cost.full` with ones.
     """
-    joins = [n for n in program.nodes if isinstance(n, Fixed) and n.role == "join"]
+    skip_linears = [n for n in program.nodes if isinstance(n, Fixed) and n.role == "skip_linear"]
     return [
-        _evaluation(program, joins, e, row, batch, ceilings)
+        _evaluation(program, skip_linears, e, row, batch, ceilings)
         for e, row in zip(evaluations, compute, strict=True)
     ]
 
 
 def _evaluation(
     program: BlockProgram,
-    joins: list[Fixed],
+    skip_linears: list[Fixed],
     cost: EvaluationCost,
     row: Sequence[bool],
     batch: Batch,
@@ -61,11 +61,11 @@ def _evaluation(
 ) -> float:
     computed = [b for b, wanted in zip(program.branches, row, strict=True) if wanted]
     alone = [kernel for branch in computed for kernel in branch_kernels(program, branch)]
-    alone += [(n.macs, n.weights, n.activations) for n in joins]
+    alone += [(n.macs, n.weights, n.activations) for n in skip_linears]
     # What is left is read and written between the products: sums, norms, both ends.
     macs = cost.all_macs - sum(kernel[0] for kernel in alone)
     weights = cost.weights - sum(kernel[1] for kernel in alone)
-    elements = cost.activations - sum(n.activations for n in (*computed, *joins))
+    elements = cost.activations - sum(n.activations for n in (*computed, *skip_linears))
     seconds = 0.0
     for m, w, e in (*alone, (macs, weights, elements)):
         moved = (w + batch.rows * e) * batch.itemsize

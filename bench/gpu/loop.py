@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import Sampling
+from l2c_rt.adapters.bound_model import PublishedLoop
 from l2c_rt.device.graphs import CudaRecorder
 from l2c_rt.kernels.operands import ddim_coefficients, dpm_solver_coefficients
 from l2c_rt.sampling.loops import solver_for
@@ -26,7 +26,7 @@ class GuidedLoop:
     Shapes: x, anchor float32 [n, C, H, W]; labels int64 [2 n], conditional ones first; step [1].
     """
 
-    def __init__(self, how: Sampling, steps: int, images: int, device: torch.device) -> None:
+    def __init__(self, how: PublishedLoop, steps: int, images: int, device: torch.device) -> None:
         solver, scale = solver_for(how.sampler, steps), how.cfg_scale
         if isinstance(solver, DDIM):
             table = ddim_coefficients(solver.a.tolist(), solver.b.tolist(), scale)

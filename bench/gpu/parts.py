@@ -92,7 +92,7 @@ def run_part(case: Case, images: int, suite: Suite) -> dict[str, Any]:
     return _about(suite, case, images) | {
         "differences": differences,
         "samples": samples,
-        "bound": cached.cost.speedup_bound,
+        "bound": cached.cost.speedup_limit,
         "floors": _floors(suite, cached, images),
         "products": gemm_seconds(suite.bench, model, schedule.compute, images),
         "compute": _rows(schedule.compute),
@@ -177,7 +177,7 @@ def _about(suite: Suite, case: Case, images: int) -> dict[str, Any]:
 
 def _floors(suite: Suite, cached: Compiled, images: int) -> dict[str, Any]:
     batch, limits = Batch(2 * images, suite.rig.dtype.itemsize), suite.limits()
-    program, cost, compute = cached.bound.program, cached.cost, cached.schedule.compute
+    program, cost, compute = cached.bound_model.program, cached.cost, cached.schedule.compute
     everything = [[True] * compute.shape[1]] * len(compute)
     per_step = kernelwise(program, cost.cached, compute.tolist(), batch, limits)
     full = kernelwise(program, cost.full, everything, batch, limits)

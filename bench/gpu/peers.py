@@ -25,7 +25,7 @@ from gpu.loop import Capture, GuidedLoop, capture_on
 from gpu.models import Case, Rig, compiled
 from gpu.strong_peer import StrongPeer
 from l2c_rt.adapters import bind
-from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.models import DiT
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -122,7 +122,7 @@ def _compiled_uncached(rig: Rig, name: str, steps: int, images: int, tools: Tool
 
 
 def _evaluation(
-    model: nn.Module, bound: Bound, steps: int, images: int
+    model: nn.Module, bound: BoundModel, steps: int, images: int
 ) -> tuple[GuidedLoop, Callable[[], None]]:
     weight = next(model.parameters())
     assert bound.sampling is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from l2c_rt.adapters import dit, uvit
-from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.diffusers import dit as diffusers_dit
 
 SUPPORTED = {
@@ -15,7 +15,7 @@ SUPPORTED = {
 }
 
 
-def bind(model: nn.Module) -> Bound:
+def bind(model: nn.Module) -> BoundModel:
     """Describe a model with the first adapter that recognises it.
 
     Raises TypeError listing what is supported, where no adapter does.
@@ -29,8 +29,8 @@ def bind(model: nn.Module) -> Bound:
         )
     for adapter in SUPPORTED.values():
         if adapter.matches(model):
-            bound: Bound = adapter.bind(model)
-            return bound
+            bound_model: BoundModel = adapter.bind(model)
+            return bound_model
     names = "; ".join(SUPPORTED)
     raise TypeError(
         f"compile: no adapter for {type(model).__name__}. Supported by structure: {names}. "

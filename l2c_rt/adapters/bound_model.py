@@ -42,7 +42,7 @@ class BranchCode:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class PublishedLoop:
     """What `sample` needs to know: the published loop of the family.
 
     Latents are [n, channels, size, size]; labels are 0 .. classes - 1, none where classes is 0.
@@ -58,7 +58,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionPart:
+class FusableAttention:
     """The linears of one attention: packed (qkv,) or separate (q, k, v), and the projection."""
 
     inputs: tuple[nn.Linear, ...]
@@ -68,7 +68,7 @@ class AttentionPart:
 
 
 @dataclass(frozen=True, slots=True)
-class MlpPart:
+class FusableMlp:
     """fc1, GELU ("tanh" or "none", which is erf: PyTorch's names), fc2."""
 
     fc1: nn.Linear
@@ -77,7 +77,7 @@ class MlpPart:
 
 
 @dataclass(frozen=True, slots=True)
-class BranchPart:
+class FusableBranch:
     """A branch taken apart for a fused backend; `module` is the whole that `inner` stands for.
 
     `first` is the index of its shift in the block's modulation (shift, scale, gate follow each
@@ -85,19 +85,19 @@ class BranchPart:
     """
 
     norm: nn.LayerNorm
-    inner: AttentionPart | MlpPart
+    inner: FusableAttention | FusableMlp
     module: nn.Module
     block: int
     first: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Ends:
+class OuterLayers:
     """What lies before the first branch and after the last, and the linears of long skips.
 
-    `positions()` is [E + T, D], with E = `extras` prefix tokens that `prefix(t, y)` [rows, E, D]
-    gives; `modulation(condition)` [rows, 2 D] is shift and scale of the final norm.  `channels`
-    are the final linear's, last within a patch.  `after` runs on the predicted image.
+    `positions()` is [E + T, D], with E = `prefix_tokens`, which `prefix(t, y)`
+    [rows, E, D] gives; `modulation(condition)` [rows, 2 D] is shift and scale of the final norm.
+    `channels` are the final linear's, last within a patch.  `after` runs on the predicted image.
     """
 
     patches: nn.Conv2d
@@ -105,35 +105,35 @@ class Ends:
     norm: nn.LayerNorm
     linear: nn.Linear
     channels: int
-    extras: int = 0
+    prefix_tokens: int = 0
     prefix: Callable[[Tensor, Tensor | None], Tensor] | None = None
     modulation: Callable[[Any], Tensor] | None = None
     after: nn.Module | None = None
-    joins: Mapping[str, nn.Linear] = field(default_factory=dict)
+    skip_linears: Mapping[str, nn.Linear] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class FusableModel:
     """Every branch taken apart, and the modulation of a block as a function of (t, y).
 
     `condition(t, y)` gives what `modulation(block, condition)` turns into [rows, 6 D];
-    both are None for a model without modulation.  `ends` is None where only the model's own code
+    both are None for a model without modulation.  `outer` is None where only the model's own code
     can run them.
     """
 
-    branches: Mapping[str, BranchPart]
+    branches: Mapping[str, FusableBranch]
     condition: Callable[[Tensor, Tensor], Any] | None = None
     modulation: Callable[[int, Any], Tensor] | None = None
-    ends: Ends | None = None
+    outer: OuterLayers | None = None
 
 
 @dataclass(frozen=True)
-class Bound:
+class BoundModel:
     """A model, described.
 
     `begin` takes the arguments of the model's forward and computes nothing; `finish` gives the
-    model's own return value.  `parts` is None where a fused backend must not be used, and then
-    `why_no_parts` says why.  `bypassed` are the modules whose own forward is not called, because
+    model's own return value.  `fusable` is None where a fused backend must not be used, and then
+    `why_not_fusable` says why.  `bypassed` are the modules whose own forward is not called, because
     their parts are run one by one.
     """
 
@@ -145,9 +145,9 @@ class Bound:
     finish: Callable[[State], Any]
     arguments: Callable[[Tensor, Tensor, Tensor | None], dict[str, Any]]
     to_tensor: Callable[[Any], Tensor]
-    sampling: Sampling | None = None
-    parts: Parts | None = None
-    why_no_parts: str = ""
+    sampling: PublishedLoop | None = None
+    fusable: FusableModel | None = None
+    why_not_fusable: str = ""
     bypassed: tuple[nn.Module, ...] = ()
 
     @property

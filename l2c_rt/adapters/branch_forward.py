@@ -11,40 +11,42 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.plan.program import Branch
 
 OnBranch = Callable[[int, Tensor], Tensor]
 """(branch, its output before the gate) -> what is added in its place."""
 
 
-def evaluate(bound: Bound, x: Tensor, t: Tensor, y: Tensor | None, on_branch: OnBranch) -> Tensor:
+def evaluate(
+    bound_model: BoundModel, x: Tensor, t: Tensor, y: Tensor | None, on_branch: OnBranch
+) -> Tensor:
     """The model's output in the dtype of x, every branch output passed through `on_branch`.
 
     The model runs in its own dtype.
     """
-    dtype = next(bound.model.parameters()).dtype
-    state = bound.begin(**bound.arguments(x.to(dtype), t, y))
+    dtype = next(bound_model.model.parameters()).dtype
+    state = bound_model.begin(**bound_model.arguments(x.to(dtype), t, y))
     k = 0
-    for node in bound.program.nodes:
+    for node in bound_model.program.nodes:
         if isinstance(node, Branch):
-            code = bound.branches[node.name]
+            code = bound_model.branches[node.name]
             code.add(state, on_branch(k, code.compute(state)))
             k += 1
         else:
-            bound.fixed[node.name](state)
-    return bound.to_tensor(bound.finish(state)).to(x.dtype)
+            bound_model.fixed[node.name](state)
+    return bound_model.to_tensor(bound_model.finish(state)).to(x.dtype)
 
 
 @torch.no_grad()
-def full_pass(bound: Bound, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+def full_pass(bound_model: BoundModel, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
     """The teacher: everything computed."""
-    return evaluate(bound, x, t, y, lambda k, out: out)
+    return evaluate(bound_model, x, t, y, lambda k, out: out)
 
 
 @torch.no_grad()
 def recording_pass(
-    bound: Bound, x: Tensor, t: Tensor, y: Tensor | None
+    bound_model: BoundModel, x: Tensor, t: Tensor, y: Tensor | None
 ) -> tuple[Tensor, list[Tensor]]:
     """The model's output, and every branch's output before the gate, in execution order."""
     kept: list[Tensor] = []
@@ -53,18 +55,23 @@ def recording_pass(
         kept.append(out)
         return out
 
-    return evaluate(bound, x, t, y, keep), kept
+    return evaluate(bound_model, x, t, y, keep), kept
 
 
 def mixed_pass(
-    bound: Bound, kept: Sequence[Tensor], weights: Tensor, x: Tensor, t: Tensor, y: Tensor | None
+    bound_model: BoundModel,
+    kept: Sequence[Tensor],
+    weights: Tensor,
+    x: Tensor,
+    t: Tensor,
+    y: Tensor | None,
 ) -> Tensor:
     """The student: branch k gives w_k f_k(x) + (1 - w_k) kept_k.
 
     Differentiable in `weights` [K], through every later branch as well.
     """
     each = weights.to(kept[0].dtype).unbind()
-    return evaluate(bound, x, t, y, lambda k, out: torch.lerp(kept[k], out, each[k]))
+    return evaluate(bound_model, x, t, y, lambda k, out: torch.lerp(kept[k], out, each[k]))
 
 
 @contextmanager

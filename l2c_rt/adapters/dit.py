@@ -12,17 +12,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from l2c_rt.adapters.bound_model import Bound, BranchCode, BranchPart, Ends, Parts, Sampling, State
+from l2c_rt.adapters.bound_model import (
+    BoundModel,
+    BranchCode,
+    FusableBranch,
+    FusableModel,
+    OuterLayers,
+    PublishedLoop,
+    State,
+)
 from l2c_rt.adapters.plain_layers import (
     NotFusable,
     features,
-    nothing_there,
     packed_attention,
     plain_linear,
     plain_mlp,
     plain_norm,
     plain_patches,
-    untouched,
+    refuse_extra_layers,
+    require_unhooked,
 )
 from l2c_rt.plan.program import (
     BlockProgram,
@@ -45,7 +53,7 @@ def matches(model: nn.Module) -> bool:
     return all(hasattr(block, name) for block in model.blocks for name in _BLOCK)  # type: ignore[union-attr]
 
 
-def bind(model: Any) -> Bound:
+def bind(model: Any) -> BoundModel:
     """Describe a DiT."""
     blocks = list(model.blocks)
     fixed = {"embed": partial(_embed, model), "final": partial(_final, model)}
@@ -55,10 +63,10 @@ def bind(model: Any) -> Bound:
         branches[f"attn-{i}"] = BranchCode(partial(_attn, block), partial(_add, 2))
         branches[f"mlp-{i}"] = BranchCode(partial(_mlp, block), partial(_add, 5))
     try:
-        parts, why = _parts(model), ""
+        fusable, why = _fusable(model), ""
     except NotFusable as reason:
-        parts, why = None, str(reason)
-    return Bound(
+        fusable, why = None, str(reason)
+    return BoundModel(
         model=model,
         program=_program(model),
         begin=_begin,
@@ -68,8 +76,8 @@ def bind(model: Any) -> Bound:
         arguments=lambda x, t, y: {"x": x, "t": t, "y": y},
         to_tensor=lambda out: out,
         sampling=_sampling(model),
-        parts=parts,
-        why_no_parts=why,
+        fusable=fusable,
+        why_not_fusable=why,
         bypassed=(model, *blocks),
     )
 
@@ -111,15 +119,15 @@ def _final(model: Any, state: State) -> None:
     state.x = model.unpatchify(model.final_layer(state.x, state.c))
 
 
-def _parts(model: Any) -> Parts:
-    branches: dict[str, BranchPart] = {}
+def _fusable(model: Any) -> FusableModel:
+    branches: dict[str, FusableBranch] = {}
     for i, block in enumerate(model.blocks):
         norm1 = plain_norm(block.norm1, f"blocks.{i}.norm1")
         norm2 = plain_norm(block.norm2, f"blocks.{i}.norm2")
         attn = packed_attention(block.attn, f"blocks.{i}.attn")
         mlp = plain_mlp(block.mlp, f"blocks.{i}.mlp")
-        branches[f"attn-{i}"] = BranchPart(norm1, attn, block.attn, i, 0)
-        branches[f"mlp-{i}"] = BranchPart(norm2, mlp, block.mlp, i, 3)
+        branches[f"attn-{i}"] = FusableBranch(norm1, attn, block.attn, i, 0)
+        branches[f"mlp-{i}"] = FusableBranch(norm2, mlp, block.mlp, i, 3)
 
     def condition(t: Tensor, y: Tensor) -> Tensor:
         c: Tensor = model.t_embedder(t) + model.y_embedder(y, model.training)
@@ -129,21 +137,21 @@ def _parts(model: Any) -> Parts:
         rows: Tensor = model.blocks[block].adaLN_modulation(c)
         return rows
 
-    return Parts(branches, condition, modulation, _ends(model))
+    return FusableModel(branches, condition, modulation, _outer(model))
 
 
-def _ends(model: Any) -> Ends:
-    untouched(model.x_embedder, "x_embedder")
-    untouched(model.final_layer, "final_layer")
+def _outer(model: Any) -> OuterLayers:
+    require_unhooked(model.x_embedder, "x_embedder")
+    require_unhooked(model.final_layer, "final_layer")
     linear = plain_linear(model.final_layer.linear, "final_layer.linear")
     patches = plain_patches(model.x_embedder.proj, "x_embedder.proj")
-    nothing_there(model.x_embedder, ("norm",), "x_embedder")
+    refuse_extra_layers(model.x_embedder, ("norm",), "x_embedder")
 
     def modulation(c: Tensor) -> Tensor:
         rows: Tensor = model.final_layer.adaLN_modulation(c)
         return rows
 
-    return Ends(
+    return OuterLayers(
         patches=patches,
         positions=lambda: model.pos_embed[0],
         norm=plain_norm(model.final_layer.norm_final, "final_layer.norm_final"),
@@ -180,11 +188,11 @@ def _with_extra(node: Fixed, weights: int) -> Fixed:
     return replace(node, macs=node.macs + weights)
 
 
-def _sampling(model: Any) -> Sampling:
+def _sampling(model: Any) -> PublishedLoop:
     channels, patch = model.x_embedder.proj.weight.shape[1:3]
     table = model.y_embedder.embedding_table.weight
     classes = getattr(model.y_embedder, "num_classes", len(table))
-    return Sampling(
+    return PublishedLoop(
         sampler="ddim",
         null_label=classes if len(table) > classes else None,
         classes=classes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.utils import parametrize
 
-from l2c_rt.adapters.bound_model import AttentionPart, MlpPart
+from l2c_rt.adapters.bound_model import FusableAttention, FusableMlp
 
 
 class NotFusable(Exception):
@@ -23,7 +23,7 @@ def features(module: nn.Module, where: str) -> tuple[int, int]:
     raise ValueError(f"{where} is {type(module).__name__} without an nn.Linear, so it has no size")
 
 
-def untouched(module: nn.Module, where: str) -> None:
+def require_unhooked(module: nn.Module, where: str) -> None:
     """Refuse a module that somebody has hooked, patched or parametrized."""
     if module._forward_hooks or module._forward_pre_hooks:
         raise NotFusable(f"{where} has forward hooks, which a fused kernel would not call")
@@ -37,7 +37,7 @@ def plain_linear(module: nn.Module, where: str) -> nn.Linear:
     """The module itself, if it is an nn.Linear that nobody has wrapped, replaced or hooked."""
     if type(module) is not nn.Linear:
         raise NotFusable(f"{where} is {type(module).__name__}, not a plain nn.Linear")
-    untouched(module, where)
+    require_unhooked(module, where)
     return module
 
 
@@ -45,7 +45,7 @@ def plain_norm(module: nn.Module, where: str) -> nn.LayerNorm:
     """The module itself, if it is a plain nn.LayerNorm over the last dimension."""
     if type(module) is not nn.LayerNorm or len(module.normalized_shape) != 1:
         raise NotFusable(f"{where} is {type(module).__name__}, not a plain nn.LayerNorm")
-    untouched(module, where)
+    require_unhooked(module, where)
     return module
 
 
@@ -53,7 +53,7 @@ def plain_patches(module: nn.Module, where: str) -> nn.Conv2d:
     """The module itself, if it is a convolution that cuts an image into square patches."""
     if type(module) is not nn.Conv2d:
         raise NotFusable(f"{where} is {type(module).__name__}, not nn.Conv2d")
-    untouched(module, where)
+    require_unhooked(module, where)
     size = module.kernel_size
     if size != module.stride or size[0] != size[1] or module.padding not in ((0, 0), "valid"):
         raise NotFusable(f"{where} is {module}, not one product per square patch")
@@ -69,7 +69,7 @@ def gelu_kind(module: nn.Module, where: str) -> str:
     return str(module.approximate)
 
 
-def nothing_there(owner: nn.Module, names: tuple[str, ...], where: str) -> None:
+def refuse_extra_layers(owner: nn.Module, names: tuple[str, ...], where: str) -> None:
     """Refuse submodules that act between the linears; identities and idle dropouts do not."""
     for name in names:
         module = getattr(owner, name, None)
@@ -80,10 +80,10 @@ def nothing_there(owner: nn.Module, names: tuple[str, ...], where: str) -> None:
         raise NotFusable(f"{where}.{name} is {module}, which a fused kernel would skip")
 
 
-def packed_attention(attn: nn.Module, where: str) -> AttentionPart:
+def packed_attention(attn: nn.Module, where: str) -> FusableAttention:
     """timm's and U-ViT's attention: one qkv linear, heads, projection."""
-    untouched(attn, where)
-    nothing_there(attn, ("q_norm", "k_norm", "norm", "attn_drop", "proj_drop"), where)
+    require_unhooked(attn, where)
+    refuse_extra_layers(attn, ("q_norm", "k_norm", "norm", "attn_drop", "proj_drop"), where)
     qkv = plain_linear(attn.get_submodule("qkv"), f"{where}.qkv")
     proj = plain_linear(attn.get_submodule("proj"), f"{where}.proj")
     heads = int(attn.num_heads)  # type: ignore[arg-type]
@@ -92,14 +92,14 @@ def packed_attention(attn: nn.Module, where: str) -> AttentionPart:
             f"{where}.qkv is {qkv.in_features} -> {qkv.out_features} for {heads} heads"
         )
     scale = getattr(attn, "scale", (qkv.in_features // heads) ** -0.5)
-    return AttentionPart((qkv,), proj, heads, float(scale))
+    return FusableAttention((qkv,), proj, heads, float(scale))
 
 
-def plain_mlp(mlp: nn.Module, where: str) -> MlpPart:
+def plain_mlp(mlp: nn.Module, where: str) -> FusableMlp:
     """timm's and U-ViT's Mlp: fc1, GELU, fc2."""
-    untouched(mlp, where)
-    nothing_there(mlp, ("drop", "drop1", "drop2", "norm"), where)
-    return MlpPart(
+    require_unhooked(mlp, where)
+    refuse_extra_layers(mlp, ("drop", "drop1", "drop2", "norm"), where)
+    return FusableMlp(
         plain_linear(mlp.get_submodule("fc1"), f"{where}.fc1"),
         plain_linear(mlp.get_submodule("fc2"), f"{where}.fc2"),
         gelu_kind(mlp.get_submodule("act"), f"{where}.act"),

@@ -13,7 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l2c_rt.adapters.bound_model import Bound, BranchCode, BranchPart, Ends, Parts, Sampling, State
+from l2c_rt.adapters.bound_model import (
+    BoundModel,
+    BranchCode,
+    FusableBranch,
+    FusableModel,
+    OuterLayers,
+    PublishedLoop,
+    State,
+)
 from l2c_rt.adapters.plain_layers import (
     NotFusable,
     features,
@@ -22,7 +30,7 @@ from l2c_rt.adapters.plain_layers import (
     plain_mlp,
     plain_norm,
     plain_patches,
-    untouched,
+    require_unhooked,
 )
 from l2c_rt.models.layers import timestep_embedding
 from l2c_rt.plan.program import BlockProgram, Fixed, Node, attention_branch, linear_node, mlp_branch
@@ -39,7 +47,7 @@ def matches(model: nn.Module) -> bool:
     return all(hasattr(block, name) for block in _blocks(model) for name in _BLOCK)
 
 
-def bind(model: Any) -> Bound:
+def bind(model: Any) -> BoundModel:
     """Describe a U-ViT."""
     fixed: dict[str, Callable[[State], None]] = {
         "embed": partial(_embed, model),
@@ -54,10 +62,10 @@ def bind(model: Any) -> Bound:
     program = _program(model)
     used = {node.name for node in program.nodes}
     try:
-        parts, why = _parts(model), ""
+        fusable, why = _fusable(model), ""
     except NotFusable as reason:
-        parts, why = None, str(reason)
-    return Bound(
+        fusable, why = None, str(reason)
+    return BoundModel(
         model=model,
         program=program,
         begin=_begin,
@@ -67,8 +75,8 @@ def bind(model: Any) -> Bound:
         arguments=lambda x, t, y: {"x": x, "timesteps": t, "y": y},
         to_tensor=lambda out: out,
         sampling=_sampling(model),
-        parts=parts,
-        why_no_parts=why,
+        fusable=fusable,
+        why_not_fusable=why,
         bypassed=(model, *_blocks(model)),
     )
 
@@ -110,8 +118,8 @@ def _skip_linear(block: Any, state: State) -> None:
 
 def _final(model: Any, state: State) -> None:
     tokens = model.decoder_pred(model.norm(state.x))
-    extras = 1 if state.y is None else 2
-    state.x = model.final_layer(unpatchify(tokens[:, extras:, :], _channels(model)))
+    prefix_tokens = 1 if state.y is None else 2
+    state.x = model.final_layer(unpatchify(tokens[:, prefix_tokens:, :], _channels(model)))
 
 
 def unpatchify(x: Tensor, channels: int) -> Tensor:
@@ -125,36 +133,36 @@ def _channels(model: Any) -> int:
     return int(model.patch_embed.proj.weight.shape[1])
 
 
-def _parts(model: Any) -> Parts:
-    branches: dict[str, BranchPart] = {}
+def _fusable(model: Any) -> FusableModel:
+    branches: dict[str, FusableBranch] = {}
     for i, block in enumerate(_blocks(model)):
         norm1 = plain_norm(block.norm1, f"block {i}.norm1")
         norm2 = plain_norm(block.norm2, f"block {i}.norm2")
         attn = packed_attention(block.attn, f"block {i}.attn")
         mlp = plain_mlp(block.mlp, f"block {i}.mlp")
-        branches[f"attn-{i}"] = BranchPart(norm1, attn, block.attn, i, None)
-        branches[f"mlp-{i}"] = BranchPart(norm2, mlp, block.mlp, i, None)
-    return Parts(branches, ends=_ends(model))
+        branches[f"attn-{i}"] = FusableBranch(norm1, attn, block.attn, i, None)
+        branches[f"mlp-{i}"] = FusableBranch(norm2, mlp, block.mlp, i, None)
+    return FusableModel(branches, outer=_outer(model))
 
 
-def _ends(model: Any) -> Ends:
-    untouched(model.patch_embed, "patch_embed")
-    joins = {
+def _outer(model: Any) -> OuterLayers:
+    require_unhooked(model.patch_embed, "patch_embed")
+    skip_linears = {
         f"skip-linear-{i}": plain_linear(block.skip_linear, f"block {i}.skip_linear")
         for i, block in enumerate(_blocks(model))
         if block.skip_linear is not None
     }
     after = None if isinstance(model.final_layer, nn.Identity) else model.final_layer
-    return Ends(
+    return OuterLayers(
         patches=plain_patches(model.patch_embed.proj, "patch_embed.proj"),
         positions=lambda: model.pos_embed[0],
         norm=plain_norm(model.norm, "norm"),
         linear=plain_linear(model.decoder_pred, "decoder_pred"),
         channels=_channels(model),
-        extras=1 if getattr(model, "label_emb", None) is None else 2,
+        prefix_tokens=1 if getattr(model, "label_emb", None) is None else 2,
         prefix=partial(_prefix, model),
         after=after,
-        joins=joins,
+        skip_linears=skip_linears,
     )
 
 
@@ -173,29 +181,31 @@ def _program(model: Any) -> BlockProgram:
     nodes: list[Node] = [linear_node("embed", tokens, fan_in, width, role="embed")]
     for i, block in enumerate(_blocks(model)):
         if block.skip_linear is not None:
-            nodes.append(linear_node(f"skip-linear-{i}", tokens, 2 * width, width, role="join"))
+            nodes.append(
+                linear_node(f"skip-linear-{i}", tokens, 2 * width, width, role="skip_linear")
+            )
         named = block.attn.named_parameters()
         biases = sum(value.numel() for name, value in named if name.endswith("bias"))
         hidden = features(block.mlp.fc1, f"block {i}.mlp.fc1")[1]
         nodes.append(attention_branch(i, tokens, width, gated=False, biases=biases))
         nodes.append(mlp_branch(i, tokens, width, hidden, gated=False))
         if i < depth:
-            nodes.append(Fixed(f"skip-save-{i}", role="save"))
+            nodes.append(Fixed(f"skip-save-{i}", role="skip_save"))
     fan_out = features(model.decoder_pred, "decoder_pred")[1]
     nodes.append(linear_node("final", tokens, width, fan_out, role="final"))
     return BlockProgram("uvit", tuple(nodes), tokens, width)
 
 
-def _sampling(model: Any) -> Sampling:
+def _sampling(model: Any) -> PublishedLoop:
     channels, patch = model.patch_embed.proj.weight.shape[1:3]
     labels = getattr(model, "label_emb", None)
-    extras = 1 if labels is None else 2
-    return Sampling(
+    prefix_tokens = 1 if labels is None else 2
+    return PublishedLoop(
         sampler="dpm-solver",
         null_label=None if labels is None else labels.num_embeddings - 1,
         classes=0 if labels is None else labels.num_embeddings - 1,
         channels=channels,
-        size=patch * math.isqrt(model.pos_embed.shape[1] - extras),
+        size=patch * math.isqrt(model.pos_embed.shape[1] - prefix_tokens),
         guided_channels=channels,
         cfg_scale=0.4,
     )

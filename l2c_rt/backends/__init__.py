@@ -6,7 +6,7 @@ import importlib
 from functools import partial
 from typing import Any
 
-from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends import reference
 from l2c_rt.backends.backend import Backend, fused_passes, run_step
 from l2c_rt.backends.cpu import fused as fused_cpu
@@ -17,7 +17,7 @@ __all__ = ["NAMES", "Backend", "Options", "choose"]
 NAMES = ("auto", "reference", "fused")
 
 
-def choose(name: str, options: Options, bound: Bound) -> Backend:
+def choose(name: str, options: Options, bound_model: BoundModel) -> Backend:
     """The backend of that name for this model and device.
 
     "auto" is the reference on a CPU, where it is bitwise the model's own arithmetic, and the fused
@@ -26,16 +26,16 @@ def choose(name: str, options: Options, bound: Bound) -> Backend:
     """
     if name not in NAMES:
         raise ValueError(f"backend: got {name!r}, wanted one of {', '.join(map(repr, NAMES))}")
-    if name == "reference" or (name == "auto" and bound.device.type == "cpu"):
+    if name == "reference" or (name == "auto" and bound_model.device.type == "cpu"):
         return _reference(_idle_options(options))
-    why_not = _why_not_fused(bound, options)
+    why_not = _why_not_fused(bound_model, options)
     if why_not and name == "fused":
         raise ValueError(f'backend="fused": {why_not}; compile with backend="reference"')
     if why_not:
         return _reference((f"fused backend not used: {why_not}", *_idle_options(options)))
-    if bound.device.type == "cpu":
-        return _fused_cpu(bound, _idle_options(options))
-    found: Backend = _cuda().on_gpu(bound, options)
+    if bound_model.device.type == "cpu":
+        return _fused_cpu(bound_model, _idle_options(options))
+    found: Backend = _cuda().on_gpu(bound_model, options)
     return found
 
 
@@ -44,14 +44,14 @@ def _cuda() -> Any:
     return importlib.import_module("l2c_rt.backends.cuda.support")
 
 
-def _why_not_fused(bound: Bound, options: Options) -> str:
-    if bound.parts is None:
-        return bound.why_no_parts
-    if bound.device.type == "cpu":
-        return fused_cpu.not_the_whole(bound.parts)
-    if bound.device.type != "cuda":
-        return f"no fused backend for device {bound.device}"
-    reason: str = _cuda().why_not(bound, options)
+def _why_not_fused(bound_model: BoundModel, options: Options) -> str:
+    if bound_model.fusable is None:
+        return bound_model.why_not_fusable
+    if bound_model.device.type == "cpu":
+        return fused_cpu.custom_forward(bound_model.fusable)
+    if bound_model.device.type != "cuda":
+        return f"no fused backend for device {bound_model.device}"
+    reason: str = _cuda().why_not(bound_model, options)
     return reason
 
 
@@ -74,8 +74,8 @@ def _reference(reasons: tuple[str, ...] = ()) -> Backend:
     )
 
 
-def _fused_cpu(bound: Bound, reasons: tuple[str, ...] = ()) -> Backend:
-    parts = bound.parts
-    assert parts is not None
+def _fused_cpu(bound_model: BoundModel, reasons: tuple[str, ...] = ()) -> Backend:
+    fusable = bound_model.fusable
+    assert fusable is not None
     run = partial(run_step, fused_cpu.table())
-    return Backend("fused", run, fused_passes, lambda plan: fused_cpu.Workspace(parts), reasons)
+    return Backend("fused", run, fused_passes, lambda plan: fused_cpu.Workspace(fusable), reasons)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from l2c_rt.adapters.bound_model import Bound, State
+from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.ops import Plan, StepPlan
 from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
@@ -14,13 +14,13 @@ from l2c_rt.plan.program import BlockProgram
 
 
 @dataclass(slots=True)
-class Frame:
+class Evaluation:
     """One evaluation: the model, its running values, its slots, and what a backend prepared.
 
     `step` counts evaluations, `row` is the plan's distinct row.
     """
 
-    bound: Bound
+    bound_model: BoundModel
     state: State
     slots: Slots
     step: int
@@ -28,14 +28,14 @@ class Frame:
     prepared: Any = None
 
 
-OpTable = Mapping[type, Callable[[Any, Frame], None]]
+OpTable = Mapping[type, Callable[[Any, Evaluation], None]]
 
 
-def run_step(table: OpTable, step: StepPlan, frame: Frame) -> Any:
+def run_step(table: OpTable, step: StepPlan, evaluation: Evaluation) -> Any:
     """Run one evaluation and give the model's own return value."""
     for op in step:
-        table[type(op)](op, frame)
-    return frame.bound.finish(frame.state)
+        table[type(op)](op, evaluation)
+    return evaluation.bound_model.finish(evaluation.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Backend:
     """
 
     name: str
-    run: Callable[[StepPlan, Frame], Any]
+    run: Callable[[StepPlan, Evaluation], Any]
     passes: Callable[[Plan, BlockProgram], Plan]
     workspace: Callable[[Plan], Any]
     reasons: tuple[str, ...] = ()

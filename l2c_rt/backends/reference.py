@@ -6,7 +6,7 @@ something is.
 
 from __future__ import annotations
 
-from l2c_rt.backends.backend import Frame, OpTable
+from l2c_rt.backends.backend import Evaluation, OpTable
 from l2c_rt.plan.ops import Compute, Reuse, ReuseRun, RunFixed
 
 
@@ -15,22 +15,22 @@ def table() -> OpTable:
     return {RunFixed: run_fixed, Compute: compute, Reuse: reuse, ReuseRun: reuse_run}
 
 
-def run_fixed(op: RunFixed, frame: Frame) -> None:
-    frame.bound.fixed[op.node](frame.state)
+def run_fixed(op: RunFixed, evaluation: Evaluation) -> None:
+    evaluation.bound_model.fixed[op.node](evaluation.state)
 
 
-def compute(op: Compute, frame: Frame) -> None:
-    branch = frame.bound.branches[op.branch]
-    out = branch.compute(frame.state)
+def compute(op: Compute, evaluation: Evaluation) -> None:
+    branch = evaluation.bound_model.branches[op.branch]
+    out = branch.compute(evaluation.state)
     if op.slot is not None:
-        frame.slots.store(op.slot, out)
-    branch.add(frame.state, out)
+        evaluation.slots.store(op.slot, out)
+    branch.add(evaluation.state, out)
 
 
-def reuse(op: Reuse, frame: Frame) -> None:
-    frame.bound.branches[op.branch].add(frame.state, frame.slots.load(op.slot))
+def reuse(op: Reuse, evaluation: Evaluation) -> None:
+    evaluation.bound_model.branches[op.branch].add(evaluation.state, evaluation.slots.load(op.slot))
 
 
-def reuse_run(op: ReuseRun, frame: Frame) -> None:
+def reuse_run(op: ReuseRun, evaluation: Evaluation) -> None:
     for item in op.items:
-        reuse(item, frame)
+        reuse(item, evaluation)

@@ -13,10 +13,10 @@ import click
 
 from l2c_rt.cli.exits import fitting, reading, refuse
 from l2c_rt.cli.options import cut_options, json_option, num_heads_option
-from l2c_rt.cli.sources import METAVAR, Cut, read_source
+from l2c_rt.cli.sources import METAVAR, Threshold, read_source
 from l2c_rt.measure.ceilings import Ceilings, quick_ceilings, read_ceilings
 from l2c_rt.measure.interleaved import measure
-from l2c_rt.measure.machine import Timed, machine, stopwatch
+from l2c_rt.measure.machine import Clock, machine, stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 @json_option
 def bench_command(
     source: str,
-    cut: Cut,
+    cut: Threshold,
     weights: str | None,
     num_heads: int | None,
     width: int | None,
@@ -98,14 +98,14 @@ def bench_command(
     if measure_ceilings:
         limits = quick_ceilings(partial(_median_seconds, timed), where, _dtype(loaded))
     about = _about(cached, schedule, source, batch) | machine(where)
-    facts = about | measured.facts(cached.cost.speedup_bound) | _floor(cached, batch, limits)
+    facts = about | measured.facts(cached.cost.speedup_limit) | _floor(cached, batch, limits)
     click.echo(json.dumps(facts, indent=1) if as_json else _text(facts))
 
 
 def _about(cached: Compiled, schedule: CacheSchedule, source: str, batch: int) -> dict[str, Any]:
     import torch
 
-    program = cached.bound.program
+    program = cached.bound_model.program
     return {
         "model": f"{schedule.family or program.family}, {len(program.branches) // 2} blocks, "
         f"width {program.width}, {program.tokens} tokens",
@@ -113,7 +113,7 @@ def _about(cached: Compiled, schedule: CacheSchedule, source: str, batch: int) -
         "steps": schedule.steps,
         "images": batch,
         "backend": cached.backend.name,
-        "dtype": str(next(cached.bound.model.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(next(cached.bound_model.model.parameters()).dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
@@ -188,12 +188,12 @@ def _floor(cached: Compiled, batch: int, limits: Ceilings | None) -> dict[str, A
     if limits is None:
         return {}
     ceilings = asdict(limits)
-    itemsize = next(cached.bound.model.parameters()).element_size()
+    itemsize = next(cached.bound_model.model.parameters()).element_size()
     floor = cached.cost.floor_seconds(batch=2 * batch, itemsize=itemsize, **ceilings)
     return {"ceilings": ceilings, "floor_seconds": floor}
 
 
-def _median_seconds(timed: Timed, call: Callable[[], Any], repeats: int = 7) -> float:
+def _median_seconds(timed: Clock, call: Callable[[], Any], repeats: int = 7) -> float:
     call()
     return median(timed(call) for _ in range(repeats))
 

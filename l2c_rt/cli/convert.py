@@ -14,7 +14,7 @@ from l2c_rt.cli.options import (
     force_option,
     smoothcache_options,
 )
-from l2c_rt.cli.sources import Cut, LeftOut, Source, read_source
+from l2c_rt.cli.sources import SmoothCacheHeader, Source, Threshold, read_source
 
 FORMATS = ("router", "schedule", "smoothcache")
 SUFFIXES = {"router": ".safetensors", "schedule": ".json", "smoothcache": ".json"}
@@ -44,8 +44,8 @@ def convert_command(
     source: str,
     target: Path,
     wanted: str | None,
-    cut: Cut,
-    left_out: LeftOut,
+    cut: Threshold,
+    left_out: SmoothCacheHeader,
     force: bool,
 ) -> None:
     """Write a router, schedule or preset in another format.
@@ -72,7 +72,7 @@ def _format(target: Path, wanted: str | None) -> str:
     return wanted
 
 
-def _write_router(found: Source, target: Path, cut: Cut) -> None:
+def _write_router(found: Source, target: Path, cut: Threshold) -> None:
     if found.router is None:
         refuse("OUT", f"a router file needs scores, and IN is a {found.kind}; write a .json")
     if cut.option:
@@ -82,7 +82,7 @@ def _write_router(found: Source, target: Path, cut: Cut) -> None:
     click.echo(f"{target}: {found.router.family} router, scores [{rows}, {columns}]")
 
 
-def _write_schedule(found: Source, target: Path, wanted: str, cut: Cut) -> None:
+def _write_schedule(found: Source, target: Path, wanted: str, cut: Threshold) -> None:
     schedule = found.schedule(cut)
     if wanted == "schedule":
         schedule.save(target)

@@ -52,7 +52,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class CostReport:
     """The costs of a schedule on one model, or why they are not known."""
 
     model: str = ""
@@ -69,7 +69,7 @@ class Counted:
                 f"cost on {self.model}, per image, guidance not counted",
                 f"  MACs        {_spell(cost.full_macs)} full, {_spell(cost.macs)} cached "
                 "(linear layers only, as the paper counts)",
-                f"  speed-up    at most {cost.speedup_bound:.3f}x, from the arithmetic left out "
+                f"  speed-up    at most {cost.speedup_limit:.3f}x, from the arithmetic left out "
                 "(attention included)",
                 f"  memory      {cost.num_slots} slots, {half:.1f} MiB in 16 bit, {single:.1f} MiB "
                 "in 32 bit, per image with guidance",
@@ -88,23 +88,23 @@ class Counted:
             "macs_per_evaluation": [e.macs for e in cost.cached],
             "full_attention_macs": sum(e.attention_macs for e in cost.full),
             "attention_macs": sum(e.attention_macs for e in cost.cached),
-            "speedup_bound": cost.speedup_bound,
+            "speedup_limit": cost.speedup_limit,
             "slots": cost.num_slots,
             "slot_elements": cost.slot_elements,
         }
 
 
-def count(schedule: CacheSchedule, model: ModelOptions) -> Counted:
+def count(schedule: CacheSchedule, model: ModelOptions) -> CostReport:
     """Plan the schedule for that model and count the plan."""
     from l2c_rt.plan.build import build_plan
     from l2c_rt.plan.cost import cost
 
     found = _from_weights(schedule, model) if model.weights else _from_size(schedule, model)
     if isinstance(found, str):
-        return Counted(why_not=found)
+        return CostReport(why_not=found)
     program, name = found
     with fitting():
-        return Counted(name, cost(program, build_plan(program, schedule)))
+        return CostReport(name, cost(program, build_plan(program, schedule)))
 
 
 def _from_weights(schedule: CacheSchedule, model: ModelOptions) -> tuple[BlockProgram, str]:
@@ -114,7 +114,7 @@ def _from_weights(schedule: CacheSchedule, model: ModelOptions) -> tuple[BlockPr
     from l2c_rt.cli.models import load
 
     assert model.weights is not None
-    return load(model.weights, schedule.family, model.num_heads).bound.program, model.weights
+    return load(model.weights, schedule.family, model.num_heads).bound_model.program, model.weights
 
 
 def _from_size(schedule: CacheSchedule, model: ModelOptions) -> tuple[BlockProgram, str] | str:

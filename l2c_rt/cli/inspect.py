@@ -10,7 +10,7 @@ import click
 from l2c_rt.cli.counting import ModelOptions, count, model_options
 from l2c_rt.cli.exits import refuse
 from l2c_rt.cli.options import cut_options, json_option, smoothcache_options
-from l2c_rt.cli.sources import METAVAR, Cut, LeftOut, Source, read_source
+from l2c_rt.cli.sources import METAVAR, SmoothCacheHeader, Source, Threshold, read_source
 
 if TYPE_CHECKING:
     from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -37,7 +37,12 @@ Presets:
 @click.option("--plot", metavar="PNG", help="Draw the schedule into this file (matplotlib).")
 @json_option
 def inspect_command(
-    source: str, cut: Cut, model: ModelOptions, left_out: LeftOut, plot: str | None, as_json: bool
+    source: str,
+    cut: Threshold,
+    model: ModelOptions,
+    left_out: SmoothCacheHeader,
+    plot: str | None,
+    as_json: bool,
 ) -> None:
     """Show a router or schedule: header, map, counts, MACs and memory.
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from l2c_rt.adapters.bound_model import Bound, Sampling
+    from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
 
 DIGITS = "digits"
 WEIGHTS_METAVAR = "WEIGHTS|digits"
@@ -22,8 +22,8 @@ class Loaded:
     """A model in eval mode with what its published loop needs."""
 
     model: nn.Module
-    bound: Bound
-    sampling: Sampling
+    bound_model: BoundModel
+    sampling: PublishedLoop
 
 
 def load(name: str, family: str, num_heads: int | None = None) -> Loaded:
@@ -54,11 +54,11 @@ def _described(model: nn.Module) -> Loaded:
     from l2c_rt.adapters import bind
 
     with fitting():
-        bound = bind(model)
-        sampling = bound.sampling
+        bound_model = bind(model)
+        sampling = bound_model.sampling
         if sampling is None:
             raise ValueError(f"no published loop for {type(model).__name__}")
-    return Loaded(model, bound, sampling)
+    return Loaded(model, bound_model, sampling)
 
 
 def noise(loaded: Loaded, count: int, seed: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from l2c_rt.cli.exits import refuse
-from l2c_rt.cli.sources import Cut, LeftOut
+from l2c_rt.cli.sources import SmoothCacheHeader, Threshold
 
 Command = Callable[..., Any]
 
@@ -43,7 +43,7 @@ def cut_options(command: Command) -> Command:
     )
     @wraps(command)
     def run(threshold: float | None, reuse: float | None, **rest: Any) -> Any:
-        return command(cut=Cut(threshold, reuse), **rest)
+        return command(cut=Threshold(threshold, reuse), **rest)
 
     return run
 
@@ -64,7 +64,7 @@ def smoothcache_options(command: Command) -> Command:
     )
     @wraps(command)
     def run(blocks: int | None, family: str | None, sampler: str | None, **rest: Any) -> Any:
-        return command(left_out=LeftOut(blocks, family or "", sampler or ""), **rest)
+        return command(left_out=SmoothCacheHeader(blocks, family or "", sampler or ""), **rest)
 
     return run
 

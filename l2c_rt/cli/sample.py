@@ -17,7 +17,7 @@ from l2c_rt.cli.options import (
     force_option,
     num_heads_option,
 )
-from l2c_rt.cli.sources import METAVAR, Cut, read_source
+from l2c_rt.cli.sources import METAVAR, Threshold, read_source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +61,7 @@ Examples:
 def sample_command(
     weights: str,
     router: str | None,
-    cut: Cut,
+    cut: Threshold,
     num_heads: int | None,
     steps: int | None,
     labels: str,
@@ -105,7 +105,7 @@ def _check_png(outs: tuple[Path, ...], loaded: Loaded) -> None:
 
 
 def _schedule(
-    weights: str, router: str | None, cut: Cut, steps: int | None
+    weights: str, router: str | None, cut: Threshold, steps: int | None
 ) -> CacheSchedule | None:
     """The schedule, or None for the full run."""
     if router == "full":

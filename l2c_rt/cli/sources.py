@@ -17,7 +17,7 @@ PUBLISHED_SUFFIXES = (".pt", ".pth")
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class Threshold:
     """Where a router's scores are cut: --threshold or --reuse, or as published."""
 
     threshold: float | None = None
@@ -32,7 +32,7 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class SmoothCacheHeader:
     """What a SmoothCache file does not say."""
 
     blocks: int | None = None
@@ -48,7 +48,7 @@ class Source:
     router: Router | None = None
     fixed: CacheSchedule | None = None
 
-    def schedule(self, cut: Cut) -> CacheSchedule:
+    def schedule(self, cut: Threshold) -> CacheSchedule:
         """The schedule; a router makes it at this cut."""
         if cut.threshold is not None and cut.reuse is not None:
             refuse("--reuse", "give --threshold or --reuse, not both")
@@ -64,7 +64,7 @@ class Source:
         return self.fixed
 
 
-def read_source(name: str, left_out: LeftOut | None = None) -> Source:
+def read_source(name: str, left_out: SmoothCacheHeader | None = None) -> Source:
     """Read a router, a schedule or a preset."""
     from l2c_rt import presets
     from l2c_rt.policies.router import Router
@@ -77,13 +77,13 @@ def read_source(name: str, left_out: LeftOut | None = None) -> Source:
             names = ", ".join(presets.names())
             raise ValueError(f"{name}: no such file, and no preset; presets are {names}")
         if path.suffix == ".json":
-            return _schedule_file(path, left_out or LeftOut())
+            return _schedule_file(path, left_out or SmoothCacheHeader())
         router = Router.load(path)
     kind = "published router" if path.suffix in PUBLISHED_SUFFIXES else "router"
     return Source(kind, router=router)
 
 
-def _schedule_file(path: Path, left_out: LeftOut) -> Source:
+def _schedule_file(path: Path, left_out: SmoothCacheHeader) -> Source:
     from l2c_rt.schedule.cache_schedule import CacheSchedule
     from l2c_rt.schedule.files import MAX_FILE_BYTES
     from l2c_rt.untrusted.bounded_read import parse_json, read_bounded

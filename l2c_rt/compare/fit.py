@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from l2c_rt import adapters
-from l2c_rt.adapters.bound_model import Bound, Sampling
+from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
 from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.api import compile
 from l2c_rt.policies import EveryN, Full, NoisiestFirst, Random
@@ -35,15 +35,15 @@ class Fit:
     """One schedule against the full run from the same noise.
 
     Per evaluation: share of branches reused, and |cached - full| / |full| of the latents after it.
-    `psnr` has one value per image in dB, infinite for equal ones; `bound` is the speed-up that
-    the arithmetic left out would give.
+    `psnr` has one value per image in dB, infinite for equal ones; `speedup_limit` is the
+    speed-up that the arithmetic left out would give.
     """
 
     name: str
     reused: tuple[float, ...]
     error: tuple[float, ...]
     psnr: tuple[float, ...]
-    bound: float
+    speedup_limit: float
 
     @property
     def mean_psnr(self) -> float:
@@ -112,10 +112,10 @@ def fit_report(
     given; `cfg_scale` None is the family's.
     Raises TypeError for a model without adapter, ValueError where the schedule does not fit it.
     """
-    bound = adapters.bind(model)
-    how = _loop(bound, images)
-    schedule = resolve_schedule(router, branches=bound.program.branch_names)
-    noise, labels = _inputs(bound, how, images, seed)
+    bound_model = adapters.bind(model)
+    how = _loop(bound_model, images)
+    schedule = resolve_schedule(router, branches=bound_model.program.branch_names)
+    noise, labels = _inputs(bound_model, how, images, seed)
     scale = _scale(how, cfg_scale)
     with frozen(model):
         full = _latents(_compiled(model, Full(), schedule), noise, labels, scale)
@@ -149,23 +149,25 @@ def _compiled(model: nn.Module, what: Any, like: CacheSchedule) -> Compiled:
     return compile(model, what, steps=like.steps)
 
 
-def _loop(bound: Bound, images: int) -> Sampling:
+def _loop(bound_model: BoundModel, images: int) -> PublishedLoop:
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
         raise ValueError(f"fit_report: images is {images!r:.40}, wanted an int of at least 1")
-    if bound.sampling is None:
-        raise ValueError(f"fit_report: no published loop for {type(bound.model).__name__}")
-    return bound.sampling
+    if bound_model.sampling is None:
+        raise ValueError(f"fit_report: no published loop for {type(bound_model.model).__name__}")
+    return bound_model.sampling
 
 
-def _scale(how: Sampling, cfg_scale: float | None) -> float:
+def _scale(how: PublishedLoop, cfg_scale: float | None) -> float:
     if cfg_scale is not None:
         return cfg_scale
     return how.cfg_scale if how.null_label is not None else 0.0
 
 
-def _inputs(bound: Bound, how: Sampling, images: int, seed: int) -> tuple[Tensor, Tensor | None]:
+def _inputs(
+    bound_model: BoundModel, how: PublishedLoop, images: int, seed: int
+) -> tuple[Tensor, Tensor | None]:
     """Noise by the seed, and labels that go round the classes, if there are any."""
-    device = next(bound.model.parameters()).device
+    device = next(bound_model.model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(images, how.channels, how.size, how.size, generator=generator)
     labels = torch.arange(images) % how.classes if how.classes else None
@@ -197,5 +199,5 @@ def _fit(
         reused=tuple(float(share) for share in reused),
         error=tuple(error),
         psnr=tuple(float(v) for v in 10.0 * torch.log10(peak**2 / squares)),
-        bound=fast.cost.speedup_bound,
+        speedup_limit=fast.cost.speedup_limit,
     )

@@ -22,10 +22,10 @@ def as_text(report: FitReport) -> str:
         f"{cells - report.computed} of {cells} reused; {report.images} images, guidance "
         f"{report.cfg_scale:g}, seed {report.seed}, PSNR peak {report.peak:.3g}"
     )
-    heads = ["schedule", "PSNR dB", "worst dB", "relative L2", "bound"]
+    heads = ["schedule", "PSNR dB", "worst dB", "relative L2", "at most"]
     rows = [
         [f.name, f"{f.mean_psnr:.2f}", f"{min(f.psnr):.2f}", f"{f.final_error:.2e}",
-         f"{f.bound:.2f}x"]
+         f"{f.speedup_limit:.2f}x"]
         for f in report.fits
     ]  # fmt: skip
     first = report.fits[0]

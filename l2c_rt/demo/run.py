@@ -133,7 +133,7 @@ def measure(
                 name=name,
                 ratio=ratio,
                 reuse=trial.schedule.reuse_share,
-                cost_share=1 / trial.fast.cost.speedup_bound,
+                cost_share=1 / trial.fast.cost.speedup_limit,
                 timing=Timing(tuple(trial.seconds[1:]), tuple(full.seconds[1:])),
                 psnr=psnr,
                 frechet=frechet_distance(images, digits.images, classifier.features),

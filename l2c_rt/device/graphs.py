@@ -122,7 +122,7 @@ class CudaRecorder:
 
     def _attempt(self, work: Work) -> Any:
         graph: Any = torch.cuda.CUDAGraph()
-        with undisturbed(), _own_workspaces(), torch.cuda.stream(self._stream):
+        with undisturbed(), _fresh_cublas_workspaces(), torch.cuda.stream(self._stream):
             # Not torch.cuda.graph, which collects garbage and empties caches for every graph.
             self._stream.synchronize()
             try:
@@ -162,7 +162,7 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def _own_workspaces() -> Iterator[None]:
+def _fresh_cublas_workspaces() -> Iterator[None]:
     clear: Callable[[], None] = torch._C._cuda_clearCublasWorkspaces
     clear()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.schedule.cache_schedule import cached_evaluations
 
 DEFAULT_REUSE = 0.45
@@ -49,7 +49,7 @@ class LearnOptions:
 
 
 def chosen(
-    bound: Bound,
+    bound_model: BoundModel,
     *,
     steps: int,
     iterations: int | None,
@@ -63,7 +63,7 @@ def chosen(
     data: bool,
 ) -> LearnOptions:
     """The options with every default filled in.  Raises ValueError naming the argument."""
-    rows = len(_cached(bound, steps))
+    rows = len(_cached(bound_model, steps))
     _check_whole("batch_size", batch_size, 1)
     _check_whole("seed", seed, 0)
     if iterations is None:
@@ -85,21 +85,21 @@ def chosen(
         lr=default_lr(visits) if lr is None else lr,
         seed=seed,
         straight_through=straight_through,
-        cfg_scale=_guidance(bound, cfg_scale, data),
+        cfg_scale=_guidance(bound_model, cfg_scale, data),
         data=data,
     )
 
 
-def _guidance(bound: Bound, cfg_scale: float | None, data: bool) -> float | None:
-    assert bound.sampling is not None
+def _guidance(bound_model: BoundModel, cfg_scale: float | None, data: bool) -> float | None:
+    assert bound_model.sampling is not None
     if data and cfg_scale is not None:
         raise ValueError(
             f"learn: cfg_scale={cfg_scale:g} with data: the published procedure on latents uses "
             "no guidance; leave out one of the two"
         )
-    if data or bound.sampling.null_label is None:
+    if data or bound_model.sampling.null_label is None:
         return cfg_scale
-    return bound.sampling.cfg_scale if cfg_scale is None else cfg_scale
+    return bound_model.sampling.cfg_scale if cfg_scale is None else cfg_scale
 
 
 def default_lr(visits: int) -> float:
@@ -107,12 +107,14 @@ def default_lr(visits: int) -> float:
     return max(PUBLISHED_LR, min(LARGEST_LR, 36.0 / max(visits, 1)))
 
 
-def _cached(bound: Bound, steps: int) -> tuple[int, ...]:
+def _cached(bound_model: BoundModel, steps: int) -> tuple[int, ...]:
     """The evaluations that may reuse, where a published loop of that length has any."""
-    if bound.sampling is None:
-        raise ValueError(f"learn: no published loop is known for {type(bound.model).__name__}")
+    if bound_model.sampling is None:
+        raise ValueError(
+            f"learn: no published loop is known for {type(bound_model.model).__name__}"
+        )
     _check_whole("steps", steps, 1)
-    family = bound.program.family
+    family = bound_model.program.family
     if family == "uvit" and steps % 2:
         raise ValueError(
             f"learn: DPM-Solver of order 2 takes an even number of evaluations, got steps={steps}"

@@ -46,7 +46,7 @@ class Output:
         if state.iteration in wanted - known:
             scores = state.learned(self._task.options).sigmoid()
             state.snapshots.append((state.iteration, scores))
-            names = self._task.bound.program.branch_names
+            names = self._task.bound_model.program.branch_names
             picture = self._folder / PICTURE
             draw_scores(picture, state.snapshots, sorted(self._task.rows), names)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import Bound, Sampling
+from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
 from l2c_rt.adapters.branch_forward import full_pass, recording_pass
 from l2c_rt.sampling import loops as sampling
 from l2c_rt.sampling.solvers import DDIM, DPMSolver, discrete_alphas_bar, linear_alphas_bar
@@ -38,7 +38,7 @@ class Pair:
 
 
 def trajectory_pairs(
-    bound: Bound,
+    bound_model: BoundModel,
     solver: DDIM | DPMSolver,
     rows: Mapping[int, int],
     noise: Tensor,
@@ -52,7 +52,7 @@ def trajectory_pairs(
     `rows` is {evaluation that may reuse: row of the router}.
     Shapes: noise [n, C, H, W], labels [n].
     """
-    how = bound.sampling
+    how = bound_model.sampling
     assert how is not None
     scale = float("-inf") if cfg_scale is None else cfg_scale
     evaluation, kept = 0, list[Tensor]()
@@ -61,8 +61,8 @@ def trajectory_pairs(
     def call(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         nonlocal kept
         if evaluation + 1 not in rows:
-            return full_pass(bound, x, t, y)
-        out, kept = recording_pass(bound, x, t, y)
+            return full_pass(bound_model, x, t, y)
+        out, kept = recording_pass(bound_model, x, t, y)
         return out
 
     def guided(x: Tensor, t: float) -> Tensor:
@@ -80,13 +80,13 @@ def trajectory_pairs(
 
 
 def _guided_student(
-    how: Sampling, labels: Tensor | None, scale: float, x: Tensor, t: float
+    how: PublishedLoop, labels: Tensor | None, scale: float, x: Tensor, t: float
 ) -> Callable[[sampling.Call], Tensor]:
     return lambda call: sampling.guided_call(call, how, labels, scale)(x, t)
 
 
 def data_pair(
-    bound: Bound,
+    bound_model: BoundModel,
     solver: DDIM | DPMSolver,
     rows: Mapping[int, int],
     clean: Tensor,
@@ -102,8 +102,8 @@ def data_pair(
     evaluation = sorted(rows)[chosen]
     noise = torch.randn(clean.shape, generator=generator).to(clean)
     if labels is not None:
-        labels = dropped(labels, bound, generator)
-    how = bound.sampling
+        labels = dropped(labels, bound_model, generator)
+    how = bound_model.sampling
     assert how is not None
     if isinstance(solver, DDIM):
         first = [evaluation - 1]
@@ -112,27 +112,31 @@ def data_pair(
         first = [evaluation - 2, evaluation - 1]
         signal = float(discrete_alphas_bar()[_whole(solver.timesteps[evaluation - 2]) - 1])
     x = signal**0.5 * clean + (1.0 - signal) ** 0.5 * noise
-    x, kept = _advance(bound, solver, first, x, labels)
+    x, kept = _advance(bound_model, solver, first, x, labels)
     t = _time(solver, _whole(solver.timesteps[evaluation]), x)
-    teacher = full_pass(bound, x, t, labels)
+    teacher = full_pass(bound_model, x, t, labels)
     return Pair(rows[evaluation], kept, teacher, lambda call: call(x, t, labels))
 
 
-def dropped(labels: Tensor, bound: Bound, generator: torch.Generator) -> Tensor:
+def dropped(labels: Tensor, bound_model: BoundModel, generator: torch.Generator) -> Tensor:
     """The labels, a tenth of them replaced by "no class" where the model has one."""
     drop = torch.rand(len(labels), generator=generator) < LABEL_DROP
-    null = None if bound.sampling is None else bound.sampling.null_label
+    null = None if bound_model.sampling is None else bound_model.sampling.null_label
     return labels if null is None else torch.where(drop.to(labels.device), null, labels)
 
 
 def _advance(
-    bound: Bound, solver: DDIM | DPMSolver, evaluations: list[int], x: Tensor, y: Tensor | None
+    bound_model: BoundModel,
+    solver: DDIM | DPMSolver,
+    evaluations: list[int],
+    x: Tensor,
+    y: Tensor | None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Take the solver's step from x; the last of its evaluations is what stays recorded."""
-    assert bound.sampling is not None
-    channels, anchor, kept = bound.sampling.channels, x, list[Tensor]()
+    assert bound_model.sampling is not None
+    channels, anchor, kept = bound_model.sampling.channels, x, list[Tensor]()
     for e in evaluations:
-        out, kept = recording_pass(bound, x, _time(solver, solver.timesteps[e], x), y)
+        out, kept = recording_pass(bound_model, x, _time(solver, solver.timesteps[e], x), y)
         eps = out[:, :channels]
         if isinstance(solver, DDIM):
             x = float(solver.a[e]) * x + float(solver.b[e]) * eps
@@ -173,15 +177,15 @@ def endless(data: Iterable[Any], labelled: bool, skip: int = 0) -> Iterator[Batc
 
 
 def _checked(batch: Any, labelled: bool) -> Batch:
-    parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-    if all(isinstance(part, Tensor) for part in parts) and len(parts) in (1, 2):
-        clean, labels = parts[0], parts[-1]
+    fusable = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    if all(isinstance(part, Tensor) for part in fusable) and len(fusable) in (1, 2):
+        clean, labels = fusable[0], fusable[-1]
         if clean.dim() == 4 and clean.is_floating_point():
             if not labelled:
                 return clean, None
             if labels.shape == clean.shape[:1] and not labels.is_floating_point():
                 return clean, labels.long()
     got = ", ".join(str(tuple(p.shape)) if isinstance(p, Tensor) else type(p).__name__
-                    for p in parts)  # fmt: skip
+                    for p in fusable)  # fmt: skip
     wanted = "latents [B, C, H, W]" + (", integer labels [B]" if labelled else "")
     raise ValueError(f"learn: a batch of data is ({got}), wanted ({wanted})")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.branch_forward import mixed_pass
 from l2c_rt.learning.options import LearnOptions
 from l2c_rt.learning.pairs import Pair
@@ -110,9 +110,11 @@ class Sums:
         return Sums(packed[:count].view_as(self.slope), packed[count:-1], packed[-1])
 
 
-def gather(bound: Bound, pairs: Iterable[Pair], state: LearnState, options: LearnOptions) -> Sums:
+def gather(
+    bound_model: BoundModel, pairs: Iterable[Pair], state: LearnState, options: LearnOptions
+) -> Sums:
     """Student passes over the pairs, with the error's slope in every score."""
-    device = next(bound.model.parameters()).device
+    device = next(bound_model.model.parameters()).device
     scores = state.logits.sigmoid()
     if options.straight_through is not None:
         scores = (scores > options.straight_through).float()
@@ -123,8 +125,8 @@ def gather(bound: Bound, pairs: Iterable[Pair], state: LearnState, options: Lear
         i = state.rows.index(pair.row)
         with torch.enable_grad():
             weights = scores[i].clone().requires_grad_()
-            student = pair.student(partial(mixed_pass, bound, pair.kept, weights))
-            loss = error_of(bound.program.family, student, pair.teacher)
+            student = pair.student(partial(mixed_pass, bound_model, pair.kept, weights))
+            loss = error_of(bound_model.program.family, student, pair.teacher)
             slope[i] += torch.autograd.grad(loss, weights)[0]
         error += loss.detach()
         pairs_of_row[i] += 1

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from l2c_rt.adapters.bound_model import Bound, Sampling
+from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
 from l2c_rt.learning.options import LearnOptions
 from l2c_rt.learning.pairs import Batch, Pair, data_pair, trajectory_pairs
 from l2c_rt.learning.state import draw_seed
@@ -23,8 +23,8 @@ from l2c_rt.sampling.solvers import DDIM, DPMSolver
 class Task:
     """What is learned on what: fixed for the whole run.  `rows` is {evaluation: router row}."""
 
-    bound: Bound
-    how: Sampling
+    bound_model: BoundModel
+    how: PublishedLoop
     options: LearnOptions
     rows: dict[int, int]
     height: int
@@ -33,16 +33,18 @@ class Task:
     shapes: str
 
     @staticmethod
-    def of(bound: Bound, options: LearnOptions) -> Task:
-        assert bound.sampling is not None
-        family = bound.program.family
+    def of(bound_model: BoundModel, options: LearnOptions) -> Task:
+        assert bound_model.sampling is not None
+        family = bound_model.program.family
         height = options.steps if family == "dit" else options.steps // 2
-        blank = np.zeros((height, len(bound.program.branches)), np.float32)
+        blank = np.zeros((height, len(bound_model.program.branches)), np.float32)
         rows = Router(blank, family, options.steps).valid_rows()
-        solver = sampling.solver_for(bound.sampling.sampler, options.steps)
-        device = next(bound.model.parameters()).device
-        shapes = shape_digest(bound.model)
-        return Task(bound, bound.sampling, options, rows, height, solver, device, shapes)
+        solver = sampling.solver_for(bound_model.sampling.sampler, options.steps)
+        device = next(bound_model.model.parameters()).device
+        shapes = shape_digest(bound_model.model)
+        return Task(
+            bound_model, bound_model.sampling, options, rows, height, solver, device, shapes
+        )
 
     def pairs(self, iteration: int, rank: int, batches: Iterator[Batch] | None) -> Iterator[Pair]:
         """The pairs of one iteration on one process."""
@@ -52,7 +54,7 @@ class Task:
             clean, labels = next(batches)
             clean = clean.to(self.device, torch.float32)
             labels = None if labels is None else labels.to(self.device)
-            yield data_pair(self.bound, self.solver, self.rows, clean, labels, generator)
+            yield data_pair(self.bound_model, self.solver, self.rows, clean, labels, generator)
             return
         count = self.options.batch_size
         size = (count, self.how.channels, self.how.size, self.how.size)
@@ -62,7 +64,7 @@ class Task:
             labels = torch.randint(self.how.classes, (count,), generator=generator)
             labels = labels.to(self.device)
         scale = self.options.cfg_scale
-        yield from trajectory_pairs(self.bound, self.solver, self.rows, noise, labels, scale)
+        yield from trajectory_pairs(self.bound_model, self.solver, self.rows, noise, labels, scale)
 
 
 def shape_digest(model: nn.Module) -> str:

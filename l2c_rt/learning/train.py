@@ -59,14 +59,14 @@ def learn(
     Raises TypeError for a model without adapter, ValueError naming the argument that does not fit.
     Source: arXiv 2406.01733.
     """
-    bound = adapters.bind(model)
+    bound_model = adapters.bind(model)
     options = chosen(
-        bound, steps=steps, iterations=iterations, batch_size=batch_size, lam=lam, reuse=reuse,
-        lr=lr, seed=seed, straight_through=straight_through, cfg_scale=cfg_scale,
+        bound_model, steps=steps, iterations=iterations, batch_size=batch_size, lam=lam,
+        reuse=reuse, lr=lr, seed=seed, straight_through=straight_through, cfg_scale=cfg_scale,
         data=data is not None,
     )  # fmt: skip
     folder = checked_folder(out, resume, save_every)
-    task = Task.of(bound, options)
+    task = Task.of(bound_model, options)
     with frozen(model), joined(task.device) as workers:
         state = _begun(task, folder if resume else None, workers)
         output = None
@@ -84,7 +84,7 @@ def learn(
 
 def _begun(task: Task, folder: Path | None, workers: Workers) -> LearnState:
     """A fresh state, or the one that a stopped run left in the folder."""
-    state = start(task.rows.values(), len(task.bound.program.branches), task.options)
+    state = start(task.rows.values(), len(task.bound_model.program.branches), task.options)
     if folder is not None and (folder / CHECKPOINT).exists():
         load_checkpoint(folder / CHECKPOINT, state, task.options, task.shapes)
     workers.check_equal("where to begin", state.iteration)
@@ -107,8 +107,8 @@ def _train(
                 output.begin_iteration(state)
             began = time.perf_counter()
             pairs = task.pairs(state.iteration, workers.rank, batches)
-            sums = gather(task.bound, pairs, state, task.options).over(workers)
-            update(state, sums, task.options, task.bound.program.family, workers)
+            sums = gather(task.bound_model, pairs, state, task.options).over(workers)
+            update(state, sums, task.options, task.bound_model.program.family, workers)
             state.seconds += time.perf_counter() - began
             if output is not None:
                 output.end_iteration(state)
@@ -119,7 +119,7 @@ def _train(
 
 def _finished(task: Task, state: LearnState, workers: Workers) -> Router:
     """The router, its scores moved to the wanted share where one was given."""
-    options, family = task.options, task.bound.program.family
+    options, family = task.options, task.bound_model.program.family
     learned, shift = state.learned(options).numpy(), 0.0
     if options.reuse is not None:
         learned, shift = shifted_to_share(learned, options.reuse, THRESHOLDS[family])
@@ -129,7 +129,7 @@ def _finished(task: Task, state: LearnState, workers: Workers) -> Router:
         logits,
         family,
         options.steps,
-        branches=task.bound.program.branch_names,
+        branches=task.bound_model.program.branch_names,
         sampler=task.how.sampler,
         source=f"l2c_rt.learn, seed {options.seed}",
         training=json.dumps({**_about(task, state, workers), "shift_of_logits": shift}),
@@ -147,7 +147,7 @@ def _about(task: Task, state: LearnState, workers: Workers) -> dict[str, Any]:
         "error_at_end": state.error,
         "error_at_cut": state.error_at_cut,
         "loss_at_end": state.error + state.penalty,
-        "model": {"class": type(task.bound.model).__name__, "shapes_sha256": task.shapes},
+        "model": {"class": type(task.bound_model.model).__name__, "shapes_sha256": task.shapes},
         "versions": {
             "l2c_rt": l2c_rt.__version__,
             "torch": torch.__version__,

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from l2c_rt.measure.machine import Timed, host_seconds
+from l2c_rt.measure.machine import Clock, host_seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Timings:
     """Seconds of every run, two of each kind per round."""
 
     full: tuple[float, ...]
@@ -40,8 +40,8 @@ class Measured:
 
 
 def measure(
-    full: Callable[[], Any], cached: Callable[[], Any], rounds: int, timed: Timed = host_seconds
-) -> Measured:
+    full: Callable[[], Any], cached: Callable[[], Any], rounds: int, timed: Clock = host_seconds
+) -> Timings:
     """Warm both up, then time them; `timed(run)` gives the seconds of one call."""
     from tqdm import tqdm
 
@@ -55,7 +55,7 @@ def measure(
             for name, run in order:
                 seconds[name].append(timed(run))
                 bar.update()
-    return Measured(tuple(seconds["full"]), tuple(seconds["cached"]))
+    return Timings(tuple(seconds["full"]), tuple(seconds["cached"]))
 
 
 def _in_twos(seconds: tuple[float, ...]) -> list[float]:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-Timed = Callable[[Callable[[], Any]], float]
+Clock = Callable[[Callable[[], Any]], float]
 """Seconds of one call, the device's work included."""
 
 QUERY = ("driver_version", "clocks.sm", "clocks.max.sm", "power.limit")
 
 
-def stopwatch(device: torch.device) -> Timed:
+def stopwatch(device: torch.device) -> Clock:
     """CUDA events on a GPU, the host's clock elsewhere."""
     return event_seconds if device.type == "cuda" else host_seconds
 

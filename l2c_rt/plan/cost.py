@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from l2c_rt.plan.lowering import Call, Embed, Final, Join, Launch, Run, Sum, lower
+from l2c_rt.plan.lowering import Call, Embed, Final, Launch, Run, SkipLinear, Sum, lower
 from l2c_rt.plan.ops import Compute, Plan, RunFixed, StepPlan
 from l2c_rt.plan.passes import hoist_conditioning
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed
@@ -57,7 +57,7 @@ class Cost:
         return sum(e.macs for e in self.full)
 
     @property
-    def speedup_bound(self) -> float:
+    def speedup_limit(self) -> float:
         """Full over cached MACs, attention products included: what caching alone can give."""
         return sum(e.all_macs for e in self.full) / sum(e.all_macs for e in self.cached)
 
@@ -119,15 +119,17 @@ def _evaluation(step: StepPlan, program: BlockProgram, scratch: int) -> Evaluati
 
 def can_be_one_kernel(program: BlockProgram) -> bool:
     """Whether an evaluation that computes nothing is one kernel: no long skips, gated branches."""
-    joins = any(isinstance(n, Fixed) and n.role in ("join", "save") for n in program.nodes)
-    return not joins and all(branch.gated for branch in program.branches)
+    skip_linears = any(
+        isinstance(n, Fixed) and n.role in ("skip_linear", "skip_save") for n in program.nodes
+    )
+    return not skip_linears and all(branch.gated for branch in program.branches)
 
 
 def launch_kernels(launch: Launch, nodes: Mapping[str, Fixed | Branch]) -> int:
     """Kernels of one launch of a lowered row; the library's splitting of products not counted."""
     if isinstance(launch, Run):
         return nodes[launch.branch].kernels
-    return nodes[launch.node].kernels if isinstance(launch, Call | Join) else 1
+    return nodes[launch.node].kernels if isinstance(launch, Call | SkipLinear) else 1
 
 
 def launch_elements(launch: Launch, program: BlockProgram) -> int:

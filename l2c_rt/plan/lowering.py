@@ -54,7 +54,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Join:
+class SkipLinear:
     """A long skip's linear over (source, skip), to `target`."""
 
     node: str
@@ -81,7 +81,7 @@ class Call:
     source: str
 
 
-Launch = Embed | Sum | Run | Join | Final | Call
+Launch = Embed | Sum | Run | SkipLinear | Final | Call
 Row = tuple[Launch, ...]
 
 
@@ -128,15 +128,15 @@ class _Row:
         role = node.role if isinstance(node, Fixed) else ""
         if role == "embed":
             self._embedded = True
-        elif role == "save":
+        elif role == "skip_save":
             self._settle()
             self._keep = f"skip-{len(self._kept)}-{op.node}"
-        elif role == "join":
+        elif role == "skip_linear":
             self._settle()
             self._sum(None)
             # A product cannot be written over what it reads.
             target = JOINED if self._at == STREAM else STREAM
-            self.launches.append(Join(op.node, self._at, self._kept.pop(), target))
+            self.launches.append(SkipLinear(op.node, self._at, self._kept.pop(), target))
             self._at = target
         elif role == "final":
             self._final()
@@ -198,6 +198,6 @@ def buffers(rows: tuple[Row, ...]) -> tuple[str, ...]:
     names = {STREAM: None}
     for row in rows:
         for launch in row:
-            if isinstance(launch, Embed | Sum | Join):
+            if isinstance(launch, Embed | Sum | SkipLinear):
                 names[launch.target] = None
     return tuple(names)

@@ -16,8 +16,8 @@ class Fixed:
 
     `conditioning` marks a node that depends on the timestep and the label only, so that a
     backend may compute it for all steps before the run (adaLN's modulation).  `role` says what a
-    backend that joins nodes may take it for: "embed", "final", and for long skips "save" and
-    "join"; without one the node can only be called.
+    backend that joins nodes may take it for: "embed", "final", and for long skips
+    "skip_save" and "skip_linear"; without one the node can only be called.
     """
 
     name: str

@@ -64,11 +64,13 @@ def _uvit_nodes(size: Size) -> list[Node]:
     nodes: list[Node] = [linear_node("embed", tokens, PATCH_VALUES, width, role="embed")]
     for i in range(size.blocks):
         if i > half:
-            nodes.append(linear_node(f"skip-linear-{i}", tokens, 2 * width, width, role="join"))
+            nodes.append(
+                linear_node(f"skip-linear-{i}", tokens, 2 * width, width, role="skip_linear")
+            )
         nodes.append(attention_branch(i, tokens, width, gated=False, biases=width))
         nodes.append(mlp_branch(i, tokens, width, 4 * width, gated=False))
         if i < half:
-            nodes.append(Fixed(f"skip-save-{i}", role="save"))
+            nodes.append(Fixed(f"skip-save-{i}", role="skip_save"))
     return [*nodes, linear_node("final", tokens, width, PATCH_VALUES, role="final")]
 
 

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 
 from l2c_rt.runtime.step_clock import StepError
 
-Announced = tuple[int | None, int | None, int | None]
+StepHint = tuple[int | None, int | None, int | None]
 """Lane, step and number of steps, as far as the loop says them."""
 
 LANES = {"cond": 0, "uncond": 1}
 
 
-class Announcements:
+class StepHints:
     """The contexts that calls are made in, innermost last."""
 
     def __init__(self) -> None:
-        self._open: list[Announced] = []
+        self._open: list[StepHint] = []
 
     @contextmanager
     def context(
@@ -32,7 +32,7 @@ class Announcements:
         finally:
             self._open.pop()
 
-    def now(self, lane: int | None) -> Announced:
+    def now(self, lane: int | None) -> StepHint:
         """What is announced for a call with `lane=`; StepError where the two disagree."""
         if not self._open:
             return lane, None, None

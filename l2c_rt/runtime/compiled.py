@@ -11,13 +11,13 @@ from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends import Backend
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
 from l2c_rt.runtime.fingerprint import check_bypassed, check_mode, fingerprint
 from l2c_rt.runtime.session import Session
-from l2c_rt.runtime.summary import Captured, Summary, Tally
+from l2c_rt.runtime.summary import GraphStats, RunCounts, Summary
 from l2c_rt.sampling import loops as sampling
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -32,21 +32,21 @@ class Compiled:
     Attributes that are not its own are the model's (`config`, `dtype`, `in_channels`, ...).
     """
 
-    bound: Bound
+    bound_model: BoundModel
     schedule: CacheSchedule
     unfused: Plan
     plan: Plan
     cost: Cost
     backend: Backend
-    bind: Callable[[nn.Module], Bound]
-    choose: Callable[[Bound], Backend]
+    bind: Callable[[nn.Module], BoundModel]
+    choose: Callable[[BoundModel], Backend]
     lanes: int = 1
     timesteps: tuple[float, ...] | None = None
     strict: bool = False
-    tally: Tally = field(default_factory=Tally)
+    counts: RunCounts = field(default_factory=RunCounts)
 
     def __post_init__(self) -> None:
-        self.weights = fingerprint(self.bound.model)
+        self.weights = fingerprint(self.bound_model.model)
         self.asleep = False
         self._lock = threading.Lock()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
@@ -117,35 +117,35 @@ class Compiled:
         """What was planned, reused and measured so far."""
         lanes = [lane for session in list(self._sessions) for lane in session.lanes.all()]
         spaces = [lane.workspace for lane in lanes if lane.workspace is not None]
-        captured = sum((space.captured for space in spaces), Captured())
-        tally = self.tally
+        captured = sum((space.captured for space in spaces), GraphStats())
+        counts = self.counts
         return Summary(
-            model=type(self.bound.model).__name__,
+            model=type(self.bound_model.model).__name__,
             source=self.schedule.source,
             backend=self.backend.name,
-            device=str(self.bound.device),
+            device=str(self.bound_model.device),
             steps=self.schedule.steps,
             branches=self.schedule.num_branches,
             lanes=self.lanes,
             distinct_rows=len(self.plan.steps),
             reused=self.plan.reuse_count,
-            runs=tally.completed,
-            abandoned=tally.abandoned,
-            calls=tally.calls,
+            runs=counts.completed,
+            abandoned=counts.abandoned,
+            calls=counts.calls,
             slots=self.plan.num_slots,
             slot_bytes=sum(lane.slots.nbytes for lane in lanes),
             table_bytes=sum(space.nbytes for space in spaces),
-            arena_allocations=tally.allocations,
-            weight_changes=tally.weight_changes,
-            expected_speedup=self.cost.speedup_bound,
-            measured_speedup=tally.speedup(self.plan.order, self.plan.order[0]),
+            arena_allocations=counts.allocations,
+            weight_changes=counts.weight_changes,
+            expected_speedup=self.cost.speedup_limit,
+            measured_speedup=counts.speedup(self.plan.order, self.plan.order[0]),
             captured=captured,
             reasons=self._reasons() + captured.reasons,
         )
 
     def memory_taken(self) -> None:
         """Called by slots whenever they take memory from an arena."""
-        self.tally.allocations += 1
+        self.counts.allocations += 1
 
     def weights_changed(self, weights: int) -> None:
         """A run is about to begin on a model that is not as it was: describe it anew.
@@ -160,15 +160,15 @@ class Compiled:
         with self._lock:
             if weights == self.weights:
                 return
-            check_mode(self.bound.model)
-            bound = self.bind(self.bound.model)
-            if bound.program != self.bound.program:
+            check_mode(self.bound_model.model)
+            bound_model = self.bind(self.bound_model.model)
+            if bound_model.program != self.bound_model.program:
                 raise ValueError("the model's structure changed since compile; compile again")
-            check_bypassed(bound.bypassed)
-            self.backend = self.choose(bound)
-            self.plan = self.backend.passes(self.unfused, bound.program)
-            self.bound, self.weights = bound, weights
-            self.tally.weight_changes += 1
+            check_bypassed(bound_model.bypassed)
+            self.backend = self.choose(bound_model)
+            self.plan = self.backend.passes(self.unfused, bound_model.program)
+            self.bound_model, self.weights = bound_model, weights
+            self.counts.weight_changes += 1
 
     def run_sampler(
         self,
@@ -199,8 +199,8 @@ class Compiled:
         return session
 
     def _reasons(self) -> tuple[str, ...]:
-        reasons = self.backend.reasons + check_bypassed(self.bound.bypassed)
-        if self.tally.abandoned and not self.tally.completed:
+        reasons = self.backend.reasons + check_bypassed(self.bound_model.bypassed)
+        if self.counts.abandoned and not self.counts.completed:
             reasons += (
                 f"no run has been completed; does the loop have {self.schedule.steps} steps, as "
                 "the schedule has?",
@@ -208,23 +208,23 @@ class Compiled:
         return reasons
 
     def eval(self) -> Compiled:
-        self.bound.model.eval()
+        self.bound_model.model.eval()
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> Compiled:
         """Move or cast the model; the next run notices."""
-        self.bound.model.to(*args, **kwargs)
+        self.bound_model.model.to(*args, **kwargs)
         return self
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "bound" not in self.__dict__:
+        if name.startswith("__") or "bound_model" not in self.__dict__:
             raise AttributeError(name)
         if name in RETURN_THE_MODEL:
             raise AttributeError(
                 f"a compiled model has no {name}(), which would return the uncompiled model; "
                 "use to(...) or the model itself"
             )
-        return getattr(self.bound.model, name)
+        return getattr(self.bound_model.model, name)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a compiled model is not copied or pickled: compile a copy of the model")
@@ -232,7 +232,7 @@ class Compiled:
     def __repr__(self) -> str:
         total = self.schedule.steps * self.schedule.num_branches
         return (
-            f"Compiled({type(self.bound.model).__name__}, {self.schedule.steps} evaluations, "
+            f"Compiled({type(self.bound_model.model).__name__}, {self.schedule.steps} evaluations, "
             f"{total - self.plan.reuse_count} of {total} branch calls computed, "
             f"backend={self.backend.name!r})"
         )

@@ -18,11 +18,11 @@ def forward_with_cfg(
     own = getattr(type(model), "forward_with_cfg", None)
     if own is None:
         raise AttributeError(f"{type(model).__name__} has no forward_with_cfg")
-    out: Tensor = own(Stand(model, forward), *args, **kwargs)
+    out: Tensor = own(ModelStandIn(model, forward), *args, **kwargs)
     return out
 
 
-class Stand:
+class ModelStandIn:
     """Stands for the model: its attributes, another forward."""
 
     def __init__(self, model: nn.Module, forward: Callable[..., Any]) -> None:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import State
-from l2c_rt.backends.backend import Frame
+from l2c_rt.backends.backend import Evaluation
 from l2c_rt.memory.slots import Slots
-from l2c_rt.runtime.cache_context import Announcements
+from l2c_rt.runtime.cache_context import StepHints
 from l2c_rt.runtime.fingerprint import fingerprint
 from l2c_rt.runtime.forward_with_cfg import forward_with_cfg
 from l2c_rt.runtime.lanes import Key, Lane, Lanes, key_of, spell
@@ -38,12 +38,12 @@ class Session:
         self, compiled: Compiled, *, lanes: int, timesteps: Sequence[float] | None = None
     ) -> None:
         self._compiled = compiled
-        schedule, tally = compiled.schedule, compiled.tally
-        self.clock = StepClock(schedule.steps, lanes, timesteps, schedule.sampler, tally)
+        schedule, counts = compiled.schedule, compiled.counts
+        self.clock = StepClock(schedule.steps, lanes, timesteps, schedule.sampler, counts)
         self._check = TimestepCheck(self.clock)
         self.lanes = Lanes(lanes, self._new_lane)
         self._run_key: Key | None = None
-        self._announced = Announcements()
+        self._announced = StepHints()
         self._in_use = threading.Lock()
         self._user: int | None = None
         self._weights = compiled.weights
@@ -81,7 +81,7 @@ class Session:
     def forward_with_cfg(self, *args: Any, **kwargs: Any) -> Tensor:
         """The model's own guided call.  Raises AttributeError where the model has none."""
         try:
-            return forward_with_cfg(self._compiled.bound.model, self, *args, **kwargs)
+            return forward_with_cfg(self._compiled.bound_model.model, self, *args, **kwargs)
         except BaseException:
             self.reset()
             raise
@@ -111,7 +111,7 @@ class Session:
                 self._begin_run(kept)
                 out = work(kept[0].workspace, kept[0].slots)
                 times = kept[0].workspace.run_times()
-            self._compiled.tally.whole_runs(self.clock.steps, times)
+            self._compiled.counts.whole_runs(self.clock.steps, times)
             return out
 
     def reset(self, *, forget_timesteps: bool = False) -> None:
@@ -183,7 +183,7 @@ class Session:
         self._check_usable()
         # Slots and tables outlive the call, so they must not be inference tensors.
         with torch.inference_mode(False), torch.no_grad():
-            state = self._compiled.bound.begin(*args, **kwargs)
+            state = self._compiled.bound_model.begin(*args, **kwargs)
             key, tick = key_of(state), self._check.tick(state.t, self._announced.now(lane))
             self._check_key(key, tick)
             kept = self.lanes.at(key)
@@ -202,17 +202,17 @@ class Session:
     def _evaluate(self, tick: Tick, state: State, lane: Lane, key: Key) -> Any:
         compiled = self._compiled
         row = compiled.plan.order[tick.step]
-        frame = Frame(compiled.bound, state, lane.slots, tick.step, row)
+        frame = Evaluation(compiled.bound_model, state, lane.slots, tick.step, row)
         if lane.workspace is not None:
             lane.workspace.begin(frame, self.clock.timesteps)
         began = time.perf_counter()
         out = compiled.backend.run(compiled.plan.at(tick.step), frame)
         if key[2].type == "cpu":
-            compiled.tally.time(key, row, time.perf_counter() - began)
+            compiled.counts.time(key, row, time.perf_counter() - began)
         elif lane.workspace is not None:
             for ended, seconds in lane.workspace.times():
-                compiled.tally.time(key, ended, seconds)
-        compiled.tally.calls += 1
+                compiled.counts.time(key, ended, seconds)
+        compiled.counts.calls += 1
         return out
 
     def _check_key(self, key: Key, tick: Tick) -> None:
@@ -225,7 +225,7 @@ class Session:
             )
 
     def _begin_run(self, kept: list[Lane]) -> None:
-        weights = fingerprint(self._compiled.bound.model)
+        weights = fingerprint(self._compiled.bound_model.model)
         if weights != self._weights:
             self._compiled.weights_changed(weights)
             for lane in self.lanes.all():

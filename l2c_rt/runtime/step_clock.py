@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from l2c_rt.runtime.summary import Tally
+from l2c_rt.runtime.summary import RunCounts
 
 STRICTLY_FALLING = ("ddim", "dpm-solver")
 
@@ -61,7 +61,7 @@ class StepClock:
         lanes: int = 1,
         timesteps: Sequence[float] | None = None,
         sampler: str = "",
-        tally: Tally | None = None,
+        counts: RunCounts | None = None,
     ) -> None:
         _check_loop(steps, lanes, timesteps)
         self.steps = steps
@@ -69,7 +69,7 @@ class StepClock:
         self.timesteps = None if timesteps is None else tuple(map(float, timesteps))
         self.abandoned = 0
         self.completed = 0
-        self._tally = tally or Tally()
+        self._tally = counts or RunCounts()
         self._given = timesteps is not None
         self._confirmed = False
         self._falling = sampler in STRICTLY_FALLING

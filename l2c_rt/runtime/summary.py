@@ -10,7 +10,7 @@ KEPT_SAMPLES = 64
 
 
 @dataclass(slots=True)
-class Tally:
+class RunCounts:
     """Counts over all sessions of a compiled model, also those that are gone."""
 
     calls: int = 0
@@ -55,7 +55,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Captured:
+class GraphStats:
     """What a backend has captured and replayed; bytes are those of graph pools and of buffers."""
 
     graphs: int = 0
@@ -66,11 +66,11 @@ class Captured:
     replays: int = 0
     reasons: tuple[str, ...] = ()
 
-    def __add__(self, other: Captured) -> Captured:
+    def __add__(self, other: GraphStats) -> GraphStats:
         """Counts added; reasons once each."""
         numbers = [f.name for f in fields(self) if f.name != "reasons"]
         added = {name: getattr(self, name) + getattr(other, name) for name in numbers}
-        return Captured(**added, reasons=tuple(dict.fromkeys(self.reasons + other.reasons)))
+        return GraphStats(**added, reasons=tuple(dict.fromkeys(self.reasons + other.reasons)))
 
     def __str__(self) -> str:
         if not self.graphs:
@@ -105,7 +105,7 @@ class Summary:
     weight_changes: int
     expected_speedup: float
     measured_speedup: float | None
-    captured: Captured
+    captured: GraphStats
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:

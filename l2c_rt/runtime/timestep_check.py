@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.device.streams import StreamOrder, on
-from l2c_rt.runtime.cache_context import Announced
+from l2c_rt.runtime.cache_context import StepHint
 from l2c_rt.runtime.step_clock import StepClock, StepError, Tick
 
 
@@ -42,7 +42,7 @@ class TimestepCheck:
         self._clock = clock
         self._deferred: DeferredCheck | None = None
 
-    def tick(self, t: Any, announced: Announced) -> Tick:
+    def tick(self, t: Any, announced: StepHint) -> Tick:
         """Raises StepError for a call that does not fit, or for an earlier one on a device."""
         value = host_timestep(t)
         if value is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import Bound, Sampling
+from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
 from l2c_rt.memory.slots import Slots
 from l2c_rt.runtime.step_clock import same_timestep
 from l2c_rt.sampling.solvers import DDIM, DPMSolver, ddim, dpm_solver
@@ -71,7 +71,7 @@ def _run_dpm_solver(
 
 
 def guided_call(
-    call: Call, how: Sampling, y: Tensor | None, cfg_scale: float
+    call: Call, how: PublishedLoop, y: Tensor | None, cfg_scale: float
 ) -> Callable[[Tensor, float], Tensor]:
     """The family's guidance around `call`, with both labels in one batch.
 
@@ -93,7 +93,7 @@ def guided_call(
     return both
 
 
-def is_guided(how: Sampling, y: Tensor | None, cfg_scale: float) -> bool:
+def is_guided(how: PublishedLoop, y: Tensor | None, cfg_scale: float) -> bool:
     """Whether a run has both labels in its batch.
 
     Raises ValueError where guidance is wanted of a model without a null label.
@@ -109,7 +109,7 @@ def is_guided(how: Sampling, y: Tensor | None, cfg_scale: float) -> bool:
     return True
 
 
-def _guide(how: Sampling, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+def _guide(how: PublishedLoop, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     if how.sampler != "ddim":
         return cond + scale * (cond - uncond)
     g = how.guided_channels
@@ -117,7 +117,7 @@ def _guide(how: Sampling, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     return torch.cat([guided, cond[:, g:]], dim=1)
 
 
-def _timestep(how: Sampling, t: float, x: Tensor) -> Tensor:
+def _timestep(how: PublishedLoop, t: float, x: Tensor) -> Tensor:
     """The dtype that the published loop passes: whole for DDIM, float32 for DPM-Solver."""
     dtype = torch.int64 if how.sampler == "ddim" else torch.float32
     return torch.full((len(x),), t, dtype=dtype, device=x.device)
@@ -125,9 +125,11 @@ def _timestep(how: Sampling, t: float, x: Tensor) -> Tensor:
 
 def published_solver(compiled: Compiled) -> DDIM | DPMSolver:
     """The solver of the model's published loop, if the schedule was made for that loop."""
-    how, schedule = compiled.bound.sampling, compiled.schedule
+    how, schedule = compiled.bound_model.sampling, compiled.schedule
     if how is None:
-        raise ValueError(f"sample: no published loop for {type(compiled.bound.model).__name__}")
+        raise ValueError(
+            f"sample: no published loop for {type(compiled.bound_model.model).__name__}"
+        )
     if schedule.sampler not in ("", how.sampler):
         raise ValueError(
             f"sample: the schedule was made for {schedule.sampler}, the model's published loop is "
@@ -149,7 +151,7 @@ def published_run(
 ) -> Iterator[Tensor]:
     """The latents after every evaluation of the model's published loop, run on a session."""
     solver, how, labels, scale = _asked(compiled, session, noise, y, cfg_scale)
-    call = tensor_call(compiled.bound, session, compiled.schedule.steps)
+    call = tensor_call(compiled.bound_model, session, compiled.schedule.steps)
     return run(solver, guided_call(call, how, labels, scale), noise)
 
 
@@ -167,7 +169,7 @@ def whole_run(
     """
     solver, how, labels, scale = _asked(compiled, session, noise, y, cfg_scale)
     guided = is_guided(how, labels, scale)
-    device = compiled.bound.device
+    device = compiled.bound_model.device
     if noise.device != device:
         raise ValueError(
             f"sample: noise is on {noise.device}, the model on {device}; pass noise.to({device})"
@@ -184,9 +186,9 @@ def whole_run(
 
 def _asked(
     compiled: Compiled, session: Session, noise: Tensor, y: Any, cfg_scale: float | None
-) -> tuple[DDIM | DPMSolver, Sampling, Tensor | None, float]:
+) -> tuple[DDIM | DPMSolver, PublishedLoop, Tensor | None, float]:
     """Solver, loop, labels and scale of a run, checked."""
-    solver, how = published_solver(compiled), compiled.bound.sampling
+    solver, how = published_solver(compiled), compiled.bound_model.sampling
     assert how is not None
     if session.clock.lanes != 1:
         raise ValueError(
@@ -197,26 +199,26 @@ def _asked(
     return solver, how, labels, how.cfg_scale if cfg_scale is None else float(cfg_scale)
 
 
-def tensor_call(bound: Bound, session: Session, steps: int) -> Call:
+def tensor_call(bound_model: BoundModel, session: Session, steps: int) -> Call:
     """A session as a function (x, t, y) -> tensor, whatever the model's own signature.
 
     The latents keep their dtype between calls, also where the model is narrower.  Every call says
     which step it is, so that a session reset in between is noticed.
     """
-    dtype = next(bound.model.parameters()).dtype
+    dtype = next(bound_model.model.parameters()).dtype
     evaluation = 0
 
     def call(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         nonlocal evaluation
         with session.cache_context("cond", step=evaluation, num_steps=steps):
-            out = bound.to_tensor(session(**bound.arguments(x.to(dtype), t, y)))
+            out = bound_model.to_tensor(session(**bound_model.arguments(x.to(dtype), t, y)))
         evaluation += 1
         return out.to(x.dtype)
 
     return call
 
 
-def check_inputs(noise: Any, y: Any, how: Sampling) -> Tensor | None:
+def check_inputs(noise: Any, y: Any, how: PublishedLoop) -> Tensor | None:
     """The labels as int64 beside the noise; None for a model without labels.
 
     Raises ValueError where they do not fit.

@@ -113,10 +113,10 @@ def test_the_fused_backend_takes_the_model_apart_rightly(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_fixed_node_and_branch_has_its_code(name: str) -> None:
-    bound = adapters.bind(MODELS[name]())
-    names = {node.name for node in bound.program.nodes}
-    assert names == set(bound.fixed) | set(bound.branches)
-    assert bound.program.branch_names == tuple(bound.branches)
+    bound_model = adapters.bind(MODELS[name]())
+    names = {node.name for node in bound_model.program.nodes}
+    assert names == set(bound_model.fixed) | set(bound_model.branches)
+    assert bound_model.program.branch_names == tuple(bound_model.branches)
 
 
 @pytest.mark.parametrize("name", MODELS)

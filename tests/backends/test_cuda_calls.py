@@ -24,8 +24,8 @@ from l2c_rt import presets
 from l2c_rt.adapters import bind
 from l2c_rt.api import compile
 from l2c_rt.backends.cuda.call_program import _timestep
-from l2c_rt.backends.cuda.modulation_table import Tables
-from l2c_rt.backends.cuda.tuning.problems import LinearChoice
+from l2c_rt.backends.cuda.modulation_table import ModulationTable
+from l2c_rt.backends.cuda.tuning.problems import LinearConfig
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.device.graphs import Eager
 from l2c_rt.kernels import reference
@@ -185,7 +185,7 @@ class Splitting(Tuner):
 
     def linear(self, problem: Any, make: Any, check: Any = None) -> Any:
         if problem.splittable:
-            return LinearChoice("split", (16, 16, 16, 4, 1, 8), splits=3)
+            return LinearConfig("split", (16, 16, 16, 4, 1, 8), splits=3)
         return super().linear(problem, make, check)
 
 
@@ -391,11 +391,11 @@ def test_what_a_model_makes_without_a_device_to_tabulate_timesteps_is_made_on_it
         return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
 
     model.t_embedder.forward = published  # type: ignore[method-assign]
-    parts = bind(model).parts
+    parts = bind(model).fusable
     assert parts is not None
-    assert parts.ends is not None
+    assert parts.outer is not None
     counter = torch.zeros(2, dtype=torch.int32, device="meta")
-    tables = Tables(parts, parts.ends, counter, range(2), 4, 1 << 20, has_labels=True)
+    tables = ModulationTable(parts, parts.outer, counter, range(2), 4, 1 << 20, has_labels=True)
     tables.fill(4)
     assert made == ["meta"]
 

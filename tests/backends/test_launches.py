@@ -33,12 +33,12 @@ from torch import Tensor
 
 from l2c_rt import presets
 from l2c_rt.adapters import bind
-from l2c_rt.adapters.bound_model import AttentionPart
+from l2c_rt.adapters.bound_model import FusableAttention
 from l2c_rt.api import build
 from l2c_rt.backends.cuda.call_program import CallProgram
-from l2c_rt.backends.cuda.cuda_parts import Tools, triton_kernels
-from l2c_rt.backends.cuda.run_program import Trajectory
-from l2c_rt.backends.cuda.shape_program import Prepared
+from l2c_rt.backends.cuda.cuda_parts import CudaParts, triton_kernels
+from l2c_rt.backends.cuda.run_program import RunProgram
+from l2c_rt.backends.cuda.shape_program import ShapeProgram
 from l2c_rt.backends.cuda.support import fused_cuda
 from l2c_rt.backends.options import Options
 from l2c_rt.models import DiT, UViT
@@ -80,10 +80,10 @@ class Record:
 
     compiled: Compiled
     recorder: LogRecorder
-    program: Trajectory | CallProgram
+    program: RunProgram | CallProgram
 
     @property
-    def prepared(self) -> Prepared:
+    def prepared(self) -> ShapeProgram:
         return self.program.prepared
 
     def row(self, number: int) -> list[Entry]:
@@ -125,10 +125,10 @@ def recorded(
             recorders.append(LogRecorder(log))
             return recorders[-1]
 
-        tools = Tools(triton_kernels(), recorder, Choosing(products))
+        cuda = CudaParts(triton_kernels(), recorder, Choosing(products))
         compiled = build(
             model, Full() if full else presets.load(f"l2c/{name}"),
-            lambda bound: fused_cuda(bound, tools, Options(graph=graph)),
+            lambda bound_model: fused_cuda(bound_model, cuda, Options(graph=graph)),
             steps=4 if full else None, lanes=1, timesteps=None, strict=True, bind=bind,
         )  # fmt: skip
         if calls:
@@ -360,7 +360,7 @@ def test_every_byte_is_written_before_it_is_read_and_every_branch_added_once(
 ) -> None:
     record = recorded(name, **WAYS[way])
     run = OnMemory(record)
-    computed = {name: -1 for name in record.compiled.bound.program.branch_names}
+    computed = {name: -1 for name in record.compiled.bound_model.program.branch_names}
     for number in record.evaluations:
         added = run.evaluation(number)
         for launch in record.lowered(number):
@@ -419,7 +419,7 @@ class OnMemory:
         self._constants = Memory(self._all_constants(p))
         self._branches = {
             span(projection(part.inner).weight)[0]: name
-            for name, part in p.bound.parts.branches.items()
+            for name, part in p.bound_model.fusable.branches.items()
         }
         self._streams = {span(stream)[0] for stream in b.streams.values()}
         self._latest = 0
@@ -427,11 +427,15 @@ class OnMemory:
         self._unread: set[int] = set()
         self.reused = 0
 
-    def _all_constants(self, p: Prepared) -> list[Tensor]:
-        found = [*p.bound.model.parameters(), p.tables.modulation.table, p.tables.modulation.rows]
+    def _all_constants(self, p: ShapeProgram) -> list[Tensor]:
+        found = [
+            *p.bound_model.model.parameters(),
+            p.tables.modulation.table,
+            p.tables.modulation.rows,
+        ]
         found += [p.weights.embedding.weight, p.weights.embedding.positions, p.weights.final.bias]
         found += [t for r in p.runner._lists.values() for t in (r.slots, r.gates) if t is not None]
-        if isinstance(self._record.program, Trajectory):
+        if isinstance(self._record.program, RunProgram):
             found.append(self._record.program._coefficients)
         return [t for t in found if t.numel()]
 
@@ -473,7 +477,7 @@ class OnMemory:
 
     def _anchored(self, number: int, column: int) -> bool:
         program = self._record.program
-        return isinstance(program, Trajectory) and bool(program._table[number, column] != 0)
+        return isinstance(program, RunProgram) and bool(program._table[number, column] != 0)
 
     def _added(self, entry: Entry, made: Effect) -> list[tuple[str, int]]:
         """The outputs that a kernel adds: of a list of slots, or of one slot or its parts."""
@@ -492,7 +496,7 @@ class OnMemory:
         return [self._holds[place] for place in places]
 
     def _check_gates(self, made: Effect, added: list[tuple[str, int]]) -> None:
-        parts = self._record.prepared.bound.parts
+        parts = self._record.prepared.bound_model.fusable
         assert parts is not None
         if parts.modulation is None:
             return
@@ -538,14 +542,14 @@ class OnMemory:
 
 def projection(inner: Any) -> Any:
     """The linear whose output is the branch's."""
-    return inner.proj if isinstance(inner, AttentionPart) else inner.fc2
+    return inner.proj if isinstance(inner, FusableAttention) else inner.fc2
 
 
 # --- Bytes ---
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class UncountedTerms:
     """What a kernel's byte model and `cost` do not both count, in bytes of one evaluation."""
 
     batch: int
@@ -553,11 +557,11 @@ class LeftOut:
     width: int
     pixels: int
     outputs: int
-    extras: int
+    prefix_tokens: int
 
     @property
     def patches(self) -> int:
-        return self.tokens - self.extras
+        return self.tokens - self.prefix_tokens
 
     def latents(self, passes: int) -> int:
         """float32, which `cost` leaves out: read by the embedding, read and written at the end."""
@@ -573,11 +577,11 @@ class LeftOut:
 
     def prefix_latents(self) -> int:
         """The embedding's model counts a patch of latents for prefix tokens too."""
-        return 4 * IMAGES * self.extras * self.pixels
+        return 4 * IMAGES * self.prefix_tokens * self.pixels
 
     def prefix_at_the_end(self, terms: int) -> int:
         """Rows of prefix tokens in the last sum, which the final kernel does not read."""
-        return 2 * (terms + 1) * self.batch * self.extras * self.width
+        return 2 * (terms + 1) * self.batch * self.prefix_tokens * self.width
 
     def affine(self, sums: int) -> int:
         """Weight and bias of a norm, for every kernel that sums, with a norm or without."""
@@ -588,11 +592,13 @@ class LeftOut:
         return 6 * self.width * attentions
 
 
-def left_out(record: Record) -> LeftOut:
+def left_out(record: Record) -> UncountedTerms:
     p = record.prepared
     batch, tokens, width = p.buffers.h.shape
-    pixels = p.buffers.shape.channels * p.ends.patches.kernel_size[0] ** 2
-    return LeftOut(batch, tokens, width, pixels, p.ends.linear.out_features, p.ends.extras)
+    pixels = p.buffers.shape.channels * p.outer.patches.kernel_size[0] ** 2
+    return UncountedTerms(
+        batch, tokens, width, pixels, p.outer.linear.out_features, p.outer.prefix_tokens
+    )
 
 
 def both(record: Record, number: int) -> tuple[int, int]:
@@ -616,7 +622,7 @@ def test_kernels_of_dit_move_the_bytes_that_cost_counts(name: str) -> None:
 def test_kernels_of_uvit_move_the_bytes_that_cost_counts(name: str) -> None:
     record = recorded(name)
     out = left_out(record)
-    assert out.extras == 2
+    assert out.prefix_tokens == 2
     for number in record.evaluations:
         row = record.lowered(number)
         told, counted = both(record, number)

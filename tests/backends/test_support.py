@@ -14,7 +14,7 @@ from toys import random_schedule, toy_dit, toy_uvit
 
 import l2c_rt as rt
 from l2c_rt import adapters, backends
-from l2c_rt.backends.cuda.cuda_parts import Tools
+from l2c_rt.backends.cuda.cuda_parts import CudaParts
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.options import Options
 from l2c_rt.device.graphs import Eager
@@ -32,8 +32,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(
         "l2c_rt.backends.cuda.support.SlotMemory", lambda *args: facts.memory(*args)
     )
-    tools = Tools(TapedKernels(), Eager, Tuner("tape", None, None, device="cpu"))
-    monkeypatch.setattr("l2c_rt.backends.cuda.support.tools_for", lambda device, options: tools)
+    cuda = CudaParts(TapedKernels(), Eager, Tuner("tape", None, None, device="cpu"))
+    monkeypatch.setattr("l2c_rt.backends.cuda.support.cuda_parts_for", lambda device, options: cuda)
     triton = pytest.importorskip("triton")
     monkeypatch.setattr(triton, "__version__", facts.triton)
     facts.set_triton = lambda version: monkeypatch.setattr(triton, "__version__", version)
@@ -41,9 +41,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def chosen(name: str, model: nn.Module | None = None, **options: Any) -> backends.Backend:
-    bound = adapters.bind(toy_dit() if model is None else model)
+    bound_model = adapters.bind(toy_dit() if model is None else model)
     on_gpu = SimpleNamespace(
-        parts=bound.parts, why_no_parts=bound.why_no_parts, program=bound.program, device=GPU
+        fusable=bound_model.fusable,
+        why_not_fusable=bound_model.why_not_fusable,
+        program=bound_model.program,
+        device=GPU,
     )
     return backends.choose(name, Options(**options), on_gpu)  # type: ignore[arg-type]
 
@@ -114,10 +117,10 @@ def test_a_float32_stream_is_not_for_long_skips(machine: Any) -> None:
 
 
 def test_a_node_without_a_role_is_not_fused(machine: Any) -> None:
-    bound = adapters.bind(toy_dit())
-    nodes = (*bound.program.nodes[:-1], Fixed("extra"), bound.program.nodes[-1])
-    odd = SimpleNamespace(parts=bound.parts, why_no_parts="", device=GPU,
-                          program=replace(bound.program, nodes=nodes))  # fmt: skip
+    bound_model = adapters.bind(toy_dit())
+    nodes = (*bound_model.program.nodes[:-1], Fixed("extra"), bound_model.program.nodes[-1])
+    odd = SimpleNamespace(fusable=bound_model.fusable, why_not_fusable="", device=GPU,
+                          program=replace(bound_model.program, nodes=nodes))  # fmt: skip
     with pytest.raises(ValueError, match="node 'extra' has no role"):
         backends.choose("fused", Options(), odd)  # type: ignore[arg-type]
 

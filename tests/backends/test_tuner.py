@@ -15,9 +15,9 @@ from l2c_rt.backends.cuda.tuning import cache_file as tuned_file
 from l2c_rt.backends.cuda.tuning import machine
 from l2c_rt.backends.cuda.tuning.candidates import attention_candidates, linear_candidates
 from l2c_rt.backends.cuda.tuning.problems import (
-    AttentionChoice,
+    AttentionConfig,
     AttentionProblem,
-    LinearChoice,
+    LinearConfig,
     LinearProblem,
 )
 from l2c_rt.backends.cuda.tuning.tuner import CaptureInProgress, Tuner, WrongResult
@@ -25,9 +25,9 @@ from l2c_rt.backends.cuda.tuning.tuner import CaptureInProgress, Tuner, WrongRes
 PROJ = LinearProblem(512, 1152, 1152, True, None, "bfloat16", True)
 FC1 = LinearProblem(512, 4608, 1152, True, "tanh", "bfloat16", False)
 HEADS = AttentionProblem(2, 256, 16, 72, "bfloat16")
-ADDMM = LinearChoice("addmm")
-SPLIT = LinearChoice("split", (64, 128, 64, 4, 4, 8), 2)
-TRITON = LinearChoice("triton", (64, 64, 64, 4, 4, 8))
+ADDMM = LinearConfig("addmm")
+SPLIT = LinearConfig("split", (64, 128, 64, 4, 4, 8), 2)
+TRITON = LinearConfig("triton", (64, 64, 64, 4, 4, 8))
 
 
 class Bench:
@@ -73,9 +73,9 @@ def test_the_fastest_candidate_is_chosen_and_each_is_measured_once() -> None:
 
 
 def test_attention_is_chosen_in_the_same_way() -> None:
-    bench = Bench({AttentionChoice("cudnn"): 0.4})
+    bench = Bench({AttentionConfig("cudnn"): 0.4})
     chooser = tuner(bench)
-    assert chooser.attention(HEADS, bench.make) == AttentionChoice("cudnn")
+    assert chooser.attention(HEADS, bench.make) == AttentionConfig("cudnn")
     assert bench.made == list(attention_candidates(HEADS))
 
 
@@ -94,14 +94,14 @@ def test_of_two_equally_fast_the_earlier_candidate_wins() -> None:
 
 def test_without_a_clock_nothing_is_built_and_the_default_is_used() -> None:
     chooser = tuner(None)
-    assert chooser.linear(FC1, never) == LinearChoice("addmm_activation")
+    assert chooser.linear(FC1, never) == LinearConfig("addmm_activation")
     assert chooser.attention(HEADS, never) == attention_candidates(HEADS)[0]
     assert (chooser.measured, chooser.seconds) == (0, 0.0)
 
 
 def test_on_a_cpu_the_default_is_what_a_cpu_computes_rightly() -> None:
     assert Tuner("cpu", None, None, device="cpu").linear(FC1, never) == ADDMM
-    bench = Bench({LinearChoice("addmm_activation"): 0.1})
+    bench = Bench({LinearConfig("addmm_activation"): 0.1})
     assert Tuner("cpu", None, bench.measure, device="cpu").linear(FC1, bench.make) == ADDMM
 
 
@@ -172,7 +172,7 @@ def test_where_all_fail_the_default_stays_is_noted_and_is_not_kept(tmp_path: Pat
 
 def test_what_was_tuned_is_used_by_the_next_run_unmeasured(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "tune.json"
-    bench = Bench({SPLIT: 0.1, AttentionChoice("flash"): 0.1})
+    bench = Bench({SPLIT: 0.1, AttentionConfig("flash"): 0.1})
     first = tuner(bench, path)
     first.linear(PROJ, bench.make)
     first.linear(FC1, bench.make)
@@ -180,8 +180,8 @@ def test_what_was_tuned_is_used_by_the_next_run_unmeasured(tmp_path: Path) -> No
     for clock in (bench, None):
         later = tuner(clock, path)
         assert later.linear(PROJ, never) == SPLIT
-        assert later.linear(FC1, never) == LinearChoice("addmm_activation")
-        assert later.attention(HEADS, never) == AttentionChoice("flash")
+        assert later.linear(FC1, never) == LinearConfig("addmm_activation")
+        assert later.attention(HEADS, never) == AttentionConfig("flash")
         assert (later.measured, later.notes) == (0, [])
     assert [entry.name for entry in path.parent.iterdir()] == ["tune.json"]
 
@@ -275,7 +275,7 @@ def test_an_entry_that_is_no_candidate_is_ignored(changed: dict[str, Any], tmp_p
 )
 def test_a_choice_that_is_none_is_not_made(kind: Any, tile: Any, splits: Any) -> None:
     given = {"kind": kind, "tile": tile, "splits": splits}
-    assert LinearChoice.from_json(given) is None
+    assert LinearConfig.from_json(given) is None
 
 
 @pytest.mark.parametrize(
@@ -291,11 +291,11 @@ def test_a_choice_that_is_none_is_not_made(kind: Any, tile: Any, splits: Any) ->
     ],
 )
 def test_an_attention_choice_that_is_none_is_not_made(kind: Any, tile: Any) -> None:
-    assert AttentionChoice.from_json({"kind": kind, "tile": tile}) is None
+    assert AttentionConfig.from_json({"kind": kind, "tile": tile}) is None
 
 
 def test_json_that_is_no_object_is_no_choice_and_no_problem() -> None:
-    for kind in (LinearChoice, AttentionChoice, LinearProblem, AttentionProblem):
+    for kind in (LinearConfig, AttentionConfig, LinearProblem, AttentionProblem):
         for got in (None, 1, "addmm", [], {}, [["kind", "addmm"]]):
             assert kind.from_json(got) is None
 
@@ -336,12 +336,12 @@ def test_every_candidate_survives_its_json(problem: LinearProblem | AttentionPro
         assert LinearProblem.from_json(text) == problem
         assert AttentionProblem.from_json(text) is None
         for choice in linear_candidates(problem):
-            assert LinearChoice.from_json(json.loads(json.dumps(choice.to_json()))) == choice
+            assert LinearConfig.from_json(json.loads(json.dumps(choice.to_json()))) == choice
     else:
         assert AttentionProblem.from_json(text) == problem
         assert LinearProblem.from_json(text) is None
         for mixed in attention_candidates(problem):
-            assert AttentionChoice.from_json(json.loads(json.dumps(mixed.to_json()))) == mixed
+            assert AttentionConfig.from_json(json.loads(json.dumps(mixed.to_json()))) == mixed
 
 
 NOT_OURS = {
@@ -427,7 +427,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
 
 def test_what_another_process_wrote_meanwhile_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "tune.json"
-    bench = Bench({SPLIT: 0.1, AttentionChoice("flash"): 0.1})
+    bench = Bench({SPLIT: 0.1, AttentionConfig("flash"): 0.1})
     one, two, other = tuner(bench, path), tuner(bench, path), tuner(bench, path, "B200")
     for chooser in (one, two, other):
         assert chooser.linear(LinearProblem(1, 8, 8, True, None, "float32", False), bench.make)
@@ -436,7 +436,7 @@ def test_what_another_process_wrote_meanwhile_is_kept(tmp_path: Path) -> None:
     other.linear(PROJ, bench.make)
     later = tuner(None, path)
     assert later.linear(PROJ, never) == SPLIT
-    assert later.attention(HEADS, never) == AttentionChoice("flash")
+    assert later.attention(HEADS, never) == AttentionConfig("flash")
     assert tuner(None, path, "B200").linear(PROJ, never) == SPLIT
 
 

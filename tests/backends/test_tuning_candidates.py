@@ -22,9 +22,9 @@ from l2c_rt.backends.cuda.tuning.candidates import (
     run_split,
 )
 from l2c_rt.backends.cuda.tuning.problems import (
-    AttentionChoice,
+    AttentionConfig,
     AttentionProblem,
-    LinearChoice,
+    LinearConfig,
     LinearProblem,
 )
 from l2c_rt.kernels import reference
@@ -60,7 +60,7 @@ def test_tanh_gelu_is_fused_by_default_where_the_operator_has_it(
     gelu: str | None, bias: bool, device: str, kind: str
 ) -> None:
     problem = linear(gelu=gelu, bias=bias)
-    assert default_linear(problem, device) == LinearChoice(kind)
+    assert default_linear(problem, device) == LinearConfig(kind)
     offered = [choice.kind == "addmm_activation" for choice in linear_candidates(problem, device)]
     assert any(offered) is (kind == "addmm_activation")
 
@@ -156,9 +156,9 @@ def slot(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("gelu", [None, "tanh", "none"])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("choice", [LinearChoice("addmm"), LinearChoice("triton", TILE)])
+@pytest.mark.parametrize("choice", [LinearConfig("addmm"), LinearConfig("triton", TILE)])
 def test_every_linear_choice_computes_the_layer_into_its_slot(
-    choice: LinearChoice, bias: bool, gelu: str | None, dtype: torch.dtype
+    choice: LinearConfig, bias: bool, gelu: str | None, dtype: torch.dtype
 ) -> None:
     x, weight, b = operands(dtype, bias)
 
@@ -179,7 +179,7 @@ def test_every_linear_choice_computes_the_layer_into_its_slot(
 def test_the_parts_of_a_split_sum_to_the_layer(bias: bool, dtype: torch.dtype) -> None:
     x, weight, b = operands(dtype, bias)
     parts = torch.full((3, 10, 16), float("nan"))
-    run_split(LinearChoice("split", TILE, 3), reference, x, weight, b, parts)
+    run_split(LinearConfig("split", TILE, 3), reference, x, weight, b, parts)
     true = F.linear(x.double(), weight.double(), None if b is None else b.double())
     bounded(parts.sum(0).view(2, 5, 16).to(dtype), F.linear(x, weight, b), true)
 
@@ -189,7 +189,7 @@ def test_the_operator_whose_gelu_differs_by_device_is_refused_on_a_cpu(gelu: str
     x, weight, bias = operands(torch.float32)
     _, out = slot(torch.float32)
     with pytest.raises(ValueError, match='tanh GELU on CUDA only.*device cpu; use "addmm"'):
-        run_linear(LinearChoice("addmm_activation"), reference, x, weight, bias, gelu, out)
+        run_linear(LinearConfig("addmm_activation"), reference, x, weight, bias, gelu, out)
     assert (out == 7).all()
 
 
@@ -202,18 +202,18 @@ def test_the_fused_gelu_is_refused_for_what_it_does_not_compute_on_any_device(
     # Only its device is asked for before the refusal.
     on_gpu: Any = SimpleNamespace(device=torch.device("cuda"))
     with pytest.raises(ValueError, match="tanh GELU on CUDA only"):
-        run_linear(LinearChoice("addmm_activation"), reference, on_gpu, weight, b, gelu, out)
+        run_linear(LinearConfig("addmm_activation"), reference, on_gpu, weight, b, gelu, out)
 
 
 def test_a_choice_of_another_kind_is_refused() -> None:
     x, weight, bias = operands(torch.float32)
     _, out = slot(torch.float32)
     with pytest.raises(ValueError, match="'split', wanted .* run_split"):
-        run_linear(LinearChoice("split", TILE, 2), reference, x, weight, bias, None, out)
+        run_linear(LinearConfig("split", TILE, 2), reference, x, weight, bias, None, out)
     with pytest.raises(ValueError, match="'addmm', wanted \"split\""):
-        run_split(LinearChoice("addmm"), reference, x, weight, bias, torch.empty(1, 10, 16))
+        run_split(LinearConfig("addmm"), reference, x, weight, bias, torch.empty(1, 10, 16))
     with pytest.raises(ValueError, match='\'addmm\', wanted one of "triton", "cudnn"'):
-        run_attention(AttentionChoice("addmm"), reference, out, 2, None, out)
+        run_attention(AttentionConfig("addmm"), reference, out, 2, None, out)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -225,7 +225,7 @@ def test_every_attention_choice_that_a_cpu_has_mixes_the_values(
     generator = torch.Generator().manual_seed(5)
     qkv = torch.randn(2, 7, 3 * 3 * 8, generator=generator).to(dtype)
     arena = torch.full((3, 2, 7, 24), 7.0, dtype=dtype)
-    choice = AttentionChoice(kind, (64, 64, 4, 2, 255) if kind == "triton" else None)
+    choice = AttentionConfig(kind, (64, 64, 4, 2, 255) if kind == "triton" else None)
     run_attention(choice, reference, qkv, 3, scale, arena[1])
 
     def eager(qkv: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ def test_every_attention_choice_that_a_cpu_has_mixes_the_values(
 def test_a_backend_that_a_device_lacks_raises_instead_of_being_replaced(kind: str) -> None:
     qkv, out = torch.randn(1, 4, 48), torch.full((1, 4, 16), 7.0)
     with pytest.raises((RuntimeError, UserWarning)):
-        run_attention(AttentionChoice(kind), reference, qkv, 2, None, out)
+        run_attention(AttentionConfig(kind), reference, qkv, 2, None, out)
     assert (out == 7).all()
 
 
@@ -264,7 +264,7 @@ def test_a_triton_choice_launches_the_kernel_with_its_tile(tile: tuple[int, ...]
     x, weight = torch.empty(2, 72, 80).bfloat16(), torch.empty(160, 80).bfloat16()
     bias, out = torch.empty(160).bfloat16(), torch.empty(2, 72, 160).bfloat16()
     with recorded_launches() as launches:
-        run_linear(LinearChoice("triton", tile), kernels(), x, weight, bias, "tanh", out)
+        run_linear(LinearConfig("triton", tile), kernels(), x, weight, bias, "tanh", out)
     (launch,) = launches
     m, n, k, warps, _, group = tile
     assert launch.kernel == "_linear_kernel"
@@ -280,7 +280,7 @@ def test_a_split_choice_launches_the_kernel_with_its_tile_and_splits(splits: int
     x, weight = torch.empty(2, 72, 192).bfloat16(), torch.empty(160, 192).bfloat16()
     parts = torch.empty(splits, 144, 160)
     with recorded_launches() as launches:
-        run_split(LinearChoice("split", OTHER_TILE, splits), kernels(), x, weight, None, parts)
+        run_split(LinearConfig("split", OTHER_TILE, splits), kernels(), x, weight, None, parts)
     (launch,) = launches
     assert launch.kernel == "_split_linear_kernel"
     assert blocks(launch) == (128, 64, 64, 3)
@@ -294,7 +294,7 @@ def test_a_split_choice_launches_the_kernel_with_its_tile_and_splits(splits: int
 def test_a_triton_attention_launches_the_kernel_with_its_tile(tile: tuple[int, ...]) -> None:
     qkv, out = torch.empty(2, 130, 3 * 2 * 72).bfloat16(), torch.empty(2, 130, 144).bfloat16()
     with recorded_launches() as launches:
-        run_attention(AttentionChoice("triton", tile), kernels(), qkv, 2, 0.25, out)
+        run_attention(AttentionConfig("triton", tile), kernels(), qkv, 2, 0.25, out)
     (launch,) = launches
     assert launch.kernel == "_attention_kernel"
     assert blocks(launch) == tile[:2]

@@ -21,9 +21,9 @@ from l2c_rt.backends.cuda.tuning.candidates import (
     run_split,
 )
 from l2c_rt.backends.cuda.tuning.problems import (
-    AttentionChoice,
+    AttentionConfig,
     AttentionProblem,
-    LinearChoice,
+    LinearConfig,
     LinearProblem,
 )
 from l2c_rt.backends.cuda.tuning.tuner import (
@@ -79,14 +79,14 @@ class Linear:
         self.bias = normal(problem.columns) if problem.bias else None
         self.out = torch.empty(problem.rows, problem.columns, device="cuda", dtype=dtype)
 
-    def make(self, choice: LinearChoice) -> Callable[[], None]:
+    def make(self, choice: LinearConfig) -> Callable[[], None]:
         given = (choice, self.kernels, self.x, self.weight, self.bias)
         if choice.kind == "split":
             parts = torch.empty(choice.splits, *self.out.shape, device="cuda")
             return lambda: run_split(*given, parts)
         return lambda: run_linear(*given, self.problem.gelu, self.out)
 
-    def result(self, choice: LinearChoice) -> Tensor:
+    def result(self, choice: LinearConfig) -> Tensor:
         self.out.fill_(float("nan"))
         if choice.kind != "split":
             self.make(choice)()
@@ -182,7 +182,7 @@ def test_timing_inside_a_capture_is_refused_and_leaves_the_capture_whole() -> No
 def test_graphs_captured_before_still_replay_after_tuning() -> None:
     # cuBLAS workspaces belong to streams and go with the graphs captured there.
     layer = Linear(LINEARS[5])
-    call = layer.make(LinearChoice("addmm"))
+    call = layer.make(LinearConfig("addmm"))
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         call()
@@ -220,7 +220,7 @@ def test_attention_is_tuned_on_the_device() -> None:
     qkv = torch.randn(2, 256, 3 * 1152, device="cuda", dtype=BF16)
     out = torch.empty(2, 256, 1152, device="cuda", dtype=BF16)
 
-    def make(choice: AttentionChoice) -> Callable[[], None]:
+    def make(choice: AttentionConfig) -> Callable[[], None]:
         return lambda: run_attention(choice, given, qkv, 16, None, out)
 
     chooser = Tuner(describe_device(), None, cuda_measure())

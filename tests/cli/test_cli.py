@@ -28,7 +28,7 @@ from l2c_rt.cli.images import save_grid
 from l2c_rt.cli.labels import parse_labels
 from l2c_rt.cli.learn import read_batches
 from l2c_rt.cli.models import load
-from l2c_rt.measure.interleaved import Measured, measure
+from l2c_rt.measure.interleaved import Timings, measure
 from l2c_rt.models import DiT, UViT
 from l2c_rt.plan.published import PATCH_VALUES, PUBLISHED, Size, program_of
 from l2c_rt.policies import Random
@@ -468,8 +468,8 @@ def test_bench_prints_the_ratio_beside_its_bound(schedule: Path, dit_weights: Pa
     assert "x by arithmetic" in shown
     fields = json.loads(done(*words, "--backend", "reference", "--json"))
     assert len(fields["full_seconds"]) == len(fields["cached_seconds"]) == 2
-    bound = rt.compile(toy_dit(), schedule).cost.speedup_bound
-    assert fields["bound"] == pytest.approx(bound)
+    limit = rt.compile(toy_dit(), schedule).cost.speedup_limit
+    assert fields["bound"] == pytest.approx(limit)
 
 
 @pytest.mark.parametrize("family", ["dit", "uvit"])
@@ -490,7 +490,7 @@ def test_bench_runs_full_cached_cached_full() -> None:
 
 
 def test_the_speedup_is_the_median_over_rounds() -> None:
-    measured = Measured(full=(1, 3, 10, 10, 4, 4), cached=(1, 1, 4, 4, 1, 1))
+    measured = Timings(full=(1, 3, 10, 10, 4, 4), cached=(1, 1, 4, 4, 1, 1))
     assert measured.ratios == (2, 2.5, 4)
     assert measured.speedup == 2.5
 

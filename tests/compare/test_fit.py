@@ -37,7 +37,7 @@ def test_errors_are_those_of_a_naive_cached_run() -> None:
     runs = []
     for compute in (schedule.compute, np.ones_like(schedule.compute)):
         naive = Oracle(model, compute)
-        how = compile(model, schedule).bound.sampling
+        how = compile(model, schedule).bound_model.sampling
         guided = sampling.guided_call(naive, how, labels, 2.0)
         with torch.no_grad():
             runs.append(list(sampling.run(sampling.solver_for("ddim", 4), guided, noise)))

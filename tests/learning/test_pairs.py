@@ -31,24 +31,24 @@ def latents(seed: int = 0) -> Tensor:
     return torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def recorded_times(bound: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, Tensor]]:
+def recorded_times(bound_model: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, Tensor]]:
     """(timestep, labels) of every evaluation that the walk runs."""
     seen: list[tuple[float, Tensor]] = []
-    embed = bound.fixed["embed"]
+    embed = bound_model.fixed["embed"]
 
     def watched(state: Any) -> None:
         seen.append((float(state.t[0]), state.y.clone()))
         embed(state)
 
-    monkeypatch.setitem(bound.fixed, "embed", watched)
+    monkeypatch.setitem(bound_model.fixed, "embed", watched)
     return seen
 
 
 def test_a_pair_of_latents_is_the_published_ddim_pair() -> None:
     model, steps = toy_dit(), 10
-    bound, naive = adapters.bind(model), SoftOracle(model)
+    bound_model, naive = adapters.bind(model), SoftOracle(model)
     clean = latents()
-    pair = data_pair(bound, ddim(steps), rows("dit", steps), clean, LABELS, generator(5))
+    pair = data_pair(bound_model, ddim(steps), rows("dit", steps), clean, LABELS, generator(5))
     # The same draws in the same order: the pair, the noise, the labels to drop.
     draws = generator(5)
     evaluation = sorted(rows("dit", steps))[int(torch.randint(5, (1,), generator=draws))]
@@ -75,12 +75,12 @@ def test_a_pair_of_latents_is_the_published_dpm_solver_pair(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, nfe = toy_uvit(), 20
-    bound = adapters.bind(model)
-    seen = recorded_times(bound, monkeypatch)
+    bound_model = adapters.bind(model)
+    seen = recorded_times(bound_model, monkeypatch)
     times = {}
     for seed in range(60):
         seen.clear()
-        pair = data_pair(bound, dpm_solver(nfe), rows("uvit", nfe), latents(), LABELS,
+        pair = data_pair(bound_model, dpm_solver(nfe), rows("uvit", nfe), latents(), LABELS,
                          generator(seed))  # fmt: skip
         times[pair.row] = [t for t, _ in seen]
     assert sorted(times) == list(range(1, 10))
@@ -94,11 +94,11 @@ def test_a_pair_of_latents_is_the_published_dpm_solver_pair(
 
 def test_a_dpm_solver_pair_takes_one_whole_step_of_the_solver() -> None:
     model, nfe = toy_uvit(), 6
-    bound, solver = adapters.bind(model), dpm_solver(6)
+    bound_model, solver = adapters.bind(model), dpm_solver(6)
     found = {}
     for seed in range(40):
         clean = latents(1)
-        pair = data_pair(bound, solver, rows("uvit", nfe), clean, LABELS, generator(seed))
+        pair = data_pair(bound_model, solver, rows("uvit", nfe), clean, LABELS, generator(seed))
         draws = generator(seed)
         torch.randint(2, (1,), generator=draws)
         noise = torch.randn(clean.shape, generator=draws)
@@ -127,22 +127,22 @@ def generator(seed: int) -> torch.Generator:
 
 @pytest.mark.parametrize("steps", [6, 7])
 def test_latent_pairs_are_of_trained_rows_only(steps: int) -> None:
-    bound, table = adapters.bind(toy_dit(depth=1)), rows("dit", steps)
+    bound_model, table = adapters.bind(toy_dit(depth=1)), rows("dit", steps)
     met = {
-        data_pair(bound, ddim(steps), table, latents(), LABELS, generator(seed)).row
+        data_pair(bound_model, ddim(steps), table, latents(), LABELS, generator(seed)).row
         for seed in range(40)
     }
     assert met == {0, 2, 4}
 
 
 def test_dropped_labels_are_the_same_in_all_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    bound = adapters.bind(toy_dit(depth=1))
-    seen = recorded_times(bound, monkeypatch)
+    bound_model = adapters.bind(toy_dit(depth=1))
+    seen = recorded_times(bound_model, monkeypatch)
     many = 0
     for seed in range(60):
         seen.clear()
-        pair = data_pair(bound, ddim(6), rows("dit", 6), latents(), LABELS, generator(seed))
-        pair.student(lambda x, t, y: full_pass(bound, x, t, y))
+        pair = data_pair(bound_model, ddim(6), rows("dit", 6), latents(), LABELS, generator(seed))
+        pair.student(lambda x, t, y: full_pass(bound_model, x, t, y))
         labels = [y for _, y in seen]
         assert len(labels) == 3
         assert all(torch.equal(labels[0], other) for other in labels)
@@ -152,8 +152,8 @@ def test_dropped_labels_are_the_same_in_all_passes(monkeypatch: pytest.MonkeyPat
 
 def test_a_tenth_of_the_labels_is_dropped_where_the_model_has_a_null_class() -> None:
     labels = torch.zeros(4000, dtype=torch.int64)
-    bound = adapters.bind(toy_dit(depth=1))
-    share = float((dropped(labels, bound, generator(0)) == 10).float().mean())
+    bound_model = adapters.bind(toy_dit(depth=1))
+    share = float((dropped(labels, bound_model, generator(0)) == 10).float().mean())
     assert 0.08 < share < 0.12
     without = adapters.bind(toy_dit(depth=1, class_dropout_prob=0.0))
     assert torch.equal(dropped(labels, without, generator(0)), labels)
@@ -162,18 +162,18 @@ def test_a_tenth_of_the_labels_is_dropped_where_the_model_has_a_null_class() -> 
 @pytest.mark.parametrize("steps", [6, 7])
 def test_ddim_trajectory_pairs_follow_the_guided_loop(steps: int) -> None:
     model = toy_dit()
-    bound, noise = adapters.bind(model), latents()
+    bound_model, noise = adapters.bind(model), latents()
     outputs: list[Tensor] = []
     ddim_sample_loop(
         lambda *args, **kw: model.forward_with_cfg(*args, **kw).detach(), noise, LABELS, 10, steps,
         1.5, lambda step, out: outputs.append(out[:3, :4]),
     )  # fmt: skip
     table = rows("dit", steps)
-    pairs = list(trajectory_pairs(bound, ddim(steps), table, noise, LABELS, 1.5))
+    pairs = list(trajectory_pairs(bound_model, ddim(steps), table, noise, LABELS, 1.5))
     assert [pair.row for pair in pairs] == [table[n] for n in sorted(table)]
     for evaluation, pair in zip(sorted(table), pairs, strict=True):
         torch.testing.assert_close(pair.teacher, outputs[evaluation], rtol=2e-4, atol=2e-4)
-        again = pair.student(lambda x, t, y: full_pass(bound, x, t, y))
+        again = pair.student(lambda x, t, y: full_pass(bound_model, x, t, y))
         assert torch.equal(again, pair.teacher)
         assert len(pair.kept) == 6
         assert pair.kept[0].shape[0] == 6
@@ -181,19 +181,19 @@ def test_ddim_trajectory_pairs_follow_the_guided_loop(steps: int) -> None:
 
 def test_what_is_kept_comes_from_the_evaluation_before() -> None:
     model = toy_dit()
-    bound, table = adapters.bind(model), rows("dit", 6)
+    bound_model, table = adapters.bind(model), rows("dit", 6)
     calls: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def watch(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         calls.append((x, t, y))
-        return full_pass(bound, x, t, y)
+        return full_pass(bound_model, x, t, y)
 
     naive = SoftOracle(model)
     from l2c_rt.sampling import loops as sampling
 
-    guided = sampling.guided_call(watch, bound.sampling, LABELS, 2.0)
+    guided = sampling.guided_call(watch, bound_model.sampling, LABELS, 2.0)
     list(sampling.run(ddim(6), guided, latents()))
-    pairs = trajectory_pairs(bound, ddim(6), table, latents(), LABELS, 2.0)
+    pairs = trajectory_pairs(bound_model, ddim(6), table, latents(), LABELS, 2.0)
     for evaluation, pair in zip(sorted(table), pairs, strict=True):
         with torch.no_grad():
             naive.record(*calls[evaluation - 1])
@@ -202,18 +202,20 @@ def test_what_is_kept_comes_from_the_evaluation_before() -> None:
 
 
 def test_nothing_is_computed_twice_on_a_trajectory(monkeypatch: pytest.MonkeyPatch) -> None:
-    bound = adapters.bind(toy_uvit())
-    seen = recorded_times(bound, monkeypatch)
-    pairs = list(trajectory_pairs(bound, dpm_solver(8), rows("uvit", 8), latents(), LABELS, 0.4))
+    bound_model = adapters.bind(toy_uvit())
+    seen = recorded_times(bound_model, monkeypatch)
+    pairs = list(
+        trajectory_pairs(bound_model, dpm_solver(8), rows("uvit", 8), latents(), LABELS, 0.4)
+    )
     assert [pair.row for pair in pairs] == [1, 2, 3]
     assert len(seen) == 8
     assert all(torch.equal(y, torch.tensor([3, 7, 1, 10, 10, 10])) for _, y in seen)
 
 
 def test_without_guidance_a_trajectory_has_no_null_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    bound = adapters.bind(toy_dit(depth=1))
-    seen = recorded_times(bound, monkeypatch)
-    list(trajectory_pairs(bound, ddim(4), rows("dit", 4), latents(), LABELS, None))
+    bound_model = adapters.bind(toy_dit(depth=1))
+    seen = recorded_times(bound_model, monkeypatch)
+    list(trajectory_pairs(bound_model, ddim(4), rows("dit", 4), latents(), LABELS, None))
     assert all(torch.equal(y, LABELS) for _, y in seen)
 
 

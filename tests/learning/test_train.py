@@ -39,10 +39,10 @@ def short(model: Any, **options: Any) -> Router:
 
 
 def task_of(model: Any, **options: Any) -> Task:
-    bound = adapters.bind(model)
+    bound_model = adapters.bind(model)
     given = {"steps": 6, "iterations": 10, "batch_size": 2, "lam": 0.01, "reuse": None, "lr": 0.1,
              "seed": 0, "straight_through": None, "cfg_scale": None, "data": False}  # fmt: skip
-    return Task.of(bound, chosen(bound, **(given | options)))
+    return Task.of(bound_model, chosen(bound_model, **(given | options)))
 
 
 def latents(batches: int = 3) -> list[tuple[Tensor, Tensor]]:
@@ -57,7 +57,7 @@ def latents(batches: int = 3) -> list[tuple[Tensor, Tensor]]:
 def test_a_step_is_adamw_on_the_published_loss(toy: Any) -> None:
     model = toy()
     task = task_of(model)
-    options, family = task.options, task.bound.program.family
+    options, family = task.options, task.bound_model.program.family
     state = start(task.rows.values(), 6, options)
     theta = state.logits.requires_grad_()
     optimizer = torch.optim.AdamW([theta], lr=0.1, weight_decay=0)
@@ -74,7 +74,7 @@ def test_a_step_is_adamw_on_the_published_loss(toy: Any) -> None:
         total = total + loss + 0.01 * weights.sum()
     total.backward()
     optimizer.step()
-    sums = gather(task.bound, pairs, state, options)
+    sums = gather(task.bound_model, pairs, state, options)
     update(state, sums, options, family, Workers())
     torch.testing.assert_close(state.logits, theta.detach(), rtol=1e-4, atol=1e-5)
     assert state.error + state.penalty == pytest.approx(float(total.detach()) / len(pairs), rel=0.2)
@@ -93,7 +93,7 @@ def test_straight_through_mixes_with_zeros_and_ones_only() -> None:
     student = pair.student(lambda x, t, y: naive.mixed(x, t, y, hard))
     loss = (student - pair.teacher).square().mean()
     loss.backward()
-    sums = gather(task.bound, [pair], state, task.options)
+    sums = gather(task.bound_model, [pair], state, task.options)
     assert float(sums.error) == pytest.approx(float(loss.detach()), rel=1e-4)
     slope = sums.slope[state.rows.index(pair.row)].float()
     torch.testing.assert_close(slope, hard.grad, rtol=1e-3, atol=1e-7)
@@ -460,7 +460,7 @@ def test_two_processes_learn_one_router_from_both_their_batches(tmp_path: Path) 
     task = task_of(toy_dit(depth=1), iterations=3, batch_size=4, lam=None, reuse=0.45, lr=None)
     state = start(task.rows.values(), 2, task.options)
     for iteration in range(3):
-        each = [gather(task.bound, task.pairs(iteration, rank, None), state, task.options)
+        each = [gather(task.bound_model, task.pairs(iteration, rank, None), state, task.options)
                 for rank in range(2)]  # fmt: skip
         sums = Sums(each[0].slope + each[1].slope, each[0].pairs + each[1].pairs,
                     each[0].error + each[1].error)  # fmt: skip
@@ -473,10 +473,10 @@ def test_two_processes_learn_one_router_from_both_their_batches(tmp_path: Path) 
 
 def test_the_guided_error_is_what_the_solver_reads() -> None:
     model = toy_dit(depth=1)
-    bound = adapters.bind(model)
+    bound_model = adapters.bind(model)
     labels = torch.tensor([1, 2])
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     solver = sampling.solver_for("ddim", 4)
-    pairs = trajectory_pairs(bound, solver, {1: 2, 3: 0}, noise, labels, 3.0)
+    pairs = trajectory_pairs(bound_model, solver, {1: 2, 3: 0}, noise, labels, 3.0)
     for pair in pairs:
         assert pair.teacher.shape == noise.shape

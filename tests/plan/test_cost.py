@@ -68,7 +68,7 @@ def test_computing_more_never_costs_less(seed: int) -> None:
     less_cost, more_cost = fast_cost(program, schedule), fast_cost(program, more)
     assert less_cost.macs <= more_cost.macs <= more_cost.full_macs
     assert less_cost.kernels <= more_cost.kernels
-    assert less_cost.speedup_bound >= more_cost.speedup_bound >= 1.0
+    assert less_cost.speedup_limit >= more_cost.speedup_limit >= 1.0
 
 
 def test_cost_does_not_depend_on_the_passes() -> None:

@@ -21,7 +21,18 @@ from l2c_rt import adapters, presets
 from l2c_rt.models import dit, uvit
 from l2c_rt.plan.build import build_plan
 from l2c_rt.plan.cost import can_be_one_kernel, cost, launch_kernels
-from l2c_rt.plan.lowering import STREAM, Call, Embed, Final, Join, Row, Run, Sum, buffers, lower
+from l2c_rt.plan.lowering import (
+    STREAM,
+    Call,
+    Embed,
+    Final,
+    Row,
+    Run,
+    SkipLinear,
+    Sum,
+    buffers,
+    lower,
+)
 from l2c_rt.plan.ops import Compute, Plan, ReuseRun, RunFixed, StepPlan
 from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
 from l2c_rt.plan.program import (
@@ -87,9 +98,9 @@ class OnPlan:
         assert isinstance(node, Fixed)
         if node.role == "embed":
             self._stream = (symbols("embed", evaluation), ())
-        elif node.role == "save":
+        elif node.role == "skip_save":
             self._saved.append(self._stream)
-        elif node.role == "join":
+        elif node.role == "skip_linear":
             self._stream = (symbols("join", name, self._stream, self._saved.pop()), ())
         elif node.role == "final":
             self._end = self._stream
@@ -126,7 +137,7 @@ class OnBuffers:
         assert not self._unread, "an output in the scratch slot was never added"
         return end, self._inputs
 
-    def _one(self, launch: Embed | Sum | Run | Join | Call) -> None:
+    def _one(self, launch: Embed | Sum | Run | SkipLinear | Call) -> None:
         if isinstance(launch, Embed):
             self._buffers[launch.target] = self._source(None)
             self._norm(launch.branch, launch.target)
@@ -136,7 +147,7 @@ class OnBuffers:
             self._norm(launch.branch, launch.target)
         elif isinstance(launch, Run):
             self._branch(launch)
-        elif isinstance(launch, Join):
+        elif isinstance(launch, SkipLinear):
             x, skip = self._buffers[launch.source], self._buffers[launch.skip]
             assert launch.target not in (launch.source, launch.skip), f"{launch} reads its output"
             self._buffers[launch.target] = (self._symbols("join", launch.node, x, skip), ())
@@ -188,10 +199,10 @@ def skip_program(pairs: int, middle: int = 1) -> BlockProgram:
     nodes: list[Any] = []
     for i in range(2 * pairs + middle):
         if i >= pairs + middle:
-            nodes.append(linear_node(f"skip-linear-{i}", 16, 64, 32, role="join"))
+            nodes.append(linear_node(f"skip-linear-{i}", 16, 64, 32, role="skip_linear"))
         nodes += block(i, gated=False)
         if i < pairs:
-            nodes.append(Fixed(f"skip-save-{i}", role="save"))
+            nodes.append(Fixed(f"skip-save-{i}", role="skip_save"))
     return program_of(nodes)
 
 
@@ -201,10 +212,10 @@ def odd_programs(draw: st.DrawFn) -> BlockProgram:
     gated, nodes, saved, at_least_one = draw(st.booleans()), [], 0, False
     for i, kind in enumerate(draw(st.lists(st.sampled_from("bbbsjc"), min_size=1, max_size=12))):
         if kind == "s":
-            nodes.append(Fixed(f"save-{i}", role="save"))
+            nodes.append(Fixed(f"save-{i}", role="skip_save"))
             saved += 1
         elif kind == "j" and saved:
-            nodes.append(linear_node(f"join-{i}", 16, 64, 32, role="join"))
+            nodes.append(linear_node(f"join-{i}", 16, 64, 32, role="skip_linear"))
             saved -= 1
         elif kind == "c":
             nodes.append(linear_node(f"adapter-{i}", 16, 32, 32, kernels=draw(st.integers(1, 3))))
@@ -281,7 +292,7 @@ def test_only_an_evaluation_that_computes_nothing_is_one_kernel(drawn: Any) -> N
     program, plan = drawn
     fixed = [node for node in program.nodes if isinstance(node, Fixed)]
     called = any(not (node.role or node.conditioning) for node in fixed)
-    skips = any(node.role in ("save", "join") for node in fixed)
+    skips = any(node.role in ("skip_save", "skip_linear") for node in fixed)
     assert can_be_one_kernel(program) is (program.branches[0].gated and not skips)
     for step, row in zip(plan.steps, lowered(program, plan), strict=True):
         alone = can_be_one_kernel(program) and not computes(step) and not called
@@ -300,8 +311,8 @@ def test_cost_counts_the_launches_of_the_row(drawn: Any) -> None:
         assert counted.kernels == sum(launch_kernels(launch, nodes) for launch in rows[row])
         computed = [op.branch for op in plan.steps[row] if isinstance(op, Compute)]
         assert [la.branch for la in rows[row] if isinstance(la, Run)] == computed
-        called = [n.name for n in program.nodes if isinstance(n, Fixed) and n.role == "join"]
-        assert [la.node for la in rows[row] if isinstance(la, Join)] == called
+        called = [n.name for n in program.nodes if isinstance(n, Fixed) and n.role == "skip_linear"]
+        assert [la.node for la in rows[row] if isinstance(la, SkipLinear)] == called
 
 
 @settings(max_examples=100, deadline=None)
@@ -328,7 +339,7 @@ def test_what_is_allocated_is_what_is_written(drawn: Any) -> None:
     named = buffers(rows)
     assert named[0] == STREAM
     assert len(set(named)) == len(named)
-    written = {la.target for row in rows for la in row if isinstance(la, Embed | Sum | Join)}
+    written = {la.target for row in rows for la in row if isinstance(la, Embed | Sum | SkipLinear)}
     assert set(named) == written | {STREAM}
 
 
@@ -354,7 +365,7 @@ def skip_kernels(program: BlockProgram, step: StepPlan) -> int:
     first.
     """
     branches = computed_branches(program, step)
-    pairs = sum(isinstance(n, Fixed) and n.role == "join" for n in program.nodes)
+    pairs = sum(isinstance(n, Fixed) and n.role == "skip_linear" for n in program.nodes)
     free = sum(branch.kind == "attn" and branch.block <= pairs for branch in branches)
     return 3 * pairs + sum(b.kernels + 1 for b in branches) - free + 2
 
@@ -448,19 +459,19 @@ def test_a_row_of_dit_by_hand() -> None:
 
 def test_what_a_skip_keeps_stays_while_the_stream_goes_on_elsewhere() -> None:
     row = row_of(skip_program(1), "......")
-    assert spelled(row) == ["Embed", "Sum", "Sum", "Join", "Final"]
+    assert spelled(row) == ["Embed", "Sum", "Sum", "SkipLinear", "Final"]
     kept, summed, join = row[1:4]
     assert isinstance(kept, Sum)
     assert isinstance(summed, Sum)
-    assert isinstance(join, Join)
+    assert isinstance(join, SkipLinear)
     assert (kept.source, summed.source, summed.target) == (STREAM, kept.target, STREAM)
     assert (join.source, join.skip) == (STREAM, kept.target)
 
 
 def test_a_node_without_a_role_does_not_change_what_a_skip_keeps() -> None:
-    nodes = [*block(0, False), Fixed("save", role="save"), linear_node("adapter", 16, 32, 32)]
-    nodes += [*block(1, False), linear_node("join", 16, 64, 32, role="join")]
+    nodes = [*block(0, False), Fixed("save", role="skip_save"), linear_node("adapter", 16, 32, 32)]
+    nodes += [*block(1, False), linear_node("join", 16, 64, 32, role="skip_linear")]
     row = row_of(program_of(nodes), "....")
     (call,) = (launch for launch in row if isinstance(launch, Call))
-    (join,) = (launch for launch in row if isinstance(launch, Join))
+    (join,) = (launch for launch in row if isinstance(launch, SkipLinear))
     assert call.source != join.skip

@@ -118,7 +118,7 @@ def test_the_bounds_in_the_readme_are_those_of_inspect() -> None:
         inspected = json.loads(CliRunner().invoke(main, ["inspect", name, "--json"]).stdout)
         cost = inspected["cost"]
         row = [f"{100 * inspected['reuse_share']:.1f} %", f"{cost['full_macs'] / 1e12:.2f} T"]
-        row += [f"{cost['macs'] / 1e12:.2f} T", f"{cost['speedup_bound']:.3f}x"]
+        row += [f"{cost['macs'] / 1e12:.2f} T", f"{cost['speedup_limit']:.3f}x"]
         assert f"| {name} | {' | '.join(row)} |" in text
 
 

@@ -147,7 +147,7 @@ def test_one_session_called_from_two_threads_at_once_is_refused() -> None:
         except RuntimeError as error:
             seen.append(error)
 
-    handle = fast.bound.model.blocks[0].attn.register_forward_hook(
+    handle = fast.bound_model.model.blocks[0].attn.register_forward_hook(
         lambda *_: _in_thread(call_again)
     )
     fast(*call_inputs(0))
@@ -200,7 +200,7 @@ def test_different_timesteps_within_a_batch_are_refused() -> None:
 @pytest.mark.parametrize("sampler", ["", "ddim"])
 def test_any_step_count_runs_and_samples(steps: int, sampler: str) -> None:
     fast = compile(toy_dit(), random_schedule(steps, 6, sampler=sampler))
-    oracle = Oracle(fast.bound.model, fast.schedule.compute)
+    oracle = Oracle(fast.bound_model.model, fast.schedule.compute)
     for got, want in zip(drive(fast, steps), drive(oracle, steps), strict=True):
         assert torch.equal(got, want)
     noise = torch.randn(1, 4, 8, 8)
@@ -263,9 +263,11 @@ def test_changed_weights_are_noticed_before_the_next_run(backend: str) -> None:
     fast = fresh(backend, timesteps=timesteps(STEPS))
     drive(fast, STEPS)
     with torch.no_grad():
-        for parameter in fast.bound.model.parameters():
+        for parameter in fast.bound_model.model.parameters():
             parameter.mul_(1.1)
-    after = compile(fast.bound.model, fast.schedule, backend=backend, timesteps=timesteps(STEPS))
+    after = compile(
+        fast.bound_model.model, fast.schedule, backend=backend, timesteps=timesteps(STEPS)
+    )
     assert equal(drive(fast, STEPS), drive(after, STEPS))
     assert fast.summary().weight_changes == 1
     assert "changed 1 times" in str(fast.summary())
@@ -274,7 +276,7 @@ def test_changed_weights_are_noticed_before_the_next_run(backend: str) -> None:
 def test_strict_refuses_changed_weights_every_time() -> None:
     fast = fresh(strict=True)
     drive(fast, STEPS)
-    fast.bound.model.load_state_dict(toy_dit().state_dict())
+    fast.bound_model.model.load_state_dict(toy_dit().state_dict())
     for _ in range(2):
         with pytest.raises(ValueError, match="weights changed since compile"):
             fast(*call_inputs(0))
@@ -322,7 +324,7 @@ def test_sleep_from_inside_a_call_is_refused_instead_of_waiting_for_ever() -> No
         except RuntimeError as error:
             seen.append(error)
 
-    handle = fast.bound.model.blocks[0].attn.register_forward_hook(sleep)
+    handle = fast.bound_model.model.blocks[0].attn.register_forward_hook(sleep)
     fast(*call_inputs(0))
     handle.remove()
     assert "called from inside a call" in str(seen[0])
@@ -374,9 +376,9 @@ def test_writes_that_pytorch_does_not_count_are_used_by_the_next_run(backend: st
     grid = timesteps(STEPS)
     fast = fresh(backend, timesteps=grid)
     drive(fast, STEPS)
-    for parameter in fast.bound.model.parameters():
+    for parameter in fast.bound_model.model.parameters():
         parameter.data.mul_(1.1)
-    after = compile(fast.bound.model, fast.schedule, backend=backend, timesteps=grid)
+    after = compile(fast.bound_model.model, fast.schedule, backend=backend, timesteps=grid)
     assert equal(drive(fast, STEPS), drive(after, STEPS))
 
 
@@ -385,7 +387,7 @@ def test_a_replaced_block_is_used_by_the_next_run(backend: str) -> None:
     grid = timesteps(STEPS)
     fast = fresh(backend, timesteps=grid)
     drive(fast, STEPS)
-    model = fast.bound.model
+    model = fast.bound_model.model
     model.blocks[1] = copy.deepcopy(model.blocks[0])
     after = compile(model, fast.schedule, backend=backend, timesteps=grid)
     assert equal(drive(fast, STEPS), drive(after, STEPS))
@@ -395,15 +397,15 @@ def test_a_replaced_block_is_used_by_the_next_run(backend: str) -> None:
 def test_what_can_no_longer_be_run_is_refused_at_the_next_run() -> None:
     fused, reference = fresh("fused"), fresh()
     drive(fused, STEPS)
-    block = fused.bound.model.blocks[0]
+    block = fused.bound_model.model.blocks[0]
     block.mlp.fc1 = torch.nn.Sequential(block.mlp.fc1)
     with pytest.raises(ValueError, match=r"blocks.0.mlp.fc1 is Sequential"):
         fused(*call_inputs(0))
-    del reference.bound.model.blocks[2]
+    del reference.bound_model.model.blocks[2]
     with pytest.raises(ValueError, match="structure changed since compile"):
         reference(*call_inputs(0))
     dropping = fresh()
-    dropping.bound.model.train()
+    dropping.bound_model.model.train()
     with pytest.raises(ValueError, match="drops at random"):
         dropping(*call_inputs(0))
 
@@ -413,7 +415,7 @@ def test_one_change_seen_by_two_sessions_is_counted_once() -> None:
     with fast.session() as a, fast.session() as b:
         drive(a, STEPS)
         drive(b, STEPS)
-        fast.bound.model.load_state_dict(toy_dit().state_dict())
+        fast.bound_model.model.load_state_dict(toy_dit().state_dict())
         drive(a, STEPS)
         drive(b, STEPS)
     assert fast.summary().weight_changes == 1

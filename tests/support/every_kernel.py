@@ -26,8 +26,10 @@ def main() -> None:
                 got, want = got.sum(0), want.float().sum(0)
             for (path, a), (_, b) in zip(tensors({"": got}), tensors({"": want}), strict=True):
                 error = (a.double() - b.double()).abs().max().item()
-                bound = (2e-4 if sizes.dtype == torch.float32 else 0.1) * max(1.0, b.abs().max())
-                assert error <= bound, f"{op}{path}: {error} > {bound}"
+                tolerance = (2e-4 if sizes.dtype == torch.float32 else 0.1) * max(
+                    1.0, b.abs().max()
+                )
+                assert error <= tolerance, f"{op}{path}: {error} > {tolerance}"
     seen = torch.zeros(2, dtype=torch.float64, device="cuda")
     verdict = torch.full((3,), -1.0, dtype=torch.float64, device="cuda")
     for step in range(2):

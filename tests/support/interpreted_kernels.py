@@ -160,7 +160,7 @@ def test_end_kernels_at_the_width_of_dit_xl(op: str) -> None:
 @pytest.mark.parametrize("op", END_OPS)
 @pytest.mark.parametrize(("channels", "patch"), [(3, 1), (1, 4), (16, 2)])
 def test_end_kernels_with_other_patches_and_channels(op: str, channels: int, patch: int) -> None:
-    sizes = Sizes(grid=(2, 1), width=24, count=1, channels=channels, patch=patch, extras=1)
+    sizes = Sizes(grid=(2, 1), width=24, count=1, channels=channels, patch=patch, prefix_tokens=1)
     check(op, arguments(op, sizes))
 
 
@@ -170,7 +170,7 @@ def test_tokens_may_share_a_program_that_they_do_not_fill(op: str) -> None:
 
 
 def test_patches_without_prefix_tokens() -> None:
-    check("patch_embed", arguments("patch_embed", Sizes(extras=0)))
+    check("patch_embed", arguments("patch_embed", Sizes(prefix_tokens=0)))
 
 
 @pytest.mark.parametrize("op", ["final_update_norm", "guided_update"])

@@ -63,7 +63,7 @@ class Sizes:
     count: int = 3
     channels: int = 4
     patch: int = 2
-    extras: int = 2
+    prefix_tokens: int = 2
     heads: int = 2
     empty: bool = False
 
@@ -153,17 +153,17 @@ class _Made:
     def integers(self, below: int, count: int) -> Tensor:
         return torch.randint(below, (count,), generator=self.generator, dtype=torch.int32)
 
-    def x(self, extras: int = 0) -> Tensor:
-        return self.normal(self.s.batch, extras + self.s.tokens, self.s.width)
+    def x(self, prefix_tokens: int = 0) -> Tensor:
+        return self.normal(self.s.batch, prefix_tokens + self.s.tokens, self.s.width)
 
     def modulation(self, chunks: int = 8) -> Modulation:
         rows = self.s.batch + 1
         table = 0.5 * self.normal(3, rows, chunks, self.s.width)
         return Modulation(table, self.integers(rows, self.s.batch), self.counter)
 
-    def reuses(self, extras: int = 0, gated: bool = True) -> Reuses:
+    def reuses(self, prefix_tokens: int = 0, gated: bool = True) -> Reuses:
         # Slots further apart than they are long, as in an arena with rounded offsets.
-        shape = self.s.batch * (extras + self.s.tokens), self.s.width
+        shape = self.s.batch * (prefix_tokens + self.s.tokens), self.s.width
         slots = self.s.count + 2
         arena = self.normal(slots, shape[0] * shape[1] + 8).as_strided(
             (slots, *shape), (shape[0] * shape[1] + 8, shape[1], 1)
@@ -179,10 +179,12 @@ class _Made:
         shape = (self.s.images, self.s.channels, rows * self.s.patch, columns * self.s.patch)
         return self.normal(*shape, dtype=torch.float32)
 
-    def embedding(self, extras: int = 0) -> PatchEmbedding:
+    def embedding(self, prefix_tokens: int = 0) -> PatchEmbedding:
         d, pixels = self.s.width, self.s.channels * self.s.patch**2
         weight, bias = 0.3 * self.normal(pixels, d), self.normal(d)
-        return PatchEmbedding(weight, bias, self.normal(extras + self.s.tokens, d), self.s.patch)
+        return PatchEmbedding(
+            weight, bias, self.normal(prefix_tokens + self.s.tokens, d), self.s.patch
+        )
 
     def final(self, outputs: int, guided: int) -> FinalLinear:
         rows = outputs * self.s.patch**2
@@ -239,9 +241,9 @@ class _Made:
         return self._residual_norm() | self.parts()
 
     def _patch_embed(self) -> Arguments:
-        extras = self.s.extras
-        prefix = self.modulation(extras) if extras else None
-        embedding = self.embedding(extras)
+        prefix_tokens = self.s.prefix_tokens
+        prefix = self.modulation(prefix_tokens) if prefix_tokens else None
+        embedding = self.embedding(prefix_tokens)
         latents, batch = self.latents(), self.s.batch
         return {"latents": latents, "embedding": embedding, "batch": batch, "prefix": prefix}
 
@@ -270,7 +272,10 @@ class _Made:
         return given
 
     def _final_update_norm(self) -> Arguments:
-        given = {"x": self.x(self.s.extras), "reuses": self.reuses(self.s.extras, gated=False)}
+        given = {
+            "x": self.x(self.s.prefix_tokens),
+            "reuses": self.reuses(self.s.prefix_tokens, gated=False),
+        }
         final = self.final(self.s.channels, self.s.channels)
         solving = {"final": final, "latents": self.latents(), "solver": self.dpm_solver()}
         return given | self.affine() | solving

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from l2c_rt.backends.cuda.cuda_parts import FUNCTIONS
-from l2c_rt.backends.cuda.tuning.problems import LinearChoice
+from l2c_rt.backends.cuda.tuning.problems import LinearConfig
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.kernels._launch import LINEAR_TILES
 
@@ -172,14 +172,14 @@ class Choosing(Tuner):
         super().__init__("log", None, None, device="cpu")
         self._products = products
 
-    def linear(self, problem: Any, make: Any, check: Any = None) -> LinearChoice:
+    def linear(self, problem: Any, make: Any, check: Any = None) -> LinearConfig:
         # Inner tiles so small that 64 columns make two parts.
         tile = astuple(replace(LINEAR_TILES[0], k=32))
         if self._products == "split" and problem.splittable:
-            return LinearChoice("split", tile, 2)
+            return LinearConfig("split", tile, 2)
         if self._products == "library":
             return super().linear(problem, make, check)
-        return LinearChoice("triton", tile)
+        return LinearConfig("triton", tile)
 
 
 # --- What a kernel reads and writes, by its arguments ---

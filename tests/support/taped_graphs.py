@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from l2c_rt.adapters import bind
 from l2c_rt.api import build
-from l2c_rt.backends.cuda.cuda_parts import Tools
+from l2c_rt.backends.cuda.cuda_parts import CudaParts
 from l2c_rt.backends.cuda.support import fused_cuda
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.options import Options
@@ -133,10 +133,10 @@ def compile_taped(
 ) -> Compiled:
     """`compile` as on a GPU, with references for kernels and tapes for graphs."""
     tuner = tuner or Tuner("tape", None, None, device="cpu")
-    tools = Tools(kernels or TapedKernels(), recorder, tuner)
+    cuda = CudaParts(kernels or TapedKernels(), recorder, tuner)
 
-    def choose(bound: Any) -> Any:
-        return fused_cuda(bound, tools, Options(**options))
+    def choose(bound_model: Any) -> Any:
+        return fused_cuda(bound_model, cuda, Options(**options))
 
     return build(model, schedule, choose, steps=steps, lanes=lanes, timesteps=timesteps,
                  strict=strict, bind=bind)  # fmt: skip

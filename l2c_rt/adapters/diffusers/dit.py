@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2c_rt.adapters.bound_model import Bound, BranchCode, Sampling, State
+from l2c_rt.adapters.bound_model import BoundModel, BranchCode, PublishedLoop, State
 from l2c_rt.adapters.diffusers.plain_layers import take_apart
 from l2c_rt.adapters.plain_layers import NotFusable
 from l2c_rt.plan.program import (
@@ -44,7 +44,7 @@ def matches(model: nn.Module) -> bool:
     )
 
 
-def bind(model: Any) -> Bound:
+def bind(model: Any) -> BoundModel:
     """Describe a DiTTransformer2DModel."""
     fixed = {"embed": partial(_embed, model), "final": partial(_final, model)}
     branches: dict[str, BranchCode] = {}
@@ -54,10 +54,10 @@ def bind(model: Any) -> Bound:
         branches[f"attn-{i}"] = BranchCode(partial(_attn, block), partial(_add, 2))
         branches[f"mlp-{i}"] = BranchCode(partial(_mlp, block), partial(_add, 5))
     try:
-        parts, why = take_apart(model), ""
+        fusable, why = take_apart(model), ""
     except NotFusable as reason:
-        parts, why = None, str(reason)
-    return Bound(
+        fusable, why = None, str(reason)
+    return BoundModel(
         model=model,
         program=_program(model),
         begin=_begin,
@@ -67,8 +67,8 @@ def bind(model: Any) -> Bound:
         arguments=lambda x, t, y: {"hidden_states": x, "timestep": t, "class_labels": y},
         to_tensor=lambda out: out[0] if isinstance(out, tuple) else out.sample,
         sampling=_sampling(model),
-        parts=parts,
-        why_no_parts=why,
+        fusable=fusable,
+        why_not_fusable=why,
         bypassed=(model, *blocks, *(block.norm1 for block in blocks)),
     )
 
@@ -159,9 +159,9 @@ def _program(model: Any) -> BlockProgram:
     return BlockProgram("dit", tuple(nodes), tokens, width)
 
 
-def _sampling(model: Any) -> Sampling:
+def _sampling(model: Any) -> PublishedLoop:
     config = model.config
-    return Sampling(
+    return PublishedLoop(
         sampler="ddim",
         null_label=config.num_embeds_ada_norm,
         classes=config.num_embeds_ada_norm,

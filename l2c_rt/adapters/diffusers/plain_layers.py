@@ -7,27 +7,33 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2c_rt.adapters.bound_model import AttentionPart, BranchPart, Ends, MlpPart, Parts
+from l2c_rt.adapters.bound_model import (
+    FusableAttention,
+    FusableBranch,
+    FusableMlp,
+    FusableModel,
+    OuterLayers,
+)
 from l2c_rt.adapters.plain_layers import (
     NotFusable,
-    nothing_there,
     plain_linear,
     plain_norm,
     plain_patches,
-    untouched,
+    refuse_extra_layers,
+    require_unhooked,
 )
 
 
-def take_apart(model: Any) -> Parts:
+def take_apart(model: Any) -> FusableModel:
     """The parts of a DiTTransformer2DModel; raises NotFusable saying what stands in the way."""
-    branches: dict[str, BranchPart] = {}
+    branches: dict[str, FusableBranch] = {}
     for i, block in enumerate(model.transformer_blocks):
         where = f"transformer_blocks.{i}"
         norm1 = plain_norm(block.norm1.norm, f"{where}.norm1.norm")
         norm3 = plain_norm(block.norm3, f"{where}.norm3")
         attn, mlp = _attention_part(block.attn1, where), _mlp_part(block.ff, where)
-        branches[f"attn-{i}"] = BranchPart(norm1, attn, block.attn1, i, 0)
-        branches[f"mlp-{i}"] = BranchPart(norm3, mlp, block.ff, i, 3)
+        branches[f"attn-{i}"] = FusableBranch(norm1, attn, block.attn1, i, 0)
+        branches[f"mlp-{i}"] = FusableBranch(norm3, mlp, block.ff, i, 3)
 
     def condition(t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return t, y
@@ -38,13 +44,13 @@ def take_apart(model: Any) -> Parts:
         rows: Tensor = norm.linear(norm.silu(emb))
         return rows
 
-    return Parts(branches, condition, modulation, _ends(model))
+    return FusableModel(branches, condition, modulation, _outer(model))
 
 
-def _ends(model: Any) -> Ends:
+def _outer(model: Any) -> OuterLayers:
     embed = model.pos_embed
-    untouched(embed, "pos_embed")
-    nothing_there(embed, ("norm",), "pos_embed")
+    require_unhooked(embed, "pos_embed")
+    refuse_extra_layers(embed, ("norm",), "pos_embed")
     if embed.pos_embed is None or not embed.flatten:
         raise NotFusable("pos_embed adds no position table to flat patches")
 
@@ -54,7 +60,7 @@ def _ends(model: Any) -> Ends:
         rows: Tensor = model.proj_out_1(F.silu(emb))
         return rows
 
-    return Ends(
+    return OuterLayers(
         patches=plain_patches(embed.proj, "pos_embed.proj"),
         positions=lambda: embed.pos_embed[0],
         norm=plain_norm(model.norm_out, "norm_out"),
@@ -64,29 +70,29 @@ def _ends(model: Any) -> Ends:
     )
 
 
-def _attention_part(attn: Any, where: str) -> AttentionPart:
-    untouched(attn, f"{where}.attn1")
-    nothing_there(attn, ("norm_q", "norm_k", "group_norm", "spatial_norm"), f"{where}.attn1")
+def _attention_part(attn: Any, where: str) -> FusableAttention:
+    require_unhooked(attn, f"{where}.attn1")
+    refuse_extra_layers(attn, ("norm_q", "norm_k", "group_norm", "spatial_norm"), f"{where}.attn1")
     if attn.residual_connection or attn.rescale_output_factor != 1.0 or attn.upcast_attention:
         raise NotFusable(f"{where}.attn1 rescales or upcasts its output")
     name = type(attn.processor).__name__
     if name not in ("AttnProcessor2_0", "AttnProcessor"):
         raise NotFusable(f"{where}.attn1 runs {name}, which a fused kernel would not call")
-    nothing_there(attn.to_out, ("1",), f"{where}.attn1.to_out")
+    refuse_extra_layers(attn.to_out, ("1",), f"{where}.attn1.to_out")
     linears = tuple(
         plain_linear(getattr(attn, n), f"{where}.attn1.{n}") for n in ("to_q", "to_k", "to_v")
     )
     proj = plain_linear(attn.to_out[0], f"{where}.attn1.to_out.0")
-    return AttentionPart(linears, proj, int(attn.heads), float(attn.scale))
+    return FusableAttention(linears, proj, int(attn.heads), float(attn.scale))
 
 
-def _mlp_part(ff: Any, where: str) -> MlpPart:
-    untouched(ff, f"{where}.ff")
+def _mlp_part(ff: Any, where: str) -> FusableMlp:
+    require_unhooked(ff, f"{where}.ff")
     act, _dropout, fc2, *rest = ff.net
-    nothing_there(ff.net, ("1",), f"{where}.ff.net")
+    refuse_extra_layers(ff.net, ("1",), f"{where}.ff.net")
     if rest and any(not isinstance(m, nn.Dropout) or m.p > 0 for m in rest):
         raise NotFusable(f"{where}.ff has {len(ff.net)} stages")
     if type(act).__name__ != "GELU":
         raise NotFusable(f"{where}.ff runs {type(act).__name__}, not GELU")
     fc1 = plain_linear(act.proj, f"{where}.ff.net.0.proj")
-    return MlpPart(fc1, plain_linear(fc2, f"{where}.ff.net.2"), str(act.approximate))
+    return FusableMlp(fc1, plain_linear(fc2, f"{where}.ff.net.2"), str(act.approximate))

@@ -13,31 +13,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2c_rt.adapters.bound_model import AttentionPart, BranchPart, MlpPart, Parts, State
-from l2c_rt.backends.backend import Frame, OpTable
+from l2c_rt.adapters.bound_model import (
+    FusableAttention,
+    FusableBranch,
+    FusableMlp,
+    FusableModel,
+    State,
+)
+from l2c_rt.backends.backend import Evaluation, OpTable
 from l2c_rt.backends.cpu.modulation import ModulationTable
 from l2c_rt.plan.ops import Compute, Reuse, ReuseRun, RunFixed
-from l2c_rt.runtime.summary import Captured
+from l2c_rt.runtime.summary import GraphStats
 
 
 class Workspace:
     """What one lane keeps between calls: the modulation table and one scratch output."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
-        self.table = ModulationTable(parts) if parts.modulation is not None else None
+    def __init__(self, fusable: FusableModel) -> None:
+        self.fusable = fusable
+        self.table = ModulationTable(fusable) if fusable.modulation is not None else None
         self._scratch: Tensor | None = None
 
-    def begin(self, frame: Frame, timesteps: Sequence[float] | None) -> None:
+    def begin(self, evaluation: Evaluation, timesteps: Sequence[float] | None) -> None:
         """Make ready for one evaluation of a run with these timesteps, if they are known."""
         if torch.is_autocast_enabled("cpu"):
             raise ValueError(
                 "the fused backend does not run under autocast: cast the model, as in "
                 'model.to(torch.bfloat16), or compile with backend="reference"'
             )
-        frame.prepared = self
+        evaluation.prepared = self
         if self.table is not None:
-            self.table.begin(frame.state.t, frame.state.y, frame.step, timesteps)
+            self.table.begin(evaluation.state.t, evaluation.state.y, evaluation.step, timesteps)
 
     @property
     def nbytes(self) -> int:
@@ -45,9 +51,9 @@ class Workspace:
         return 0 if self.table is None else self.table.nbytes
 
     @property
-    def captured(self) -> Captured:
+    def captured(self) -> GraphStats:
         """Nothing: there are no graphs on a CPU."""
-        return Captured()
+        return GraphStats()
 
     def forget(self) -> None:
         """Drop what was computed from weights; called before every run, since they may change."""
@@ -60,7 +66,7 @@ class Workspace:
             self._scratch = kept = torch.empty_like(like, memory_format=torch.contiguous_format)
         return kept
 
-    def rows(self, part: BranchPart) -> tuple[Tensor, Tensor, Tensor]:
+    def rows(self, part: FusableBranch) -> tuple[Tensor, Tensor, Tensor]:
         """shift, scale, gate of a branch, each [B, 1, D]."""
         assert self.table is not None
         assert part.first is not None
@@ -72,13 +78,13 @@ def table() -> OpTable:
     return {RunFixed: run_fixed, Compute: compute, Reuse: reuse, ReuseRun: reuse_run}
 
 
-def not_the_whole(parts: Parts) -> str:
+def custom_forward(fusable: FusableModel) -> str:
     """Why some branch is more than its linears, or nothing: tried once per class of module.
 
     A class of somebody else's may have our names and another forward.
     """
     tried: set[type] = set()
-    for name, part in parts.branches.items():
+    for name, part in fusable.branches.items():
         kind = type(part.module)
         if kind in tried:
             continue
@@ -97,38 +103,38 @@ def not_the_whole(parts: Parts) -> str:
     return ""
 
 
-def _last(part: BranchPart) -> nn.Linear:
-    return part.inner.proj if isinstance(part.inner, AttentionPart) else part.inner.fc2
+def _last(part: FusableBranch) -> nn.Linear:
+    return part.inner.proj if isinstance(part.inner, FusableAttention) else part.inner.fc2
 
 
-def run_fixed(op: RunFixed, frame: Frame) -> None:
-    frame.bound.fixed[op.node](frame.state)
+def run_fixed(op: RunFixed, evaluation: Evaluation) -> None:
+    evaluation.bound_model.fixed[op.node](evaluation.state)
 
 
-def compute(op: Compute, frame: Frame) -> None:
-    work: Workspace = frame.prepared
-    part = work.parts.branches[op.branch]
-    x, norm = frame.state.x, part.norm
+def compute(op: Compute, evaluation: Evaluation) -> None:
+    work: Workspace = evaluation.prepared
+    part = work.fusable.branches[op.branch]
+    x, norm = evaluation.state.x, part.norm
     h = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
     gate = None
     if part.first is not None:
         shift, scale, gate = work.rows(part)
         torch.addcmul(shift, h, scale + 1, out=h)
-    out = work.scratch(x) if op.slot is None else frame.slots.target(op.slot, x)
+    out = work.scratch(x) if op.slot is None else evaluation.slots.target(op.slot, x)
     branch(part.inner, h, out)
-    add(frame.state, out, gate)
+    add(evaluation.state, out, gate)
 
 
-def reuse(op: Reuse, frame: Frame) -> None:
-    work: Workspace = frame.prepared
-    part = work.parts.branches[op.branch]
+def reuse(op: Reuse, evaluation: Evaluation) -> None:
+    work: Workspace = evaluation.prepared
+    part = work.fusable.branches[op.branch]
     gate = None if part.first is None else work.rows(part)[2]
-    add(frame.state, frame.slots.load(op.slot), gate)
+    add(evaluation.state, evaluation.slots.load(op.slot), gate)
 
 
-def reuse_run(op: ReuseRun, frame: Frame) -> None:
+def reuse_run(op: ReuseRun, evaluation: Evaluation) -> None:
     for item in op.items:
-        reuse(item, frame)
+        reuse(item, evaluation)
 
 
 def add(state: State, out: Tensor, gate: Tensor | None) -> None:
@@ -141,15 +147,15 @@ def add(state: State, out: Tensor, gate: Tensor | None) -> None:
         state.x.addcmul_(gate, out)
 
 
-def branch(inner: AttentionPart | MlpPart, h: Tensor, out: Tensor) -> None:
+def branch(inner: FusableAttention | FusableMlp, h: Tensor, out: Tensor) -> None:
     """A branch's linears, written to `out`.  Shapes: h, out [B, T, D]."""
-    if isinstance(inner, AttentionPart):
+    if isinstance(inner, FusableAttention):
         attention(inner, h, out)
     else:
         mlp(inner, h, out)
 
 
-def attention(part: AttentionPart, h: Tensor, out: Tensor) -> None:
+def attention(part: FusableAttention, h: Tensor, out: Tensor) -> None:
     b, t, _ = h.shape
     if len(part.inputs) == 1:
         qkv = linear(h, part.inputs[0]).view(b, t, 3, part.heads, -1)
@@ -160,7 +166,7 @@ def attention(part: AttentionPart, h: Tensor, out: Tensor) -> None:
     linear_into(mixed.transpose(1, 2).reshape(b * t, -1), part.proj, out)
 
 
-def mlp(part: MlpPart, h: Tensor, out: Tensor) -> None:
+def mlp(part: FusableMlp, h: Tensor, out: Tensor) -> None:
     hidden = linear(h, part.fc1)
     torch.ops.aten.gelu_(hidden, approximate=part.gelu)
     linear_into(hidden.flatten(0, 1), part.fc2, out)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import Parts
+from l2c_rt.adapters.bound_model import FusableModel
 
 
 class ModulationTable:
@@ -21,11 +21,11 @@ class ModulationTable:
     one step at a time.  Rebuilt when the labels change.
     """
 
-    def __init__(self, parts: Parts, cap_bytes: int = 256 << 20) -> None:
-        assert parts.condition is not None
-        assert parts.modulation is not None
-        self._condition, self._modulation = parts.condition, parts.modulation
-        self._blocks = 1 + max(part.block for part in parts.branches.values())
+    def __init__(self, fusable: FusableModel, cap_bytes: int = 256 << 20) -> None:
+        assert fusable.condition is not None
+        assert fusable.modulation is not None
+        self._condition, self._modulation = fusable.condition, fusable.modulation
+        self._blocks = 1 + max(part.block for part in fusable.branches.values())
         self._cap_bytes = cap_bytes
         self.forget()
 

@@ -1,7 +1,7 @@
 """The linears and attention of a branch, each by the implementation that was chosen for its shape.
 
 A branch's last product goes straight into its slot, or, where it is cut along its inner dimension,
-into float32 parts that the next sum adds up on its way.
+into float32 partial sums that the next sum adds up on its way.
 """
 
 from __future__ import annotations
@@ -13,31 +13,36 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from l2c_rt.adapters.bound_model import AttentionPart, BranchPart, MlpPart, Parts
+from l2c_rt.adapters.bound_model import FusableAttention, FusableBranch, FusableMlp, FusableModel
 from l2c_rt.backends.cuda.buffers import Buffers
 from l2c_rt.backends.cuda.tuning.candidates import run_attention, run_linear, run_split
 from l2c_rt.backends.cuda.tuning.problems import (
-    AttentionChoice,
+    AttentionConfig,
     AttentionProblem,
-    LinearChoice,
+    LinearConfig,
     LinearProblem,
 )
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
-from l2c_rt.backends.cuda.weight_copies import Weights
+from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.kernels import reference
 from l2c_rt.plan.lowering import Term
 
 
-class BranchRunner:
+class BranchLauncher:
     """Runs branches from `buffers.h` to slots."""
 
     def __init__(
-        self, parts: Parts, buffers: Buffers, weights: Weights, kernels: Any, tuner: Tuner
+        self,
+        fusable: FusableModel,
+        buffers: Buffers,
+        weights: WeightCopies,
+        kernels: Any,
+        tuner: Tuner,
     ) -> None:
-        self._parts, self._buffers, self._weights = parts, buffers, weights
+        self._fusable, self._buffers, self._weights = fusable, buffers, weights
         self._kernels, self._tuner = kernels, tuner
-        self._linears: dict[LinearProblem, LinearChoice] = {}
-        self._attentions: dict[AttentionProblem, AttentionChoice] = {}
+        self._linears: dict[LinearProblem, LinearConfig] = {}
+        self._attentions: dict[AttentionProblem, AttentionConfig] = {}
         self._splits: dict[int, Tensor] = {}
         self._pending: dict[int, Tensor] = {}
 
@@ -48,34 +53,34 @@ class BranchRunner:
         for buffer in (b.h, b.qkv, b.mixed, b.hidden):
             # Zeros would make every candidate agree, and arithmetic cheaper than it is.
             buffer.normal_(generator=generator)
-        for name, part in self._parts.branches.items():
-            if isinstance(part.inner, AttentionPart):
+        for name, part in self._fusable.branches.items():
+            if isinstance(part.inner, FusableAttention):
                 self._tune_attention(name, part.inner)
             else:
                 self._tune_mlp(part.inner)
 
     def begin(self) -> None:
-        """Forget parts that a row which failed midway has left."""
+        """Forget partial sums that a step which failed midway has left."""
         self._pending.clear()
 
     def run(self, branch: str, slot: int) -> None:
         """Launch a branch."""
-        part: BranchPart = self._parts.branches[branch]
-        if isinstance(part.inner, AttentionPart):
+        part: FusableBranch = self._fusable.branches[branch]
+        if isinstance(part.inner, FusableAttention):
             self._attention(branch, part.inner, slot)
         else:
             self._mlp(part.inner, slot)
 
-    def parts_of(self, terms: tuple[Term, ...]) -> Tensor | None:
-        """The unsummed parts of a lone term, for a kernel that sums them itself."""
+    def partial_sums_of(self, terms: tuple[Term, ...]) -> Tensor | None:
+        """The partial sums of a lone term, for a kernel that sums them itself."""
         if len(terms) != 1 or set(self._pending) != {terms[0].slot}:
             return None
         return self._pending.pop(terms[0].slot)
 
     def settle(self) -> None:
         """Sum what no other kernel will."""
-        for slot, parts in self._pending.items():
-            self._kernels.split_sum(parts, out=self._buffers.memory.slots[slot])
+        for slot, partial_sums in self._pending.items():
+            self._kernels.split_sum(partial_sums, out=self._buffers.memory.slots[slot])
         self._pending.clear()
 
     @property
@@ -83,7 +88,7 @@ class BranchRunner:
         """Every problem with what was chosen for it."""
         return {**self._linears, **self._attentions}
 
-    def _attention(self, branch: str, inner: AttentionPart, slot: int) -> None:
+    def _attention(self, branch: str, inner: FusableAttention, slot: int) -> None:
         b = self._buffers
         weight, bias = self._weights.qkv(branch, inner)
         qkv, mixed = self._attention_buffers(inner)
@@ -92,17 +97,17 @@ class BranchRunner:
         run_attention(choice, self._kernels, qkv, inner.heads, inner.scale, mixed)
         self._into_slot(mixed, inner.proj, slot)
 
-    def _mlp(self, inner: MlpPart, slot: int) -> None:
+    def _mlp(self, inner: FusableMlp, slot: int) -> None:
         hidden = self._hidden(inner)
         weight, bias = _weight_and_bias(inner.fc1)
         self._linear(self._buffers.h, weight, bias, inner.gelu, hidden)
         self._into_slot(hidden, inner.fc2, slot)
 
-    def _attention_buffers(self, inner: AttentionPart) -> tuple[Tensor, Tensor]:
+    def _attention_buffers(self, inner: FusableAttention) -> tuple[Tensor, Tensor]:
         b, width = self._buffers, inner.proj.in_features
         return _narrowed(b.qkv, 3 * width), _narrowed(b.mixed, width)
 
-    def _hidden(self, inner: MlpPart) -> Tensor:
+    def _hidden(self, inner: FusableMlp) -> Tensor:
         return _narrowed(self._buffers.hidden, inner.fc1.out_features)
 
     def _linear(
@@ -119,18 +124,18 @@ class BranchRunner:
             run_linear(choice, self._kernels, x, weight, bias, None, out)
             return
         self.settle()
-        parts = self._split_parts(choice.splits)
-        run_split(choice, self._kernels, x, weight, bias, parts)
-        self._pending[slot] = parts
+        partial_sums = self._partial_sums(choice.splits)
+        run_split(choice, self._kernels, x, weight, bias, partial_sums)
+        self._pending[slot] = partial_sums
 
-    def _split_parts(self, splits: int) -> Tensor:
+    def _partial_sums(self, splits: int) -> Tensor:
         if splits not in self._splits:
             b, t, d = self._buffers.h.shape
             like = self._buffers.h
             self._splits[splits] = like.new_empty(splits, b * t, d, dtype=torch.float32)
         return self._splits[splits]
 
-    def _tune_attention(self, name: str, inner: AttentionPart) -> None:
+    def _tune_attention(self, name: str, inner: FusableAttention) -> None:
         b = self._buffers
         qkv, mixed = self._attention_buffers(inner)
         weight, bias = self._weights.qkv(name, inner)
@@ -138,7 +143,7 @@ class BranchRunner:
         problem = self._attention_problem(inner)
         if problem not in self._attentions:
 
-            def make(choice: AttentionChoice) -> Callable[[], None]:
+            def make(choice: AttentionConfig) -> Callable[[], None]:
                 heads, scale = inner.heads, inner.scale
                 return lambda: run_attention(choice, self._kernels, qkv, heads, scale, mixed)
 
@@ -147,7 +152,7 @@ class BranchRunner:
             self._attentions[problem] = self._tuner.attention(problem, make, check)
         self._tune_into_slot(mixed, inner.proj)
 
-    def _tune_mlp(self, inner: MlpPart) -> None:
+    def _tune_mlp(self, inner: FusableMlp) -> None:
         hidden = self._hidden(inner)
         weight, bias = _weight_and_bias(inner.fc1)
         self._tune_linear(self._buffers.h, weight, bias, inner.gelu, hidden)
@@ -160,7 +165,7 @@ class BranchRunner:
         choice = self._linears[_problem(x, weight, bias, None, splittable=True)]
         if choice.kind == "split":
             # Taken now: a buffer allocated in a capture would belong to one graph.
-            self._split_parts(choice.splits)
+            self._partial_sums(choice.splits)
 
     def _tune_linear(
         self,
@@ -176,15 +181,15 @@ class BranchRunner:
         if problem in self._linears:
             return
 
-        def make(choice: LinearChoice) -> Callable[[], None]:
+        def make(choice: LinearConfig) -> Callable[[], None]:
             if choice.kind == "split":
-                parts = x.new_empty(choice.splits, x.numel() // x.shape[-1], len(weight),
+                partial_sums = x.new_empty(choice.splits, x.numel() // x.shape[-1], len(weight),
                                     dtype=torch.float32)  # fmt: skip
 
                 def split() -> None:
-                    # Whoever reads the parts reads more than one output: counted as a kernel.
-                    run_split(choice, self._kernels, x, weight, bias, parts)
-                    self._kernels.split_sum(parts, out=out)
+                    # Charge the split variant for the extra reads of its consumer.
+                    run_split(choice, self._kernels, x, weight, bias, partial_sums)
+                    self._kernels.split_sum(partial_sums, out=out)
 
                 return split
             return lambda: run_linear(choice, self._kernels, x, weight, bias, gelu, out)
@@ -194,13 +199,13 @@ class BranchRunner:
             problem, make, partial(_agrees, make, out, wanted)
         )
 
-    def _attention_problem(self, inner: AttentionPart) -> AttentionProblem:
+    def _attention_problem(self, inner: FusableAttention) -> AttentionProblem:
         b, t, _ = self._buffers.h.shape
         head = inner.proj.in_features // inner.heads
         return AttentionProblem(b, t, inner.heads, head, _name(self._buffers.h))
 
 
-C = TypeVar("C", LinearChoice, AttentionChoice)
+C = TypeVar("C", LinearConfig, AttentionConfig)
 
 
 def _agrees(

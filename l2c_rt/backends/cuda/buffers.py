@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import AttentionPart, Ends, MlpPart, Parts
+from l2c_rt.adapters.bound_model import FusableAttention, FusableMlp, FusableModel, OuterLayers
 from l2c_rt.memory.arena import SlotMemory
 
 
@@ -57,7 +57,7 @@ class Buffers:
 
 def allocate(
     shape: Shape,
-    parts: Parts,
+    fusable: FusableModel,
     memory: SlotMemory,
     streams: tuple[str, ...],
     residual_dtype: torch.dtype | None,
@@ -65,9 +65,9 @@ def allocate(
     """Buffers for a shape; the slots are there already and say tokens, width, dtype, device."""
     b, t, d = memory.slots[0].shape
     like = memory.slots[0]
-    inners = [part.inner for part in parts.branches.values()]
-    heads = [3 * i.proj.in_features for i in inners if isinstance(i, AttentionPart)]
-    hidden = [i.fc1.out_features for i in inners if isinstance(i, MlpPart)]
+    inners = [part.inner for part in fusable.branches.values()]
+    heads = [3 * i.proj.in_features for i in inners if isinstance(i, FusableAttention)]
+    hidden = [i.fc1.out_features for i in inners if isinstance(i, FusableMlp)]
     image = (shape.images, shape.channels, shape.height, shape.width)
 
     def tokens(width: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -87,16 +87,16 @@ def allocate(
     )
 
 
-def tokens_of(ends: Ends, shape: Shape) -> int:
+def tokens_of(outer: OuterLayers, shape: Shape) -> int:
     """T, prefix tokens included.  Raises ValueError where the model has positions for another T."""
-    patch = ends.patches.kernel_size[0]
+    patch = outer.patches.kernel_size[0]
     cut = shape.height % patch == 0 and shape.width % patch == 0
-    tokens = ends.extras + (shape.height // patch) * (shape.width // patch)
-    have = len(ends.positions())
-    if not cut or tokens != have or shape.channels != ends.patches.in_channels:
+    tokens = outer.prefix_tokens + (shape.height // patch) * (shape.width // patch)
+    have = len(outer.positions())
+    if not cut or tokens != have or shape.channels != outer.patches.in_channels:
         raise ValueError(
             f"input [{shape.batch}, {shape.channels}, {shape.height}, {shape.width}] does not fit: "
-            f"the model takes {ends.patches.in_channels} channels and {have - ends.extras} patches "
-            f"of {patch} x {patch}"
+            f"the model takes {outer.patches.in_channels} channels and "
+            f"{have - outer.prefix_tokens} patches of {patch} x {patch}"
         )
     return tokens

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import Bound, State
+from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.backends.cuda.buffers import Shape
-from l2c_rt.backends.cuda.cuda_parts import Tools
-from l2c_rt.backends.cuda.shape_program import Prepared
+from l2c_rt.backends.cuda.cuda_parts import CudaParts
+from l2c_rt.backends.cuda.shape_program import ShapeProgram
 from l2c_rt.backends.options import Options
 from l2c_rt.kernels.operands import Reuses
 from l2c_rt.memory.slots import Slots
@@ -27,25 +27,25 @@ class CallProgram:
 
     def __init__(
         self,
-        bound: Bound,
+        bound_model: BoundModel,
         plan: Plan,
-        tools: Tools,
+        cuda: CudaParts,
         options: Options,
         slots: Slots,
         state: State,
     ) -> None:
         batch, channels, height, width = state.x.shape
         shape = Shape(batch, batch, channels, height, width)
-        self.prepared = Prepared(
-            bound, plan, tools, options, slots, shape, range(batch), guided=0, one_kernel=False
+        self.prepared = ShapeProgram(
+            bound_model, plan, cuda, options, slots, shape, range(batch), guided=0, one_kernel=False
         )
-        ends, like = self.prepared.ends, self.prepared.buffers.h
+        outer, like = self.prepared.outer, self.prepared.buffers.h
         tokens = like.shape[1]
-        self._tokens = like.new_zeros(batch, tokens, ends.linear.out_features)
-        self._image = like.new_zeros(batch, ends.channels, height, width)
+        self._tokens = like.new_zeros(batch, tokens, outer.linear.out_features)
+        self._image = like.new_zeros(batch, outer.channels, height, width)
         self._out = self._image
-        if ends.after is not None:
-            self._out = torch.zeros_like(ends.after(self._image))
+        if outer.after is not None:
+            self._out = torch.zeros_like(outer.after(self._image))
         self.prepared.capture(self._finish)
         self._rows = self.prepared.launches(self.prepared.row_graphs)
         self._labels: Tensor | None = None
@@ -97,20 +97,22 @@ class CallProgram:
         assert launch.source is not None
         x, h = p.buffers.streams[launch.source], p.buffers.h
         self._norm(x, launch, reuses, h)
-        linear, ends = p.ends.linear, p.ends
+        linear, outer = p.outer.linear, p.outer
         flat, out = h.view(-1, h.shape[-1]), self._tokens.view(-1, linear.out_features)
         if linear.bias is None:
             torch.mm(flat, linear.weight.detach().t(), out=out)
         else:
             torch.addmm(linear.bias.detach(), flat, linear.weight.detach().t(), out=out)
-        unpatchify_into(self._image, self._tokens[:, ends.extras :], ends.patches.kernel_size[0])
-        if ends.after is not None:
-            self._out.copy_(ends.after(self._image))
+        unpatchify_into(
+            self._image, self._tokens[:, outer.prefix_tokens :], outer.patches.kernel_size[0]
+        )
+        if outer.after is not None:
+            self._out.copy_(outer.after(self._image))
         p.buffers.counter[:1].add_(1)
 
     def _norm(self, x: Tensor, launch: Final, reuses: Reuses, h: Tensor) -> None:
-        p, k, norm = self.prepared, self.prepared.kernels, self.prepared.ends.norm
-        if p.ends.modulation is not None:
+        p, k, norm = self.prepared, self.prepared.kernels, self.prepared.outer.norm
+        if p.outer.modulation is not None:
             chunks = (p.tables.final, p.tables.final + 1, norm.eps)
             if launch.terms:
                 k.reuse_run(x, reuses, p.tables.modulation, *chunks, out=(x, h))

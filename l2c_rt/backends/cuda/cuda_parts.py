@@ -38,7 +38,7 @@ FUNCTIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class CudaParts:
     """`recorder` makes a recorder for one session's graphs on a device."""
 
     kernels: Any
@@ -56,8 +56,8 @@ def triton_kernels() -> SimpleNamespace:
     return SimpleNamespace(**found)
 
 
-def tools_for(device: torch.device, options: Options) -> Tools:
+def cuda_parts_for(device: torch.device, options: Options) -> CudaParts:
     """The real ones, for a GPU."""
     measure = cuda_measure(device=device) if options.tune else None
     tuner = Tuner(describe_device(device), default_path() if options.tune else None, measure)
-    return Tools(triton_kernels(), Eager if options.graph == "off" else CudaRecorder, tuner)
+    return CudaParts(triton_kernels(), Eager if options.graph == "off" else CudaRecorder, tuner)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import Ends, Parts
+from l2c_rt.adapters.bound_model import FusableModel, OuterLayers
 from l2c_rt.kernels.operands import Modulation
 
 
-class Tables:
+class ModulationTable:
     """Modulation of all blocks and the final norm, or U-ViT's prefix tokens.
 
     `steps` evaluations of `labels` distinct rows at a time; `rows` int32 [B] says which row an
@@ -24,8 +24,8 @@ class Tables:
 
     def __init__(
         self,
-        parts: Parts,
-        ends: Ends,
+        fusable: FusableModel,
+        outer: OuterLayers,
         counter: Tensor,
         rows: Sequence[int],
         steps: int,
@@ -33,12 +33,12 @@ class Tables:
         *,
         has_labels: bool,
     ) -> None:
-        self._parts, self._ends = parts, ends
-        self._blocks = 1 + max(part.block for part in parts.branches.values())
-        self._modulated = parts.modulation is not None
-        width, labels = ends.norm.normalized_shape[0], 1 + max(rows)
-        chunks = 6 * self._blocks + 2 if self._modulated else ends.extras
-        like = ends.linear.weight
+        self._fusable, self._outer = fusable, outer
+        self._blocks = 1 + max(part.block for part in fusable.branches.values())
+        self._modulated = fusable.modulation is not None
+        width, labels = outer.norm.normalized_shape[0], 1 + max(rows)
+        chunks = 6 * self._blocks + 2 if self._modulated else outer.prefix_tokens
+        like = outer.linear.weight
         per_step = labels * chunks * width * like.element_size()
         self.steps = max(1, min(steps, cap_bytes // max(1, per_step)))
         device = counter.device
@@ -67,18 +67,18 @@ class Tables:
         with table.device:
             if self._modulated:
                 self._fill_modulation(table.flatten(0, 1), t, y)
-            elif self._ends.prefix is not None:
-                table.copy_(self._ends.prefix(t, y).view_as(table))
+            elif self._outer.prefix is not None:
+                table.copy_(self._outer.prefix(t, y).view_as(table))
         self.modulation.counter.zero_()
 
     def _fill_modulation(self, table: Tensor, t: Tensor, y: Tensor | None) -> None:
-        parts, ends = self._parts, self._ends
-        assert parts.condition is not None
-        assert parts.modulation is not None
-        assert ends.modulation is not None
+        fusable, outer = self._fusable, self._outer
+        assert fusable.condition is not None
+        assert fusable.modulation is not None
+        assert outer.modulation is not None
         assert y is not None
-        condition = parts.condition(t, y)
+        condition = fusable.condition(t, y)
         for block in range(self._blocks):
-            rows = parts.modulation(block, condition).view(len(table), 6, -1)
+            rows = fusable.modulation(block, condition).view(len(table), 6, -1)
             table[:, 6 * block : 6 * block + 6].copy_(rows)
-        table[:, self.final :].copy_(ends.modulation(condition).view(len(table), 2, -1))
+        table[:, self.final :].copy_(outer.modulation(condition).view(len(table), 2, -1))

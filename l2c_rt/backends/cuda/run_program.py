@@ -9,11 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.cuda.buffers import Shape
 from l2c_rt.backends.cuda.call_program import unpatchify_into
-from l2c_rt.backends.cuda.cuda_parts import Tools
-from l2c_rt.backends.cuda.shape_program import Prepared, host_tensor
+from l2c_rt.backends.cuda.cuda_parts import CudaParts
+from l2c_rt.backends.cuda.shape_program import ShapeProgram, host_tensor
 from l2c_rt.backends.options import Options
 from l2c_rt.device.graphs import Launches
 from l2c_rt.kernels.operands import Reuses, Solver, ddim_coefficients, dpm_solver_coefficients
@@ -32,14 +32,14 @@ WHOLE = -1
 Callback = Callable[[int, Tensor], None]
 
 
-class Trajectory:
+class RunProgram:
     """n images, with or without guidance, from noise to latents."""
 
     def __init__(
         self,
-        bound: Bound,
+        bound_model: BoundModel,
         plan: Plan,
-        tools: Tools,
+        cuda: CudaParts,
         options: Options,
         slots: Slots,
         noise: Tensor,
@@ -47,25 +47,25 @@ class Trajectory:
         *,
         guided: bool,
     ) -> None:
-        how = bound.sampling
+        how = bound_model.sampling
         assert how is not None
         n, channels, height, width = noise.shape
         shape = Shape(n, 2 * n if guided else n, channels, height, width)
         # Row i is the label of image i; all images share the row without a label.
         rows = [*range(n), *([n] * n if guided else [])]
         self._how, self._solver, self._guided = how, solver, guided
-        self.prepared = Prepared(
-            bound, plan, tools, options, slots, shape, rows,
+        self.prepared = ShapeProgram(
+            bound_model, plan, cuda, options, slots, shape, rows,
             guided=how.guided_channels, one_kernel=True,
         )  # fmt: skip
-        buffers, ends = self.prepared.buffers, self.prepared.ends
+        buffers, outer = self.prepared.buffers, self.prepared.outer
         self._coefficients = buffers.latents.new_zeros(self.prepared.tables.steps, 8)
         anchor = buffers.anchor if isinstance(solver, DPMSolver) else None
         self._state = Solver(self._coefficients, buffers.counter, anchor)
         self._tokens = self._image = buffers.h[:0]
-        if ends.after is not None:
-            self._tokens = buffers.h.new_zeros(*buffers.h.shape[:2], ends.linear.out_features)
-            self._image = buffers.h.new_zeros(shape.batch, ends.channels, height, width)
+        if outer.after is not None:
+            self._tokens = buffers.h.new_zeros(*buffers.h.shape[:2], outer.linear.out_features)
+            self._image = buffers.h.new_zeros(shape.batch, outer.channels, height, width)
         self.prepared.capture(self._finish)
         self._windows = self._cut(plan.num_evaluations)
         self._runs = self._whole_windows() if options.graph == "trajectory" else None
@@ -166,9 +166,9 @@ class Trajectory:
             p.runner.run(p.rows[p.plan.order[step]], self._finish)
 
     def _finish(self, launch: Final, reuses: Reuses) -> None:
-        p, k, norm = self.prepared, self.prepared.kernels, self.prepared.ends.norm
+        p, k, norm = self.prepared, self.prepared.kernels, self.prepared.outer.norm
         latents, final = p.buffers.latents, p.weights.final
-        if p.ends.modulation is not None:
+        if p.outer.modulation is not None:
             chunks = (p.tables.final, p.tables.final + 1)
             end = (final, latents, self._state, norm.eps)
             modulation = p.tables.modulation
@@ -183,7 +183,7 @@ class Trajectory:
             return
         assert launch.source is not None
         x, affine = p.buffers.streams[launch.source], (norm.weight.detach(), norm.bias.detach())
-        if p.ends.after is None:
+        if p.outer.after is None:
             end = (final, latents, self._state, norm.eps)
             k.final_update_norm(x, reuses, *affine, *end, out=latents)
             return
@@ -192,15 +192,17 @@ class Trajectory:
     def _finish_image(self, x: Tensor, reuses: Reuses, affine: tuple[Tensor, Tensor]) -> None:
         """Where the model's own last layers run between the final linear and the update."""
         p, k = self.prepared, self.prepared.kernels
-        ends, h, latents = p.ends, p.buffers.h, p.buffers.latents
-        assert ends.after is not None
-        k.reuse_run_norm(x, reuses, *affine, ends.norm.eps, out=(x, h))
-        weight, bias = ends.linear.weight.detach(), p.weights.final.bias
-        out = self._tokens.view(-1, ends.linear.out_features)
+        outer, h, latents = p.outer, p.buffers.h, p.buffers.latents
+        assert outer.after is not None
+        k.reuse_run_norm(x, reuses, *affine, outer.norm.eps, out=(x, h))
+        weight, bias = outer.linear.weight.detach(), p.weights.final.bias
+        out = self._tokens.view(-1, outer.linear.out_features)
         torch.addmm(bias, h.view(-1, h.shape[-1]), weight.t(), out=out)
-        unpatchify_into(self._image, self._tokens[:, ends.extras :], ends.patches.kernel_size[0])
+        unpatchify_into(
+            self._image, self._tokens[:, outer.prefix_tokens :], outer.patches.kernel_size[0]
+        )
         guided = self._how.guided_channels
-        k.guided_update(ends.after(self._image), latents, self._state, guided, out=latents)
+        k.guided_update(outer.after(self._image), latents, self._state, guided, out=latents)
 
 
 class _Reports:

@@ -9,13 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import Bound, Ends, Parts
-from l2c_rt.backends.cuda.branch_launcher import BranchRunner
+from l2c_rt.adapters.bound_model import BoundModel, FusableModel, OuterLayers
+from l2c_rt.backends.cuda.branch_launcher import BranchLauncher
 from l2c_rt.backends.cuda.buffers import Shape, allocate, tokens_of
-from l2c_rt.backends.cuda.cuda_parts import Tools
-from l2c_rt.backends.cuda.modulation_table import Tables
-from l2c_rt.backends.cuda.step_launcher import Finish, RowRunner
-from l2c_rt.backends.cuda.weight_copies import Weights
+from l2c_rt.backends.cuda.cuda_parts import CudaParts
+from l2c_rt.backends.cuda.modulation_table import ModulationTable
+from l2c_rt.backends.cuda.step_launcher import Finish, StepLauncher
+from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.backends.options import Options
 from l2c_rt.device.event_times import EventTimes
 from l2c_rt.device.graphs import Eager, Graph, Launches, Recorder, Work
@@ -23,10 +23,10 @@ from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.cost import can_be_one_kernel, launch_kernels
 from l2c_rt.plan.lowering import Row, buffers, lower
 from l2c_rt.plan.ops import Plan
-from l2c_rt.runtime.summary import Captured
+from l2c_rt.runtime.summary import GraphStats
 
 
-class Prepared:
+class ShapeProgram:
     """What calls and whole runs have in common.
 
     `rows[i]` are the launches of the plan's distinct row i.  Build, `tune`, `capture`, then replay.
@@ -34,9 +34,9 @@ class Prepared:
 
     def __init__(
         self,
-        bound: Bound,
+        bound_model: BoundModel,
         plan: Plan,
-        tools: Tools,
+        cuda: CudaParts,
         options: Options,
         slots: Slots,
         shape: Shape,
@@ -45,34 +45,37 @@ class Prepared:
         guided: int,
         one_kernel: bool,
     ) -> None:
-        parts, ends = parts_and_ends(bound)
-        self.bound, self.plan, self.options = bound, plan, options
-        self.ends = ends
-        one_kernel = one_kernel and can_be_one_kernel(bound.program)
+        fusable, outer = fusable_and_outer(bound_model)
+        self.bound_model, self.plan, self.options = bound_model, plan, options
+        self.outer = outer
+        one_kernel = one_kernel and can_be_one_kernel(bound_model.program)
         self.rows: tuple[Row, ...] = tuple(
-            lower(step, bound.program, plan.num_slots, one_kernel=one_kernel) for step in plan.steps
+            lower(step, bound_model.program, plan.num_slots, one_kernel=one_kernel)
+            for step in plan.steps
         )
-        like = ends.linear.weight
-        tokens, width = tokens_of(ends, shape), ends.norm.normalized_shape[0]
+        like = outer.linear.weight
+        tokens, width = tokens_of(outer, shape), outer.norm.normalized_shape[0]
         memory = slots.reserve((shape.batch, tokens, width), like.dtype, like.device)
         streams = buffers(self.rows)
-        self.buffers = allocate(shape, parts, memory, streams, options.residual_dtype)
-        has_labels = bound.sampling is None or bound.sampling.classes > 0
-        self.tables = Tables(
-            parts, ends, self.buffers.counter, label_rows, plan.num_evaluations,
+        self.buffers = allocate(shape, fusable, memory, streams, options.residual_dtype)
+        has_labels = bound_model.sampling is None or bound_model.sampling.classes > 0
+        self.tables = ModulationTable(
+            fusable, outer, self.buffers.counter, label_rows, plan.num_evaluations,
             options.table_bytes, has_labels=has_labels,
         )  # fmt: skip
-        self.weights = Weights(parts, ends, guided)
-        self.kernels = tools.kernels
-        self.branches = BranchRunner(parts, self.buffers, self.weights, tools.kernels, tools.tuner)
-        self.runner = RowRunner(
-            parts, self.buffers, self.tables, self.weights, self.branches, tools.kernels
+        self.weights = WeightCopies(fusable, outer, guided)
+        self.kernels = cuda.kernels
+        self.branches = BranchLauncher(
+            fusable, self.buffers, self.weights, cuda.kernels, cuda.tuner
+        )
+        self.runner = StepLauncher(
+            fusable, self.buffers, self.tables, self.weights, self.branches, cuda.kernels
         )
         self.device = like.device
-        self.recorder: Recorder = tools.recorder(self.device)
+        self.recorder: Recorder = cuda.recorder(self.device)
         self.replays = self.graphs = self.nodes = 0
         self.seconds = 0.0
-        self.notes: list[str] = list(tools.tuner.notes)
+        self.notes: list[str] = list(cuda.tuner.notes)
         self.times = EventTimes(self.device)
 
     def capture(self, finish: Finish) -> None:
@@ -91,7 +94,7 @@ class Prepared:
         self._refresh, self._fill_all, self._fill_one, *graphs = self.record([*fills, *work])
         self.row_graphs = tuple(graphs)
         if self.recorder.captures:
-            nodes = {node.name: node for node in self.bound.program.nodes}
+            nodes = {node.name: node for node in self.bound_model.program.nodes}
             self.nodes = sum(launch_kernels(launch, nodes) for row in self.rows for launch in row)
         self.seconds += time.perf_counter() - began
 
@@ -155,18 +158,18 @@ class Prepared:
         (self._fill_one if count == 1 else self._fill_all).replay()
 
     @property
-    def captured(self) -> Captured:
-        return Captured(
+    def captured(self) -> GraphStats:
+        return GraphStats(
             self.graphs, self.nodes, self.recorder.nbytes,
             self.buffers.nbytes + self.weights.nbytes, self.seconds, self.replays,
             tuple(self.notes),
         )  # fmt: skip
 
 
-def parts_and_ends(bound: Bound) -> tuple[Parts, Ends]:
-    assert bound.parts is not None
-    assert bound.parts.ends is not None
-    return bound.parts, bound.parts.ends
+def fusable_and_outer(bound_model: BoundModel) -> tuple[FusableModel, OuterLayers]:
+    assert bound_model.fusable is not None
+    assert bound_model.fusable.outer is not None
+    return bound_model.fusable, bound_model.fusable.outer
 
 
 def host_tensor(values: Sequence[float], like: Tensor) -> Tensor:

@@ -8,34 +8,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import AttentionPart, BranchPart, Ends, Parts
-from l2c_rt.backends.cuda.branch_launcher import BranchRunner
+from l2c_rt.adapters.bound_model import FusableAttention, FusableBranch, FusableModel, OuterLayers
+from l2c_rt.backends.cuda.branch_launcher import BranchLauncher
 from l2c_rt.backends.cuda.buffers import Buffers
-from l2c_rt.backends.cuda.modulation_table import Tables
-from l2c_rt.backends.cuda.weight_copies import Weights
+from l2c_rt.backends.cuda.modulation_table import ModulationTable
+from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.kernels.operands import Reuses
-from l2c_rt.plan.lowering import Embed, Final, Join, Row, Run, Sum, Term
+from l2c_rt.plan.lowering import Embed, Final, Row, Run, SkipLinear, Sum, Term
 
 Finish = Callable[[Final, Reuses], None]
 
 
-class RowRunner:
+class StepLauncher:
     """The part of an evaluation that calls and whole runs share; `finish` runs its end."""
 
     def __init__(
         self,
-        parts: Parts,
+        fusable: FusableModel,
         buffers: Buffers,
-        tables: Tables,
-        weights: Weights,
-        branches: BranchRunner,
+        tables: ModulationTable,
+        weights: WeightCopies,
+        branches: BranchLauncher,
         kernels: Any,
     ) -> None:
-        assert parts.ends is not None
-        self._parts, self._ends = parts, parts.ends
+        assert fusable.outer is not None
+        self._fusable, self._outer = fusable, fusable.outer
         self.buffers, self.tables, self.weights = buffers, tables, weights
         self._branches, self._kernels = branches, kernels
-        self._gated = parts.modulation is not None
+        self._gated = fusable.modulation is not None
         self._lists: dict[tuple[Term, ...], Reuses] = {}
 
     def run(self, row: Row, finish: Finish) -> None:
@@ -48,7 +48,7 @@ class RowRunner:
                 self._sum(launch)
             elif isinstance(launch, Embed):
                 self._embed(launch)
-            elif isinstance(launch, Join):
+            elif isinstance(launch, SkipLinear):
                 self._join(launch)
             else:
                 assert isinstance(launch, Final)
@@ -75,15 +75,15 @@ class RowRunner:
 
     def _chunk(self, branch: str, number: int) -> int:
         """The chunk of a branch's shift (0), scale (1) or gate (2)."""
-        part = self._parts.branches[branch]
+        part = self._fusable.branches[branch]
         assert part.first is not None
         return 6 * part.block + part.first + number
 
     def _sum(self, launch: Sum) -> None:
-        part = None if launch.branch is None else self._parts.branches[launch.branch]
+        part = None if launch.branch is None else self._fusable.branches[launch.branch]
         source = self.buffers.streams[launch.source]
         target = self.buffers.streams[launch.target]
-        one = self._branches.parts_of(launch.terms) if part is not None else None
+        one = self._branches.partial_sums_of(launch.terms) if part is not None else None
         if one is None:
             self._branches.settle()
         if part is None:
@@ -101,7 +101,12 @@ class RowRunner:
             self._kernels.ungated_reuse_sum(source, reuses, out=target)
 
     def _add_norm_modulate(
-        self, source: Tensor, launch: Sum, part: BranchPart, target: Tensor, parts: Tensor | None
+        self,
+        source: Tensor,
+        launch: Sum,
+        part: FusableBranch,
+        target: Tensor,
+        partial_sums: Tensor | None,
     ) -> None:
         assert launch.branch is not None
         k, modulation, h = self._kernels, self.tables.modulation, self.buffers.h
@@ -115,15 +120,20 @@ class RowRunner:
             return
         (term,) = launch.terms
         y, gate = self.buffers.memory.slots[term.slot], self._chunk(term.branch, 2)
-        if parts is None:
+        if partial_sums is None:
             k.gate_residual_norm_modulate(source, y, modulation, gate, *norm, out=(target, h))
         else:
             k.split_gate_residual_norm_modulate(
-                source, parts, y, modulation, gate, *norm, out=(target, h)
+                source, partial_sums, y, modulation, gate, *norm, out=(target, h)
             )
 
     def _add_norm(
-        self, source: Tensor, launch: Sum, part: BranchPart, target: Tensor, parts: Tensor | None
+        self,
+        source: Tensor,
+        launch: Sum,
+        part: FusableBranch,
+        target: Tensor,
+        partial_sums: Tensor | None,
     ) -> None:
         k, h = self._kernels, self.buffers.h
         norm = (part.norm.weight.detach(), part.norm.bias.detach(), part.norm.eps)
@@ -134,20 +144,20 @@ class RowRunner:
             k.reuse_run_norm(source, self.reuses(launch.terms), *norm, out=(target, h))
             return
         y = self.buffers.memory.slots[launch.terms[0].slot]
-        if parts is None:
+        if partial_sums is None:
             k.residual_norm(source, y, *norm, out=(target, h))
         else:
-            k.split_residual_norm(source, parts, y, *norm, out=(target, h))
+            k.split_residual_norm(source, partial_sums, y, *norm, out=(target, h))
 
     def _embed(self, launch: Embed) -> None:
         k, buffers, tables = self._kernels, self.buffers, self.tables
         latents, embedding = buffers.latents, self.weights.embedding
         x, batch = buffers.streams[launch.target], buffers.shape.batch
-        prefix = None if self._gated or not self._ends.extras else tables.modulation
+        prefix = None if self._gated or not self._outer.prefix_tokens else tables.modulation
         if launch.branch is None:
             k.patch_embed(latents, embedding, batch, prefix, out=x)
             return
-        norm, out = self._parts.branches[launch.branch].norm, (x, buffers.h)
+        norm, out = self._fusable.branches[launch.branch].norm, (x, buffers.h)
         if self._gated:
             chunks = self._chunk(launch.branch, 0), self._chunk(launch.branch, 1)
             k.patch_embed_norm_modulate(
@@ -157,9 +167,9 @@ class RowRunner:
         affine = norm.weight.detach(), norm.bias.detach()
         k.patch_embed_norm(latents, embedding, batch, *affine, prefix, norm.eps, out=out)
 
-    def _join(self, launch: Join) -> None:
+    def _join(self, launch: SkipLinear) -> None:
         self._branches.settle()
-        linear, streams = self._ends.joins[launch.node], self.buffers.streams
+        linear, streams = self._outer.skip_linears[launch.node], self.buffers.streams
         bias = None if linear.bias is None else linear.bias.detach()
         self._kernels.skip_linear(
             streams[launch.source], streams[launch.skip], linear.weight.detach(), bias,
@@ -167,19 +177,19 @@ class RowRunner:
         )  # fmt: skip
 
 
-def why_not(parts: Parts, ends: Ends) -> str:
+def why_not(fusable: FusableModel, outer: OuterLayers) -> str:
     """Why the row kernels cannot run this model; empty where they can."""
-    gated = parts.modulation is not None
-    if ends.norm.normalized_shape[0] % 8:
-        return f"width {ends.norm.normalized_shape[0]} is not a multiple of 8"
-    for name, part in parts.branches.items():
+    gated = fusable.modulation is not None
+    if outer.norm.normalized_shape[0] % 8:
+        return f"width {outer.norm.normalized_shape[0]} is not a multiple of 8"
+    for name, part in fusable.branches.items():
         affine = part.norm.weight is not None and part.norm.bias is not None
         plain = part.norm.weight is None and part.norm.bias is None
         if not (plain if gated else affine):
             kind = "without weights" if gated else "with weight and bias"
             return f"{name}: wanted a norm {kind}, got {part.norm}"
         inner = part.inner
-        if isinstance(inner, AttentionPart):
+        if isinstance(inner, FusableAttention):
             biased = {linear.bias is not None for linear in inner.inputs}
             if len(biased) > 1:
                 return f"{name}: some of q, k, v have a bias and some have none"

@@ -6,12 +6,12 @@ import importlib.util
 
 import torch
 
-from l2c_rt.adapters.bound_model import Bound
+from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend, fused_passes
-from l2c_rt.backends.cpu.fused import not_the_whole
+from l2c_rt.backends.cpu.fused import custom_forward
 from l2c_rt.backends.cuda import step_launcher as rows
 from l2c_rt.backends.cuda import workspace
-from l2c_rt.backends.cuda.cuda_parts import Tools, tools_for
+from l2c_rt.backends.cuda.cuda_parts import CudaParts, cuda_parts_for
 from l2c_rt.backends.options import Options
 from l2c_rt.memory.arena import SlotMemory
 from l2c_rt.plan.ops import Plan
@@ -21,21 +21,21 @@ OLDEST_GPU = (8, 0)
 TRITON = ((3, 6), (3, 9))
 
 
-def why_not(bound: Bound, options: Options) -> str:
+def why_not(bound_model: BoundModel, options: Options) -> str:
     """What this machine or the model lacks; empty where the backend can run it."""
-    return _why_not_here(bound.device) or why_not_model(bound, options)
+    return _why_not_here(bound_model.device) or why_not_model(bound_model, options)
 
 
-def on_gpu(bound: Bound, options: Options) -> Backend:
+def on_gpu(bound_model: BoundModel, options: Options) -> Backend:
     """The backend on the model's GPU."""
-    return fused_cuda(bound, tools_for(bound.device, options), options)
+    return fused_cuda(bound_model, cuda_parts_for(bound_model.device, options), options)
 
 
-def fused_cuda(bound: Bound, tools: Tools, options: Options) -> Backend:
+def fused_cuda(bound_model: BoundModel, cuda: CudaParts, options: Options) -> Backend:
     """The fused backend of a GPU, with these tools."""
 
     def made(plan: Plan) -> workspace.Workspace:
-        return workspace.Workspace(bound, plan, tools, options)
+        return workspace.Workspace(bound_model, plan, cuda, options)
 
     return Backend("fused", workspace.run, fused_passes, made, scratch=1, whole_runs=True)
 
@@ -59,18 +59,18 @@ def _why_not_here(device: torch.device) -> str:
     return ""
 
 
-def why_not_model(bound: Bound, options: Options) -> str:
+def why_not_model(bound_model: BoundModel, options: Options) -> str:
     """What of the model the fused CUDA backend cannot run; empty where it can run all."""
-    parts = bound.parts
-    if parts is None or parts.ends is None:
-        return bound.why_no_parts or "the adapter does not describe the model's ends"
-    nodes = [node for node in bound.program.nodes if isinstance(node, Fixed)]
+    fusable = bound_model.fusable
+    if fusable is None or fusable.outer is None:
+        return bound_model.why_not_fusable or "the adapter does not describe the model's ends"
+    nodes = [node for node in bound_model.program.nodes if isinstance(node, Fixed)]
     unknown = [n.name for n in nodes if not n.role and not n.conditioning]
     if unknown:
-        return f"node {unknown[0]!r} has no role (embed, final, save, join)"
-    model_dtype = parts.ends.linear.weight.dtype
+        return f"node {unknown[0]!r} has no role (embed, final, skip_save, skip_linear)"
+    model_dtype = fusable.outer.linear.weight.dtype
     if model_dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return f"the model is {model_dtype}, wanted bfloat16, float16 or float32"
-    if parts.ends.joins and options.residual_dtype not in (None, model_dtype):
+    if fusable.outer.skip_linears and options.residual_dtype not in (None, model_dtype):
         return f"residual_dtype={options.residual_dtype} is not for models with long skips"
-    return rows.why_not(parts, parts.ends) or not_the_whole(parts)
+    return rows.why_not(fusable, fusable.outer) or custom_forward(fusable)

@@ -8,27 +8,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import AttentionPart, Ends, Parts
+from l2c_rt.adapters.bound_model import FusableAttention, FusableModel, OuterLayers
 from l2c_rt.kernels.operands import FinalLinear, PatchEmbedding
 
 
-class Weights:
+class WeightCopies:
     """Static copies of the few weights whose layout differs, and views of those as they are."""
 
-    def __init__(self, parts: Parts, ends: Ends, guided: int) -> None:
-        self._patches, self._positions = ends.patches, ends.positions
-        conv = ends.patches.weight
+    def __init__(self, fusable: FusableModel, outer: OuterLayers, guided: int) -> None:
+        self._patches, self._positions = outer.patches, outer.positions
+        conv = outer.patches.weight
         embed = torch.empty(conv[0].numel(), len(conv), dtype=conv.dtype, device=conv.device)
-        bias, patch = ends.patches.bias, ends.patches.kernel_size[0]
+        bias, patch = outer.patches.bias, outer.patches.kernel_size[0]
         assert bias is not None
-        positions = torch.empty_like(ends.positions(), memory_format=torch.contiguous_format)
+        positions = torch.empty_like(outer.positions(), memory_format=torch.contiguous_format)
         self.embedding = PatchEmbedding(embed, bias.detach(), positions, patch)
-        linear = ends.linear
+        linear = outer.linear
         channels = min(guided, linear.out_features // patch**2)
         self.final = FinalLinear(linear.weight.detach(), _bias(linear), patch, channels)
-        self._packed: dict[str, tuple[AttentionPart, Tensor, Tensor | None]] = {}
-        for name, part in parts.branches.items():
-            if isinstance(part.inner, AttentionPart) and len(part.inner.inputs) > 1:
+        self._packed: dict[str, tuple[FusableAttention, Tensor, Tensor | None]] = {}
+        for name, part in fusable.branches.items():
+            if isinstance(part.inner, FusableAttention) and len(part.inner.inputs) > 1:
                 self._packed[name] = _room_for(part.inner)
 
     def refresh(self) -> None:
@@ -40,7 +40,7 @@ class Weights:
             if bias is not None:
                 torch.cat([m.bias.detach() for m in inner.inputs], out=bias)
 
-    def qkv(self, branch: str, inner: AttentionPart) -> tuple[Tensor, Tensor | None]:
+    def qkv(self, branch: str, inner: FusableAttention) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of the packed input linear of an attention."""
         if branch in self._packed:
             return self._packed[branch][1:]
@@ -61,7 +61,7 @@ def _bias(linear: torch.nn.Linear) -> Tensor:
     return linear.weight.new_zeros(linear.out_features)
 
 
-def _room_for(inner: AttentionPart) -> tuple[AttentionPart, Tensor, Tensor | None]:
+def _room_for(inner: FusableAttention) -> tuple[FusableAttention, Tensor, Tensor | None]:
     like = inner.inputs[0].weight
     rows = sum(m.out_features for m in inner.inputs)
     weight = torch.empty(rows, like.shape[1], dtype=like.dtype, device=like.device)

@@ -9,35 +9,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import Bound
-from l2c_rt.backends.backend import Frame
+from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.cuda.call_program import CallProgram
-from l2c_rt.backends.cuda.cuda_parts import Tools
-from l2c_rt.backends.cuda.run_program import Trajectory
-from l2c_rt.backends.cuda.shape_program import Prepared
+from l2c_rt.backends.cuda.cuda_parts import CudaParts
+from l2c_rt.backends.cuda.run_program import RunProgram
+from l2c_rt.backends.cuda.shape_program import ShapeProgram
 from l2c_rt.backends.options import Options
 from l2c_rt.device.graphs import drain
 from l2c_rt.device.streams import StreamOrder, on
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.ops import Plan, StepPlan
-from l2c_rt.runtime.summary import Captured
+from l2c_rt.runtime.summary import GraphStats
 from l2c_rt.sampling.solvers import DDIM, DPMSolver
 
 
 class Workspace:
     """Calls and whole runs share slots, and never a run; one order of streams holds for all."""
 
-    def __init__(self, bound: Bound, plan: Plan, tools: Tools, options: Options) -> None:
-        self._bound, self._plan, self._tools, self._options = bound, plan, tools, options
+    def __init__(
+        self, bound_model: BoundModel, plan: Plan, cuda: CudaParts, options: Options
+    ) -> None:
+        self._bound, self._plan, self._tools, self._options = bound_model, plan, cuda, options
         self._call: CallProgram | None = None
-        self._runs: dict[tuple[int, bool], Trajectory] = {}
+        self._runs: dict[tuple[int, bool], RunProgram] = {}
         self._timesteps: Sequence[float] | None = None
-        self._order = StreamOrder(bound.device, replays=options.graph != "off")
+        self._order = StreamOrder(bound_model.device, replays=options.graph != "off")
         # Graphs and buffers must outlive what was launched with them.
-        self._drained = weakref.finalize(self, drain, bound.device)
+        self._drained = weakref.finalize(self, drain, bound_model.device)
         self._drained.atexit = False
 
-    def begin(self, frame: Frame, timesteps: Sequence[float] | None) -> None:
+    def begin(self, evaluation: Evaluation, timesteps: Sequence[float] | None) -> None:
         """Make ready for one evaluation of a run with these timesteps, if they are known."""
         device = self._bound.device
         if torch.is_autocast_enabled(device.type):
@@ -45,22 +47,29 @@ class Workspace:
                 "the fused backend does not run under autocast: cast the model, as in "
                 'model.to(torch.bfloat16), or compile with backend="reference"'
             )
-        x, y = frame.state.x, frame.state.y
+        x, y = evaluation.state.x, evaluation.state.y
         for name, got in (("x", x), ("y", y)):
             if isinstance(got, Tensor) and got.device != device:
                 raise ValueError(
                     f"{name} is on {got.device}, the model on {device}: move {name} there"
                 )
-        frame.prepared, self._timesteps = self, timesteps
+        evaluation.prepared, self._timesteps = self, timesteps
 
-    def evaluate(self, frame: Frame) -> Tensor:
+    def evaluate(self, evaluation: Evaluation) -> Tensor:
         """The model's output for one call."""
         with on(self._bound.device), self._order():
             if self._call is None:
                 self._call = CallProgram(
-                    self._bound, self._plan, self._tools, self._options, frame.slots, frame.state
+                    self._bound,
+                    self._plan,
+                    self._tools,
+                    self._options,
+                    evaluation.slots,
+                    evaluation.state,
                 )
-            return self._call.evaluate(frame.state, frame.step, frame.row, self._timesteps)
+            return self._call.evaluate(
+                evaluation.state, evaluation.step, evaluation.row, self._timesteps
+            )
 
     def sample(
         self,
@@ -73,11 +82,11 @@ class Workspace:
         *,
         guided: bool,
     ) -> Tensor:
-        """A whole run; see `Trajectory.run`."""
+        """A whole run; see `RunProgram.run`."""
         key = (len(noise), guided)
         with on(self._bound.device), self._order():
             if key not in self._runs:
-                self._runs[key] = Trajectory(
+                self._runs[key] = RunProgram(
                     self._bound, self._plan, self._tools, self._options, slots, noise, solver,
                     guided=guided,
                 )  # fmt: skip
@@ -89,7 +98,7 @@ class Workspace:
             self._call.forget()
 
     @property
-    def programs(self) -> list[Prepared]:
+    def programs(self) -> list[ShapeProgram]:
         runs = [run.prepared for run in self._runs.values()]
         return runs if self._call is None else [self._call.prepared, *runs]
 
@@ -99,9 +108,9 @@ class Workspace:
         return sum(p.tables.nbytes for p in self.programs)
 
     @property
-    def captured(self) -> Captured:
+    def captured(self) -> GraphStats:
         """What was captured and replayed, for the summary."""
-        return sum((p.captured for p in self.programs), Captured())
+        return sum((p.captured for p in self.programs), GraphStats())
 
     def times(self) -> list[tuple[int, float]]:
         """(row, seconds) of evaluations that have ended since the last time."""
@@ -112,7 +121,7 @@ class Workspace:
         return [pair for run in self._runs.values() for pair in run.ended()]
 
 
-def run(step: StepPlan, frame: Frame) -> Any:
+def run(step: StepPlan, evaluation: Evaluation) -> Any:
     """Run one evaluation and give the model's own return value."""
-    frame.state.x = frame.prepared.evaluate(frame)
-    return frame.bound.finish(frame.state)
+    evaluation.state.x = evaluation.prepared.evaluate(evaluation)
+    return evaluation.bound_model.finish(evaluation.state)

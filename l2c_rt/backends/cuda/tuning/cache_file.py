@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from l2c_rt.backends.cuda.tuning.problems import (
-    AttentionChoice,
+    AttentionConfig,
     AttentionProblem,
-    LinearChoice,
+    LinearConfig,
     LinearProblem,
 )
 from l2c_rt.untrusted.bounded_read import parse_json, read_bounded
@@ -26,7 +26,7 @@ VERSION = 1
 MAX_BYTES = 4 << 20
 
 Problem = LinearProblem | AttentionProblem
-Choice = LinearChoice | AttentionChoice
+Choice = LinearConfig | AttentionConfig
 Choices = dict[Problem, Choice]
 Machines = dict[str, list[Any]]
 
@@ -88,8 +88,8 @@ def _choices(kept: list[Any]) -> Choices:
         if not isinstance(entry, dict):
             continue
         problem, choice = entry.get("problem"), entry.get("choice")
-        linear = LinearProblem.from_json(problem), LinearChoice.from_json(choice)
-        attention = AttentionProblem.from_json(problem), AttentionChoice.from_json(choice)
+        linear = LinearProblem.from_json(problem), LinearConfig.from_json(choice)
+        attention = AttentionProblem.from_json(problem), AttentionConfig.from_json(choice)
         for key, value in (linear, attention):
             if key is not None and value is not None:
                 found[key] = value

@@ -17,9 +17,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from l2c_rt.backends.cuda.tuning.problems import (
     HALF_DTYPES,
-    AttentionChoice,
+    AttentionConfig,
     AttentionProblem,
-    LinearChoice,
+    LinearConfig,
     LinearProblem,
 )
 from l2c_rt.kernels._launch import (
@@ -54,47 +54,47 @@ class Kernels(Protocol):
     def attention(self) -> Callable[..., Any]: ...
 
 
-def default_linear(problem: LinearProblem, device: str = "cuda") -> LinearChoice:
+def default_linear(problem: LinearProblem, device: str = "cuda") -> LinearConfig:
     """What is used where nothing was measured: cuBLAS, which no tile of ours is known to beat,
     with tanh GELU in its epilogue where that saves two passes over the output."""
     # On a CPU the very same operator computes erf GELU, and it has no erf form on CUDA.
     fused = problem.gelu == "tanh" and problem.bias and device == "cuda"
-    return LinearChoice("addmm_activation" if fused else "addmm")
+    return LinearConfig("addmm_activation" if fused else "addmm")
 
 
-def default_attention(problem: AttentionProblem, device: str = "cuda") -> AttentionChoice:
+def default_attention(problem: AttentionProblem, device: str = "cuda") -> AttentionConfig:
     """What is used where nothing was measured: our own kernel where it applies, since it reads the
     packed projection and writes the layout of the next one, without a transposed copy."""
     if _kernel_attends(problem):
         # Two bytes per element: the only ones the kernel is chosen for.
         tile = attention_tile(problem.batch * problem.heads, problem.tokens, 2)
-        return AttentionChoice("triton", dataclasses.astuple(tile))
+        return AttentionConfig("triton", dataclasses.astuple(tile))
     # Whole 16-byte vectors of a head, and no float64: what "efficient" takes.
     vector = 8 if problem.dtype in HALF_DTYPES else 4
     takes = problem.head % vector == 0 and problem.dtype != "float64" and device == "cuda"
-    return AttentionChoice("efficient" if takes else "math")
+    return AttentionConfig("efficient" if takes else "math")
 
 
-def linear_candidates(problem: LinearProblem, device: str = "cuda") -> tuple[LinearChoice, ...]:
+def linear_candidates(problem: LinearProblem, device: str = "cuda") -> tuple[LinearConfig, ...]:
     """All that is worth measuring, the default first."""
-    found = [default_linear(problem, device), LinearChoice("addmm")]
+    found = [default_linear(problem, device), LinearConfig("addmm")]
     # With many rows cuBLAS fills the GPU; our tiles are then worth a compilation each only for
     # the activation that it has no epilogue for.
     if _kernel_multiplies(problem) and (problem.rows <= MANY_ROWS or problem.gelu == "none"):
-        found += [LinearChoice("triton", dataclasses.astuple(tile)) for tile in LINEAR_TILES]
+        found += [LinearConfig("triton", dataclasses.astuple(tile)) for tile in LINEAR_TILES]
         found += _splits(problem)
     return tuple(dict.fromkeys(found))
 
 
 def attention_candidates(
     problem: AttentionProblem, device: str = "cuda"
-) -> tuple[AttentionChoice, ...]:
+) -> tuple[AttentionConfig, ...]:
     """All that is worth measuring, the default first."""
     found = [default_attention(problem, device)]
     if problem.dtype in HALF_DTYPES and problem.head % 8 == 0 and problem.head <= 256:
-        found += [AttentionChoice(kind) for kind in ("cudnn", "flash")]
+        found += [AttentionConfig(kind) for kind in ("cudnn", "flash")]
     if _kernel_attends(problem):
-        found += [AttentionChoice("triton", dataclasses.astuple(tile)) for tile in ATTENTION_TILES]
+        found += [AttentionConfig("triton", dataclasses.astuple(tile)) for tile in ATTENTION_TILES]
     return tuple(dict.fromkeys(found))
 
 
@@ -108,7 +108,7 @@ def _kernel_attends(problem: AttentionProblem) -> bool:
     return problem.dtype in HALF_DTYPES and problem.head % 8 == 0 and problem.head <= 128
 
 
-def _splits(problem: LinearProblem) -> list[LinearChoice]:
+def _splits(problem: LinearProblem) -> list[LinearConfig]:
     """Cuts of the inner dimension, for tiles that leave multiprocessors idle: none that would make
     more than two blocks for each, and so none of a grid that fills them."""
     if not problem.splittable or problem.gelu is not None:
@@ -119,12 +119,12 @@ def _splits(problem: LinearProblem) -> list[LinearChoice]:
         for splits in SPLITS:
             fits = splits <= -(-problem.inner // tile.k) and blocks * splits <= 2 * MULTIPROCESSORS
             if fits:
-                found.append(LinearChoice("split", dataclasses.astuple(tile), splits))
+                found.append(LinearConfig("split", dataclasses.astuple(tile), splits))
     return found
 
 
 def run_linear(
-    choice: LinearChoice,
+    choice: LinearConfig,
     kernels: Kernels,
     x: Tensor,
     weight: Tensor,
@@ -159,12 +159,12 @@ def run_linear(
 
 
 def run_split(
-    choice: LinearChoice,
+    choice: LinearConfig,
     kernels: Kernels,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    parts: Tensor,
+    partial_sums: Tensor,
 ) -> None:
     """Write the float32 parts whose sum is x weight^T + bias.
 
@@ -174,11 +174,11 @@ def run_split(
     if choice.kind != "split":
         raise ValueError(f'run_split: kind is {choice.kind!r}, wanted "split"')
     tile = _matrix_tile(choice)
-    kernels.split_linear(x, weight, bias, splits=choice.splits, out=parts, tile=tile)
+    kernels.split_linear(x, weight, bias, splits=choice.splits, out=partial_sums, tile=tile)
 
 
 def run_attention(
-    choice: AttentionChoice,
+    choice: AttentionConfig,
     kernels: Kernels,
     qkv: Tensor,
     heads: int,
@@ -207,7 +207,7 @@ def run_attention(
     out.view(b, t, heads, -1).copy_(mixed.transpose(1, 2))
 
 
-def _matrix_tile(choice: LinearChoice) -> MatrixTile | None:
+def _matrix_tile(choice: LinearConfig) -> MatrixTile | None:
     return None if choice.tile is None else MatrixTile(*choice.tile)
 
 

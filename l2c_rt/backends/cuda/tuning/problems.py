@@ -83,7 +83,7 @@ class AttentionProblem:
 
 
 @dataclass(frozen=True, slots=True)
-class LinearChoice:
+class LinearConfig:
     """`kind`: "addmm" (an activation follows on its own), "addmm_activation" (tanh GELU in
     cuBLASLt's epilogue), "triton" (`kernels.linear`), "split" (`kernels.split_linear`).
 
@@ -102,7 +102,7 @@ class LinearChoice:
         return {"kind": self.kind, "tile": tile, "splits": self.splits}
 
     @classmethod
-    def from_json(cls, got: object) -> LinearChoice | None:
+    def from_json(cls, got: object) -> LinearConfig | None:
         if not isinstance(got, dict) or set(got) != set(cls.__slots__):
             return None
         kind, tile, splits = got["kind"], got["tile"], got["splits"]
@@ -117,7 +117,7 @@ class LinearChoice:
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionChoice:
+class AttentionConfig:
     """`kind`: a backend of PyTorch's scaled_dot_product_attention ("cudnn", "flash", "efficient",
     "math"), or "triton" (`kernels.attention`).
 
@@ -134,7 +134,7 @@ class AttentionChoice:
         return {"kind": self.kind, "tile": None if self.tile is None else list(self.tile)}
 
     @classmethod
-    def from_json(cls, got: object) -> AttentionChoice | None:
+    def from_json(cls, got: object) -> AttentionConfig | None:
         if not isinstance(got, dict) or set(got) != set(cls.__slots__):
             return None
         kind, tile = got["kind"], got["tile"]

@@ -22,9 +22,9 @@ from l2c_rt.backends.cuda.tuning.candidates import (
 )
 from l2c_rt.backends.cuda.tuning.machine import default_path, describe_device, machine_key
 from l2c_rt.backends.cuda.tuning.problems import (
-    AttentionChoice,
+    AttentionConfig,
     AttentionProblem,
-    LinearChoice,
+    LinearConfig,
     LinearProblem,
 )
 from l2c_rt.backends.cuda.tuning.timer import CaptureInProgress, cuda_measure
@@ -37,7 +37,7 @@ MARGIN = 0.02
 
 Call = Callable[[], None]
 Measure = Callable[[Call], float]
-C = TypeVar("C", LinearChoice, AttentionChoice)
+C = TypeVar("C", LinearConfig, AttentionConfig)
 
 
 class WrongResult(Exception):
@@ -76,9 +76,9 @@ class Tuner:
     def linear(
         self,
         problem: LinearProblem,
-        make: Callable[[LinearChoice], Call],
-        check: Callable[[LinearChoice], bool | None] | None = None,
-    ) -> LinearChoice:
+        make: Callable[[LinearConfig], Call],
+        check: Callable[[LinearConfig], bool | None] | None = None,
+    ) -> LinearConfig:
         """The choice for a linear layer.
 
         `make` builds a call on real buffers.  For a splittable problem it should include what
@@ -92,9 +92,9 @@ class Tuner:
     def attention(
         self,
         problem: AttentionProblem,
-        make: Callable[[AttentionChoice], Call],
-        check: Callable[[AttentionChoice], bool | None] | None = None,
-    ) -> AttentionChoice:
+        make: Callable[[AttentionConfig], Call],
+        check: Callable[[AttentionConfig], bool | None] | None = None,
+    ) -> AttentionConfig:
         """The choice for an attention; `make` and `check` as for `linear`."""
         default = default_attention(problem, self.device)
         return self._choose(problem, default, attention_candidates, make, check)
@@ -173,7 +173,7 @@ class Tuner:
                     self.notes.append(f"what was tuned before is ignored: {error}")
         return self._known
 
-    def _keep(self, problem: Problem, choice: LinearChoice | AttentionChoice) -> None:
+    def _keep(self, problem: Problem, choice: LinearConfig | AttentionConfig) -> None:
         self._kept()[problem] = self._fresh[problem] = choice
         if self.path is None:
             return
