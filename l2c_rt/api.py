@@ -10,27 +10,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from l2c_rt import adapters, backends
+from l2c_rt.adapters import describe
 from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.backends import Backend
+from l2c_rt.backends import select_backend
 from l2c_rt.backends.options import Options
-from l2c_rt.plan.build import build_plan
-from l2c_rt.plan.cost import cost
-from l2c_rt.plan.verify import verify
-from l2c_rt.policies import Policy
+from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
 from l2c_rt.resolve import resolve_schedule
 from l2c_rt.runtime.compiled import Compiled
-from l2c_rt.runtime.fingerprint import check_bypassed, check_mode
+from l2c_rt.runtime.shared import SelectBackend, SharedModel
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+
+__all__ = ["Compiled", "compile"]
+
+Schedulable = Router | CacheSchedule | Policy | str | PathLike[str]
+"""What a schedule can be made from."""
 
 
 def compile(
     model: nn.Module,
-    router: Router | CacheSchedule | Policy | str | PathLike[str],
+    router: Schedulable,
     *,
     steps: int | None = None,
-    lanes: int = 1,
+    calls_per_step: int = 1,
     timesteps: Sequence[float] | None = None,
     backend: str = "auto",
     graph: str = "step",
@@ -39,13 +41,13 @@ def compile(
     strict: bool = False,
     adapter: Callable[[Any], BoundModel] | None = None,
 ) -> Compiled:
-    """Plan a schedule for a model, prove the plan, and return a callable to use in its place.
+    """Plan a schedule for a model, verify the plan, and return a callable to use in its place.
 
     `router` may also be a schedule, a policy (then `steps` is needed), a file, or a preset's name.
-    `lanes` is the number of calls per step in the loop (2 where cond and uncond are called
-    separately, cond first).  `timesteps` [steps] are checked at every call.  With `strict`,
-    whatever would be noted in `summary()` as not fused, and changed weights, raise instead.
-    On a GPU: `graph` is "step" (a CUDA graph per distinct row), "trajectory" (one per run of
+    `calls_per_step` is 2 where the loop calls cond and uncond separately, cond first.
+    `timesteps` [steps] are checked at every call.  With `strict`, changed weights and whatever
+    `summary()` would note as not fused raise instead.
+    On a GPU: `graph` is "step" (a CUDA graph per distinct step), "trajectory" (one per run of
     `sample`) or "off"; `residual_dtype` is that of the residual stream (None: the model's own);
     with `tune` the fastest products and attention are measured once per machine and remembered.
     `adapter` describes a model that none of the built-in adapters knows.
@@ -55,49 +57,36 @@ def compile(
         raise TypeError(f"tune: wanted True or False, got {tune!r}")
     options = Options(graph, residual_dtype, tune, forgiving=backend == "auto" and not strict)
     return build(
-        model, router, partial(backends.choose, backend, options), steps=steps, lanes=lanes,
-        timesteps=timesteps, strict=strict, bind=adapters.bind if adapter is None else adapter,
+        model, router, partial(select_backend, backend, options), steps=steps,
+        calls_per_step=calls_per_step, timesteps=timesteps, strict=strict, adapter=adapter,
     )  # fmt: skip
 
 
 def build(
     model: nn.Module,
-    router: Router | CacheSchedule | Policy | str | PathLike[str],
-    choose: Callable[[BoundModel], Backend],
+    router: Schedulable,
+    select: SelectBackend,
     *,
-    steps: int | None,
-    lanes: int,
-    timesteps: Sequence[float] | None,
-    strict: bool,
-    bind: Callable[[Any], BoundModel],
+    steps: int | None = None,
+    calls_per_step: int = 1,
+    timesteps: Sequence[float] | None = None,
+    strict: bool = False,
+    adapter: Callable[[Any], BoundModel] | None = None,
 ) -> Compiled:
     """`compile`, with the backend as a function of the described model."""
-    bound_model = bind(model)
-    if not isinstance(bound_model, BoundModel):
-        raise TypeError(f"adapter: wanted a Bound, got {type(bound_model).__name__}")
-    check_mode(model)
-    schedule = resolve_schedule(router, steps=steps, branches=bound_model.program.branch_names)
-    _check_family(schedule, bound_model)
-    unfused = build_plan(bound_model.program, schedule)
-    chosen = choose(bound_model)
-    reasons = chosen.reasons + check_bypassed(bound_model.bypassed)
-    if strict and reasons:
-        raise ValueError(f"strict: {'; '.join(reasons)}")
-    plan = chosen.passes(unfused, bound_model.program)
-    verify(plan, bound_model.program, schedule)
-    given = schedule.timesteps if timesteps is None else tuple(map(float, timesteps))
-    return Compiled(
-        bound_model, schedule, unfused, plan, cost(bound_model.program, plan), chosen, bind, choose,
-        lanes=lanes, timesteps=given, strict=strict,
-    )  # fmt: skip
+    described = describe(model, adapter)
+    schedule = resolve_schedule(router, steps=steps, branches=described.program.branch_names)
+    _check_family(schedule, described)
+    shared = SharedModel(
+        described, schedule, partial(describe, adapter=adapter), select, strict=strict
+    )
+    expected = schedule.timesteps if timesteps is None else tuple(map(float, timesteps))
+    return Compiled(shared, calls_per_step=calls_per_step, timesteps=expected)
 
 
-def _check_family(schedule: CacheSchedule, bound_model: BoundModel) -> None:
-    family = bound_model.program.family
+def _check_family(schedule: CacheSchedule, described: BoundModel) -> None:
+    family = described.program.family
     if schedule.family not in ("", family):
         raise ValueError(
             f"compile: the schedule is for the family {schedule.family!r}, the model is {family!r}"
         )
-
-
-__all__ = ["Compiled", "compile"]

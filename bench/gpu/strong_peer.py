@@ -22,7 +22,7 @@ from l2c_rt.models.dit import modulate
 from l2c_rt.plan.build import liveness
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
-Row = tuple[bool, ...]
+LoweredStep = tuple[bool, ...]
 
 
 def block_variant(
@@ -74,12 +74,12 @@ class StrongPeer:
         assert how is not None
         self.model, self.dtype = model, weight.dtype
         self.loop = GuidedLoop(how, schedule.steps, images, weight.device)
-        self.rows: list[Row] = [tuple(map(bool, row)) for row in schedule.compute.tolist()]
+        self.rows: list[LoweredStep] = [tuple(map(bool, row)) for row in schedule.compute.tolist()]
         shape = (len(model.blocks), 2, 2 * images, *model.pos_embed.shape[1:])
         self.kept = torch.zeros(shape, dtype=self.dtype, device=weight.device)
         self._block = compile(block_variant)
         self._head, self._tail = compile(self._embed), compile(self._finish)
-        self.graphs: dict[Row, Callable[[], object]] = {}
+        self.graphs: dict[LoweredStep, Callable[[], object]] = {}
         for row, keep in self._read_later().items():
             self.loop.step.zero_()
             self.graphs[row] = capture(partial(self._evaluate, row, keep))
@@ -90,9 +90,9 @@ class StrongPeer:
             self.graphs[row]()
         return self.loop.x.clone()
 
-    def _read_later(self) -> dict[Row, list[bool]]:
+    def _read_later(self) -> dict[LoweredStep, list[bool]]:
         """For every distinct row and every block: does a later evaluation read what it computes?"""
-        found: dict[Row, list[bool]] = {}
+        found: dict[LoweredStep, list[bool]] = {}
         for row, live in zip(self.rows, liveness(self.rows), strict=True):
             keep = found.setdefault(row, [False] * len(self.model.blocks))
             for i in range(len(keep)):
@@ -105,7 +105,7 @@ class StrongPeer:
         c = model.t_embedder(t) + model.y_embedder(y, False)
         return model.x_embedder(x) + model.pos_embed, c
 
-    def _evaluate(self, row: Row, keep: list[bool]) -> None:
+    def _evaluate(self, row: LoweredStep, keep: list[bool]) -> None:
         x, c = self._head()
         for i, block in enumerate(self.model.blocks):
             x = self._block(block, x, c, self.kept[i], row[2 * i], row[2 * i + 1], keep[i])

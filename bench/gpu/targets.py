@@ -86,7 +86,7 @@ def _graphs(results: Results) -> list[float]:
 
 def graph_bytes(run: Result) -> float:
     """What `summary()` counts for graphs, buffers of a run not among them."""
-    return float(run["summary"]["captured"]["graph_bytes"])
+    return float(run["summary"]["graphs"]["graph_bytes"])
 
 
 MORE = IMAGES[1:]

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 from torch import nn
 
 from l2c_rt.adapters import dit, uvit
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.diffusers import dit as diffusers_dit
+from l2c_rt.adapters.model_checks import check_bypassed, check_mode
 
 SUPPORTED = {
     "DiT (facebookresearch/DiT, l2c_rt.models.DiT)": dit,
     "U-ViT (baofff/U-ViT, l2c_rt.models.UViT)": uvit,
     "DiTTransformer2DModel (diffusers)": diffusers_dit,
 }
+
+
+def describe(model: nn.Module, adapter: Callable[[Any], BoundModel] | None = None) -> BoundModel:
+    """Describe a model with `adapter`, or with the first of ours that recognises it, and check it.
+
+    Raises TypeError where there is no adapter, ValueError for a model that drops at random or whose
+    own forward would be left out.
+    """
+    described = bind(model) if adapter is None else adapter(model)
+    if not isinstance(described, BoundModel):
+        raise TypeError(f"adapter: wanted a BoundModel, got {type(described).__name__}")
+    check_mode(model)
+    return replace(described, notes=check_bypassed(described.bypassed))
 
 
 def bind(model: nn.Module) -> BoundModel:

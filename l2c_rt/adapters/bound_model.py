@@ -134,7 +134,7 @@ class BoundModel:
     `begin` takes the arguments of the model's forward and computes nothing; `finish` gives the
     model's own return value.  `fusable` is None where a fused backend must not be used, and then
     `why_not_fusable` says why.  `bypassed` are the modules whose own forward is not called, because
-    their parts are run one by one.
+    their children are run one by one; `notes` say what of them is therefore not carried out.
     """
 
     model: nn.Module
@@ -149,6 +149,7 @@ class BoundModel:
     fusable: FusableModel | None = None
     why_not_fusable: str = ""
     bypassed: tuple[nn.Module, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:

@@ -1,59 +1,149 @@
-"""The interface between the runtime and a backend: how one evaluation runs, on what."""
+"""The interface between the runtime and a backend.
+
+A backend rewrites plans and makes workspaces.  A workspace belongs to one lane and one input
+shape, and runs evaluations there; it may keep tables and graphs between calls.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel, State
+from l2c_rt.device.graphs import GraphStats
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.ops import Plan, StepPlan
 from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
+from l2c_rt.plan.prepare import Passes
 from l2c_rt.plan.program import BlockProgram
+from l2c_rt.sampling.solvers import DDIM, DPMSolver
+
+Callback = Callable[[int, Tensor], None]
+"""(evaluation, latents after it)."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One evaluation: the model, its running values, its slots, and what a backend prepared.
+    """One evaluation of a run: its running values, its slots, and where in the run it is.
 
-    `step` counts evaluations, `row` is the plan's distinct row.
+    `step` counts evaluations, `variant` is the plan's distinct step; `timesteps` [S] are those of
+    the whole run, where they are known.
     """
 
-    bound_model: BoundModel
     state: State
     slots: Slots
     step: int
-    row: int
-    prepared: Any = None
+    variant: int
+    timesteps: tuple[float, ...] | None
 
 
-OpTable = Mapping[type, Callable[[Any, Evaluation], None]]
+class Workspace(Protocol):
+    """What a backend keeps for one lane and one input shape."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the tables."""
+
+    @property
+    def graph_stats(self) -> GraphStats:
+        """What was captured and replayed so far."""
+
+    def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
+        """Run one evaluation and give the model's own return value."""
+
+    def drop_tables(self) -> None:
+        """A run begins, or the memory goes: nothing made from weights or labels may be used."""
+
+    def step_seconds(self) -> Iterable[tuple[int, float]]:
+        """(variant, seconds) of evaluations that the device has ended since the last time."""
 
 
-def run_step(table: OpTable, step: StepPlan, evaluation: Evaluation) -> Any:
-    """Run one evaluation and give the model's own return value."""
-    for op in step:
-        table[type(op)](op, evaluation)
-    return evaluation.bound_model.finish(evaluation.state)
+@runtime_checkable
+class WholeRuns(Workspace, Protocol):
+    """A workspace that also does a published loop as a whole, guidance and solver included."""
+
+    def whole_run(self, request: RunRequest, slots: Slots, callback: Callback | None) -> Tensor:
+        """The latents after the run; `callback` is given float32 copies on the host."""
+
+    def run_seconds(self) -> Iterable[tuple[float, float]]:
+        """(seconds of the first evaluation, seconds in all) of runs that have ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """A run of a published loop.  Shapes: noise [n, C, H, W]; labels int64 [n]."""
+
+    noise: Tensor
+    labels: Tensor | None
+    cfg_scale: float
+    guided: bool
+    solver: DDIM | DPMSolver
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """How evaluations are run.  `reasons` says why this backend and not a faster one.
+    """How a described model is run.  `reasons` says why this backend and not a faster one.
 
-    `scratch` slots are taken beside the plan's; `whole_runs` says that workspaces have `sample`.
+    `extra_slots` are taken beside the plan's.
     """
 
     name: str
-    run: Callable[[StepPlan, Evaluation], Any]
-    passes: Callable[[Plan, BlockProgram], Plan]
-    workspace: Callable[[Plan], Any]
+    passes: Passes
+    workspace: Callable[[Plan], Workspace]
     reasons: tuple[str, ...] = ()
-    scratch: int = 0
-    whole_runs: bool = False
+    extra_slots: int = 0
+
+
+OpTable = Mapping[type, Callable[[Any, Any, Evaluation], None]]
+"""What to do for each type of op: (workspace, op, evaluation)."""
+
+
+class OpByOp:
+    """A workspace without tables and graphs: the ops of an evaluation, one after another."""
+
+    ops: ClassVar[OpTable]
+
+    def __init__(self, model: BoundModel) -> None:
+        self.model = model
+
+    def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
+        for op in step:
+            self.ops[type(op)](self, op, evaluation)
+        return self.model.finish(evaluation.state)
+
+    @property
+    def nbytes(self) -> int:
+        return 0
+
+    @property
+    def graph_stats(self) -> GraphStats:
+        return GraphStats()
+
+    def drop_tables(self) -> None:
+        """There are none."""
+
+    def step_seconds(self) -> Iterable[tuple[int, float]]:
+        return ()
+
+
+def refuse_autocast(device_type: str) -> None:
+    """Raise ValueError under autocast, whose dtype a fused backend would not follow."""
+    if torch.is_autocast_enabled(device_type):
+        raise ValueError(
+            "the fused backend does not run under autocast: cast the model, as in "
+            'model.to(torch.bfloat16), or compile with backend="reference"'
+        )
+
+
+def unchanged(plan: Plan, program: BlockProgram) -> Plan:
+    """The passes of a backend that takes the plan as it is."""
+    return plan
 
 
 def fused_passes(plan: Plan, program: BlockProgram) -> Plan:
-    """What every fused backend wants of a plan."""
+    """The passes of every fused backend: modulation before the loop, reuses summed in one go."""
     return fuse_reuse_runs(hoist_conditioning(plan, program))

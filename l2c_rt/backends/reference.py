@@ -6,31 +6,39 @@ something is.
 
 from __future__ import annotations
 
-from l2c_rt.backends.backend import Evaluation, OpTable
+from typing import ClassVar
+
+from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.backends.backend import Backend, Evaluation, OpByOp, OpTable, unchanged
 from l2c_rt.plan.ops import Compute, Reuse, ReuseRun, RunFixed
 
 
-def table() -> OpTable:
-    """One function per op."""
-    return {RunFixed: run_fixed, Compute: compute, Reuse: reuse, ReuseRun: reuse_run}
+class Reference(OpByOp):
+    """Calls the functions of the description; keeps nothing between calls."""
+
+    def run_fixed(self, op: RunFixed, evaluation: Evaluation) -> None:
+        self.model.fixed[op.node](evaluation.state)
+
+    def compute(self, op: Compute, evaluation: Evaluation) -> None:
+        branch = self.model.branches[op.branch]
+        out = branch.compute(evaluation.state)
+        if op.slot is not None:
+            evaluation.slots.store(op.slot, out)
+        branch.add(evaluation.state, out)
+
+    def reuse(self, op: Reuse, evaluation: Evaluation) -> None:
+        out = evaluation.slots.load(op.slot)
+        self.model.branches[op.branch].add(evaluation.state, out)
+
+    def reuse_run(self, op: ReuseRun, evaluation: Evaluation) -> None:
+        for item in op.items:
+            self.reuse(item, evaluation)
+
+    ops: ClassVar[OpTable] = {
+        RunFixed: run_fixed, Compute: compute, Reuse: reuse, ReuseRun: reuse_run
+    }  # fmt: skip
 
 
-def run_fixed(op: RunFixed, evaluation: Evaluation) -> None:
-    evaluation.bound_model.fixed[op.node](evaluation.state)
-
-
-def compute(op: Compute, evaluation: Evaluation) -> None:
-    branch = evaluation.bound_model.branches[op.branch]
-    out = branch.compute(evaluation.state)
-    if op.slot is not None:
-        evaluation.slots.store(op.slot, out)
-    branch.add(evaluation.state, out)
-
-
-def reuse(op: Reuse, evaluation: Evaluation) -> None:
-    evaluation.bound_model.branches[op.branch].add(evaluation.state, evaluation.slots.load(op.slot))
-
-
-def reuse_run(op: ReuseRun, evaluation: Evaluation) -> None:
-    for item in op.items:
-        reuse(item, evaluation)
+def reference_backend(model: BoundModel, reasons: tuple[str, ...] = ()) -> Backend:
+    """The reference for a described model."""
+    return Backend("reference", unchanged, lambda plan: Reference(model), reasons)

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
@@ -32,6 +33,34 @@ Work = Callable[[], None]
 
 PRIORITY = -2  # Of streams that capture, and of their graphs; users take 0, who times takes -1.
 _alone = threading.RLock()  # Of the process, as captures and the garbage collector are.
+
+
+@dataclass(frozen=True, slots=True)
+class GraphStats:
+    """What a backend has captured and replayed; bytes are those of graph pools and of buffers."""
+
+    graphs: int = 0
+    nodes: int = 0
+    graph_bytes: int = 0
+    buffer_bytes: int = 0
+    seconds: float = 0.0
+    replays: int = 0
+    reasons: tuple[str, ...] = ()
+
+    def __add__(self, other: GraphStats) -> GraphStats:
+        """Counts added; reasons once each."""
+        numbers = [f.name for f in fields(self) if f.name != "reasons"]
+        added = {name: getattr(self, name) + getattr(other, name) for name in numbers}
+        return GraphStats(**added, reasons=tuple(dict.fromkeys(self.reasons + other.reasons)))
+
+    def __str__(self) -> str:
+        if not self.graphs:
+            return "nothing captured"
+        return (
+            f"{self.graphs} graphs of {self.nodes} kernels in {self.seconds:.2f} s, "
+            f"{self.replays} evaluations replayed; {self.graph_bytes / 2**20:.1f} MiB, buffers "
+            f"{self.buffer_bytes / 2**20:.1f} MiB"
+        )
 
 
 class Graph(Protocol):
@@ -171,7 +200,7 @@ def _fresh_cublas_workspaces() -> Iterator[None]:
         clear()
 
 
-class Launches:
+class GraphSequence:
     """Graphs in the order in which a run launches them."""
 
     def __init__(self, graphs: Sequence[Graph], device: torch.device, arenas: Sequence[Arena]):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from l2c_rt.plan.ops import Compute, Op, Plan, Reuse, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Branch
-from l2c_rt.plan.verify import verify
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 
@@ -45,9 +44,7 @@ def build_plan(program: BlockProgram, schedule: CacheSchedule) -> Plan:
     choices = _choices(program, slot_of)
     steps = tuple(_step(choices, row, kept[row]) for row in distinct)
     index = {row: i for i, row in enumerate(distinct)}
-    plan = Plan(steps, tuple(index[row] for row in rows), tuple(names[k] for k in reused))
-    verify(plan, program)
-    return plan
+    return Plan(steps, tuple(index[row] for row in rows), tuple(names[k] for k in reused))
 
 
 def _check_branches(program: BlockProgram, schedule: CacheSchedule) -> None:

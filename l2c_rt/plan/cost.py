@@ -7,10 +7,18 @@ one row kernel where a sum is needed, both ends one kernel each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from l2c_rt.plan.lowering import Call, Embed, Final, Launch, Run, SkipLinear, Sum, lower
+from l2c_rt.plan.lowering import (
+    Embed,
+    Final,
+    Launch,
+    Run,
+    Sum,
+    can_be_one_kernel,
+    launch_kernels,
+    lower,
+)
 from l2c_rt.plan.ops import Compute, Plan, RunFixed, StepPlan
 from l2c_rt.plan.passes import hoist_conditioning
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed
@@ -115,21 +123,6 @@ def _evaluation(step: StepPlan, program: BlockProgram, scratch: int) -> Evaluati
         activations=sum(launch_elements(launch, program) for launch in row),
         kernels=sum(launch_kernels(launch, nodes) for launch in row),
     )
-
-
-def can_be_one_kernel(program: BlockProgram) -> bool:
-    """Whether an evaluation that computes nothing is one kernel: no long skips, gated branches."""
-    skip_linears = any(
-        isinstance(n, Fixed) and n.role in ("skip_linear", "skip_save") for n in program.nodes
-    )
-    return not skip_linears and all(branch.gated for branch in program.branches)
-
-
-def launch_kernels(launch: Launch, nodes: Mapping[str, Fixed | Branch]) -> int:
-    """Kernels of one launch of a lowered row; the library's splitting of products not counted."""
-    if isinstance(launch, Run):
-        return nodes[launch.branch].kernels
-    return nodes[launch.node].kernels if isinstance(launch, Call | SkipLinear) else 1
 
 
 def launch_elements(launch: Launch, program: BlockProgram) -> int:

@@ -8,6 +8,7 @@ Buffers are named: "x" is the residual stream, "skip-3" what a long skip keeps o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from l2c_rt.plan.ops import Compute, Op, Reuse, ReuseRun, RunFixed, StepPlan
@@ -82,23 +83,25 @@ class Call:
 
 
 Launch = Embed | Sum | Run | SkipLinear | Final | Call
-Row = tuple[Launch, ...]
+LoweredStep = tuple[Launch, ...]
 
 
-def lower(step: StepPlan, program: BlockProgram, scratch: int, *, one_kernel: bool = False) -> Row:
-    """The launches of one distinct row; conditioning nodes must have been hoisted.
+def lower(
+    step: StepPlan, program: BlockProgram, scratch: int, *, one_kernel: bool = False
+) -> LoweredStep:
+    """The launches of one distinct step; conditioning nodes must have been hoisted.
 
     Branches that nobody reads later write to the slot `scratch`.  With `one_kernel` an evaluation
     that computes nothing is its `Final` alone.
     """
     nodes = {node.name: node for node in program.nodes}
-    row = _Row(nodes, scratch, one_kernel)
+    row = _Lowering(nodes, scratch, one_kernel)
     for op in step:
         row.take(op)
     return tuple(row.launches)
 
 
-class _Row:
+class _Lowering:
     """The launches so far, and what still waits: terms to be added, a sum to be kept."""
 
     def __init__(self, nodes: dict[str, Fixed | Branch], scratch: int, one_kernel: bool) -> None:
@@ -193,7 +196,7 @@ class _Row:
         self.launches.append(Final(source, tuple(self._waiting)))
 
 
-def buffers(rows: tuple[Row, ...]) -> tuple[str, ...]:
+def buffers(rows: tuple[LoweredStep, ...]) -> tuple[str, ...]:
     """The names of all buffers that rows write, the stream first."""
     names = {STREAM: None}
     for row in rows:
@@ -201,3 +204,18 @@ def buffers(rows: tuple[Row, ...]) -> tuple[str, ...]:
             if isinstance(launch, Embed | Sum | SkipLinear):
                 names[launch.target] = None
     return tuple(names)
+
+
+def can_be_one_kernel(program: BlockProgram) -> bool:
+    """Whether an evaluation that computes nothing is one kernel: no long skips, gated branches."""
+    skip_linears = any(
+        isinstance(n, Fixed) and n.role in ("skip_linear", "skip_save") for n in program.nodes
+    )
+    return not skip_linears and all(branch.gated for branch in program.branches)
+
+
+def launch_kernels(launch: Launch, nodes: Mapping[str, Fixed | Branch]) -> int:
+    """Kernels of one launch of a lowered row; the library's splitting of products not counted."""
+    if isinstance(launch, Run):
+        return nodes[launch.branch].kernels
+    return nodes[launch.node].kernels if isinstance(launch, Call | SkipLinear) else 1

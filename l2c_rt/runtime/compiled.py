@@ -3,55 +3,74 @@
 from __future__ import annotations
 
 import threading
-import weakref
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.backends import Backend
+from l2c_rt.backends.backend import Backend, Callback
+from l2c_rt.device.graphs import GraphStats
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
-from l2c_rt.runtime.fingerprint import check_bypassed, check_mode, fingerprint
-from l2c_rt.runtime.session import Session
-from l2c_rt.runtime.summary import GraphStats, RunCounts, Summary
-from l2c_rt.sampling import loops as sampling
+from l2c_rt.runtime.run import Run
+from l2c_rt.runtime.run_counts import RunCounts
+from l2c_rt.runtime.sample import published_solver
+from l2c_rt.runtime.session import OpenSessions, Session
+from l2c_rt.runtime.shared import SharedModel
+from l2c_rt.runtime.summary import Summary
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 RETURN_THE_MODEL = ("apply", "bfloat16", "cpu", "cuda", "double", "float", "half",
                     "requires_grad_", "share_memory", "to_empty", "train", "type")  # fmt: skip
 
 
-@dataclass(eq=False)
 class Compiled:
     """Call it like the model.  One run at a time; `session()` gives more.
 
     Attributes that are not its own are the model's (`config`, `dtype`, `in_channels`, ...).
     """
 
-    bound_model: BoundModel
-    schedule: CacheSchedule
-    unfused: Plan
-    plan: Plan
-    cost: Cost
-    backend: Backend
-    bind: Callable[[nn.Module], BoundModel]
-    choose: Callable[[BoundModel], Backend]
-    lanes: int = 1
-    timesteps: tuple[float, ...] | None = None
-    strict: bool = False
-    counts: RunCounts = field(default_factory=RunCounts)
-
-    def __post_init__(self) -> None:
-        self.weights = fingerprint(self.bound_model.model)
-        self.asleep = False
-        self._lock = threading.Lock()
-        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+    def __init__(
+        self, shared: SharedModel, *, calls_per_step: int, timesteps: tuple[float, ...] | None
+    ) -> None:
+        self.calls_per_step, self.timesteps = calls_per_step, timesteps
+        self._shared = shared
+        self._sessions = OpenSessions()
+        # One after another: sleeping and waking go through all sessions.
+        self._sleeping = threading.Lock()
         self._idle: list[Session] = []
         self._own = self.session()
+
+    @property
+    def bound_model(self) -> BoundModel:
+        """The model, described."""
+        return self._shared.version.model
+
+    @property
+    def schedule(self) -> CacheSchedule:
+        """What is computed and what is reused."""
+        return self._shared.schedule
+
+    @property
+    def plan(self) -> Plan:
+        """The verified plan that runs follow."""
+        return self._shared.version.plan
+
+    @property
+    def cost(self) -> Cost:
+        """What a run of the plan costs, and a full run."""
+        return self._shared.version.cost
+
+    @property
+    def backend(self) -> Backend:
+        """How evaluations are run."""
+        return self._shared.version.backend
+
+    @property
+    def counts(self) -> RunCounts:
+        """Counts over all sessions so far."""
+        return self._shared.counts
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """One evaluation; `lane=` says which guidance branch, where there are several."""
@@ -65,28 +84,28 @@ class Compiled:
 
     def session(self) -> Session:
         """A run of its own: cache and counter.  Close it, or use it in a `with`."""
-        return self._new_session(self.lanes, self.timesteps)
+        return self._new_session(self.calls_per_step, self.timesteps)
 
     def sample(
         self,
         noise: Tensor,
         y: Any = None,
         cfg_scale: float | None = None,
-        callback: Callable[[int, Tensor], None] | None = None,
+        callback: Callback | None = None,
     ) -> Tensor:
         """The whole run of the family's published loop; see `Session.sample`.
 
         Does not touch the run that calls of this object have under way; safe from threads.
         """
-        with self._lock:
-            session = self._idle.pop() if self._idle else None
-        if session is None:
-            session = self._new_session(1, sampling.published_solver(self).timesteps)
         try:
-            return session.sample(noise, y, cfg_scale, callback)
-        finally:
-            with self._lock:
-                self._idle.append(session)
+            session = self._idle.pop()
+        except IndexError:
+            solver = published_solver(self.bound_model, self.schedule, self.timesteps)
+            session = self._new_session(1, solver.timesteps)
+        latents = session.sample(noise, y, cfg_scale, callback)
+        # Only after a run that ended well: one that was interrupted is dropped with its memory.
+        self._idle.append(session)
+        return latents
 
     def reset(self, *, forget_timesteps: bool = False) -> None:
         """Forget the run under way."""
@@ -97,115 +116,62 @@ class Compiled:
         return self._own.cache_context(name, **where)
 
     def sleep(self) -> None:
-        """Give the cache's memory back until `wake`; runs under way are forgotten."""
-        for session in list(self._sessions):
-            session.sleep()
-        self.asleep = True
+        """Give the cache's memory back until `wake`; runs under way are forgotten.
+
+        Raises RuntimeError, and leaves everything awake, from inside a call.
+        """
+        self._refuse_inside("sleep")
+        with self._sleeping:
+            # First, so that no session takes memory behind this one's back.
+            self._shared.asleep = True
+            for session in self._sessions.all():
+                session.sleep()
 
     def wake(self) -> None:
-        """Take the cache's memory again."""
-        for session in list(self._sessions):
-            session.wake()
-        self.asleep = False
+        """Take the cache's memory again.
+
+        Raises MemoryError where there is too little; it then sleeps on, and may be woken again.
+        """
+        self._refuse_inside("wake")
+        with self._sleeping:
+            for session in self._sessions.all():
+                session.wake()
+            self._shared.asleep = False
 
     def poison(self) -> None:
         """Fill the cache with NaN, so that a read of a stale value would show (for tests)."""
-        for session in list(self._sessions):
+        for session in self._sessions.all():
             session.poison()
 
     def summary(self) -> Summary:
         """What was planned, reused and measured so far."""
-        lanes = [lane for session in list(self._sessions) for lane in session.lanes.all()]
-        spaces = [lane.workspace for lane in lanes if lane.workspace is not None]
-        captured = sum((space.captured for space in spaces), GraphStats())
-        counts = self.counts
+        shared, version = self._shared, self._shared.version
+        lanes = [lane for session in self._sessions.all() for lane in session.run.lanes.all()]
+        graphs = sum((lane.workspace.graph_stats for lane in lanes), GraphStats())
+        counts, plan = shared.counts, version.plan
         return Summary(
-            model=type(self.bound_model.model).__name__,
-            source=self.schedule.source,
-            backend=self.backend.name,
-            device=str(self.bound_model.device),
-            steps=self.schedule.steps,
-            branches=self.schedule.num_branches,
-            lanes=self.lanes,
-            distinct_rows=len(self.plan.steps),
-            reused=self.plan.reuse_count,
+            model=type(version.model.model).__name__,
+            source=shared.schedule.source,
+            backend=version.backend.name,
+            device=str(version.model.device),
+            steps=shared.schedule.steps,
+            branches=shared.schedule.num_branches,
+            calls_per_step=self.calls_per_step,
+            distinct_steps=len(plan.steps),
+            reused=plan.reuse_count,
             runs=counts.completed,
             abandoned=counts.abandoned,
             calls=counts.calls,
-            slots=self.plan.num_slots,
+            slots=plan.num_slots,
             slot_bytes=sum(lane.slots.nbytes for lane in lanes),
-            table_bytes=sum(space.nbytes for space in spaces),
+            table_bytes=sum(lane.workspace.nbytes for lane in lanes),
             arena_allocations=counts.allocations,
             weight_changes=counts.weight_changes,
-            expected_speedup=self.cost.speedup_limit,
-            measured_speedup=counts.speedup(self.plan.order, self.plan.order[0]),
-            captured=captured,
-            reasons=self._reasons() + captured.reasons,
+            expected_speedup=version.cost.speedup_limit,
+            measured_speedup=counts.speedup(plan.order, plan.order[0]),
+            graphs=graphs,
+            reasons=version.reasons + self._loop_notes() + graphs.reasons,
         )
-
-    def memory_taken(self) -> None:
-        """Called by slots whenever they take memory from an arena."""
-        self.counts.allocations += 1
-
-    def weights_changed(self, weights: int) -> None:
-        """A run is about to begin on a model that is not as it was: describe it anew.
-
-        Raises ValueError under `strict`, or where the plan no longer fits.
-        """
-        if self.strict:
-            raise ValueError(
-                "the model's weights changed since compile, and strict=True refuses that; "
-                "compile again"
-            )
-        with self._lock:
-            if weights == self.weights:
-                return
-            check_mode(self.bound_model.model)
-            bound_model = self.bind(self.bound_model.model)
-            if bound_model.program != self.bound_model.program:
-                raise ValueError("the model's structure changed since compile; compile again")
-            check_bypassed(bound_model.bypassed)
-            self.backend = self.choose(bound_model)
-            self.plan = self.backend.passes(self.unfused, bound_model.program)
-            self.bound_model, self.weights = bound_model, weights
-            self.counts.weight_changes += 1
-
-    def run_sampler(
-        self,
-        session: Session,
-        noise: Tensor,
-        y: Any,
-        cfg_scale: float | None,
-        callback: Callable[[int, Tensor], None] | None,
-    ) -> Tensor:
-        """See `Session.sample`."""
-        if self.backend.whole_runs:
-            return sampling.whole_run(self, session, noise, y, cfg_scale, callback)
-        steps = sampling.published_run(self, session, noise, y, cfg_scale)
-        session.reset()
-        latents = noise
-        try:
-            for step, latents in enumerate(steps):
-                if callback is not None:
-                    callback(step, latents)
-        finally:
-            session.reset()
-        return latents
-
-    def _new_session(self, lanes: int, timesteps: tuple[float, ...] | None) -> Session:
-        session = Session(self, lanes=lanes, timesteps=timesteps)
-        with self._lock:
-            self._sessions.add(session)
-        return session
-
-    def _reasons(self) -> tuple[str, ...]:
-        reasons = self.backend.reasons + check_bypassed(self.bound_model.bypassed)
-        if self.counts.abandoned and not self.counts.completed:
-            reasons += (
-                f"no run has been completed; does the loop have {self.schedule.steps} steps, as "
-                "the schedule has?",
-            )
-        return reasons
 
     def eval(self) -> Compiled:
         self.bound_model.model.eval()
@@ -216,8 +182,25 @@ class Compiled:
         self.bound_model.model.to(*args, **kwargs)
         return self
 
+    def _new_session(self, lanes: int, timesteps: tuple[float, ...] | None) -> Session:
+        session = Session(Run(self._shared, lanes=lanes, timesteps=timesteps))
+        self._sessions.add(session)
+        return session
+
+    def _refuse_inside(self, action: str) -> None:
+        for session in self._sessions.all():
+            session.refuse_inside(action)
+
+    def _loop_notes(self) -> tuple[str, ...]:
+        if self.counts.completed or not self.counts.abandoned:
+            return ()
+        return (
+            f"no run has been completed; does the loop have {self.schedule.steps} steps, as the "
+            "schedule has?",
+        )
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "bound_model" not in self.__dict__:
+        if name.startswith("__") or "_shared" not in self.__dict__:
             raise AttributeError(name)
         if name in RETURN_THE_MODEL:
             raise AttributeError(

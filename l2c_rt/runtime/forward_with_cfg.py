@@ -15,10 +15,10 @@ def forward_with_cfg(
 
     Raises AttributeError where the model has none.
     """
-    own = getattr(type(model), "forward_with_cfg", None)
-    if own is None:
+    guided = getattr(type(model), "forward_with_cfg", None)
+    if guided is None:
         raise AttributeError(f"{type(model).__name__} has no forward_with_cfg")
-    out: Tensor = own(ModelStandIn(model, forward), *args, **kwargs)
+    out: Tensor = guided(ModelStandIn(model, forward), *args, **kwargs)
     return out
 
 

@@ -1,45 +1,75 @@
-"""What one session keeps between calls: slots and prepared tables, per lane and input shape."""
+"""What a run keeps between calls: slots and a workspace, per lane and input shape.
+
+A lane is one of the calls per step: cond and uncond, where a loop calls them separately.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from l2c_rt.adapters.bound_model import State
+from l2c_rt.backends.backend import Workspace
 from l2c_rt.memory.slots import Slots
+from l2c_rt.runtime.shared import ModelVersion
 
 MAX_SHAPES = 4
-"""Input shapes whose slots a session keeps; the least recently used one is dropped."""
+"""Input shapes whose slots a run keeps; the least recently used one is dropped."""
 
-Key = tuple[tuple[int, ...], torch.dtype, torch.device, torch.dtype | None]
-"""Shape, dtype and device of the input, and the dtype that autocast computes in."""
+
+@dataclass(frozen=True, slots=True)
+class InputKey:
+    """What a lane was made for: the input, and the dtype that autocast computes in."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    autocast: torch.dtype | None
+
+    @staticmethod
+    def of(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> InputKey:
+        """The key of an input, under the autocast that holds now."""
+        narrow = torch.is_autocast_enabled(device.type)
+        autocast = torch.get_autocast_dtype(device.type) if narrow else None
+        return InputKey(shape, dtype, device, autocast)
+
+    def __str__(self) -> str:
+        text = f"{list(self.shape)} {str(self.dtype).removeprefix('torch.')} on {self.device}"
+        return text if self.autocast is None else f"{text} under autocast to {self.autocast}"
 
 
 @dataclass(slots=True)
 class Lane:
     slots: Slots
-    workspace: Any
+    workspace: Workspace
 
 
 class Lanes:
-    """The lanes of a session for each of the last few input shapes."""
+    """The lanes of a run for each of the last few input shapes."""
 
-    def __init__(self, count: int, make: Callable[[], Lane]) -> None:
-        self._count, self._make = count, make
-        self._shapes: OrderedDict[Key, list[Lane]] = OrderedDict()
+    def __init__(self, count: int, on_memory_taken: Callable[[], None]) -> None:
+        self.count = count
+        self._on_memory_taken = on_memory_taken
+        # A plain dict, last used last: listing its values is one step that no thread interrupts.
+        self._shapes: dict[InputKey, list[Lane]] = {}
 
-    def at(self, key: Key) -> list[Lane]:
+    def at(self, key: InputKey, version: ModelVersion) -> list[Lane]:
         """The lanes for inputs like this, made where there are none."""
-        if key not in self._shapes:
-            self._shapes[key] = [self._make() for _ in range(self._count)]
-        self._shapes.move_to_end(key)
+        lanes = self._shapes.pop(key, None)
+        if lanes is None:
+            lanes = [self._new(version) for _ in range(self.count)]
+        self._shapes[key] = lanes
         while len(self._shapes) > MAX_SHAPES:
-            self._shapes.popitem(last=False)
-        return self._shapes[key]
+            del self._shapes[next(iter(self._shapes))]
+        return lanes
+
+    def renew(self, version: ModelVersion) -> None:
+        """Give every lane a workspace for another version; slots stay where they are as many."""
+        for lane in self.all():
+            if lane.slots.num_slots != version.num_slots:
+                lane.slots = Slots(version.num_slots, self._on_memory_taken)
+            lane.workspace = version.backend.workspace(version.plan)
 
     def all(self) -> list[Lane]:
         return [lane for lanes in list(self._shapes.values()) for lane in lanes]
@@ -47,19 +77,6 @@ class Lanes:
     def clear(self) -> None:
         self._shapes.clear()
 
-
-def key_of(state: State) -> Key:
-    device = state.x.device
-    narrow = torch.is_autocast_enabled(device.type)
-    return (
-        tuple(state.x.shape),
-        state.x.dtype,
-        device,
-        torch.get_autocast_dtype(device.type) if narrow else None,
-    )
-
-
-def spell(key: Key) -> str:
-    shape, dtype, device, narrow = key
-    text = f"{list(shape)} {str(dtype).removeprefix('torch.')} on {device}"
-    return text if narrow is None else f"{text} under autocast to {narrow}"
+    def _new(self, version: ModelVersion) -> Lane:
+        slots = Slots(version.num_slots, self._on_memory_taken)
+        return Lane(slots, version.backend.workspace(version.plan))

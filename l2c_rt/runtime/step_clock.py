@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from l2c_rt.runtime.summary import RunCounts
+from l2c_rt.runtime.run_counts import RunCounts
 
 STRICTLY_FALLING = ("ddim", "dpm-solver")
 
@@ -36,7 +36,7 @@ def same_timestep(a: float, b: float) -> bool:
 
 def _check_loop(steps: int, lanes: int, timesteps: Sequence[float] | None) -> None:
     if isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1:
-        raise ValueError(f"lanes: got {lanes!r}, wanted an int of at least 1")
+        raise ValueError(f"calls_per_step: got {lanes!r}, wanted an int of at least 1")
     if timesteps is None:
         return
     if len(timesteps) != steps:
@@ -69,7 +69,7 @@ class StepClock:
         self.timesteps = None if timesteps is None else tuple(map(float, timesteps))
         self.abandoned = 0
         self.completed = 0
-        self._tally = counts or RunCounts()
+        self._run_counts = counts or RunCounts()
         self._given = timesteps is not None
         self._confirmed = False
         self._falling = sampler in STRICTLY_FALLING
@@ -82,6 +82,11 @@ class StepClock:
         if forget_timesteps and not self._given:
             self.timesteps = None
         self._repeats = 0
+
+    @property
+    def given_timesteps(self) -> tuple[float, ...] | None:
+        """The timesteps that the loop must have; None where they were learned from a run."""
+        return self.timesteps if self._given else None
 
     @property
     def mid_run(self) -> bool:
@@ -110,7 +115,7 @@ class StepClock:
     def _abandon(self) -> None:
         if self.mid_run:
             self.abandoned += 1
-            self._tally.abandoned += 1
+            self._run_counts.abandoned += 1
         self._clear()
 
     def _clear(self) -> None:
@@ -122,7 +127,7 @@ class StepClock:
     def _check_arguments(self, lane: int | None, step: int | None, num_steps: int | None) -> None:
         if lane is not None and not 0 <= lane < self.lanes:
             raise StepError(
-                f"lane {lane} of {self.lanes}: compile with lanes={lane + 1} to call it"
+                f"lane {lane} of {self.lanes}: compile with calls_per_step={lane + 1} to call it"
             )
         if num_steps is not None and num_steps != self.steps:
             raise StepError(
@@ -161,7 +166,7 @@ class StepClock:
         if k == 1 or self._falling:
             raise StepError(
                 f"step {k}: timestep {t:g} again, but this sampler's timesteps fall. If the loop "
-                "calls cond and uncond separately, compile with lanes=2; otherwise pass "
+                "calls cond and uncond separately, compile with calls_per_step=2; otherwise pass "
                 "timesteps= or call reset() before each run"
             )
         return False
@@ -213,7 +218,7 @@ class StepClock:
         if self.timesteps is None and all(t is not None for t in self._seen):
             self.timesteps = tuple(t for t in self._seen if t is not None)
         self.completed += 1
-        self._tally.completed += 1
+        self._run_counts.completed += 1
         self._repeats = 0
         self._clear()
         return True

@@ -42,16 +42,16 @@ class TimestepCheck:
         self._clock = clock
         self._deferred: DeferredCheck | None = None
 
-    def tick(self, t: Any, announced: StepHint) -> Tick:
+    def tick(self, t: Any, hint: StepHint) -> Tick:
         """Raises StepError for a call that does not fit, or for an earlier one on a device."""
         value = host_timestep(t)
         if value is not None:
-            return self._clock.tick(value, *announced)
+            return self._clock.tick(value, *hint)
         if self._deferred is None or self._deferred.device != t.device:
             steps, given = self._clock.steps, self._clock.timesteps
             self._deferred = DeferredCheck(steps, given, t.device)
         self._deferred.raise_if_bad()
-        tick = self._clock.tick(None, *announced)
+        tick = self._clock.tick(None, *hint)
         self._deferred.add(t, tick.step)
         return tick
 
@@ -85,7 +85,7 @@ class DeferredCheck:
         self._given = timesteps is not None
         self._order = StreamOrder(device, replays=False)
         self._wanted: Tensor | None = None
-        with self._there():
+        with self._on_device():
             if timesteps is not None:
                 self._wanted = torch.tensor(timesteps, dtype=torch.float64, device=device)
             self._seen = torch.zeros(steps, dtype=torch.float64, device=device)
@@ -96,7 +96,7 @@ class DeferredCheck:
 
     def clear(self) -> None:
         """Forget what a run that was reset has shown."""
-        with self._there():
+        with self._on_device():
             # In place: memory given back might be another stream's while this one reads it.
             self._verdict.fill_(-1.0)
         self._copied: torch.cuda.Event | None = None
@@ -104,7 +104,7 @@ class DeferredCheck:
 
     def add(self, t: Tensor, step: int) -> None:
         """Queue the check of one call."""
-        with self._there():
+        with self._on_device():
             if self._capturing():
                 return
             self._check(t, step, self._wanted, self._seen, self._verdict)
@@ -117,7 +117,7 @@ class DeferredCheck:
     def remember(self) -> None:
         """A run is complete: later runs must pass the same timesteps."""
         if self._wanted is None:
-            with self._there():
+            with self._on_device():
                 self._wanted = self._seen.clone()
 
     def forget(self) -> None:
@@ -145,7 +145,7 @@ class DeferredCheck:
         return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
     @contextmanager
-    def _there(self) -> Iterator[None]:
+    def _on_device(self) -> Iterator[None]:
         with on(self.device), self._order():
             yield
 

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
-from l2c_rt.memory.slots import Slots
-from l2c_rt.runtime.step_clock import same_timestep
+from l2c_rt.adapters.bound_model import PublishedLoop
 from l2c_rt.sampling.solvers import DDIM, DPMSolver, ddim, dpm_solver
-
-if TYPE_CHECKING:
-    from l2c_rt.runtime.compiled import Compiled
-    from l2c_rt.runtime.session import Session
 
 Call = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """A model call (x, t, y) -> tensor."""
@@ -121,101 +115,6 @@ def _timestep(how: PublishedLoop, t: float, x: Tensor) -> Tensor:
     """The dtype that the published loop passes: whole for DDIM, float32 for DPM-Solver."""
     dtype = torch.int64 if how.sampler == "ddim" else torch.float32
     return torch.full((len(x),), t, dtype=dtype, device=x.device)
-
-
-def published_solver(compiled: Compiled) -> DDIM | DPMSolver:
-    """The solver of the model's published loop, if the schedule was made for that loop."""
-    how, schedule = compiled.bound_model.sampling, compiled.schedule
-    if how is None:
-        raise ValueError(
-            f"sample: no published loop for {type(compiled.bound_model.model).__name__}"
-        )
-    if schedule.sampler not in ("", how.sampler):
-        raise ValueError(
-            f"sample: the schedule was made for {schedule.sampler}, the model's published loop is "
-            f"{how.sampler}; call the compiled model in a loop of your own"
-        )
-    solver = solver_for(how.sampler, schedule.steps)
-    given = compiled.timesteps or solver.timesteps
-    for k, (got, want) in enumerate(zip(given, solver.timesteps, strict=True)):
-        if not same_timestep(got, want):
-            raise ValueError(
-                f"sample: timestep {k} of the published loop is {want:g}, but {got:g} was given to "
-                "compile; call the compiled model in a loop of your own"
-            )
-    return solver
-
-
-def published_run(
-    compiled: Compiled, session: Session, noise: Tensor, y: Any, cfg_scale: float | None
-) -> Iterator[Tensor]:
-    """The latents after every evaluation of the model's published loop, run on a session."""
-    solver, how, labels, scale = _asked(compiled, session, noise, y, cfg_scale)
-    call = tensor_call(compiled.bound_model, session, compiled.schedule.steps)
-    return run(solver, guided_call(call, how, labels, scale), noise)
-
-
-def whole_run(
-    compiled: Compiled,
-    session: Session,
-    noise: Tensor,
-    y: Any,
-    cfg_scale: float | None,
-    callback: Callable[[int, Tensor], None] | None,
-) -> Tensor:
-    """The same run by a backend that has guidance and solver on the device.
-
-    `callback` is given float32 copies of the latents on the host.
-    """
-    solver, how, labels, scale = _asked(compiled, session, noise, y, cfg_scale)
-    guided = is_guided(how, labels, scale)
-    device = compiled.bound_model.device
-    if noise.device != device:
-        raise ValueError(
-            f"sample: noise is on {noise.device}, the model on {device}; pass noise.to({device})"
-        )
-    rows = 2 * len(noise) if guided else len(noise)
-    key = ((rows, *noise.shape[1:]), noise.dtype, device, None)
-
-    def work(workspace: Any, slots: Slots) -> Tensor:
-        out: Tensor = workspace.sample(slots, noise, labels, scale, solver, callback, guided=guided)
-        return out
-
-    return session.run_whole(key, work)
-
-
-def _asked(
-    compiled: Compiled, session: Session, noise: Tensor, y: Any, cfg_scale: float | None
-) -> tuple[DDIM | DPMSolver, PublishedLoop, Tensor | None, float]:
-    """Solver, loop, labels and scale of a run, checked."""
-    solver, how = published_solver(compiled), compiled.bound_model.sampling
-    assert how is not None
-    if session.clock.lanes != 1:
-        raise ValueError(
-            "sample: batches cond and uncond, so it needs a session with one lane; call sample() "
-            "of the compiled model"
-        )
-    labels = check_inputs(noise, y, how)
-    return solver, how, labels, how.cfg_scale if cfg_scale is None else float(cfg_scale)
-
-
-def tensor_call(bound_model: BoundModel, session: Session, steps: int) -> Call:
-    """A session as a function (x, t, y) -> tensor, whatever the model's own signature.
-
-    The latents keep their dtype between calls, also where the model is narrower.  Every call says
-    which step it is, so that a session reset in between is noticed.
-    """
-    dtype = next(bound_model.model.parameters()).dtype
-    evaluation = 0
-
-    def call(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        nonlocal evaluation
-        with session.cache_context("cond", step=evaluation, num_steps=steps):
-            out = bound_model.to_tensor(session(**bound_model.arguments(x.to(dtype), t, y)))
-        evaluation += 1
-        return out.to(x.dtype)
-
-    return call
 
 
 def check_inputs(noise: Any, y: Any, how: PublishedLoop) -> Tensor | None:

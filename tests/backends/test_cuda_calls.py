@@ -23,12 +23,16 @@ from toys import call_inputs, random_schedule, timesteps, toy_dit, toy_uvit
 from l2c_rt import presets
 from l2c_rt.adapters import bind
 from l2c_rt.api import compile
+from l2c_rt.backends.backend import fused_passes
 from l2c_rt.backends.cuda.call_program import _timestep
+from l2c_rt.backends.cuda.cuda_parts import CudaParts, FusedModel
 from l2c_rt.backends.cuda.modulation_table import ModulationTable
 from l2c_rt.backends.cuda.tuning.problems import LinearConfig
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
+from l2c_rt.backends.options import Options
 from l2c_rt.device.graphs import Eager
 from l2c_rt.kernels import reference
+from l2c_rt.plan.prepare import prepare
 from l2c_rt.policies import Full
 
 STEPS = 8
@@ -89,15 +93,15 @@ def test_rung_4_replay_is_bitwise_the_launches_one_by_one_over_poisoned_slots(ma
         want = drive(eager, STEPS, run)
         same(drive(replayed, STEPS, run), want)
         assert not any(out.isnan().any() for out in want)
-    assert replayed.summary().captured.replays == 4 * STEPS
-    assert eager.summary().captured.graphs == 0
+    assert replayed.summary().graphs.replays == 4 * STEPS
+    assert eager.summary().graphs.graphs == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rung_5_the_published_loop_gives_the_published_latents(name: str) -> None:
     golden = Golden.load(name)
     preset = presets.load(PRESETS[next(n for n in NAMES if Golden.load(n).router == golden.router)])
-    fast = compile_taped(golden.model(), preset, lanes=golden.lanes)
+    fast = compile_taped(golden.model(), preset, calls_per_step=golden.lanes)
     predictions: list[torch.Tensor] = []
     assert relative(published_loop(golden, fast, predictions), golden.cached) < 1e-4
     for step, prediction in enumerate(predictions):
@@ -108,7 +112,7 @@ def test_graphs_are_as_many_as_distinct_rows_and_three_that_make_ready() -> None
     fast = fresh()
     drive(fast, STEPS)
     drive(fast, STEPS, 1)
-    captured = fast.summary().captured
+    captured = fast.summary().graphs
     assert captured.graphs == len(fast.plan.steps) + 3
     assert captured.replays == 2 * STEPS
     assert captured.buffer_bytes > 0
@@ -227,7 +231,7 @@ def test_inputs_of_any_layout_are_taken() -> None:
 def test_lanes_have_slots_and_counters_of_their_own() -> None:
     model = toy_uvit()
     schedule = random_schedule(STEPS, 6, seed=4)
-    fast, reference = (c(model, schedule, lanes=2) for c in (compile_taped, compile))
+    fast, reference = (c(model, schedule, calls_per_step=2) for c in (compile_taped, compile))
     for step in range(STEPS):
         for labels in ([1, 2], [10, 10]):
             x, t, _ = call_inputs(step)
@@ -281,7 +285,7 @@ def test_an_abandoned_run_leaves_nothing_behind() -> None:
 def test_another_shape_has_programs_of_its_own_and_the_oldest_is_dropped() -> None:
     fast = fresh(timesteps=timesteps(STEPS))
     want = drive(fast, STEPS)
-    (lane,) = fast._own.lanes.all()
+    (lane,) = fast._own.run.lanes.all()
     gone = weakref.ref(lane.workspace)
     del lane
     for batch in (1, 3, 4, 5):
@@ -294,14 +298,14 @@ def test_another_shape_has_programs_of_its_own_and_the_oldest_is_dropped() -> No
 def test_asleep_a_call_is_refused_and_awake_the_same_graphs_go_on() -> None:
     fast = fresh(timesteps=timesteps(STEPS))
     want = drive(fast, STEPS)
-    captured = fast.summary().captured.graphs
+    captured = fast.summary().graphs.graphs
     fast.sleep()
     assert fast.summary().slot_bytes == 0
     with pytest.raises(RuntimeError, match="asleep: call wake"):
         fast(*call_inputs(0))
     fast.wake()
     same(drive(fast, STEPS), want)
-    assert fast.summary().captured.graphs == captured
+    assert fast.summary().graphs.graphs == captured
 
 
 class FailsToCapture(TapeRecorder):
@@ -324,7 +328,7 @@ def test_what_cannot_be_captured_is_an_error_where_graphs_were_asked_for() -> No
     fast = fresh(recorder=FailsToCapture)
     with pytest.raises(RuntimeError, match='free memory.*graph="off"'):
         fast(*call_inputs(0))
-    assert not fast._own.clock.mid_run
+    assert not fast._own.run.clock.mid_run
 
 
 def test_parts_that_a_row_which_failed_left_unsummed_are_forgotten() -> None:
@@ -332,7 +336,7 @@ def test_parts_that_a_row_which_failed_left_unsummed_are_forgotten() -> None:
     options: Any = {"recorder": Eager, "graph": "off", "timesteps": timesteps(STEPS)}
     fast = fresh(kernels=kernels, tuner=tuner, **options)
     want = drive(fast, STEPS)
-    (lane,) = fast._own.lanes.all()
+    (lane,) = fast._own.run.lanes.all()
     branches = lane.workspace.programs[0].branches
     # As where a capture, or a call, ends between a product and the sum of its parts.
     branches._pending[0] = torch.full_like(next(iter(branches._splits.values())), float("nan"))
@@ -358,15 +362,15 @@ def test_programs_that_are_dropped_are_gone_at_once_without_a_garbage_collection
     fast = fresh(make(), recorder=Keepless, kernels=reference, graph=graph)
     fast.sample(torch.randn(2, 4, 8, 8), [1, 2])
     drive(fast, 1)
-    lanes = [lane for session in fast._sessions for lane in session.lanes.all()]
+    lanes = [lane for session in fast._sessions.all() for lane in session.run.lanes.all()]
     programs = [program for lane in lanes for program in lane.workspace.programs]
     gone = [weakref.ref(x) for p in programs for x in (p, p.buffers.h, p.tables.modulation.table)]
     assert len(gone) == 6
     del lanes, programs
     gc.disable()
     try:
-        for session in fast._sessions:
-            session.lanes.clear()
+        for session in fast._sessions.all():
+            session.run.lanes.clear()
         assert [ref() for ref in gone] == [None] * 6
     finally:
         gc.enable()
@@ -391,12 +395,11 @@ def test_what_a_model_makes_without_a_device_to_tabulate_timesteps_is_made_on_it
         return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
 
     model.t_embedder.forward = published  # type: ignore[method-assign]
-    parts = bind(model).fusable
-    assert parts is not None
-    assert parts.outer is not None
+    described = bind(model)
+    plan, _ = prepare(described.program, random_schedule(4, 6), fused_passes)
+    cuda = CudaParts(TapedKernels(), TapeRecorder, Tuner("tape", None, None, device="cpu"))
     counter = torch.zeros(2, dtype=torch.int32, device="meta")
-    tables = ModulationTable(parts, parts.outer, counter, range(2), 4, 1 << 20, has_labels=True)
-    tables.fill(4)
+    ModulationTable(FusedModel(described, plan, cuda, Options()), counter, range(2)).fill(4)
     assert made == ["meta"]
 
 

@@ -72,7 +72,7 @@ def test_a_run_in_one_graph_has_a_graph_more_and_no_callback() -> None:
     step, whole = fresh(), fresh(graph="trajectory")
     for fast in (step, whole):
         fast.sample(noise(), [1, 2])
-    assert whole.summary().captured.graphs == step.summary().captured.graphs + 1
+    assert whole.summary().graphs.graphs == step.summary().graphs.graphs + 1
     with pytest.raises(ValueError, match='graph="step"'):
         whole.sample(noise(), [1, 2], callback=lambda step, latents: None)
 
@@ -93,11 +93,11 @@ def test_labels_scales_and_noise_change_from_run_to_run_without_a_capture() -> N
     model = toy_dit()
     fast, reference = fresh(model), compile(model, fresh(model).schedule)
     fast.sample(noise(), [1, 2])
-    captured = fast.summary().captured.graphs
+    captured = fast.summary().graphs.graphs
     for seed, (labels, scale) in enumerate([([3, 4], 4.0), ([5, 5], 1.5), ([3, 4], 7.0)]):
         got, want = (f.sample(noise(seed), labels, cfg_scale=scale) for f in (fast, reference))
         assert relative(got, want) < 1e-5, seed
-    assert fast.summary().captured.graphs == captured
+    assert fast.summary().graphs.graphs == captured
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -150,9 +150,9 @@ def test_a_run_with_a_sessions_own_calls_under_way_ends_those() -> None:
     want = fast.sample(noise(), [1, 2])
     with fast.session() as session:
         session(noise(), torch.full((2,), 990), torch.tensor([1, 2]))
-        assert session.clock.mid_run
+        assert session.run.clock.mid_run
         assert torch.equal(session.sample(noise(), [1, 2]), want)
-        assert not session.clock.mid_run
+        assert not session.run.clock.mid_run
 
 
 def test_other_numbers_of_images_have_programs_of_their_own() -> None:
@@ -177,7 +177,7 @@ def test_an_evaluation_that_computes_nothing_is_one_kernel() -> None:
 
 
 def test_noise_elsewhere_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"noise is on meta, the model on cpu; pass noise.to\(cpu"):
+    with pytest.raises(ValueError, match=r"noise is on meta, the model on cpu: pass noise.to\(cpu"):
         fresh().sample(noise().to("meta"), [1, 2])
 
 
@@ -247,7 +247,7 @@ def test_solver_numbers_stay_where_they_are_whatever_the_scale() -> None:
     fast = fresh()
     fast.sample(noise(), [1, 2])
     (session,) = fast._idle
-    (lane,) = session.lanes.all()
+    (lane,) = session.run.lanes.all()
     (run,) = lane.workspace._runs.values()
     address = run._table.data_ptr()
     fast.sample(noise(), [1, 2], cfg_scale=2.0)

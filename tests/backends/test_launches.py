@@ -32,20 +32,19 @@ from recording_driver import Launch, recorded_launches
 from torch import Tensor
 
 from l2c_rt import presets
-from l2c_rt.adapters import bind
 from l2c_rt.adapters.bound_model import FusableAttention
 from l2c_rt.api import build
 from l2c_rt.backends.cuda.call_program import CallProgram
 from l2c_rt.backends.cuda.cuda_parts import CudaParts, triton_kernels
 from l2c_rt.backends.cuda.run_program import RunProgram
 from l2c_rt.backends.cuda.shape_program import ShapeProgram
-from l2c_rt.backends.cuda.support import fused_cuda
+from l2c_rt.backends.cuda.support import fused_cuda_backend
 from l2c_rt.backends.options import Options
 from l2c_rt.models import DiT, UViT
 from l2c_rt.plan.lowering import STREAM, Run, Sum
 from l2c_rt.policies import Full
 from l2c_rt.runtime.compiled import Compiled
-from l2c_rt.sampling.loops import published_solver
+from l2c_rt.runtime.sample import published_solver
 
 DISTINCT = {
     "dit-xl-2-256/ddim-50": 14,
@@ -83,8 +82,8 @@ class Record:
     program: RunProgram | CallProgram
 
     @property
-    def prepared(self) -> ShapeProgram:
-        return self.program.prepared
+    def shape_program(self) -> ShapeProgram:
+        return self.program.shape_program
 
     def row(self, number: int) -> list[Entry]:
         """What the graph of the plan's distinct row holds."""
@@ -103,7 +102,7 @@ class Record:
         return not any(isinstance(launch, Run) for launch in self.lowered(number))
 
     def lowered(self, number: int) -> Any:
-        return self.prepared.rows[self.compiled.plan.order[number]]
+        return self.shape_program.variants[self.compiled.plan.order[number]]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -128,8 +127,8 @@ def recorded(
         cuda = CudaParts(triton_kernels(), recorder, Choosing(products))
         compiled = build(
             model, Full() if full else presets.load(f"l2c/{name}"),
-            lambda bound_model: fused_cuda(bound_model, cuda, Options(graph=graph)),
-            steps=4 if full else None, lanes=1, timesteps=None, strict=True, bind=bind,
+            lambda described: fused_cuda_backend(described, cuda, Options(graph=graph)),
+            steps=4 if full else None, strict=True,
         )  # fmt: skip
         if calls:
             call_all(compiled)
@@ -141,13 +140,13 @@ def recorded(
 
 def call_all(compiled: Compiled) -> None:
     labels = torch.arange(IMAGES)
-    for t in published_solver(compiled).timesteps:
+    for t in published_solver(compiled.bound_model, compiled.schedule, None).timesteps:
         compiled(torch.randn(IMAGES, 4, 8, 8), torch.full((IMAGES,), t), labels)
 
 
 def program_of(compiled: Compiled, calls: bool) -> Any:
     session = compiled._own if calls else compiled._idle[0]
-    (lane,) = session.lanes.all()
+    (lane,) = session.run.lanes.all()
     if calls:
         return lane.workspace._call
     (program,) = lane.workspace._runs.values()
@@ -185,7 +184,7 @@ def test_a_sampled_evaluation_launches_the_kernels_that_cost_counts(name: str) -
     if name.endswith("full"):
         assert record.compiled.cost.cached == record.compiled.cost.full
     rows = range(len(record.compiled.plan.steps))
-    assert record.prepared.nodes == sum(len(record.row(row)) for row in rows)
+    assert record.shape_program.nodes == sum(len(record.row(row)) for row in rows)
 
 
 @sampled
@@ -245,7 +244,7 @@ def test_a_graph_per_distinct_row_launched_in_the_plans_order(name: str, calls: 
     record = recorded(name, calls=calls)
     plan, replays = record.compiled.plan, record.recorder.replays
     assert len(plan.steps) == DISTINCT[name]
-    assert len(record.recorder.captured) == record.prepared.graphs == FILLS + DISTINCT[name]
+    assert len(record.recorder.captured) == record.shape_program.graphs == FILLS + DISTINCT[name]
     rows = [FILLS + row for row in plan.order]
     # Calls know nothing of the first run's timesteps: a table entry before every evaluation.
     ran = [graph for row in rows for graph in (ONE, row)] if calls else [ALL, *rows]
@@ -265,11 +264,11 @@ def test_a_trajectory_is_one_graph_of_the_rows_in_the_plans_order(name: str) -> 
 
 def test_a_sum_of_nothing_into_another_buffer_is_a_copy_and_its_norm() -> None:
     # Where two long skips begin at one place, which no published model has.
-    p = recorded("uvit-h-2-256/dpm-20").prepared
+    p = recorded("uvit-h-2-256/dpm-20").shape_program
     kept = next(name for name in p.buffers.streams if name.startswith("skip"))
     copied = (Sum(STREAM, kept, (), "attn-1"), Sum(STREAM, STREAM, (), "attn-1"))
     with recorded_launches() as log:
-        p.runner.run(copied, lambda launch, reuses: None)
+        p.launcher.run(copied, lambda launch, reuses: None)
     moved, normed = (effect(entry) for entry in log)
     assert moved.writes == (span(p.buffers.streams[kept]), span(p.buffers.h))
     assert normed.writes == (span(p.buffers.h),)
@@ -344,7 +343,7 @@ def replays(record: Record) -> int:
 
 def static_memory(record: Record) -> Memory:
     """All that graphs write, and what they are given for a run."""
-    p, b = record.prepared, record.prepared.buffers
+    p, b = record.shape_program, record.shape_program.buffers
     given = [p.tables.t, p.tables.modulation.table, record.program._coefficients]
     work = [b.h, b.qkv, b.mixed, b.hidden, b.latents, b.anchor, b.counter, b.memory.all_slots]
     labels = [] if p.tables.y is None else [p.tables.y]
@@ -375,7 +374,7 @@ def test_every_byte_is_written_before_it_is_read_and_every_branch_added_once(
 @every_way
 def test_what_the_tables_hold_is_written_by_the_graph_that_fills_them(name: str, way: str) -> None:
     record = recorded(name, **WAYS[way])
-    p = record.prepared
+    p = record.shape_program
     table, counter = p.tables.modulation.table, p.buffers.counter
     taken = [p.weights.embedding.weight, p.weights.embedding.positions]
     for graph, filled in (
@@ -405,7 +404,7 @@ class OnMemory:
 
     def __init__(self, record: Record) -> None:
         self._record = record
-        p, b = record.prepared, record.prepared.buffers
+        p, b = record.shape_program, record.shape_program.buffers
         self._slots = {span(slot)[0]: i for i, slot in enumerate(b.memory.slots)}
         self._scratch = b.scratch
         self._buffers = [*b.streams.values(), b.h, b.qkv, b.mixed, b.hidden]
@@ -419,7 +418,7 @@ class OnMemory:
         self._constants = Memory(self._all_constants(p))
         self._branches = {
             span(projection(part.inner).weight)[0]: name
-            for name, part in p.bound_model.fusable.branches.items()
+            for name, part in p.model.fusable.branches.items()
         }
         self._streams = {span(stream)[0] for stream in b.streams.values()}
         self._latest = 0
@@ -429,19 +428,24 @@ class OnMemory:
 
     def _all_constants(self, p: ShapeProgram) -> list[Tensor]:
         found = [
-            *p.bound_model.model.parameters(),
+            *p.model.model.parameters(),
             p.tables.modulation.table,
             p.tables.modulation.rows,
         ]
         found += [p.weights.embedding.weight, p.weights.embedding.positions, p.weights.final.bias]
-        found += [t for r in p.runner._lists.values() for t in (r.slots, r.gates) if t is not None]
+        found += [
+            t for r in p.launcher._lists.values() for t in (r.slots, r.gates) if t is not None
+        ]
         if isinstance(self._record.program, RunProgram):
             found.append(self._record.program._coefficients)
         return [t for t in found if t.numel()]
 
     def evaluation(self, number: int) -> list[tuple[str, int]]:
         """What was added to the stream, in order: branches, and when each was computed."""
-        for buffer in (*self._buffers, self._record.prepared.buffers.memory.slots[self._scratch]):
+        for buffer in (
+            *self._buffers,
+            self._record.shape_program.buffers.memory.slots[self._scratch],
+        ):
             self._memory.poison(span(buffer))
         added: list[tuple[str, int]] = []
         for entry in self._record.evaluation(number):
@@ -484,7 +488,7 @@ class OnMemory:
         if isinstance(entry, Operator) or entry.kernel == "_split_sum_kernel":
             return []
         if "slots_ptr" in entry.arguments:
-            base = self._record.prepared.buffers.memory.slots
+            base = self._record.shape_program.buffers.memory.slots
             places = [base[slot].data_ptr() for slot in made.slots]
         elif "parts_ptr" in entry.arguments and entry.arguments.get("SPLITS"):
             is_sum = "x_ptr" in entry.arguments and "x_out_ptr" in entry.arguments
@@ -496,7 +500,7 @@ class OnMemory:
         return [self._holds[place] for place in places]
 
     def _check_gates(self, made: Effect, added: list[tuple[str, int]]) -> None:
-        parts = self._record.prepared.bound_model.fusable
+        parts = self._record.shape_program.model.fusable
         assert parts is not None
         if parts.modulation is None:
             return
@@ -512,7 +516,7 @@ class OnMemory:
             self._memory.write(made.anchor)
 
     def _parts(self) -> set[int]:
-        return {t.data_ptr() for t in self._record.prepared.branches._splits.values()}
+        return {t.data_ptr() for t in self._record.shape_program.branches._splits.values()}
 
     def _keep(self, entry: Entry, at: Range, number: int) -> None:
         """Who wrote a slot, or the parts of an output, is told by the weight."""
@@ -593,7 +597,7 @@ class UncountedTerms:
 
 
 def left_out(record: Record) -> UncountedTerms:
-    p = record.prepared
+    p = record.shape_program
     batch, tokens, width = p.buffers.h.shape
     pixels = p.buffers.shape.channels * p.outer.patches.kernel_size[0] ** 2
     return UncountedTerms(
@@ -605,7 +609,7 @@ def both(record: Record, number: int) -> tuple[int, int]:
     """Bytes of an evaluation by the kernels' own models, and by cost."""
     told = sum(moved_bytes(entry) for entry in record.evaluation(number))
     counted = record.compiled.cost.cached[number]
-    return told, counted.moved_bytes(batch=record.prepared.buffers.shape.batch, itemsize=2)
+    return told, counted.moved_bytes(batch=record.shape_program.buffers.shape.batch, itemsize=2)
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULES if name.startswith("dit")])

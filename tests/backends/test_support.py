@@ -48,14 +48,14 @@ def chosen(name: str, model: nn.Module | None = None, **options: Any) -> backend
         program=bound_model.program,
         device=GPU,
     )
-    return backends.choose(name, Options(**options), on_gpu)  # type: ignore[arg-type]
+    return backends.select_backend(name, Options(**options), on_gpu)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["auto", "fused"])
 @pytest.mark.parametrize("make", [toy_dit, toy_uvit])
 def test_on_a_gpu_both_families_are_fused(machine: Any, make: Any, name: str) -> None:
     backend = chosen(name, make())
-    assert (backend.name, backend.reasons, backend.whole_runs) == ("fused", (), True)
+    assert (backend.name, backend.reasons, backend.extra_slots) == ("fused", (), 1)
 
 
 def no_memory(*_: Any) -> None:
@@ -122,7 +122,7 @@ def test_a_node_without_a_role_is_not_fused(machine: Any) -> None:
     odd = SimpleNamespace(fusable=bound_model.fusable, why_not_fusable="", device=GPU,
                           program=replace(bound_model.program, nodes=nodes))  # fmt: skip
     with pytest.raises(ValueError, match="node 'extra' has no role"):
-        backends.choose("fused", Options(), odd)  # type: ignore[arg-type]
+        backends.select_backend("fused", Options(), odd)  # type: ignore[arg-type]
 
 
 def test_options_of_a_gpu_are_checked_and_on_a_cpu_said_to_be_idle() -> None:

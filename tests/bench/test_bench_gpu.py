@@ -125,7 +125,7 @@ def test_a_run_part_holds_what_tables_and_plots_need(tmp_path: Path) -> None:
     assert result["floors"]["kernelwise"] >= result["floors"]["run"] > 0
     assert result["products"]["schedule_seconds"] > 0
     assert result["compute"][0] == "######"
-    assert result["summary"]["captured"]["graph_bytes"] == 0
+    assert result["summary"]["graphs"]["graph_bytes"] == 0
     assert suite.why_not(part).startswith("done")
     assert replace(suite, fresh=True).why_not(part) == ""
 

@@ -13,7 +13,7 @@ import torch
 
 from l2c_rt.device import graphs as replay
 from l2c_rt.device.event_times import EventTimes
-from l2c_rt.device.graphs import CudaRecorder, Eager, Launches, drain, undisturbed
+from l2c_rt.device.graphs import CudaRecorder, Eager, GraphSequence, drain, undisturbed
 from l2c_rt.device.streams import StreamOrder
 from l2c_rt.runtime import timestep_check as timesteps
 from l2c_rt.runtime.timestep_check import DeferredCheck
@@ -378,7 +378,7 @@ def test_graphs_with_handles_go_through_the_loop_on_the_callers_stream(
     monkeypatch.setattr(replay, "GraphLoop", FakeLoop)
     FakeLoop.made = []
     arena: Any = FakeArena()
-    launches = Launches(graphs(cuda), GPU, [arena])
+    launches = GraphSequence(graphs(cuda), GPU, [arena])
     launches.launch()
     launches.launch(1)
     launches.launch(2, 1)
@@ -393,7 +393,7 @@ def test_where_this_torch_tells_no_handle_each_graph_is_replayed(
 ) -> None:
     monkeypatch.delattr(FakeGraph, "raw_cuda_graph_exec")
     arena: Any = FakeArena()
-    launches = Launches(graphs(cuda), GPU, [arena])
+    launches = GraphSequence(graphs(cuda), GPU, [arena])
     launches.launch(1)
     assert cuda.log == [("replay", 1001), ("replay", 1002)]
     arena.awake = False
@@ -403,7 +403,7 @@ def test_where_this_torch_tells_no_handle_each_graph_is_replayed(
 
 def test_graphs_beside_work_that_is_run_again_are_replayed_in_order(cuda: FakeCuda) -> None:
     again = Eager(GPU).capture(lambda: cuda.did("work"))
-    Launches([graphs(cuda)[0], again], GPU, []).launch()
+    GraphSequence([graphs(cuda)[0], again], GPU, []).launch()
     assert cuda.log == [("replay", 1000), "work"]
 
 

@@ -86,7 +86,7 @@ def preset(golden: Golden) -> CacheSchedule:
 def test_rung_5_the_published_loop_with_our_call_dropped_in_gives_the_published_latents(
     golden: Golden, preset: CacheSchedule, backend: str
 ) -> None:
-    fast = compile(golden.model(), preset, lanes=golden.lanes, backend=backend)
+    fast = compile(golden.model(), preset, calls_per_step=golden.lanes, backend=backend)
     predictions: list[torch.Tensor] = []
     assert relative(published_loop(golden, fast, predictions), golden.cached) < 1e-4
     for step, prediction in enumerate(predictions):

@@ -20,17 +20,19 @@ from toys import toy_program
 from l2c_rt import adapters, presets
 from l2c_rt.models import dit, uvit
 from l2c_rt.plan.build import build_plan
-from l2c_rt.plan.cost import can_be_one_kernel, cost, launch_kernels
+from l2c_rt.plan.cost import cost
 from l2c_rt.plan.lowering import (
     STREAM,
     Call,
     Embed,
     Final,
-    Row,
+    LoweredStep,
     Run,
     SkipLinear,
     Sum,
     buffers,
+    can_be_one_kernel,
+    launch_kernels,
     lower,
 )
 from l2c_rt.plan.ops import Compute, Plan, ReuseRun, RunFixed, StepPlan
@@ -119,7 +121,7 @@ class OnBuffers:
         self._symbols, self._scratch = symbols, scratch
         self.slots: dict[int, int] = {}
 
-    def run(self, row: Row, evaluation: int) -> tuple[Value, dict[str, Value]]:
+    def run(self, row: LoweredStep, evaluation: int) -> tuple[Value, dict[str, Value]]:
         self._buffers: dict[str, Value] = {}
         self._evaluation = evaluation
         self._inputs: dict[str, Value] = {}
@@ -244,7 +246,7 @@ def planned(draw: st.DrawFn, of: st.SearchStrategy[BlockProgram] = programs) -> 
     return program, fuse_reuse_runs(hoisted) if draw(st.booleans()) else hoisted
 
 
-def lowered(program: BlockProgram, plan: Plan) -> tuple[Row, ...]:
+def lowered(program: BlockProgram, plan: Plan) -> tuple[LoweredStep, ...]:
     """As the backend lowers them for whole runs."""
     one_kernel = can_be_one_kernel(program)
     return tuple(lower(step, program, plan.num_slots, one_kernel=one_kernel) for step in plan.steps)
@@ -440,14 +442,14 @@ def test_launches_of_the_published_dit_schedules_in_all() -> None:
 # --- Rows by hand ---
 
 
-def row_of(program: BlockProgram, cells: str) -> Row:
+def row_of(program: BlockProgram, cells: str) -> LoweredStep:
     compute = np.array([[True] * len(cells), [c == "#" for c in cells]])
     plan = build_plan(program, CacheSchedule(compute, program.branch_names))
     plan = fuse_reuse_runs(hoist_conditioning(plan, program))
     return lowered(program, plan)[plan.order[1]]
 
 
-def spelled(row: Row) -> list[str]:
+def spelled(row: LoweredStep) -> list[str]:
     return [type(launch).__name__ for launch in row]
 
 

@@ -253,10 +253,10 @@ def test_timesteps_that_are_not_the_published_loops_are_refused_by_sample() -> N
         fast.sample(torch.randn(1, 4, 8, 8), [1])
 
 
-@pytest.mark.parametrize("lanes", [0, 2.5, "2", True])
-def test_lanes_are_a_whole_number_of_at_least_one(lanes: object) -> None:
-    with pytest.raises(ValueError, match="lanes: got"):
-        rt.compile(toy_uvit(), Full(), steps=2, lanes=lanes)  # type: ignore[arg-type]
+@pytest.mark.parametrize("calls", [0, 2.5, "2", True])
+def test_calls_per_step_are_a_whole_number_of_at_least_one(calls: object) -> None:
+    with pytest.raises(ValueError, match="calls_per_step: got"):
+        rt.compile(toy_uvit(), Full(), steps=2, calls_per_step=calls)  # type: ignore[arg-type]
 
 
 def test_a_compiled_model_is_neither_copied_nor_pickled() -> None:
@@ -267,7 +267,7 @@ def test_a_compiled_model_is_neither_copied_nor_pickled() -> None:
 
 
 def test_an_adapter_that_returns_something_else_is_refused() -> None:
-    with pytest.raises(TypeError, match="wanted a Bound, got int"):
+    with pytest.raises(TypeError, match="wanted a BoundModel, got int"):
         rt.compile(toy_dit(), Full(), steps=2, adapter=lambda model: 3)  # type: ignore[arg-type]
 
 

@@ -113,8 +113,8 @@ def test_auto_is_fused_and_tuned_where_there_is_a_gpu() -> None:
     drive(fast)
     summary = fast.summary()
     assert summary.backend == "fused"
-    assert summary.captured.graphs == len(fast.plan.steps) + 3
-    assert summary.captured.seconds > 0
+    assert summary.graphs.graphs == len(fast.plan.steps) + 3
+    assert summary.graphs.seconds > 0
     assert not summary.reasons
 
 
@@ -159,7 +159,7 @@ def test_one_session_called_from_streams_in_turn_is_ordered() -> None:
 def test_asleep_the_memory_is_others_and_awake_the_same_graphs_give_the_same() -> None:
     fast = fresh()
     want = fast.sample(noise(), [1, 2])
-    captured = fast.summary().captured.graphs
+    captured = fast.summary().graphs.graphs
     fast.sleep()
     with pytest.raises(RuntimeError, match="asleep"):
         fast.sample(noise(), [1, 2])
@@ -167,7 +167,7 @@ def test_asleep_the_memory_is_others_and_awake_the_same_graphs_give_the_same() -
     fast.wake()
     assert torch.equal(fast.sample(noise(), [1, 2]), want)
     assert others.isnan().all()
-    assert fast.summary().captured.graphs == captured
+    assert fast.summary().graphs.graphs == captured
 
 
 def test_cancelled_in_the_middle_the_next_run_is_as_if_nothing_had_been() -> None:

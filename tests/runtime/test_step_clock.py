@@ -109,7 +109,7 @@ def test_a_solver_that_evaluates_a_timestep_twice_is_counted_where_nothing_is_kn
 
 def test_two_calls_per_step_without_lanes_are_refused_for_a_falling_sampler() -> None:
     clock = StepClock(4, sampler="dpm-solver")
-    with pytest.raises(StepError, match="compile with lanes=2"):
+    with pytest.raises(StepError, match="compile with calls_per_step=2"):
         run(clock, GRID, lanes=2)
 
 
@@ -128,7 +128,7 @@ def test_an_explicit_lane_may_come_in_any_order_but_not_twice() -> None:
 
 
 def test_a_lane_that_was_not_compiled_is_refused() -> None:
-    with pytest.raises(StepError, match="lane 1 of 1: compile with lanes=2"):
+    with pytest.raises(StepError, match="lane 1 of 1: compile with calls_per_step=2"):
         StepClock(3).tick(900.0, lane=1)
 
 

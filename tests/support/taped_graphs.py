@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from l2c_rt.adapters import bind
+from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.api import build
+from l2c_rt.backends.backend import Backend
 from l2c_rt.backends.cuda.cuda_parts import CudaParts
-from l2c_rt.backends.cuda.support import fused_cuda
+from l2c_rt.backends.cuda.support import fused_cuda_backend
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.options import Options
 from l2c_rt.kernels import reference
@@ -123,7 +124,7 @@ def compile_taped(
     schedule: Any,
     *,
     steps: int | None = None,
-    lanes: int = 1,
+    calls_per_step: int = 1,
     timesteps: Any = None,
     strict: bool = False,
     recorder: Any = TapeRecorder,
@@ -135,8 +136,8 @@ def compile_taped(
     tuner = tuner or Tuner("tape", None, None, device="cpu")
     cuda = CudaParts(kernels or TapedKernels(), recorder, tuner)
 
-    def choose(bound_model: Any) -> Any:
-        return fused_cuda(bound_model, cuda, Options(**options))
+    def select(described: BoundModel) -> Backend:
+        return fused_cuda_backend(described, cuda, Options(**options))
 
-    return build(model, schedule, choose, steps=steps, lanes=lanes, timesteps=timesteps,
-                 strict=strict, bind=bind)  # fmt: skip
+    return build(model, schedule, select, steps=steps, calls_per_step=calls_per_step,
+                 timesteps=timesteps, strict=strict)  # fmt: skip

@@ -6,76 +6,103 @@ Equal to the reference up to rounding; no temporary of the size of x beyond what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2c_rt.adapters.bound_model import (
+    BoundModel,
     FusableAttention,
     FusableBranch,
     FusableMlp,
     FusableModel,
     State,
 )
-from l2c_rt.backends.backend import Evaluation, OpTable
+from l2c_rt.backends.backend import (
+    Backend,
+    Evaluation,
+    OpByOp,
+    OpTable,
+    fused_passes,
+    refuse_autocast,
+)
 from l2c_rt.backends.cpu.modulation import ModulationTable
-from l2c_rt.plan.ops import Compute, Reuse, ReuseRun, RunFixed
-from l2c_rt.runtime.summary import GraphStats
+from l2c_rt.plan.ops import Compute, Reuse, ReuseRun, RunFixed, StepPlan
 
 
-class Workspace:
-    """What one lane keeps between calls: the modulation table and one scratch output."""
+class FusedCpu(OpByOp):
+    """Keeps the modulation table and one scratch output between calls."""
 
-    def __init__(self, fusable: FusableModel) -> None:
+    def __init__(self, model: BoundModel, fusable: FusableModel) -> None:
+        super().__init__(model)
         self.fusable = fusable
-        self.table = ModulationTable(fusable) if fusable.modulation is not None else None
+        self._table = ModulationTable(fusable) if fusable.modulation is not None else None
         self._scratch: Tensor | None = None
 
-    def begin(self, evaluation: Evaluation, timesteps: Sequence[float] | None) -> None:
-        """Make ready for one evaluation of a run with these timesteps, if they are known."""
-        if torch.is_autocast_enabled("cpu"):
-            raise ValueError(
-                "the fused backend does not run under autocast: cast the model, as in "
-                'model.to(torch.bfloat16), or compile with backend="reference"'
-            )
-        evaluation.prepared = self
-        if self.table is not None:
-            self.table.begin(evaluation.state.t, evaluation.state.y, evaluation.step, timesteps)
+    def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
+        refuse_autocast("cpu")
+        if self._table is not None:
+            state = evaluation.state
+            self._table.begin(state.t, state.y, evaluation.step, evaluation.timesteps)
+        return super().evaluate(step, evaluation)
 
     @property
     def nbytes(self) -> int:
-        """Memory of the modulation table."""
-        return 0 if self.table is None else self.table.nbytes
+        return 0 if self._table is None else self._table.nbytes
 
-    @property
-    def captured(self) -> GraphStats:
-        """Nothing: there are no graphs on a CPU."""
-        return GraphStats()
+    def drop_tables(self) -> None:
+        if self._table is not None:
+            self._table.drop()
 
-    def forget(self) -> None:
-        """Drop what was computed from weights; called before every run, since they may change."""
-        if self.table is not None:
-            self.table.forget()
+    def run_fixed(self, op: RunFixed, evaluation: Evaluation) -> None:
+        self.model.fixed[op.node](evaluation.state)
 
-    def scratch(self, like: Tensor) -> Tensor:
-        kept = self._scratch
-        if kept is None or kept.shape != like.shape or kept.dtype != like.dtype:
-            self._scratch = kept = torch.empty_like(like, memory_format=torch.contiguous_format)
-        return kept
+    def compute(self, op: Compute, evaluation: Evaluation) -> None:
+        branch = self.fusable.branches[op.branch]
+        x, norm = evaluation.state.x, branch.norm
+        h = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        gate = None
+        if branch.first is not None:
+            shift, scale, gate = self._modulation(branch)
+            torch.addcmul(shift, h, scale + 1, out=h)
+        out = self._scratch_like(x) if op.slot is None else evaluation.slots.target(op.slot, x)
+        run_branch(branch.inner, h, out)
+        add(evaluation.state, out, gate)
 
-    def rows(self, part: FusableBranch) -> tuple[Tensor, Tensor, Tensor]:
+    def reuse(self, op: Reuse, evaluation: Evaluation) -> None:
+        branch = self.fusable.branches[op.branch]
+        gate = None if branch.first is None else self._modulation(branch)[2]
+        add(evaluation.state, evaluation.slots.load(op.slot), gate)
+
+    def reuse_run(self, op: ReuseRun, evaluation: Evaluation) -> None:
+        for item in op.items:
+            self.reuse(item, evaluation)
+
+    ops: ClassVar[OpTable] = {
+        RunFixed: run_fixed, Compute: compute, Reuse: reuse, ReuseRun: reuse_run
+    }  # fmt: skip
+
+    def _scratch_like(self, x: Tensor) -> Tensor:
+        scratch = self._scratch
+        if scratch is None or scratch.shape != x.shape or scratch.dtype != x.dtype:
+            scratch = torch.empty_like(x, memory_format=torch.contiguous_format)
+            self._scratch = scratch
+        return scratch
+
+    def _modulation(self, branch: FusableBranch) -> tuple[Tensor, Tensor, Tensor]:
         """shift, scale, gate of a branch, each [B, 1, D]."""
-        assert self.table is not None
-        assert part.first is not None
-        return self.table.rows(part.block, part.first)
+        assert self._table is not None
+        assert branch.first is not None
+        return self._table.rows(branch.block, branch.first)
 
 
-def table() -> OpTable:
-    """One function per op."""
-    return {RunFixed: run_fixed, Compute: compute, Reuse: reuse, ReuseRun: reuse_run}
+def fused_cpu_backend(model: BoundModel, reasons: tuple[str, ...] = ()) -> Backend:
+    """The fused backend for a described model on a CPU."""
+    fusable = model.fusable
+    assert fusable is not None
+    return Backend("fused", fused_passes, lambda plan: FusedCpu(model, fusable), reasons)
 
 
 def custom_forward(fusable: FusableModel) -> str:
@@ -84,57 +111,27 @@ def custom_forward(fusable: FusableModel) -> str:
     A class of somebody else's may have our names and another forward.
     """
     tried: set[type] = set()
-    for name, part in fusable.branches.items():
-        kind = type(part.module)
+    for name, branch in fusable.branches.items():
+        kind = type(branch.module)
         if kind in tried:
             continue
         tried.add(kind)
-        weight = part.norm.weight if part.norm.weight is not None else _last(part).weight
-        width = part.norm.normalized_shape[0]
+        weight = branch.norm.weight if branch.norm.weight is not None else _last(branch).weight
+        width = branch.norm.normalized_shape[0]
         h = torch.sin(torch.arange(4.0 * width, device=weight.device)).view(1, 4, width)
         h, out = h.to(weight.dtype), torch.empty(1, 4, width, dtype=weight.dtype)
         plain = torch.autocast(weight.device.type, enabled=False)
         with torch.inference_mode(False), torch.no_grad(), plain:
-            branch(part.inner, h.clone(), out)
-            whole = part.module(h)
+            run_branch(branch.inner, h.clone(), out)
+            whole = branch.module(h)
         close = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 3e-2
         if not torch.allclose(out, whole, rtol=close, atol=close):
             return f"{name}: {kind.__name__} computes something else than its linears do"
     return ""
 
 
-def _last(part: FusableBranch) -> nn.Linear:
-    return part.inner.proj if isinstance(part.inner, FusableAttention) else part.inner.fc2
-
-
-def run_fixed(op: RunFixed, evaluation: Evaluation) -> None:
-    evaluation.bound_model.fixed[op.node](evaluation.state)
-
-
-def compute(op: Compute, evaluation: Evaluation) -> None:
-    work: Workspace = evaluation.prepared
-    part = work.fusable.branches[op.branch]
-    x, norm = evaluation.state.x, part.norm
-    h = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-    gate = None
-    if part.first is not None:
-        shift, scale, gate = work.rows(part)
-        torch.addcmul(shift, h, scale + 1, out=h)
-    out = work.scratch(x) if op.slot is None else evaluation.slots.target(op.slot, x)
-    branch(part.inner, h, out)
-    add(evaluation.state, out, gate)
-
-
-def reuse(op: Reuse, evaluation: Evaluation) -> None:
-    work: Workspace = evaluation.prepared
-    part = work.fusable.branches[op.branch]
-    gate = None if part.first is None else work.rows(part)[2]
-    add(evaluation.state, evaluation.slots.load(op.slot), gate)
-
-
-def reuse_run(op: ReuseRun, evaluation: Evaluation) -> None:
-    for item in op.items:
-        reuse(item, evaluation)
+def _last(branch: FusableBranch) -> nn.Linear:
+    return branch.inner.proj if isinstance(branch.inner, FusableAttention) else branch.inner.fc2
 
 
 def add(state: State, out: Tensor, gate: Tensor | None) -> None:
@@ -147,7 +144,7 @@ def add(state: State, out: Tensor, gate: Tensor | None) -> None:
         state.x.addcmul_(gate, out)
 
 
-def branch(inner: FusableAttention | FusableMlp, h: Tensor, out: Tensor) -> None:
+def run_branch(inner: FusableAttention | FusableMlp, h: Tensor, out: Tensor) -> None:
     """A branch's linears, written to `out`.  Shapes: h, out [B, T, D]."""
     if isinstance(inner, FusableAttention):
         attention(inner, h, out)

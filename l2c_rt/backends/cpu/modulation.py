@@ -27,9 +27,10 @@ class ModulationTable:
         self._condition, self._modulation = fusable.condition, fusable.modulation
         self._blocks = 1 + max(part.block for part in fusable.branches.values())
         self._cap_bytes = cap_bytes
-        self.forget()
+        self.drop()
 
-    def forget(self) -> None:
+    def drop(self) -> None:
+        """Forget every row; the next call tabulates anew."""
         self._table: list[Tensor] = []
         self._t: tuple[float, ...] = ()
         self._y: Tensor | None = None
@@ -66,7 +67,7 @@ class ModulationTable:
     def _set_labels(self, y: Tensor, dtype: torch.dtype) -> None:
         if self._y is not None and torch.equal(self._y, y) and self._dtype == dtype:
             return
-        self.forget()
+        self.drop()
         self._y, self._dtype = y.clone(), dtype
         self._labels, self._inverse = torch.unique(y, return_inverse=True)
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import FusableAttention, FusableMlp, FusableModel, OuterLayers
+from l2c_rt.adapters.bound_model import FusableAttention, FusableMlp, OuterLayers
+from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.memory.arena import SlotMemory
+from l2c_rt.memory.slots import Slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +57,12 @@ class Buffers:
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def allocate(
-    shape: Shape,
-    fusable: FusableModel,
-    memory: SlotMemory,
-    streams: tuple[str, ...],
-    residual_dtype: torch.dtype | None,
-) -> Buffers:
-    """Buffers for a shape; the slots are there already and say tokens, width, dtype, device."""
-    b, t, d = memory.slots[0].shape
-    like = memory.slots[0]
-    inners = [part.inner for part in fusable.branches.values()]
+def allocate(shape: Shape, fused: FusedModel, slots: Slots, streams: tuple[str, ...]) -> Buffers:
+    """Buffers for a shape, slots included; `streams` are the names of the residual streams."""
+    outer, like = fused.outer, fused.outer.linear.weight
+    b, t, d = shape.batch, tokens_of(outer, shape), outer.norm.normalized_shape[0]
+    memory = slots.reserve((b, t, d), like.dtype, like.device)
+    inners = [part.inner for part in fused.fusable.branches.values()]
     heads = [3 * i.proj.in_features for i in inners if isinstance(i, FusableAttention)]
     hidden = [i.fc1.out_features for i in inners if isinstance(i, FusableMlp)]
     image = (shape.images, shape.channels, shape.height, shape.width)
@@ -76,7 +73,7 @@ def allocate(
     return Buffers(
         shape=shape,
         memory=memory,
-        streams={name: tokens(d, residual_dtype) for name in streams},
+        streams={name: tokens(d, fused.options.residual_dtype) for name in streams},
         latents=torch.zeros(image, device=like.device),
         anchor=torch.zeros(image, device=like.device),
         h=tokens(d),

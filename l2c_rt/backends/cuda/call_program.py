@@ -7,68 +7,57 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import BoundModel, State
+from l2c_rt.adapters.bound_model import State
+from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.cuda.buffers import Shape
-from l2c_rt.backends.cuda.cuda_parts import CudaParts
+from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.backends.cuda.shape_program import ShapeProgram
-from l2c_rt.backends.options import Options
 from l2c_rt.kernels.operands import Reuses
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.lowering import Final
-from l2c_rt.plan.ops import Plan
 
 
 class CallProgram:
-    """A captured graph per distinct row, between a copy of x and a copy of the output.
+    """A captured graph per distinct step, between a copy of x and a copy of the output.
 
     Timesteps that are known ahead are tabulated a window at a time.  Others, and labels that
     change inside a run, are tabulated evaluation by evaluation.
     """
 
-    def __init__(
-        self,
-        bound_model: BoundModel,
-        plan: Plan,
-        cuda: CudaParts,
-        options: Options,
-        slots: Slots,
-        state: State,
-    ) -> None:
+    def __init__(self, fused: FusedModel, slots: Slots, state: State) -> None:
         batch, channels, height, width = state.x.shape
         shape = Shape(batch, batch, channels, height, width)
-        self.prepared = ShapeProgram(
-            bound_model, plan, cuda, options, slots, shape, range(batch), guided=0, one_kernel=False
+        self.shape_program = ShapeProgram(
+            fused, slots, shape, range(batch), guided=0, one_kernel=False
         )
-        outer, like = self.prepared.outer, self.prepared.buffers.h
+        outer, like = self.shape_program.outer, self.shape_program.buffers.h
         tokens = like.shape[1]
         self._tokens = like.new_zeros(batch, tokens, outer.linear.out_features)
         self._image = like.new_zeros(batch, outer.channels, height, width)
         self._out = self._image
         if outer.after is not None:
             self._out = torch.zeros_like(outer.after(self._image))
-        self.prepared.capture(self._finish)
-        self._rows = self.prepared.launches(self.prepared.row_graphs)
+        self.shape_program.capture(self._finish)
+        self._variants = self.shape_program.sequence(self.shape_program.variant_graphs)
         self._labels: Tensor | None = None
         self._begun = False
         self._version: int | None = None
         self._covered = range(0)
 
-    def forget(self) -> None:
+    def drop_tables(self) -> None:
         """A run begins: nothing is tabulated."""
         self._labels, self._covered, self._begun = None, range(0), False
 
-    def evaluate(
-        self, state: State, step: int, row: int, timesteps: Sequence[float] | None
-    ) -> Tensor:
-        """The model's output.  `step` counts evaluations, `row` is the plan's distinct row."""
-        p = self.prepared
+    def evaluate(self, evaluation: Evaluation) -> Tensor:
+        """The model's output."""
+        p, state = self.shape_program, evaluation.state
         if not self._begun:
-            p.begin()
+            p.begin_run()
             self._begun = True
-        self._tabulate(state, step, timesteps)
-        with p.times.around(row):
+        self._tabulate(state, evaluation.step, evaluation.timesteps)
+        with p.times.around(evaluation.variant):
             p.buffers.latents.copy_(state.x, non_blocking=True)
-            self._rows.launch(row, 1)
+            self._variants.launch(evaluation.variant, 1)
             out = self._out.clone()
         p.replays += 1
         return out
@@ -78,14 +67,14 @@ class CallProgram:
         same = self._same_labels(y)
         if step in self._covered and same:
             return
-        known = timesteps is not None and step % self.prepared.tables.steps == 0
+        known = timesteps is not None and step % self.shape_program.tables.steps == 0
         if timesteps is not None and known:
-            self._covered = range(step, min(step + self.prepared.tables.steps, len(timesteps)))
-            self.prepared.fill(timesteps[self._covered.start : self._covered.stop], y)
+            self._covered = range(step, min(step + self.shape_program.tables.steps, len(timesteps)))
+            self.shape_program.fill(timesteps[self._covered.start : self._covered.stop], y)
             self._labels, self._version = y, _version(y)
             return
         self._covered = range(0)
-        self.prepared.fill(_timestep(state.t, self.prepared.tables.t), y)
+        self.shape_program.fill(_timestep(state.t, self.shape_program.tables.t), y)
 
     def _same_labels(self, y: Tensor | None) -> bool:
         """The very tensor that was tabulated, not written to since."""
@@ -93,7 +82,7 @@ class CallProgram:
         return version is not None and y is self._labels and version == self._version
 
     def _finish(self, launch: Final, reuses: Reuses) -> None:
-        p = self.prepared
+        p = self.shape_program
         assert launch.source is not None
         x, h = p.buffers.streams[launch.source], p.buffers.h
         self._norm(x, launch, reuses, h)
@@ -111,7 +100,7 @@ class CallProgram:
         p.buffers.counter[:1].add_(1)
 
     def _norm(self, x: Tensor, launch: Final, reuses: Reuses, h: Tensor) -> None:
-        p, k, norm = self.prepared, self.prepared.kernels, self.prepared.outer.norm
+        p, k, norm = self.shape_program, self.shape_program.kernels, self.shape_program.outer.norm
         if p.outer.modulation is not None:
             chunks = (p.tables.final, p.tables.final + 1, norm.eps)
             if launch.terms:

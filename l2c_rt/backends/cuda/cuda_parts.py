@@ -1,4 +1,4 @@
-"""What the backend works with: kernel functions, a recorder of graphs, a tuner.
+"""What the CUDA backend is made of: kernel functions, a recorder of graphs, a tuner.
 
 All are handed in, so that the very same program runs on a machine without a GPU: with the kernels'
 references, or with a driver that only records what would be launched.
@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 
+from l2c_rt.adapters.bound_model import BoundModel, FusableModel, OuterLayers
 from l2c_rt.backends.cuda.tuning.tuner import Tuner, cuda_measure, default_path, describe_device
 from l2c_rt.backends.options import Options
 from l2c_rt.device.graphs import CudaRecorder, Eager, Recorder
+from l2c_rt.plan.ops import Plan
 
 FUNCTIONS = {
     "reuse_run": ("reuse_run", "reuse_sum", "norm_modulate"),
@@ -46,18 +48,41 @@ class CudaParts:
     tuner: Tuner
 
 
+@dataclass(frozen=True, slots=True)
+class FusedModel:
+    """A described model with its plan: what every program of the backend is made from.
+
+    `fusable` and `outer` are the model's, known to be there.
+    """
+
+    model: BoundModel
+    plan: Plan
+    cuda: CudaParts
+    options: Options
+
+    @property
+    def fusable(self) -> FusableModel:
+        assert self.model.fusable is not None
+        return self.model.fusable
+
+    @property
+    def outer(self) -> OuterLayers:
+        assert self.fusable.outer is not None
+        return self.fusable.outer
+
+
 def triton_kernels() -> SimpleNamespace:
     """Every Triton kernel function by its name.  Raises ImportError without triton."""
-    found = {
+    functions = {
         name: getattr(importlib.import_module(f"l2c_rt.kernels.{file}"), name)
         for file, names in FUNCTIONS.items()
         for name in names
     }
-    return SimpleNamespace(**found)
+    return SimpleNamespace(**functions)
 
 
 def cuda_parts_for(device: torch.device, options: Options) -> CudaParts:
-    """The real ones, for a GPU."""
+    """The real ones, for a GPU: Triton's kernels, CUDA graphs, measured configurations."""
     measure = cuda_measure(device=device) if options.tune else None
     tuner = Tuner(describe_device(device), default_path() if options.tune else None, measure)
     return CudaParts(triton_kernels(), Eager if options.graph == "off" else CudaRecorder, tuner)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import FusableModel, OuterLayers
+from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.kernels.operands import Modulation
 
 
@@ -22,30 +22,22 @@ class ModulationTable:
     image reads.  Shapes: table [steps, labels, C, D], C = 6 per block and 2, or the prefix's E.
     """
 
-    def __init__(
-        self,
-        fusable: FusableModel,
-        outer: OuterLayers,
-        counter: Tensor,
-        rows: Sequence[int],
-        steps: int,
-        cap_bytes: int,
-        *,
-        has_labels: bool,
-    ) -> None:
+    def __init__(self, fused: FusedModel, counter: Tensor, rows: Sequence[int]) -> None:
+        fusable, outer, sampling = fused.fusable, fused.outer, fused.model.sampling
         self._fusable, self._outer = fusable, outer
-        self._blocks = 1 + max(part.block for part in fusable.branches.values())
+        self._blocks = 1 + max(branch.block for branch in fusable.branches.values())
         self._modulated = fusable.modulation is not None
         width, labels = outer.norm.normalized_shape[0], 1 + max(rows)
         chunks = 6 * self._blocks + 2 if self._modulated else outer.prefix_tokens
-        like = outer.linear.weight
+        like, device = outer.linear.weight, counter.device
         per_step = labels * chunks * width * like.element_size()
-        self.steps = max(1, min(steps, cap_bytes // max(1, per_step)))
-        device = counter.device
+        fitting = fused.options.table_bytes // max(1, per_step)
+        self.steps = max(1, min(fused.plan.num_evaluations, fitting))
         table = torch.zeros(self.steps, labels, chunks, width, dtype=like.dtype, device=device)
         index = torch.tensor(rows, dtype=torch.int32).to(device)
         self.modulation = Modulation(table, index, counter)
         self.t = torch.zeros(self.steps, device=device)
+        has_labels = sampling is None or sampling.classes > 0
         self.y = torch.zeros(labels, dtype=torch.int64, device=device) if has_labels else None
 
     @property

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.backends.backend import Callback, RunRequest
 from l2c_rt.backends.cuda.buffers import Shape
 from l2c_rt.backends.cuda.call_program import unpatchify_into
-from l2c_rt.backends.cuda.cuda_parts import CudaParts
+from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.backends.cuda.shape_program import ShapeProgram, host_tensor
-from l2c_rt.backends.options import Options
-from l2c_rt.device.graphs import Launches
+from l2c_rt.device.graphs import GraphSequence
 from l2c_rt.kernels.operands import Reuses, Solver, ddim_coefficients, dpm_solver_coefficients
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.lowering import Final
-from l2c_rt.plan.ops import Plan
 from l2c_rt.sampling.solvers import DDIM, DPMSolver
 
 AHEAD = 3
@@ -29,55 +26,40 @@ to stop soon."""
 WHOLE = -1
 """What a run as a whole is timed under, beside the evaluations that begin a window."""
 
-Callback = Callable[[int, Tensor], None]
-
 
 class RunProgram:
     """n images, with or without guidance, from noise to latents."""
 
-    def __init__(
-        self,
-        bound_model: BoundModel,
-        plan: Plan,
-        cuda: CudaParts,
-        options: Options,
-        slots: Slots,
-        noise: Tensor,
-        solver: DDIM | DPMSolver,
-        *,
-        guided: bool,
-    ) -> None:
-        how = bound_model.sampling
-        assert how is not None
-        n, channels, height, width = noise.shape
+    def __init__(self, fused: FusedModel, slots: Slots, request: RunRequest) -> None:
+        loop, solver, guided = fused.model.sampling, request.solver, request.guided
+        assert loop is not None
+        n, channels, height, width = request.noise.shape
         shape = Shape(n, 2 * n if guided else n, channels, height, width)
-        # Row i is the label of image i; all images share the row without a label.
-        rows = [*range(n), *([n] * n if guided else [])]
-        self._how, self._solver, self._guided = how, solver, guided
-        self.prepared = ShapeProgram(
-            bound_model, plan, cuda, options, slots, shape, rows,
-            guided=how.guided_channels, one_kernel=True,
-        )  # fmt: skip
-        buffers, outer = self.prepared.buffers, self.prepared.outer
-        self._coefficients = buffers.latents.new_zeros(self.prepared.tables.steps, 8)
+        # Label i is that of image i; all images share the one that stands for no label.
+        label_rows = [*range(n), *([n] * n if guided else [])]
+        self._loop, self._solver, self._guided = loop, solver, guided
+        self.shape_program = ShapeProgram(
+            fused, slots, shape, label_rows, guided=loop.guided_channels, one_kernel=True
+        )
+        plan = fused.plan
+        buffers, outer = self.shape_program.buffers, self.shape_program.outer
+        self._coefficients = buffers.latents.new_zeros(self.shape_program.tables.steps, 8)
         anchor = buffers.anchor if isinstance(solver, DPMSolver) else None
         self._state = Solver(self._coefficients, buffers.counter, anchor)
         self._tokens = self._image = buffers.h[:0]
         if outer.after is not None:
             self._tokens = buffers.h.new_zeros(*buffers.h.shape[:2], outer.linear.out_features)
             self._image = buffers.h.new_zeros(shape.batch, outer.channels, height, width)
-        self.prepared.capture(self._finish)
+        self.shape_program.capture(self._finish)
         self._windows = self._cut(plan.num_evaluations)
-        self._runs = self._whole_windows() if options.graph == "trajectory" else None
-        order = [self.prepared.row_graphs[row] for row in plan.order]
-        self._steps = self.prepared.launches(order)
+        self._runs = self._whole_windows() if fused.options.graph == "trajectory" else None
+        order = [self.shape_program.variant_graphs[variant] for variant in plan.order]
+        self._steps = self.shape_program.sequence(order)
         self._scale: float | None = None
         # Kept, and written in place: a run on another stream may still be reading it.
         self._table = buffers.latents.new_zeros(plan.num_evaluations, 8)
 
-    def run(
-        self, noise: Tensor, labels: Tensor | None, scale: float, callback: Callback | None
-    ) -> Tensor:
+    def run(self, request: RunRequest, callback: Callback | None) -> Tensor:
         """The latents after the run, in the noise's dtype; work is queued, not waited for.
 
         `callback(step, latents)` is given copies on the host, in order, as evaluations end; the
@@ -88,25 +70,25 @@ class RunProgram:
                 'sample: graph="trajectory" launches a run as a whole and cannot call back between '
                 'steps; compile with graph="step"'
             )
-        p = self.prepared
-        p.buffers.latents.copy_(noise, non_blocking=True)
-        y = self._labels(labels)
-        self._set_scale(scale)
-        p.begin()
+        p = self.shape_program
+        p.buffers.latents.copy_(request.noise, non_blocking=True)
+        y = self._labels(request.labels)
+        self._set_scale(request.cfg_scale)
+        p.begin_run()
         with p.times.around(WHOLE):
             self._launch(y, callback)
         p.replays += p.plan.num_evaluations
-        return p.buffers.latents.to(noise.dtype, copy=True)
+        return p.buffers.latents.to(request.noise.dtype, copy=True)
 
     def _launch(self, y: Tensor | None, callback: Callback | None) -> None:
-        p = self.prepared
-        seen = None if callback is None else _Reports(p.buffers.latents, callback)
+        p = self.shape_program
+        reports = None if callback is None else _Reports(p.buffers.latents, callback)
         for i, window in enumerate(self._windows):
             p.fill(self._solver.timesteps[window.start : window.stop], y)
             self._coefficients[: len(window)].copy_(self._table[window.start : window.stop])
             if self._runs is not None:
                 self._runs.launch(i, 1)
-            elif seen is None:
+            elif reports is None:
                 with p.times.around(window.start):
                     self._steps.launch(window.start, 1)
                 if len(window) > 1:
@@ -114,28 +96,28 @@ class RunProgram:
             else:
                 for step in window:
                     self._steps.launch(step, 1)
-                    seen.queue(step)
-        if seen is not None:
-            seen.finish()
+                    reports.queue(step)
+        if reports is not None:
+            reports.finish()
 
     def ended(self) -> list[tuple[float, float]]:
         """(seconds of the first evaluation, seconds in all) of runs that have ended."""
-        found, first = [], 0.0
-        for label, seconds in self.prepared.times.ended():
+        runs, first = [], 0.0
+        for label, seconds in self.shape_program.times.ended():
             if label == 0:
                 first = seconds
             elif label == WHOLE and first:
-                found.append((first, seconds))
+                runs.append((first, seconds))
                 first = 0.0
-        return found
+        return runs
 
     def _labels(self, labels: Tensor | None) -> Tensor | None:
         if labels is None:
             return None
         if not self._guided:
             return labels
-        assert self._how.null_label is not None
-        return torch.cat([labels, labels.new_full((1,), self._how.null_label)])
+        assert self._loop.null_label is not None
+        return torch.cat([labels, labels.new_full((1,), self._loop.null_label)])
 
     def _set_scale(self, scale: float) -> None:
         if scale == self._scale:
@@ -152,21 +134,21 @@ class RunProgram:
         self._scale = scale
 
     def _cut(self, evaluations: int) -> tuple[range, ...]:
-        size = self.prepared.tables.steps
+        size = self.shape_program.tables.steps
         starts = range(0, evaluations, size)
         return tuple(range(first, min(first + size, evaluations)) for first in starts)
 
-    def _whole_windows(self) -> Launches:
+    def _whole_windows(self) -> GraphSequence:
         work = [partial(self._window, window) for window in self._windows]
-        return self.prepared.launches(self.prepared.record(work))
+        return self.shape_program.sequence(self.shape_program.record(work))
 
     def _window(self, window: range) -> None:
-        p = self.prepared
+        p = self.shape_program
         for step in window:
-            p.runner.run(p.rows[p.plan.order[step]], self._finish)
+            p.launcher.run(p.variants[p.plan.order[step]], self._finish)
 
     def _finish(self, launch: Final, reuses: Reuses) -> None:
-        p, k, norm = self.prepared, self.prepared.kernels, self.prepared.outer.norm
+        p, k, norm = self.shape_program, self.shape_program.kernels, self.shape_program.outer.norm
         latents, final = p.buffers.latents, p.weights.final
         if p.outer.modulation is not None:
             chunks = (p.tables.final, p.tables.final + 1)
@@ -191,7 +173,7 @@ class RunProgram:
 
     def _finish_image(self, x: Tensor, reuses: Reuses, affine: tuple[Tensor, Tensor]) -> None:
         """Where the model's own last layers run between the final linear and the update."""
-        p, k = self.prepared, self.prepared.kernels
+        p, k = self.shape_program, self.shape_program.kernels
         outer, h, latents = p.outer, p.buffers.h, p.buffers.latents
         assert outer.after is not None
         k.reuse_run_norm(x, reuses, *affine, outer.norm.eps, out=(x, h))
@@ -201,7 +183,7 @@ class RunProgram:
         unpatchify_into(
             self._image, self._tokens[:, outer.prefix_tokens :], outer.patches.kernel_size[0]
         )
-        guided = self._how.guided_channels
+        guided = self._loop.guided_channels
         k.guided_update(outer.after(self._image), latents, self._state, guided, out=latents)
 
 

@@ -1,4 +1,4 @@
-"""A plan made ready for one input shape: buffers, tables, choices, and graphs of its rows."""
+"""A plan made ready for one input shape: buffers, tables, configurations, graphs of its steps."""
 
 from __future__ import annotations
 
@@ -9,35 +9,27 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import BoundModel, FusableModel, OuterLayers
 from l2c_rt.backends.cuda.branch_launcher import BranchLauncher
-from l2c_rt.backends.cuda.buffers import Shape, allocate, tokens_of
-from l2c_rt.backends.cuda.cuda_parts import CudaParts
+from l2c_rt.backends.cuda.buffers import Shape, allocate
+from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.backends.cuda.modulation_table import ModulationTable
 from l2c_rt.backends.cuda.step_launcher import Finish, StepLauncher
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
-from l2c_rt.backends.options import Options
 from l2c_rt.device.event_times import EventTimes
-from l2c_rt.device.graphs import Eager, Graph, Launches, Recorder, Work
+from l2c_rt.device.graphs import Eager, Graph, GraphSequence, GraphStats, Recorder, Work
 from l2c_rt.memory.slots import Slots
-from l2c_rt.plan.cost import can_be_one_kernel, launch_kernels
-from l2c_rt.plan.lowering import Row, buffers, lower
-from l2c_rt.plan.ops import Plan
-from l2c_rt.runtime.summary import GraphStats
+from l2c_rt.plan.lowering import LoweredStep, buffers, can_be_one_kernel, launch_kernels, lower
 
 
 class ShapeProgram:
     """What calls and whole runs have in common.
 
-    `rows[i]` are the launches of the plan's distinct row i.  Build, `tune`, `capture`, then replay.
+    `variants[i]` are the launches of the plan's distinct step i.  Build, `capture`, then replay.
     """
 
     def __init__(
         self,
-        bound_model: BoundModel,
-        plan: Plan,
-        cuda: CudaParts,
-        options: Options,
+        fused: FusedModel,
         slots: Slots,
         shape: Shape,
         label_rows: Sequence[int],
@@ -45,33 +37,24 @@ class ShapeProgram:
         guided: int,
         one_kernel: bool,
     ) -> None:
-        fusable, outer = fusable_and_outer(bound_model)
-        self.bound_model, self.plan, self.options = bound_model, plan, options
-        self.outer = outer
-        one_kernel = one_kernel and can_be_one_kernel(bound_model.program)
-        self.rows: tuple[Row, ...] = tuple(
-            lower(step, bound_model.program, plan.num_slots, one_kernel=one_kernel)
-            for step in plan.steps
+        model, plan, cuda = fused.model, fused.plan, fused.cuda
+        fusable, outer = fused.fusable, fused.outer
+        self.model, self.plan, self.options, self.outer = model, plan, fused.options, outer
+        one_kernel = one_kernel and can_be_one_kernel(model.program)
+        self.variants: tuple[LoweredStep, ...] = tuple(
+            lower(step, model.program, plan.num_slots, one_kernel=one_kernel) for step in plan.steps
         )
-        like = outer.linear.weight
-        tokens, width = tokens_of(outer, shape), outer.norm.normalized_shape[0]
-        memory = slots.reserve((shape.batch, tokens, width), like.dtype, like.device)
-        streams = buffers(self.rows)
-        self.buffers = allocate(shape, fusable, memory, streams, options.residual_dtype)
-        has_labels = bound_model.sampling is None or bound_model.sampling.classes > 0
-        self.tables = ModulationTable(
-            fusable, outer, self.buffers.counter, label_rows, plan.num_evaluations,
-            options.table_bytes, has_labels=has_labels,
-        )  # fmt: skip
+        self.device = outer.linear.weight.device
+        self.buffers = allocate(shape, fused, slots, buffers(self.variants))
+        self.tables = ModulationTable(fused, self.buffers.counter, label_rows)
         self.weights = WeightCopies(fusable, outer, guided)
         self.kernels = cuda.kernels
         self.branches = BranchLauncher(
             fusable, self.buffers, self.weights, cuda.kernels, cuda.tuner
         )
-        self.runner = StepLauncher(
+        self.launcher = StepLauncher(
             fusable, self.buffers, self.tables, self.weights, self.branches, cuda.kernels
         )
-        self.device = like.device
         self.recorder: Recorder = cuda.recorder(self.device)
         self.replays = self.graphs = self.nodes = 0
         self.seconds = 0.0
@@ -79,23 +62,23 @@ class ShapeProgram:
         self.times = EventTimes(self.device)
 
     def capture(self, finish: Finish) -> None:
-        """Settle choices, run everything once, capture the filling of tables and every row."""
+        """Settle configurations, run everything once, capture the filling of tables and steps."""
         began = time.perf_counter()
         self.branches.tune()
-        for row in self.rows:
-            self.runner.prepare(row)
+        for variant in self.variants:
+            self.launcher.prepare(variant)
         fill = self.tables.fill
         fills: list[Work] = [self.weights.refresh, partial(fill, self.tables.steps),
                              partial(fill, 1)]  # fmt: skip
-        work: list[Work] = [partial(self.runner.run, row, finish) for row in self.rows]
-        # Every row counts an evaluation: left to add up, they would read behind the tables.
-        counted = [step for each in work for step in (self._count_anew, each)]
+        work: list[Work] = [partial(self.launcher.run, v, finish) for v in self.variants]
+        # Every step counts an evaluation: left to add up, they would read behind the tables.
+        counted = [item for step in work for item in (self._count_anew, step)]
         self.recorder.warm([*fills, *counted])
         self._refresh, self._fill_all, self._fill_one, *graphs = self.record([*fills, *work])
-        self.row_graphs = tuple(graphs)
+        self.variant_graphs = tuple(graphs)
         if self.recorder.captures:
-            nodes = {node.name: node for node in self.bound_model.program.nodes}
-            self.nodes = sum(launch_kernels(launch, nodes) for row in self.rows for launch in row)
+            nodes = {node.name: node for node in self.model.program.nodes}
+            self.nodes = sum(launch_kernels(launch, nodes) for v in self.variants for launch in v)
         self.seconds += time.perf_counter() - began
 
     def record(self, work: Sequence[Callable[[], None]]) -> list[Graph]:
@@ -105,7 +88,7 @@ class ShapeProgram:
         the reason noted.  Raises RuntimeError otherwise.
         """
         try:
-            found = [self._captured(each) for each in work]
+            graphs = [self._captured(item) for item in work]
         except RuntimeError as error:
             why = f"{type(error).__name__}: {error}".splitlines()[0]
             if not self.options.forgiving:
@@ -115,9 +98,9 @@ class ShapeProgram:
                 ) from error
             self.notes.append(f"graphs not captured, kernels launched one by one: {why}")
             self.recorder = Eager(self.device)
-            return [self.recorder.capture(each) for each in work]
-        self.graphs += len(found) if self.recorder.captures else 0
-        return found
+            return [self.recorder.capture(item) for item in work]
+        self.graphs += len(graphs) if self.recorder.captures else 0
+        return graphs
 
     def _captured(self, work: Callable[[], None]) -> Graph:
         self._count_anew()
@@ -126,11 +109,11 @@ class ShapeProgram:
     def _count_anew(self) -> None:
         self.buffers.counter.zero_()
 
-    def launches(self, graphs: Sequence[Graph]) -> Launches:
+    def sequence(self, graphs: Sequence[Graph]) -> GraphSequence:
         """Graphs of this shape in the order of a run."""
-        return Launches(graphs, self.device, [self.buffers.memory.arena])
+        return GraphSequence(graphs, self.device, [self.buffers.memory.arena])
 
-    def begin(self) -> None:
+    def begin_run(self) -> None:
         """A run begins: take the weights as they are now."""
         self._refresh.replay()
 
@@ -158,7 +141,7 @@ class ShapeProgram:
         (self._fill_one if count == 1 else self._fill_all).replay()
 
     @property
-    def captured(self) -> GraphStats:
+    def graph_stats(self) -> GraphStats:
         return GraphStats(
             self.graphs, self.nodes, self.recorder.nbytes,
             self.buffers.nbytes + self.weights.nbytes, self.seconds, self.replays,
@@ -166,13 +149,7 @@ class ShapeProgram:
         )  # fmt: skip
 
 
-def fusable_and_outer(bound_model: BoundModel) -> tuple[FusableModel, OuterLayers]:
-    assert bound_model.fusable is not None
-    assert bound_model.fusable.outer is not None
-    return bound_model.fusable, bound_model.fusable.outer
-
-
 def host_tensor(values: Sequence[float], like: Tensor) -> Tensor:
     """Numbers on the host, in memory that a copy to the device need not wait for."""
-    made = torch.tensor([float(v) for v in values], dtype=like.dtype)
-    return made.pin_memory() if like.device.type == "cuda" else made
+    tensor = torch.tensor([float(v) for v in values], dtype=like.dtype)
+    return tensor.pin_memory() if like.device.type == "cuda" else tensor

@@ -14,7 +14,7 @@ from l2c_rt.backends.cuda.buffers import Buffers
 from l2c_rt.backends.cuda.modulation_table import ModulationTable
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.kernels.operands import Reuses
-from l2c_rt.plan.lowering import Embed, Final, Row, Run, SkipLinear, Sum, Term
+from l2c_rt.plan.lowering import Embed, Final, LoweredStep, Run, SkipLinear, Sum, Term
 
 Finish = Callable[[Final, Reuses], None]
 
@@ -38,7 +38,7 @@ class StepLauncher:
         self._gated = fusable.modulation is not None
         self._lists: dict[tuple[Term, ...], Reuses] = {}
 
-    def run(self, row: Row, finish: Finish) -> None:
+    def run(self, row: LoweredStep, finish: Finish) -> None:
         """Launch everything of a row."""
         self._branches.begin()
         for launch in row:
@@ -55,7 +55,7 @@ class StepLauncher:
                 self._branches.settle()
                 finish(launch, self.reuses(launch.terms))
 
-    def prepare(self, row: Row) -> None:
+    def prepare(self, row: LoweredStep) -> None:
         """Put a row's lists of slots and gates on the device, which a capture cannot do."""
         for launch in row:
             if isinstance(launch, Sum | Final):
@@ -177,8 +177,8 @@ class StepLauncher:
         )  # fmt: skip
 
 
-def why_not(fusable: FusableModel, outer: OuterLayers) -> str:
-    """Why the row kernels cannot run this model; empty where they can."""
+def why_not_launched(fusable: FusableModel, outer: OuterLayers) -> str:
+    """Why the kernels cannot run this model; empty where they can."""
     gated = fusable.modulation is not None
     if outer.norm.normalized_shape[0] % 8:
         return f"width {outer.norm.normalized_shape[0]} is not a multiple of 8"

@@ -7,11 +7,11 @@ import importlib.util
 import torch
 
 from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.backends.backend import Backend, fused_passes
+from l2c_rt.backends.backend import Backend, WholeRuns, fused_passes
 from l2c_rt.backends.cpu.fused import custom_forward
-from l2c_rt.backends.cuda import step_launcher as rows
-from l2c_rt.backends.cuda import workspace
-from l2c_rt.backends.cuda.cuda_parts import CudaParts, cuda_parts_for
+from l2c_rt.backends.cuda.cuda_parts import CudaParts, FusedModel, cuda_parts_for
+from l2c_rt.backends.cuda.step_launcher import why_not_launched
+from l2c_rt.backends.cuda.workspace import CudaWorkspace
 from l2c_rt.backends.options import Options
 from l2c_rt.memory.arena import SlotMemory
 from l2c_rt.plan.ops import Plan
@@ -21,23 +21,24 @@ OLDEST_GPU = (8, 0)
 TRITON = ((3, 6), (3, 9))
 
 
-def why_not(bound_model: BoundModel, options: Options) -> str:
+def why_not(model: BoundModel, options: Options) -> str:
     """What this machine or the model lacks; empty where the backend can run it."""
-    return _why_not_here(bound_model.device) or why_not_model(bound_model, options)
+    return _why_not_here(model.device) or why_not_model(model, options)
 
 
-def on_gpu(bound_model: BoundModel, options: Options) -> Backend:
+def fused_backend_on_gpu(model: BoundModel, options: Options) -> Backend:
     """The backend on the model's GPU."""
-    return fused_cuda(bound_model, cuda_parts_for(bound_model.device, options), options)
+    return fused_cuda_backend(model, cuda_parts_for(model.device, options), options)
 
 
-def fused_cuda(bound_model: BoundModel, cuda: CudaParts, options: Options) -> Backend:
-    """The fused backend of a GPU, with these tools."""
+def fused_cuda_backend(model: BoundModel, cuda: CudaParts, options: Options) -> Backend:
+    """The fused backend of a GPU, made from these parts."""
 
-    def made(plan: Plan) -> workspace.Workspace:
-        return workspace.Workspace(bound_model, plan, cuda, options)
+    def workspace(plan: Plan) -> WholeRuns:
+        return CudaWorkspace(FusedModel(model, plan, cuda, options))
 
-    return Backend("fused", workspace.run, fused_passes, made, scratch=1, whole_runs=True)
+    # One slot more, for outputs that nobody reads later.
+    return Backend("fused", fused_passes, workspace, extra_slots=1)
 
 
 def _why_not_here(device: torch.device) -> str:
@@ -59,12 +60,12 @@ def _why_not_here(device: torch.device) -> str:
     return ""
 
 
-def why_not_model(bound_model: BoundModel, options: Options) -> str:
+def why_not_model(model: BoundModel, options: Options) -> str:
     """What of the model the fused CUDA backend cannot run; empty where it can run all."""
-    fusable = bound_model.fusable
+    fusable = model.fusable
     if fusable is None or fusable.outer is None:
-        return bound_model.why_not_fusable or "the adapter does not describe the model's ends"
-    nodes = [node for node in bound_model.program.nodes if isinstance(node, Fixed)]
+        return model.why_not_fusable or "the adapter does not describe the model's ends"
+    nodes = [node for node in model.program.nodes if isinstance(node, Fixed)]
     unknown = [n.name for n in nodes if not n.role and not n.conditioning]
     if unknown:
         return f"node {unknown[0]!r} has no role (embed, final, skip_save, skip_linear)"
@@ -73,4 +74,4 @@ def why_not_model(bound_model: BoundModel, options: Options) -> str:
         return f"the model is {model_dtype}, wanted bfloat16, float16 or float32"
     if fusable.outer.skip_linears and options.residual_dtype not in (None, model_dtype):
         return f"residual_dtype={options.residual_dtype} is not for models with long skips"
-    return rows.why_not(fusable, fusable.outer) or custom_forward(fusable)
+    return why_not_launched(fusable, fusable.outer) or custom_forward(fusable)

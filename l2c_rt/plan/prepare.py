@@ -1,0 +1,29 @@
+"""From a schedule to the plan that a backend runs: verified, rewritten, verified, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from l2c_rt.plan.build import build_plan
+from l2c_rt.plan.cost import Cost, cost
+from l2c_rt.plan.ops import Plan
+from l2c_rt.plan.program import BlockProgram
+from l2c_rt.plan.verify import verify
+from l2c_rt.schedule.cache_schedule import CacheSchedule
+
+Passes = Callable[[Plan, BlockProgram], Plan]
+"""The rewrites that a backend asks for."""
+
+
+def prepare(program: BlockProgram, schedule: CacheSchedule, passes: Passes) -> tuple[Plan, Cost]:
+    """The verified plan for a backend, and what a run of it costs.
+
+    Raises ValueError where schedule and program name different branches, and PlanError, a
+    ValueError, for a plan that could read a stale value or departs from the schedule.
+    """
+    plan = build_plan(program, schedule)
+    verify(plan, program, schedule)
+    rewritten = passes(plan, program)
+    if rewritten is not plan:
+        verify(rewritten, program, schedule)
+    return rewritten, cost(program, rewritten)

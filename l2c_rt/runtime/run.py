@@ -1,0 +1,151 @@
+"""One run at a time: where it is, its slots and its workspaces.
+
+Runs of one compiled model share its version, and nothing that a run writes.  Whoever calls a run
+has it alone: `Turn` sees to that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l2c_rt.backends.backend import Callback, Evaluation, RunRequest, WholeRuns
+from l2c_rt.runtime.cache_context import StepHint
+from l2c_rt.runtime.lanes import InputKey, Lane, Lanes
+from l2c_rt.runtime.shared import SharedModel
+from l2c_rt.runtime.step_clock import StepClock, StepError, Tick
+from l2c_rt.runtime.timestep_check import TimestepCheck
+
+
+class Run:
+    """The run under way, or none; begins anew after its last evaluation, an error, a reset."""
+
+    def __init__(
+        self, shared: SharedModel, *, lanes: int, timesteps: Sequence[float] | None = None
+    ) -> None:
+        schedule = shared.schedule
+        self.shared, self.version = shared, shared.version
+        self.clock = StepClock(schedule.steps, lanes, timesteps, schedule.sampler, shared.counts)
+        self._check = TimestepCheck(self.clock)
+        self.lanes = Lanes(lanes, shared.memory_taken)
+        self._key: InputKey | None = None
+        self._in_call = False
+        self._asleep = self._closed = False
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], hint: StepHint) -> Any:
+        """One evaluation, with the model's own arguments and return value.
+
+        Raises StepError, a ValueError, for a call that does not fit the run under way.
+        """
+        self._check_usable()
+        if self._in_call:
+            # A call that was interrupted before it could reset: Ctrl-C may come at any line.
+            self.reset()
+        self._in_call = True
+        # Slots and tables outlive the call, so they must not be inference tensors.
+        with torch.inference_mode(False), torch.no_grad():
+            out = self._evaluate(args, kwargs, hint)
+        self._check.done()
+        self._in_call = False
+        return out
+
+    def begin_whole(self, key: InputKey) -> Lane:
+        """The lane of a run that is done in one go; the run under way is forgotten."""
+        self._check_usable()
+        self.reset()
+        self.renew()
+        return self._lanes_of_new_run(key)[0]
+
+    def whole(self, lane: Lane, request: RunRequest, callback: Callback | None) -> Tensor:
+        """A run done by a workspace in one go."""
+        workspace = lane.workspace
+        assert isinstance(workspace, WholeRuns)
+        with torch.inference_mode(False), torch.no_grad():
+            latents = workspace.whole_run(request, lane.slots, callback)
+        self.shared.counts.add_whole_run(self.clock.steps, workspace.run_seconds())
+        return latents
+
+    def renew(self) -> bool:
+        """Take the model as it is now; True where it has changed since the last run."""
+        version = self.shared.current()
+        if version is self.version:
+            return False
+        self.lanes.renew(version)
+        self.version = version
+        return True
+
+    def reset(self, *, forget_timesteps: bool = False) -> None:
+        """Forget the run under way, and with `forget_timesteps` the loop it was checked against."""
+        self._check.reset(forget_timesteps=forget_timesteps)
+        self._key, self._in_call = None, False
+
+    def close(self) -> None:
+        """Forget the run and give its memory back; it cannot be called any more."""
+        self.reset()
+        self._closed = True
+        self.lanes.clear()
+
+    def sleep(self) -> None:
+        """Give slots and tables back; the run under way is forgotten, addresses stay."""
+        self.reset()
+        self._asleep = True
+        for lane in self.lanes.all():
+            lane.slots.sleep()
+            lane.workspace.drop_tables()
+
+    def wake(self) -> None:
+        """Take the slots' memory again.  Raises MemoryError where there is too little."""
+        for lane in self.lanes.all():
+            lane.slots.wake()
+        self._asleep = False
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise RuntimeError("this session is closed: open another with fast.session()")
+        if self._asleep or self.shared.asleep:
+            raise RuntimeError("this model is asleep: call wake() before the next run")
+
+    def _evaluate(self, args: tuple[Any, ...], kwargs: dict[str, Any], hint: StepHint) -> Any:
+        state = self.version.model.begin(*args, **kwargs)
+        tick = self._check.tick(state.t, hint)
+        if tick.first and self.renew():
+            state = self.version.model.begin(*args, **kwargs)
+        key = InputKey.of(tuple(state.x.shape), state.x.dtype, state.x.device)
+        if tick.first:
+            lanes = self._lanes_of_new_run(key)
+        else:
+            self._check_key(key, tick)
+            lanes = self.lanes.at(key, self.version)
+        plan, lane = self.version.plan, lanes[tick.lane]
+        variant = plan.order[tick.step]
+        evaluation = Evaluation(state, lane.slots, tick.step, variant, self.clock.timesteps)
+        began = time.perf_counter()
+        out = lane.workspace.evaluate(plan.steps[variant], evaluation)
+        self._count(key, lane, variant, time.perf_counter() - began)
+        return out
+
+    def _lanes_of_new_run(self, key: InputKey) -> list[Lane]:
+        lanes = self.lanes.at(key, self.version)
+        for lane in lanes:
+            lane.workspace.drop_tables()
+        self._key = key
+        return lanes
+
+    def _check_key(self, key: InputKey, tick: Tick) -> None:
+        if key != self._key:
+            raise StepError(
+                f"step {tick.step}: input is {key}, but the run began with {self._key}; finish "
+                "the run or call reset() before changing it"
+            )
+
+    def _count(self, key: InputKey, lane: Lane, variant: int, host_seconds: float) -> None:
+        counts = self.shared.counts
+        counts.calls += 1
+        if key.device.type == "cpu":
+            counts.add_time(key, variant, host_seconds)
+        for ended, seconds in lane.workspace.step_seconds():
+            counts.add_time(key, ended, seconds)

@@ -1,0 +1,99 @@
+"""`sample`: the whole run of a model's published loop, on a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
+from l2c_rt.backends.backend import Callback, RunRequest, WholeRuns
+from l2c_rt.runtime.cache_context import StepHint
+from l2c_rt.runtime.lanes import InputKey
+from l2c_rt.runtime.run import Run
+from l2c_rt.runtime.step_clock import same_timestep
+from l2c_rt.sampling import loops
+from l2c_rt.sampling.solvers import DDIM, DPMSolver
+from l2c_rt.schedule.cache_schedule import CacheSchedule
+
+
+def sample(
+    run: Run, noise: Tensor, y: Any, cfg_scale: float | None, callback: Callback | None
+) -> Tensor:
+    """The latents after the run; see `Session.sample`.
+
+    Where the backend has whole runs, guidance and solver are on the device, and the callback is
+    given float32 copies on the host.
+    """
+    if run.lanes.count != 1:
+        raise ValueError(
+            "sample: batches cond and uncond, so it needs a session with one call per step; call "
+            "sample() of the compiled model"
+        )
+    model, schedule = run.version.model, run.shared.schedule
+    loop = published_loop(model)
+    solver = published_solver(model, schedule, run.clock.given_timesteps)
+    labels = loops.check_inputs(noise, y, loop)
+    scale = loop.cfg_scale if cfg_scale is None else float(cfg_scale)
+    guided = loops.is_guided(loop, labels, scale)
+    request = RunRequest(noise, labels, scale, guided, solver)
+    shape = (2 * len(noise) if guided else len(noise), *noise.shape[1:])
+    lane = run.begin_whole(InputKey.of(shape, _dtype(model), model.device))
+    if isinstance(lane.workspace, WholeRuns):
+        return run.whole(lane, request, callback)
+    return _step_by_step(run, request, loop, callback)
+
+
+def published_loop(model: BoundModel) -> PublishedLoop:
+    """The loop of the model's publication.  Raises ValueError where none is known."""
+    if model.sampling is None:
+        raise ValueError(f"sample: no published loop for {type(model.model).__name__}")
+    return model.sampling
+
+
+def published_solver(
+    model: BoundModel, schedule: CacheSchedule, timesteps: Sequence[float] | None
+) -> DDIM | DPMSolver:
+    """The solver of the model's published loop, if schedule and timesteps were made for it."""
+    loop = published_loop(model)
+    if schedule.sampler not in ("", loop.sampler):
+        raise ValueError(
+            f"sample: the schedule was made for {schedule.sampler}, the model's published loop is "
+            f"{loop.sampler}; call the compiled model in a loop of your own"
+        )
+    solver = loops.solver_for(loop.sampler, schedule.steps)
+    pairs = zip(timesteps or solver.timesteps, solver.timesteps, strict=True)
+    for k, (got, expected) in enumerate(pairs):
+        if not same_timestep(got, expected):
+            raise ValueError(
+                f"sample: timestep {k} of the published loop is {expected:g}, but {got:g} was "
+                "given to compile; call the compiled model in a loop of your own"
+            )
+    return solver
+
+
+def _step_by_step(
+    run: Run, request: RunRequest, loop: PublishedLoop, callback: Callback | None
+) -> Tensor:
+    """The loop on the host.  The latents keep their dtype, also where the model is narrower."""
+    dtype, steps = _dtype(run.version.model), run.clock.steps
+    step = 0
+
+    def call(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        model = run.version.model
+        # Every call says which step it is, so that a reset in between is noticed.
+        out = run.call((), model.arguments(x.to(dtype), t, y), StepHint(0, step, steps))
+        return model.to_tensor(out).to(x.dtype)
+
+    guided = loops.guided_call(call, loop, request.labels, request.cfg_scale)
+    latents = request.noise
+    for latents in loops.run(request.solver, guided, request.noise):
+        if callback is not None:
+            callback(step, latents)
+        step += 1
+    return latents
+
+
+def _dtype(model: BoundModel) -> Any:
+    return next(model.model.parameters()).dtype
