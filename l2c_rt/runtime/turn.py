@@ -35,10 +35,11 @@ class Turn:
         Raises RuntimeError at once, and touches nothing, while somebody else has the session.
         """
         taken = self._taken
-        if self._lock.locked():
+        # No user and yet locked: a reset, a sleep or a wake, which is short and may be waited for.
+        if self._lock.locked() and self._user is not None:
             raise RuntimeError(self._refusal())
         with self._lock:
-            # Two callers may have found the lock free: the later one has overlapped as well.
+            # Two callers may have found the session free: the later one has overlapped as well.
             if self._taken != taken:
                 raise RuntimeError(self._refusal())
             self._taken += 1
