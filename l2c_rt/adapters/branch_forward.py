@@ -49,18 +49,18 @@ def recording_pass(
     bound_model: BoundModel, x: Tensor, t: Tensor, y: Tensor | None
 ) -> tuple[Tensor, list[Tensor]]:
     """The model's output, and every branch's output before the gate, in execution order."""
-    kept: list[Tensor] = []
+    previous_outputs: list[Tensor] = []
 
     def keep(k: int, out: Tensor) -> Tensor:
-        kept.append(out)
+        previous_outputs.append(out)
         return out
 
-    return evaluate(bound_model, x, t, y, keep), kept
+    return evaluate(bound_model, x, t, y, keep), previous_outputs
 
 
 def mixed_pass(
     bound_model: BoundModel,
-    kept: Sequence[Tensor],
+    previous_outputs: Sequence[Tensor],
     weights: Tensor,
     x: Tensor,
     t: Tensor,
@@ -70,21 +70,23 @@ def mixed_pass(
 
     Differentiable in `weights` [K], through every later branch as well.
     """
-    each = weights.to(kept[0].dtype).unbind()
-    return evaluate(bound_model, x, t, y, lambda k, out: torch.lerp(kept[k], out, each[k]))
+    shares = weights.to(previous_outputs[0].dtype).unbind()
+    return evaluate(
+        bound_model, x, t, y, lambda k, out: torch.lerp(previous_outputs[k], out, shares[k])
+    )
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """The model without gradients and random drops; flags and modes are put back at the end."""
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     training = [(module, module.training) for module in model.modules()]
     try:
         model.requires_grad_(False)
         model.eval()
         yield
     finally:
-        for parameter, flag in wanted:
+        for parameter, flag in flags:
             parameter.requires_grad_(flag)
         for module, mode in training:
             module.training = mode

@@ -54,9 +54,9 @@ def train_classifier(digits: Digits, seed: int = 0) -> Classifier:
     """Fit scikit-learn's MLPClassifier to four fifths of the digits and test it on the rest."""
     from sklearn.neural_network import MLPClassifier
 
-    kept, held_out = split_digits(digits, HELD_OUT, seed)
+    training, held_out = split_digits(digits, HELD_OUT, seed)
     fitted = MLPClassifier(HIDDEN, alpha=1e-2, max_iter=400, random_state=seed)
-    fitted.fit(kept.images.flatten(1).numpy(), kept.labels.numpy())
+    fitted.fit(training.images.flatten(1).numpy(), training.labels.numpy())
     layers = [
         as_linear(torch.from_numpy(weight), torch.from_numpy(bias))
         for weight, bias in zip(fitted.coefs_, fitted.intercepts_, strict=True)

@@ -124,8 +124,8 @@ class CudaRecorder:
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         try:
             with torch.cuda.stream(self._stream):
-                for each in work:
-                    each()
+                for item in work:
+                    item()
         finally:
             self._stream.synchronize()  # Also after an error: what it uses may be freed next.
 
@@ -211,8 +211,8 @@ class GraphSequence:
         self._loop: GraphLoop | None = None
         if device.type == "cuda" and handles and None not in handles:
             index = torch.cuda.current_device() if device.index is None else device.index
-            whole = [handle for handle in handles if handle is not None]
-            self._loop = GraphLoop(index, whole, self._arenas)
+            known = [handle for handle in handles if handle is not None]
+            self._loop = GraphLoop(index, known, self._arenas)
 
     def launch(self, first: int = 0, count: int | None = None) -> None:
         """Enqueue graphs [first, first + count) on the current stream.

@@ -32,8 +32,8 @@ class SlotMemory:
         self, num_slots: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
     ) -> None:
         if dtype not in _NAMES:
-            wanted = ", ".join(_NAMES.values())
-            raise ValueError(f"cache slots: dtype {dtype}, wanted one of {wanted}")
+            names = ", ".join(_NAMES.values())
+            raise ValueError(f"cache slots: dtype {dtype}, wanted one of {names}")
         slot_bytes = math.prod(shape) * dtype.itemsize
         self._arena = Arena(num_slots, slot_bytes, _index(device))
         self.slots: tuple[Tensor, ...] = tuple(

@@ -39,11 +39,11 @@ class Slots:
     ) -> SlotMemory:
         """All slots at once, taken now if they are not there yet, or were for another shape, dtype
         or device: a model that was cast or moved."""
-        kept = self._memory
-        if kept is not None:
-            like = kept.slots[0]
+        memory = self._memory
+        if memory is not None:
+            like = memory.slots[0]
             if (tuple(like.shape), like.dtype, like.device) == (shape, dtype, device):
-                return kept
+                return memory
         self._memory = None
         self._memory = SlotMemory(self.num_slots, shape, dtype, device)
         self._on_taken()

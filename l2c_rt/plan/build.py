@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from l2c_rt.plan.ops import Compute, Op, Plan, Reuse, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Branch
@@ -33,16 +34,16 @@ def build_plan(program: BlockProgram, schedule: CacheSchedule) -> Plan:
     _check_branches(program, schedule)
     rows = [tuple(map(bool, schedule.row(s))) for s in range(schedule.steps)]
     live = liveness(rows)
-    kept: dict[tuple[bool, ...], list[bool]] = {}
+    needed: dict[tuple[bool, ...], list[bool]] = {}
     for row, alive in zip(rows, live, strict=True):
-        need = kept.setdefault(row, [False] * len(row))
-        kept[row] = [a or b for a, b in zip(need, alive, strict=True)]
+        before = needed.setdefault(row, [False] * len(row))
+        needed[row] = [a or b for a, b in zip(before, alive, strict=True)]
     names = program.branch_names
     reused = [k for k in range(len(names)) if any(not row[k] for row in rows)]
     slot_of = {k: slot for slot, k in enumerate(reused)}
-    distinct = tuple(kept)
-    choices = _choices(program, slot_of)
-    steps = tuple(_step(choices, row, kept[row]) for row in distinct)
+    distinct = tuple(needed)
+    nodes = _ops_of_nodes(program, slot_of)
+    steps = tuple(_step(nodes, row, needed[row]) for row in distinct)
     index = {row: i for i, row in enumerate(distinct)}
     return Plan(steps, tuple(index[row] for row in rows), tuple(names[k] for k in reused))
 
@@ -63,33 +64,41 @@ def _check_branches(program: BlockProgram, schedule: CacheSchedule) -> None:
     )
 
 
-def _choices(
-    program: BlockProgram, slot_of: dict[int, int]
-) -> list[tuple[int, Op, Op | None, Op | None]]:
-    """Per node: its branch number or -1, and the op that runs it, keeps it, reuses it.
+class _NodeOps(NamedTuple):
+    """The ops that one node can become.  `branch` is its number, or -1 for a fixed node."""
 
-    Made once, so that the rows of a plan share their ops.
-    """
-    found: list[tuple[int, Op, Op | None, Op | None]] = []
+    branch: int
+    run: Op
+    store: Op | None
+    reuse: Op | None
+
+
+def _ops_of_nodes(program: BlockProgram, slot_of: dict[int, int]) -> list[_NodeOps]:
+    """Made once, so that the distinct steps of a plan share their ops."""
+    nodes: list[_NodeOps] = []
     k = 0
     for node in program.nodes:
         if not isinstance(node, Branch):
-            found.append((-1, RunFixed(node.name), None, None))
+            nodes.append(_NodeOps(-1, RunFixed(node.name), None, None))
             continue
         slot = slot_of.get(k)
-        kept = None if slot is None else Compute(node.name, slot)
-        reused = None if slot is None else Reuse(node.name, slot)
-        found.append((k, Compute(node.name, None), kept, reused))
+        store = None if slot is None else Compute(node.name, slot)
+        reuse = None if slot is None else Reuse(node.name, slot)
+        nodes.append(_NodeOps(k, Compute(node.name, None), store, reuse))
         k += 1
-    return found
+    return nodes
 
 
-def _step(
-    choices: list[tuple[int, Op, Op | None, Op | None]], row: Sequence[bool], keep: Sequence[bool]
-) -> StepPlan:
+def _step(nodes: list[_NodeOps], row: Sequence[bool], needed: Sequence[bool]) -> StepPlan:
+    """The ops of a schedule row; `needed` are the outputs that a later evaluation reads."""
     ops: list[Op] = []
-    for k, run, kept, reused in choices:
-        op = run if k < 0 else (kept if keep[k] else run) if row[k] else reused
+    for k, run, store, reuse in nodes:
+        if k < 0:
+            op: Op | None = run
+        elif row[k]:
+            op = store if needed[k] else run
+        else:
+            op = reuse
         assert op is not None, f"branch {k} has no slot"
         ops.append(op)
     return tuple(ops)

@@ -115,31 +115,31 @@ def _evaluation(step: StepPlan, program: BlockProgram, scratch: int) -> Evaluati
             done.append(nodes[op.node])
         elif isinstance(op, Compute):
             done.append(nodes[op.branch])
-    row = lower(step, program, scratch, one_kernel=can_be_one_kernel(program))
+    launches = lower(step, program, scratch, one_kernel=can_be_one_kernel(program))
     return EvaluationCost(
         macs=sum(n.macs for n in done),
         attention_macs=sum(n.attention_macs for n in done if isinstance(n, Branch)),
         weights=sum(n.weights for n in done if not _tabulated(n)),
-        activations=sum(launch_elements(launch, program) for launch in row),
-        kernels=sum(launch_kernels(launch, nodes) for launch in row),
+        activations=sum(launch_elements(launch, program) for launch in launches),
+        kernels=sum(launch_kernels(launch, nodes) for launch in launches),
     )
 
 
 def launch_elements(launch: Launch, program: BlockProgram) -> int:
     """Elements of [T, D] tensors and of gate, shift and scale rows that a launch reads or writes,
     per image."""
-    tensor, row = program.tokens * program.width, program.width
+    tensor, modulation_row = program.tokens * program.width, program.width
     gated = program.branches[0].gated
     if isinstance(launch, Embed):
-        wanted = launch.branch is not None
-        return (1 + wanted) * tensor + 2 * wanted * gated * row
+        normed = launch.branch is not None
+        return (1 + normed) * tensor + 2 * normed * gated * modulation_row
     if isinstance(launch, Sum):
-        wanted, written = launch.branch is not None, bool(launch.terms)
-        passes = 1 + len(launch.terms) + (written or launch.source != launch.target) + wanted
-        return passes * tensor + (len(launch.terms) + 2 * wanted) * gated * row
+        normed, written = launch.branch is not None, bool(launch.terms)
+        passes = 1 + len(launch.terms) + (written or launch.source != launch.target) + normed
+        return passes * tensor + (len(launch.terms) + 2 * normed) * gated * modulation_row
     if isinstance(launch, Final):
         passes = (launch.source is not None) + len(launch.terms)
-        return passes * tensor + (len(launch.terms) + 2) * gated * row
+        return passes * tensor + (len(launch.terms) + 2) * gated * modulation_row
     name = launch.branch if isinstance(launch, Run) else launch.node
     return next(node for node in program.nodes if node.name == name).activations
 

@@ -1,4 +1,4 @@
-"""What the fast path launches for a row of a plan: ops joined into kernels.  Pure data.
+"""What the fast path launches for a step of a plan: ops joined into kernels.  Pure data.
 
 A branch's output is written straight to its slot, and added to the residual stream only by the
 kernel that needs the sum: together with everything else that waits to be added, and with the
@@ -95,10 +95,10 @@ def lower(
     that computes nothing is its `Final` alone.
     """
     nodes = {node.name: node for node in program.nodes}
-    row = _Lowering(nodes, scratch, one_kernel)
+    lowering = _Lowering(nodes, scratch, one_kernel)
     for op in step:
-        row.take(op)
-    return tuple(row.launches)
+        lowering.take(op)
+    return tuple(lowering.launches)
 
 
 class _Lowering:
@@ -196,11 +196,11 @@ class _Lowering:
         self.launches.append(Final(source, tuple(self._waiting)))
 
 
-def buffers(rows: tuple[LoweredStep, ...]) -> tuple[str, ...]:
-    """The names of all buffers that rows write, the stream first."""
+def buffers(steps: tuple[LoweredStep, ...]) -> tuple[str, ...]:
+    """The names of all buffers that lowered steps write, the stream first."""
     names = {STREAM: None}
-    for row in rows:
-        for launch in row:
+    for step in steps:
+        for launch in step:
             if isinstance(launch, Embed | Sum | SkipLinear):
                 names[launch.target] = None
     return tuple(names)
@@ -215,7 +215,7 @@ def can_be_one_kernel(program: BlockProgram) -> bool:
 
 
 def launch_kernels(launch: Launch, nodes: Mapping[str, Fixed | Branch]) -> int:
-    """Kernels of one launch of a lowered row; the library's splitting of products not counted."""
+    """Kernels of one launch; the library's splitting of products not counted."""
     if isinstance(launch, Run):
         return nodes[launch.branch].kernels
     return nodes[launch.node].kernels if isinstance(launch, Call | SkipLinear) else 1

@@ -1,6 +1,6 @@
 """What a run does: for every evaluation, the ops to run.  Pure data, hashable.
 
-Equal rows of a schedule give equal StepPlans, so that one captured graph serves all of them.
+Equal rows of a schedule give equal step plans, so that one captured graph serves all of them.
 `build` makes plans, `passes` rewrites them, `verify` proves them.
 """
 

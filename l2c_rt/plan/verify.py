@@ -75,8 +75,8 @@ class _Nodes:
             n.name for n in program.nodes if isinstance(n, Fixed) and n.conditioning
         )
         names = [n.name for n in program.nodes]
-        kept = [name for name in names if name not in conditioning]
-        return _Nodes(names, kept, conditioning, frozenset(program.branch_names))
+        expected = [name for name in names if name not in conditioning]
+        return _Nodes(names, expected, conditioning, frozenset(program.branch_names))
 
 
 def _check_shape(plan: Plan) -> None:

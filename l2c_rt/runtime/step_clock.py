@@ -195,17 +195,17 @@ class StepClock:
     def _check_timestep(self, t: float | None, k: int) -> None:
         if t is None:
             return
-        wanted = self._seen[k] if k < len(self._seen) else None
+        expected = self._seen[k] if k < len(self._seen) else None
         if self.timesteps is not None:
-            wanted = self.timesteps[k]
-        if wanted is None or same_timestep(t, wanted):
+            expected = self.timesteps[k]
+        if expected is None or same_timestep(t, expected):
             return
         source = "timesteps=" if self._given else "earlier calls"
         if not self._given and not self._confirmed:
             # One run alone may have been the odd one: do not hold later loops to it for ever.
             self.timesteps = None
         raise StepError(
-            f"step {k}: expected timestep {wanted:g} (from {source}), got {t:g}. The run was "
+            f"step {k}: expected timestep {expected:g} (from {source}), got {t:g}. The run was "
             "reset; call reset(forget_timesteps=True) before a loop with other timesteps, or use "
             "a schedule made for this loop"
         )

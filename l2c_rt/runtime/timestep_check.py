@@ -48,8 +48,8 @@ class TimestepCheck:
         if value is not None:
             return self._clock.tick(value, *hint)
         if self._deferred is None or self._deferred.device != t.device:
-            steps, given = self._clock.steps, self._clock.timesteps
-            self._deferred = DeferredCheck(steps, given, t.device)
+            steps, timesteps = self._clock.steps, self._clock.timesteps
+            self._deferred = DeferredCheck(steps, timesteps, t.device)
         self._deferred.raise_if_bad()
         tick = self._clock.tick(None, *hint)
         self._deferred.add(t, tick.step)
@@ -84,10 +84,10 @@ class DeferredCheck:
         self.device = device
         self._given = timesteps is not None
         self._order = StreamOrder(device, replays=False)
-        self._wanted: Tensor | None = None
+        self._expected: Tensor | None = None
         with self._on_device():
             if timesteps is not None:
-                self._wanted = torch.tensor(timesteps, dtype=torch.float64, device=device)
+                self._expected = torch.tensor(timesteps, dtype=torch.float64, device=device)
             self._seen = torch.zeros(steps, dtype=torch.float64, device=device)
             self._verdict = torch.empty(3, dtype=torch.float64, device=device)
         self._check = _check_for(device)
@@ -107,7 +107,7 @@ class DeferredCheck:
         with self._on_device():
             if self._capturing():
                 return
-            self._check(t, step, self._wanted, self._seen, self._verdict)
+            self._check(t, step, self._expected, self._seen, self._verdict)
             self._host.copy_(self._verdict, non_blocking=True)
             self._pending = True
             if self.device.type == "cuda":
@@ -116,14 +116,14 @@ class DeferredCheck:
 
     def remember(self) -> None:
         """A run is complete: later runs must pass the same timesteps."""
-        if self._wanted is None:
+        if self._expected is None:
             with self._on_device():
-                self._wanted = self._seen.clone()
+                self._expected = self._seen.clone()
 
     def forget(self) -> None:
         """Accept another loop, unless the timesteps were given."""
         if not self._given:
-            self._wanted = None
+            self._expected = None
 
     def raise_if_bad(self) -> None:
         """Raise StepError for a misfit that the device has reported by now."""
@@ -131,13 +131,13 @@ class DeferredCheck:
             return
         if self._copied is not None and not self._copied.query():  # type: ignore[no-untyped-call]
             return
-        step, wanted, got = self._host.tolist()
+        step, expected, got = self._host.tolist()
         if step < 0:
             return
         self.clear()
         self.forget()
         raise StepError(
-            f"step {step:.0f}: expected timestep {wanted:g}, got {got:g} (found on the GPU after "
+            f"step {step:.0f}: expected timestep {expected:g}, got {got:g} (found on the GPU after "
             "the call). The run was reset; pass timesteps= or call reset() before each run"
         )
 
@@ -162,19 +162,19 @@ def _check_for(device: torch.device) -> Check:
 
 
 def check_timestep(
-    t: Tensor, step: int, wanted: Tensor | None, seen: Tensor, verdict: Tensor
+    t: Tensor, step: int, expected: Tensor | None, seen: Tensor, verdict: Tensor
 ) -> None:
     """What the kernel of that name does, and where it says what."""
     values = t.reshape(-1).to(torch.float64)
     got = values[0]
     misfit = (values != got).any()
-    want = got
-    if wanted is not None:
-        want = wanted[step]
-        misfit = misfit | ~torch.isclose(got, want, rtol=1e-4, atol=1e-6)
+    limit = got
+    if expected is not None:
+        limit = expected[step]
+        misfit = misfit | ~torch.isclose(got, limit, rtol=1e-4, atol=1e-6)
     elif step > 0:
-        want = seen[step - 1].clone()
-        misfit = misfit | (got >= want if step == 1 else got > want)
+        limit = seen[step - 1].clone()
+        misfit = misfit | (got >= limit if step == 1 else got > limit)
     seen[step] = got
-    here = torch.stack([torch.full_like(got, step), want, got])
-    verdict.copy_(torch.where(misfit & (verdict[0] < 0), here, verdict))
+    first_misfit = torch.stack([torch.full_like(got, step), limit, got])
+    verdict.copy_(torch.where(misfit & (verdict[0] < 0), first_misfit, verdict))

@@ -135,8 +135,10 @@ def check_inputs(noise: Any, y: Any, how: PublishedLoop) -> Tensor | None:
         # From pinned memory, or the copy would wait for what the device still has to do.
         pinned = labels.pin_memory() if noise.is_cuda and not labels.is_cuda else labels
         labels = pinned.to(noise.device, non_blocking=True)
-    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-    if not whole or labels.shape != noise.shape[:1]:
+    is_integer = not (
+        labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
+    )
+    if not is_integer or labels.shape != noise.shape[:1]:
         raise ValueError(
             f"sample: y must be {len(noise)} integer labels, got {labels.dtype} "
             f"{tuple(labels.shape)}"

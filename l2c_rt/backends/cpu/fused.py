@@ -123,9 +123,9 @@ def custom_forward(fusable: FusableModel) -> str:
         plain = torch.autocast(weight.device.type, enabled=False)
         with torch.inference_mode(False), torch.no_grad(), plain:
             run_branch(branch.inner, h.clone(), out)
-            whole = branch.module(h)
+            expected = branch.module(h)
         close = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 3e-2
-        if not torch.allclose(out, whole, rtol=close, atol=close):
+        if not torch.allclose(out, expected, rtol=close, atol=close):
             return f"{name}: {kind.__name__} computes something else than its linears do"
     return ""
 

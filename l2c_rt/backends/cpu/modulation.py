@@ -59,8 +59,8 @@ class ModulationTable:
     def rows(self, block: int, first: int) -> tuple[Tensor, Tensor, Tensor]:
         """shift, scale, gate [B, 1, D] from chunk `first` of the block's six."""
         if block not in self._now:
-            here = self._table[block][self._row].index_select(0, self._inverse)
-            self._now[block] = here.unsqueeze(1).chunk(6, dim=2)
+            rows = self._table[block][self._row].index_select(0, self._inverse)
+            self._now[block] = rows.unsqueeze(1).chunk(6, dim=2)
         shift, scale, gate = self._now[block][first : first + 3]
         return shift, scale, gate
 

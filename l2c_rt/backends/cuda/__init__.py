@@ -1,1 +1,1 @@
-"""The fused backend on a GPU: what a row launches, on static buffers, captured and replayed."""
+"""The fused backend on a GPU: what a step launches, on static buffers, captured and replayed."""

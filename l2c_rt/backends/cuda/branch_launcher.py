@@ -147,8 +147,8 @@ class BranchLauncher:
                 heads, scale = inner.heads, inner.scale
                 return lambda: run_attention(choice, self._kernels, qkv, heads, scale, mixed)
 
-            wanted = reference.attention(qkv, inner.heads, inner.scale)
-            check = partial(_agrees, make, mixed, wanted)
+            expected = reference.attention(qkv, inner.heads, inner.scale)
+            check = partial(_agrees, make, mixed, expected)
             self._attentions[problem] = self._tuner.attention(problem, make, check)
         self._tune_into_slot(mixed, inner.proj)
 
@@ -194,9 +194,9 @@ class BranchLauncher:
                 return split
             return lambda: run_linear(choice, self._kernels, x, weight, bias, gelu, out)
 
-        wanted = reference.linear(x, weight, bias, gelu)
+        expected = reference.linear(x, weight, bias, gelu)
         self._linears[problem] = self._tuner.linear(
-            problem, make, partial(_agrees, make, out, wanted)
+            problem, make, partial(_agrees, make, out, expected)
         )
 
     def _attention_problem(self, inner: FusableAttention) -> AttentionProblem:
@@ -209,12 +209,12 @@ C = TypeVar("C", LinearConfig, AttentionConfig)
 
 
 def _agrees(
-    make: Callable[[C], Callable[[], None]], out: Tensor, wanted: Tensor, choice: C
+    make: Callable[[C], Callable[[], None]], out: Tensor, expected: Tensor, choice: C
 ) -> bool:
     """Whether a choice computes what PyTorch does, up to rounding."""
     out.fill_(float("nan"))
     make(choice)()
-    error = (out.float() - wanted.float()).norm() / wanted.float().norm().clamp_min(1e-20)
+    error = (out.float() - expected.float()).norm() / expected.float().norm().clamp_min(1e-20)
     return bool(error < 2e-2)
 
 

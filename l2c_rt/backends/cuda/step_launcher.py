@@ -1,4 +1,4 @@
-"""Runs the launches of a lowered row on static buffers: once to warm, once to capture."""
+"""Runs the launches of a lowered step on static buffers: once to warm, once to capture."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class StepLauncher:
         self._gated = fusable.modulation is not None
         self._lists: dict[tuple[Term, ...], Reuses] = {}
 
-    def run(self, row: LoweredStep, finish: Finish) -> None:
-        """Launch everything of a row."""
+    def run(self, step: LoweredStep, finish: Finish) -> None:
+        """Launch everything of a step."""
         self._branches.begin()
-        for launch in row:
+        for launch in step:
             if isinstance(launch, Run):
                 self._branches.run(launch.branch, launch.slot)
             elif isinstance(launch, Sum):
@@ -49,15 +49,15 @@ class StepLauncher:
             elif isinstance(launch, Embed):
                 self._embed(launch)
             elif isinstance(launch, SkipLinear):
-                self._join(launch)
+                self._skip_linear(launch)
             else:
                 assert isinstance(launch, Final)
                 self._branches.settle()
                 finish(launch, self.reuses(launch.terms))
 
-    def prepare(self, row: LoweredStep) -> None:
-        """Put a row's lists of slots and gates on the device, which a capture cannot do."""
-        for launch in row:
+    def prepare(self, step: LoweredStep) -> None:
+        """Put a step's lists of slots and gates on the device, which a capture cannot do."""
+        for launch in step:
             if isinstance(launch, Sum | Final):
                 self.reuses(launch.terms)
 
@@ -167,7 +167,7 @@ class StepLauncher:
         affine = norm.weight.detach(), norm.bias.detach()
         k.patch_embed_norm(latents, embedding, batch, *affine, prefix, norm.eps, out=out)
 
-    def _join(self, launch: SkipLinear) -> None:
+    def _skip_linear(self, launch: SkipLinear) -> None:
         self._branches.settle()
         linear, streams = self._outer.skip_linears[launch.node], self.buffers.streams
         bias = None if linear.bias is None else linear.bias.detach()

@@ -77,25 +77,27 @@ def default_attention(problem: AttentionProblem, device: str = "cuda") -> Attent
 
 def linear_candidates(problem: LinearProblem, device: str = "cuda") -> tuple[LinearConfig, ...]:
     """All that is worth measuring, the default first."""
-    found = [default_linear(problem, device), LinearConfig("addmm")]
+    configs = [default_linear(problem, device), LinearConfig("addmm")]
     # With many rows cuBLAS fills the GPU; our tiles are then worth a compilation each only for
     # the activation that it has no epilogue for.
     if _kernel_multiplies(problem) and (problem.rows <= MANY_ROWS or problem.gelu == "none"):
-        found += [LinearConfig("triton", dataclasses.astuple(tile)) for tile in LINEAR_TILES]
-        found += _splits(problem)
-    return tuple(dict.fromkeys(found))
+        configs += [LinearConfig("triton", dataclasses.astuple(tile)) for tile in LINEAR_TILES]
+        configs += _splits(problem)
+    return tuple(dict.fromkeys(configs))
 
 
 def attention_candidates(
     problem: AttentionProblem, device: str = "cuda"
 ) -> tuple[AttentionConfig, ...]:
     """All that is worth measuring, the default first."""
-    found = [default_attention(problem, device)]
+    configs = [default_attention(problem, device)]
     if problem.dtype in HALF_DTYPES and problem.head % 8 == 0 and problem.head <= 256:
-        found += [AttentionConfig(kind) for kind in ("cudnn", "flash")]
+        configs += [AttentionConfig(kind) for kind in ("cudnn", "flash")]
     if _kernel_attends(problem):
-        found += [AttentionConfig("triton", dataclasses.astuple(tile)) for tile in ATTENTION_TILES]
-    return tuple(dict.fromkeys(found))
+        configs += [
+            AttentionConfig("triton", dataclasses.astuple(tile)) for tile in ATTENTION_TILES
+        ]
+    return tuple(dict.fromkeys(configs))
 
 
 def _kernel_multiplies(problem: LinearProblem) -> bool:
@@ -113,14 +115,14 @@ def _splits(problem: LinearProblem) -> list[LinearConfig]:
     more than two blocks for each, and so none of a grid that fills them."""
     if not problem.splittable or problem.gelu is not None:
         return []
-    found = []
+    configs = []
     for tile in LINEAR_TILES:
         blocks = -(-problem.rows // tile.m) * -(-problem.columns // tile.n)
         for splits in SPLITS:
             fits = splits <= -(-problem.inner // tile.k) and blocks * splits <= 2 * MULTIPROCESSORS
             if fits:
-                found.append(LinearConfig("split", dataclasses.astuple(tile), splits))
-    return found
+                configs.append(LinearConfig("split", dataclasses.astuple(tile), splits))
+    return configs
 
 
 def run_linear(

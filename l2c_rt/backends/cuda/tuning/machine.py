@@ -66,9 +66,9 @@ def _driver_version() -> str:
         text = Path("/proc/driver/nvidia/version").read_text(errors="replace")
     except OSError:
         text = ""
-    found = re.search(r"\b\d+\.\d+(\.\d+)?\b", text)
-    if found:
-        return found.group()
+    version = re.search(r"\b\d+\.\d+(\.\d+)?\b", text)
+    if version:
+        return version.group()
     # The CUDA version that the driver serves: coarser, but known everywhere.
     version: Callable[[], int] = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)
     return str(version())
