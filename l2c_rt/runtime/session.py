@@ -31,6 +31,7 @@ class Session:
     def __call__(self, *args: Any, lane: int | None = None, **kwargs: Any) -> Any:
         """One evaluation, with the model's own arguments and return value.
 
+        `lane=` says which of several calls per step it is; without it they take turns.
         Raises ValueError for a call that does not fit the run under way, and resets; the next run
         is then as if the failed one had never been.  RuntimeError while another call goes on.
         """

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from l2c_rt.device.graphs import GraphStats
+from l2c_rt.runtime.run import Run
+from l2c_rt.runtime.shared import SharedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +64,43 @@ class Summary:
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
+
+
+def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
+    """The snapshot of a model whose own run is the first of `runs`; the others are sessions'."""
+    version, counts = shared.version, shared.counts
+    lanes = [lane for run in runs for lane in run.lanes.all()]
+    graphs = sum((lane.workspace.graph_stats for lane in lanes), GraphStats())
+    plan = version.plan
+    return Summary(
+        model=type(version.model.model).__name__,
+        source=shared.schedule.source,
+        backend=version.backend.name,
+        device=str(version.model.device),
+        steps=shared.schedule.steps,
+        branches=shared.schedule.num_branches,
+        calls_per_step=runs[0].lanes.count,
+        distinct_steps=len(plan.steps),
+        reused=plan.reuse_count,
+        runs=counts.completed,
+        abandoned=counts.abandoned,
+        calls=counts.calls,
+        slots=plan.num_slots,
+        slot_bytes=sum(lane.slots.nbytes for lane in lanes),
+        table_bytes=sum(lane.workspace.nbytes for lane in lanes),
+        arena_allocations=counts.allocations,
+        weight_changes=counts.weight_changes,
+        expected_speedup=version.cost.speedup_limit,
+        measured_speedup=counts.speedup(plan.order, plan.order[0]),
+        graphs=graphs,
+        reasons=version.reasons + _loop_notes(shared) + graphs.reasons,
+    )
+
+
+def _loop_notes(shared: SharedModel) -> tuple[str, ...]:
+    if shared.counts.completed or not shared.counts.abandoned:
+        return ()
+    return (
+        f"no run has been completed; does the loop have {shared.schedule.steps} steps, as the "
+        "schedule has?",
+    )

@@ -285,7 +285,7 @@ def test_an_abandoned_run_leaves_nothing_behind() -> None:
 def test_another_shape_has_programs_of_its_own_and_the_oldest_is_dropped() -> None:
     fast = fresh(timesteps=timesteps(STEPS))
     want = drive(fast, STEPS)
-    (lane,) = fast._own.run.lanes.all()
+    (lane,) = fast.run.lanes.all()
     gone = weakref.ref(lane.workspace)
     del lane
     for batch in (1, 3, 4, 5):
@@ -328,7 +328,7 @@ def test_what_cannot_be_captured_is_an_error_where_graphs_were_asked_for() -> No
     fast = fresh(recorder=FailsToCapture)
     with pytest.raises(RuntimeError, match='free memory.*graph="off"'):
         fast(*call_inputs(0))
-    assert not fast._own.run.clock.mid_run
+    assert not fast.run.clock.mid_run
 
 
 def test_parts_that_a_row_which_failed_left_unsummed_are_forgotten() -> None:
@@ -336,7 +336,7 @@ def test_parts_that_a_row_which_failed_left_unsummed_are_forgotten() -> None:
     options: Any = {"recorder": Eager, "graph": "off", "timesteps": timesteps(STEPS)}
     fast = fresh(kernels=kernels, tuner=tuner, **options)
     want = drive(fast, STEPS)
-    (lane,) = fast._own.run.lanes.all()
+    (lane,) = fast.run.lanes.all()
     branches = lane.workspace.programs[0].branches
     # As where a capture, or a call, ends between a product and the sum of its parts.
     branches._pending[0] = torch.full_like(next(iter(branches._splits.values())), float("nan"))
@@ -362,14 +362,15 @@ def test_programs_that_are_dropped_are_gone_at_once_without_a_garbage_collection
     fast = fresh(make(), recorder=Keepless, kernels=reference, graph=graph)
     fast.sample(torch.randn(2, 4, 8, 8), [1, 2])
     drive(fast, 1)
-    lanes = [lane for session in fast._sessions.all() for lane in session.run.lanes.all()]
+    sessions = (fast, *fast._sessions.all())
+    lanes = [lane for session in sessions for lane in session.run.lanes.all()]
     programs = [program for lane in lanes for program in lane.workspace.programs]
     gone = [weakref.ref(x) for p in programs for x in (p, p.buffers.h, p.tables.modulation.table)]
     assert len(gone) == 6
     del lanes, programs
     gc.disable()
     try:
-        for session in fast._sessions.all():
+        for session in sessions:
             session.run.lanes.clear()
         assert [ref() for ref in gone] == [None] * 6
     finally:

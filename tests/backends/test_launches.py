@@ -145,7 +145,7 @@ def call_all(compiled: Compiled) -> None:
 
 
 def program_of(compiled: Compiled, calls: bool) -> Any:
-    session = compiled._own if calls else compiled._idle[0]
+    session = compiled if calls else compiled._idle[0]
     (lane,) = session.run.lanes.all()
     if calls:
         return lane.workspace._call

@@ -285,5 +285,6 @@ def test_a_run_of_another_shape_does_not_enter_the_measured_speed_up() -> None:
     fast = rt.compile(toy_dit(), random_schedule(4, 6))
     drive(fast, 4, batch=1)
     drive(fast, 4, batch=8)
-    samples = fast.counts.times[fast.counts.latest]
+    counts = fast.run.shared.counts
+    samples = counts.times[counts.latest]
     assert sum(map(len, samples.values())) == 4

@@ -58,7 +58,7 @@ def test_a_run_ended_by_an_exception_inside_the_model_leaves_no_trace(at: int) -
     x, t, y = call_inputs(at, 1)
     with pytest.raises(IndexError):
         fast(x, t, y + 1000)
-    assert not fast._own.run.clock.mid_run
+    assert not fast.run.clock.mid_run
     assert equal(drive(fast, STEPS), clean)
 
 
@@ -177,7 +177,7 @@ def test_changing_the_input_between_runs_is_fine_and_old_shapes_are_dropped() ->
     for batch in range(1, MAX_SHAPES + 3):
         assert equal(drive(fast, STEPS, batch=batch), drive(fresh(), STEPS, batch=batch))
     one = drive(fresh(), STEPS, batch=1)
-    assert len(fast._own.run.lanes.all()) == MAX_SHAPES
+    assert len(fast.run.lanes.all()) == MAX_SHAPES
     assert equal(drive(fast, STEPS, batch=1), one)
 
 
@@ -233,7 +233,7 @@ def test_lanes_have_slots_of_their_own(backend: str) -> None:
             with torch.no_grad():
                 want = oracle(x, t, labels)
             assert torch.allclose(fast(x, t, labels), want, rtol=1e-5, atol=1e-5)
-    assert len(fast._own.run.lanes.all()) == 2
+    assert len(fast.run.lanes.all()) == 2
 
 
 def test_lanes_may_be_named_as_diffusers_does() -> None:
@@ -343,7 +343,7 @@ def test_sessions_that_nobody_holds_are_gone_and_their_runs_still_counted() -> N
     for _ in range(3):
         drive(fast.session(), STEPS)
     gc.collect()
-    assert len(fast._sessions.all()) == 1
+    assert len(fast._sessions.all()) == 0
     assert fast.summary().runs == 3
     assert fast.summary().arena_allocations == 3
 
@@ -492,7 +492,7 @@ def test_memory_does_not_grow_over_many_runs() -> None:
         drive(fast, STEPS, seed)
         fast.sample(torch.randn(1, 4, 8, 8), [seed % 10])
     assert fast.summary().slot_bytes <= 2 * before
-    assert len(fast._sessions.all()) == 2
+    assert len(fast._sessions.all()) == 1
 
 
 def test_a_session_of_two_lanes_does_not_sample_but_the_model_does() -> None:

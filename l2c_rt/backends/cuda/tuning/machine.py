@@ -66,9 +66,9 @@ def _driver_version() -> str:
         text = Path("/proc/driver/nvidia/version").read_text(errors="replace")
     except OSError:
         text = ""
-    version = re.search(r"\b\d+\.\d+(\.\d+)?\b", text)
-    if version:
-        return version.group()
+    number = re.search(r"\b\d+\.\d+(\.\d+)?\b", text)
+    if number:
+        return number.group()
     # The CUDA version that the driver serves: coarser, but known everywhere.
     version: Callable[[], int] = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)
     return str(version())
