@@ -67,7 +67,7 @@ def test_a_pair_of_latents_is_the_published_ddim_pair() -> None:
         teacher = model(x, torch.full((3,), kept_times[s - 1]), y)
     torch.testing.assert_close(pair.teacher, teacher, rtol=1e-4, atol=1e-4)
     assert pair.teacher.shape[1] == 8
-    for got, wanted in zip(pair.kept, naive.kept, strict=True):
+    for got, wanted in zip(pair.previous_outputs, naive.kept, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -175,8 +175,8 @@ def test_ddim_trajectory_pairs_follow_the_guided_loop(steps: int) -> None:
         torch.testing.assert_close(pair.teacher, outputs[evaluation], rtol=2e-4, atol=2e-4)
         again = pair.student(lambda x, t, y: full_pass(bound_model, x, t, y))
         assert torch.equal(again, pair.teacher)
-        assert len(pair.kept) == 6
-        assert pair.kept[0].shape[0] == 6
+        assert len(pair.previous_outputs) == 6
+        assert pair.previous_outputs[0].shape[0] == 6
 
 
 def test_what_is_kept_comes_from_the_evaluation_before() -> None:
@@ -197,7 +197,7 @@ def test_what_is_kept_comes_from_the_evaluation_before() -> None:
     for evaluation, pair in zip(sorted(table), pairs, strict=True):
         with torch.no_grad():
             naive.record(*calls[evaluation - 1])
-        for got, wanted in zip(pair.kept, naive.kept, strict=True):
+        for got, wanted in zip(pair.previous_outputs, naive.kept, strict=True):
             assert torch.equal(got, wanted)
 
 

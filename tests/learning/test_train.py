@@ -20,7 +20,7 @@ from toys import toy_dit, toy_uvit
 
 from l2c_rt import adapters
 from l2c_rt.learning import learn
-from l2c_rt.learning.options import chosen, default_lr
+from l2c_rt.learning.options import default_lr, resolve_options
 from l2c_rt.learning.pairs import trajectory_pairs
 from l2c_rt.learning.penalty import shifted_to_share
 from l2c_rt.learning.state import Sums, gather, start, update
@@ -42,7 +42,7 @@ def task_of(model: Any, **options: Any) -> Task:
     bound_model = adapters.bind(model)
     given = {"steps": 6, "iterations": 10, "batch_size": 2, "lam": 0.01, "reuse": None, "lr": 0.1,
              "seed": 0, "straight_through": None, "cfg_scale": None, "data": False}  # fmt: skip
-    return Task.of(bound_model, chosen(bound_model, **(given | options)))
+    return Task.of(bound_model, resolve_options(bound_model, **(given | options)))
 
 
 def latents(batches: int = 3) -> list[tuple[Tensor, Tensor]]:
@@ -57,7 +57,7 @@ def latents(batches: int = 3) -> list[tuple[Tensor, Tensor]]:
 def test_a_step_is_adamw_on_the_published_loss(toy: Any) -> None:
     model = toy()
     task = task_of(model)
-    options, family = task.options, task.bound_model.program.family
+    options, family = task.options, task.family
     state = start(task.rows.values(), 6, options)
     theta = state.logits.requires_grad_()
     optimizer = torch.optim.AdamW([theta], lr=0.1, weight_decay=0)
@@ -67,10 +67,10 @@ def test_a_step_is_adamw_on_the_published_loss(toy: Any) -> None:
     naive = SoftOracle(model)
     for pair in pairs:
         weights = theta[state.rows.index(pair.row)].sigmoid()
-        naive.kept = pair.kept
+        naive.kept = pair.previous_outputs
         student = pair.student(lambda x, t, y, w=weights: naive.mixed(x, t, y, w))
         squares = (student - pair.teacher).square()
-        loss = squares.mean() if family == "dit" else squares.flatten(1).sum(1).mean()
+        loss = squares.mean() if family.name == "dit" else squares.flatten(1).sum(1).mean()
         total = total + loss + 0.01 * weights.sum()
     total.backward()
     optimizer.step()
@@ -87,7 +87,7 @@ def test_straight_through_mixes_with_zeros_and_ones_only() -> None:
     [pair, *_] = task.pairs(0, 0, None)
     row = state.logits[state.rows.index(pair.row)]
     naive = SoftOracle(model)
-    naive.kept = pair.kept
+    naive.kept = pair.previous_outputs
     hard = (row.sigmoid() > 0.6).float().requires_grad_()
     assert 0 < hard.sum() < 6
     student = pair.student(lambda x, t, y: naive.mixed(x, t, y, hard))
@@ -97,7 +97,7 @@ def test_straight_through_mixes_with_zeros_and_ones_only() -> None:
     assert float(sums.error) == pytest.approx(float(loss.detach()), rel=1e-4)
     slope = sums.slope[state.rows.index(pair.row)].float()
     torch.testing.assert_close(slope, hard.grad, rtol=1e-3, atol=1e-7)
-    update(state, sums, task.options, "dit", Workers())
+    update(state, sums, task.options, task.family, Workers())
     moved = (state.logits[state.rows.index(pair.row)] - row).abs()
     assert bool((moved > 0).all())
 
@@ -110,7 +110,7 @@ def test_only_rows_that_were_met_move() -> None:
         slope, pairs = torch.zeros(3, 6, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
         slope[row], pairs[row] = 1.0, 1.0
         sums = Sums(slope, pairs, torch.zeros((), dtype=torch.float64))
-        update(state, sums, task.options, "dit", Workers())
+        update(state, sums, task.options, task.family, Workers())
         # A zero slope would let AdamW's momentum move a row that was met before.
         moved = (state.logits != before).all(dim=1)
         assert moved.tolist() == [k == row for k in range(3)]
@@ -464,7 +464,7 @@ def test_two_processes_learn_one_router_from_both_their_batches(tmp_path: Path) 
                 for rank in range(2)]  # fmt: skip
         sums = Sums(each[0].slope + each[1].slope, each[0].pairs + each[1].pairs,
                     each[0].error + each[1].error)  # fmt: skip
-        update(state, sums, task.options, "dit", Workers(0, 2))
+        update(state, sums, task.options, task.family, Workers(0, 2))
     wanted, _ = shifted_to_share(state.learned(task.options).numpy(), 0.45, 0.1)
     np.testing.assert_allclose(routers[0].logits[list(state.rows)], wanted, atol=1e-4)
     alone = short(toy_dit(depth=1), iterations=3)
