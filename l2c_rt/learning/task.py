@@ -11,8 +11,9 @@ from torch import nn
 
 from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
 from l2c_rt.families import Family, family_named
+from l2c_rt.learning.batches import Batch
 from l2c_rt.learning.options import LearnOptions
-from l2c_rt.learning.pairs import Batch, Pair, data_pair, trajectory_pairs
+from l2c_rt.learning.pairs import Pair, data_pair, trajectory_pairs
 from l2c_rt.learning.state import draw_seed
 from l2c_rt.sampling.solvers import PublishedSolver, solver_for
 

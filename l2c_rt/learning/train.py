@@ -19,10 +19,10 @@ from tqdm import tqdm
 import l2c_rt
 from l2c_rt import adapters
 from l2c_rt.adapters.branch_forward import frozen
+from l2c_rt.learning.batches import Batch, endless
 from l2c_rt.learning.checkpoint import load_checkpoint
 from l2c_rt.learning.options import resolve_options
 from l2c_rt.learning.output import CHECKPOINT, ROUTER, Output, checked_folder
-from l2c_rt.learning.pairs import Batch, endless
 from l2c_rt.learning.penalty import shifted_to_share
 from l2c_rt.learning.state import LearnState, gather, start, update
 from l2c_rt.learning.task import Task

@@ -61,9 +61,8 @@ def dit_program(
             modulation = replace(
                 modulation, macs=modulation.macs + embedder, weights=modulation.weights + embedder
             )
-        nodes.append(modulation)
-        nodes.append(attention_branch(i, tokens, width, gated=True))
-        nodes.append(mlp_branch(i, tokens, width, size, gated=True))
+        attention = attention_branch(i, tokens, width, gated=True)
+        nodes += [modulation, attention, mlp_branch(i, tokens, width, size, gated=True)]
     nodes.append(_conditioned(final, 2 * width * width + embedder * embedder_per_block))
     return BlockProgram(DIT.name, tuple(nodes), tokens, width)
 
