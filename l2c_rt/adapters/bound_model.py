@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l2c_rt.families import FROM_UNCOND, Guidance
 from l2c_rt.plan.program import BlockProgram
 
 
@@ -46,6 +47,7 @@ class PublishedLoop:
     """What `sample` needs to know: the published loop of the family.
 
     Latents are [n, channels, size, size]; labels are 0 .. classes - 1, none where classes is 0.
+    `guidance` is on the first `guided_channels`.
     """
 
     sampler: str
@@ -55,6 +57,7 @@ class PublishedLoop:
     size: int
     guided_channels: int
     cfg_scale: float
+    guidance: Guidance = FROM_UNCOND
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ Recognised by structure; the model's package is never imported.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,15 +31,9 @@ from l2c_rt.adapters.plain_layers import (
     refuse_extra_layers,
     require_unhooked,
 )
-from l2c_rt.plan.program import (
-    BlockProgram,
-    Fixed,
-    Node,
-    attention_branch,
-    conditioning_node,
-    linear_node,
-    mlp_branch,
-)
+from l2c_rt.families import DIT
+from l2c_rt.plan.program import BlockProgram
+from l2c_rt.plan.published import dit_program
 
 _MODEL = ("x_embedder", "t_embedder", "y_embedder", "pos_embed", "blocks", "final_layer")
 _BLOCK = ("norm1", "attn", "norm2", "mlp", "adaLN_modulation")
@@ -163,29 +156,14 @@ def _outer(model: Any) -> OuterLayers:
 
 def _program(model: Any) -> BlockProgram:
     tokens, width = model.pos_embed.shape[1:]
-    patches = model.x_embedder.proj.weight
-    frequencies = features(model.t_embedder, "t_embedder")[0]
-    fan_in = patches[0].numel()
-    fan_out = features(model.final_layer.linear, "final_layer.linear")[1]
-    embed = linear_node("embed", tokens, fan_in, width, role="embed")
-    embed = _with_extra(embed, frequencies * width + width * width)
-    nodes: list[Node] = [embed]
-    for i, block in enumerate(model.blocks):
-        nodes.append(conditioning_node(f"modulation-{i}", width, 6 * width))
-        nodes.append(attention_branch(i, tokens, width, gated=True))
-        hidden = features(block.mlp.fc1, f"blocks.{i}.mlp.fc1")[1]
-        nodes.append(mlp_branch(i, tokens, width, hidden, gated=True))
-    final = linear_node("final", tokens, width, fan_out, role="final")
-    nodes.append(_with_extra(final, 2 * width * width))
-    return BlockProgram("dit", tuple(nodes), tokens, width)
-
-
-def _with_extra(node: Fixed, weights: int) -> Fixed:
-    """Add the conditioning's linears of one row per image, whose MACs equal their weights.
-
-    The weights themselves are read before the run, not at every evaluation.
-    """
-    return replace(node, macs=node.macs + weights)
+    return dit_program(
+        [features(b.mlp.fc1, f"blocks.{i}.mlp.fc1")[1] for i, b in enumerate(model.blocks)],
+        width=width,
+        tokens=tokens,
+        patch_values=model.x_embedder.proj.weight[0].numel(),
+        out_values=features(model.final_layer.linear, "final_layer.linear")[1],
+        frequencies=features(model.t_embedder, "t_embedder")[0],
+    )
 
 
 def _sampling(model: Any) -> PublishedLoop:
@@ -193,11 +171,12 @@ def _sampling(model: Any) -> PublishedLoop:
     table = model.y_embedder.embedding_table.weight
     classes = getattr(model.y_embedder, "num_classes", len(table))
     return PublishedLoop(
-        sampler="ddim",
+        sampler=DIT.sampler,
         null_label=classes if len(table) > classes else None,
         classes=classes,
         channels=channels,
         size=patch * math.isqrt(model.pos_embed.shape[1]),
         guided_channels=3,
-        cfg_scale=4.0,
+        cfg_scale=DIT.cfg_scale,
+        guidance=DIT.guidance,
     )

@@ -32,8 +32,10 @@ from l2c_rt.adapters.plain_layers import (
     plain_patches,
     require_unhooked,
 )
+from l2c_rt.families import UVIT
 from l2c_rt.models.layers import timestep_embedding
-from l2c_rt.plan.program import BlockProgram, Fixed, Node, attention_branch, linear_node, mlp_branch
+from l2c_rt.plan.program import BlockProgram
+from l2c_rt.plan.published import UViTBlock, uvit_program
 
 _MODEL = ("patch_embed", "time_embed", "pos_embed", "in_blocks", "mid_block", "out_blocks", "norm",
           "decoder_pred", "final_layer")  # fmt: skip
@@ -176,24 +178,24 @@ def _prefix(model: Any, t: Tensor, y: Tensor | None) -> Tensor:
 
 def _program(model: Any) -> BlockProgram:
     tokens, width = model.pos_embed.shape[1:]
-    depth = len(model.in_blocks)
-    fan_in = model.patch_embed.proj.weight[0].numel()
-    nodes: list[Node] = [linear_node("embed", tokens, fan_in, width, role="embed")]
-    for i, block in enumerate(_blocks(model)):
-        if block.skip_linear is not None:
-            nodes.append(
-                linear_node(f"skip-linear-{i}", tokens, 2 * width, width, role="skip_linear")
-            )
-        named = block.attn.named_parameters()
-        biases = sum(value.numel() for name, value in named if name.endswith("bias"))
-        hidden = features(block.mlp.fc1, f"block {i}.mlp.fc1")[1]
-        nodes.append(attention_branch(i, tokens, width, gated=False, biases=biases))
-        nodes.append(mlp_branch(i, tokens, width, hidden, gated=False))
-        if i < depth:
-            nodes.append(Fixed(f"skip-save-{i}", role="skip_save"))
-    fan_out = features(model.decoder_pred, "decoder_pred")[1]
-    nodes.append(linear_node("final", tokens, width, fan_out, role="final"))
-    return BlockProgram("uvit", tuple(nodes), tokens, width)
+    saved = len(model.in_blocks)
+    return uvit_program(
+        [_block_size(block, i, saves_skip=i < saved) for i, block in enumerate(_blocks(model))],
+        width=width,
+        tokens=tokens,
+        patch_values=model.patch_embed.proj.weight[0].numel(),
+        out_values=features(model.decoder_pred, "decoder_pred")[1],
+    )
+
+
+def _block_size(block: Any, i: int, *, saves_skip: bool) -> UViTBlock:
+    named = block.attn.named_parameters()
+    return UViTBlock(
+        hidden=features(block.mlp.fc1, f"block {i}.mlp.fc1")[1],
+        attention_biases=sum(value.numel() for name, value in named if name.endswith("bias")),
+        saves_skip=saves_skip,
+        merges_skip=block.skip_linear is not None,
+    )
 
 
 def _sampling(model: Any) -> PublishedLoop:
@@ -201,11 +203,12 @@ def _sampling(model: Any) -> PublishedLoop:
     labels = getattr(model, "label_emb", None)
     prefix_tokens = 1 if labels is None else 2
     return PublishedLoop(
-        sampler="dpm-solver",
+        sampler=UVIT.sampler,
         null_label=None if labels is None else labels.num_embeddings - 1,
         classes=0 if labels is None else labels.num_embeddings - 1,
         channels=channels,
         size=patch * math.isqrt(model.pos_embed.shape[1] - prefix_tokens),
         guided_channels=channels,
-        cfg_scale=0.4,
+        cfg_scale=UVIT.cfg_scale,
+        guidance=UVIT.guidance,
     )

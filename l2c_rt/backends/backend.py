@@ -20,7 +20,7 @@ from l2c_rt.plan.ops import Plan, StepPlan
 from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
 from l2c_rt.plan.prepare import Passes
 from l2c_rt.plan.program import BlockProgram
-from l2c_rt.sampling.solvers import DDIM, DPMSolver
+from l2c_rt.sampling.solvers import PublishedSolver
 
 Callback = Callable[[int, Tensor], None]
 """(evaluation, latents after it)."""
@@ -81,7 +81,7 @@ class RunRequest:
     labels: Tensor | None
     cfg_scale: float
     guided: bool
-    solver: DDIM | DPMSolver
+    solver: PublishedSolver
 
 
 @dataclass(frozen=True, slots=True)

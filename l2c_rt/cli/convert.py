@@ -33,7 +33,7 @@ Examples:
 @click.argument("target", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--to",
-    "wanted",
+    "target_format",
     type=click.Choice(FORMATS),
     help="Format of OUT; by default .safetensors is a router and .json a schedule.",
 )
@@ -43,7 +43,7 @@ Examples:
 def convert_command(
     source: str,
     target: Path,
-    wanted: str | None,
+    target_format: str | None,
     cut: Threshold,
     left_out: SmoothCacheHeader,
     force: bool,
@@ -53,43 +53,46 @@ def convert_command(
     IN is a published router (.pt, .pth), a router of ours (.safetensors), a schedule or SmoothCache
     file (.json), or a preset's name.
     """
-    wanted = _format(target, wanted)
+    target_format = _format(target, target_format)
     check_writable("OUT", target, force)
-    found = read_source(source, left_out)
-    if wanted == "router":
-        _write_router(found, target, cut)
+    origin = read_source(source, left_out)
+    if target_format == "router":
+        _write_router(origin, target, cut)
     else:
-        _write_schedule(found, target, wanted, cut)
+        _write_schedule(origin, target, target_format, cut)
 
 
-def _format(target: Path, wanted: str | None) -> str:
+def _format(target: Path, target_format: str | None) -> str:
     by_suffix = {".safetensors": "router", ".json": "schedule"}
-    wanted = wanted or by_suffix.get(target.suffix)
-    if wanted is None:
+    target_format = target_format or by_suffix.get(target.suffix)
+    if target_format is None:
         refuse("OUT", f"{target} ends in none of {', '.join(by_suffix)}")
-    if target.suffix != SUFFIXES[wanted]:
-        refuse("OUT", f"a {wanted} file ends in {SUFFIXES[wanted]}, this is {target.name}")
-    return wanted
+    if target.suffix != SUFFIXES[target_format]:
+        refuse(
+            "OUT",
+            f"a {target_format} file ends in {SUFFIXES[target_format]}, this is {target.name}",
+        )
+    return target_format
 
 
-def _write_router(found: Source, target: Path, cut: Threshold) -> None:
-    if found.router is None:
-        refuse("OUT", f"a router file needs scores, and IN is a {found.kind}; write a .json")
+def _write_router(origin: Source, target: Path, cut: Threshold) -> None:
+    if origin.router is None:
+        refuse("OUT", f"a router file needs scores, and IN is a {origin.kind}; write a .json")
     if cut.option:
         refuse(cut.option, "a router file keeps all scores; cut them when the schedule is made")
-    found.router.save(target)
-    rows, columns = found.router.logits.shape
-    click.echo(f"{target}: {found.router.family} router, scores [{rows}, {columns}]")
+    origin.router.save(target)
+    rows, columns = origin.router.logits.shape
+    click.echo(f"{target}: {origin.router.family} router, scores [{rows}, {columns}]")
 
 
-def _write_schedule(found: Source, target: Path, wanted: str, cut: Threshold) -> None:
-    schedule = found.schedule(cut)
-    if wanted == "schedule":
+def _write_schedule(origin: Source, target: Path, target_format: str, cut: Threshold) -> None:
+    schedule = origin.schedule(cut)
+    if target_format == "schedule":
         schedule.save(target)
     else:
         target.write_text(json.dumps(schedule.to_smoothcache()) + "\n", encoding="utf-8")
     computed = int(schedule.compute.sum())
     click.echo(
-        f"{target}: {wanted}, {schedule.steps} steps x {schedule.num_branches} branches, "
+        f"{target}: {target_format}, {schedule.steps} steps x {schedule.num_branches} branches, "
         f"{computed} of {schedule.compute.size} computed"
     )

@@ -11,6 +11,7 @@ import click
 
 from l2c_rt.cli.exits import fitting, refuse
 from l2c_rt.cli.options import num_heads_option
+from l2c_rt.families import FAMILIES
 
 if TYPE_CHECKING:
     from l2c_rt.plan.cost import Cost
@@ -99,10 +100,10 @@ def count(schedule: CacheSchedule, model: ModelOptions) -> CostReport:
     from l2c_rt.plan.build import build_plan
     from l2c_rt.plan.cost import cost
 
-    found = _from_weights(schedule, model) if model.weights else _from_size(schedule, model)
-    if isinstance(found, str):
-        return CostReport(why_not=found)
-    program, name = found
+    counted = _from_weights(schedule, model) if model.weights else _from_size(schedule, model)
+    if isinstance(counted, str):
+        return CostReport(why_not=counted)
+    program, name = counted
     with fitting():
         return CostReport(name, cost(program, build_plan(program, schedule)))
 
@@ -118,21 +119,29 @@ def _from_weights(schedule: CacheSchedule, model: ModelOptions) -> tuple[BlockPr
 
 
 def _from_size(schedule: CacheSchedule, model: ModelOptions) -> tuple[BlockProgram, str] | str:
-    from l2c_rt.plan.published import PUBLISHED, Size, program_of
+    from l2c_rt.plan.published import published_program
 
-    family = schedule.family
-    if family not in PUBLISHED:
-        return "the file names no model family; give --family dit, --family uvit or --weights"
-    published = PUBLISHED[family]
-    # U-ViT's depth leaves out the middle block.
-    middle = family == "uvit"
-    blocks = schedule.num_branches // 2 if model.depth is None else model.depth + middle
-    if model.width is None and model.depth is None and blocks != published.blocks:
-        return f"no published {family} has {blocks} blocks; give --width and --tokens, or --weights"
-    size = Size("", blocks, model.width or published.width, model.tokens or published.tokens)
-    name = published.name if replace(published, name="") == size else f"a {family}"
+    family = FAMILIES.get(schedule.family)
+    if family is None:
+        options = ", ".join(f"--family {name}" for name in FAMILIES)
+        return f"the file names no model family; give {options} or --weights"
+    published, blocks = family.published, schedule.num_branches // 2
+    if model.depth is not None:
+        blocks = model.depth + family.blocks_beside_depth
+    elif model.width is None and blocks != published.blocks:
+        return (
+            f"no published {family.display_name} has {blocks} blocks; give --width and --tokens, "
+            "or --weights"
+        )
+    size = replace(
+        published,
+        blocks=blocks,
+        width=model.width or published.width,
+        tokens=model.tokens or published.tokens,
+    )
+    name = published.name if size == published else f"a {family.display_name}"
     shape = f"{size.blocks} blocks, width {size.width}, {size.tokens} tokens"
-    return program_of(family, size), f"{name} ({shape})"
+    return published_program(family, size), f"{name} ({shape})"
 
 
 def _spell(macs: int) -> str:

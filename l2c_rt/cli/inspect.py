@@ -50,8 +50,8 @@ def inspect_command(
     SmoothCache file (.json).  Without options about the model, the costs are those of the
     published model of the family, DiT-XL/2 256 or U-ViT-H/2 256.
     """
-    found = read_source(source, left_out)
-    schedule = found.schedule(cut)
+    origin = read_source(source, left_out)
+    schedule = origin.schedule(cut)
     counted = count(schedule, model)
     if plot is not None:
         if Path(plot).suffix.lower() != ".png":
@@ -60,20 +60,20 @@ def inspect_command(
     if as_json:
         import json
 
-        fields = _fields(source, found, schedule) | {"cost": counted.fields()}
+        fields = _fields(source, origin, schedule) | {"cost": counted.fields()}
         click.echo(json.dumps(fields, indent=1))
         return
-    click.echo("\n\n".join([_header(source, found, schedule), str(schedule), str(counted)]))
+    click.echo("\n\n".join([_header(source, origin, schedule), str(schedule), str(counted)]))
 
 
-def _header(name: str, found: Source, schedule: CacheSchedule) -> str:
-    lines = [f"{found.kind} {name}"]
-    if found.router is not None:
-        rows, columns = found.router.logits.shape
-        used = len(found.router.valid_rows())
+def _header(name: str, origin: Source, schedule: CacheSchedule) -> str:
+    lines = [f"{origin.kind} {name}"]
+    if origin.router is not None:
+        rows, columns = origin.router.logits.shape
+        used = len(origin.router.valid_rows())
         lines.append(f"  scores      [{rows}, {columns}], {used} rows used")
-        if found.router.training:
-            lines.append(f"  training    {found.router.training}")
+        if origin.router.training:
+            lines.append(f"  training    {origin.router.training}")
     lines += [
         f"  reuse       {schedule.reuse_share:.1%} of all branch calls",
         f"  digest      {schedule.digest}",
@@ -81,15 +81,15 @@ def _header(name: str, found: Source, schedule: CacheSchedule) -> str:
     return "\n".join(lines)
 
 
-def _fields(name: str, found: Source, schedule: CacheSchedule) -> dict[str, Any]:
+def _fields(name: str, origin: Source, schedule: CacheSchedule) -> dict[str, Any]:
     import json
 
-    fields: dict[str, Any] = {"name": name, "kind": found.kind}
+    fields: dict[str, Any] = {"name": name, "kind": origin.kind}
     for key in ("family", "sampler", "lanes", "threshold", "source", "steps", "digest"):
         fields[key] = getattr(schedule, key)
-    if found.router is not None:
-        fields["training"] = json.loads(found.router.training or "null")
-        fields["router_rows"] = {str(k): row for k, row in found.router.valid_rows().items()}
+    if origin.router is not None:
+        fields["training"] = json.loads(origin.router.training or "null")
+        fields["router_rows"] = {str(k): row for k, row in origin.router.valid_rows().items()}
     return fields | {
         "branches": list(schedule.branches),
         "computed": schedule.compute.sum(axis=1).tolist(),

@@ -95,21 +95,21 @@ def read_batches(path: str, loaded: Loaded, options: dict[str, Any]) -> list[Any
 
     from l2c_rt.cli.exits import NoFit, reading
 
-    how = loaded.sampling
+    loop = loaded.sampling
     with reading():
         latents, labels = _tensors(path)
-    if tuple(latents.shape[1:]) != (how.channels, how.size, how.size):
-        wanted = f"[N, {how.channels}, {how.size}, {how.size}]"
-        raise NoFit(ValueError(f"{path}: latents are {list(latents.shape)}, wanted {wanted}"))
-    if not 0 <= int(labels.min()) <= int(labels.max()) < how.classes:
-        raise NoFit(ValueError(f"{path}: labels are not within 0..{how.classes - 1}"))
+    if tuple(latents.shape[1:]) != (loop.channels, loop.size, loop.size):
+        shape = f"[N, {loop.channels}, {loop.size}, {loop.size}]"
+        raise NoFit(ValueError(f"{path}: latents are {list(latents.shape)}, wanted {shape}"))
+    if not 0 <= int(labels.min()) <= int(labels.max()) < loop.classes:
+        raise NoFit(ValueError(f"{path}: labels are not within 0..{loop.classes - 1}"))
     size = options["batch_size"]
     if len(latents) < size:
         refuse("--batch-size", f"{path} has {len(latents)} latents, less than one batch of {size}")
     order = torch.randperm(len(latents), generator=torch.Generator().manual_seed(options["seed"]))
     starts = range(0, len(order) - size + 1, size)
-    rows = [order[start : start + size] for start in starts]
-    return [(latents[each], labels[each]) for each in rows]
+    batches = [order[start : start + size] for start in starts]
+    return [(latents[batch], labels[batch]) for batch in batches]
 
 
 def _tensors(path: str) -> tuple[Any, Any]:
@@ -154,7 +154,7 @@ def _tell(loaded: Loaded, router: Router, out: Path, images: int, options: dict[
     click.echo(f"\n{router.schedule()}\n")
     if not images:
         return
-    from l2c_rt.learning import fit_report
+    from l2c_rt.compare.fit import fit_report
 
     with fitting():
         report = fit_report(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from l2c_rt.cli.exits import BadInput, NoFit, fitting, reading, refuse
+from l2c_rt.families import DIT, UVIT, display_name, family_named
 
 if TYPE_CHECKING:
     import torch
@@ -35,11 +38,14 @@ def random_model(family: str, blocks: int, width: int, input_size: int) -> Loade
     """A model of this family and size with untrained weights; patches of 2 x 2, 4 channels."""
     from l2c_rt.models import DiT, UViT
 
+    known = family_named(family)
     heads = width // 64 if width % 64 == 0 else 4
-    if family == "dit":
-        return _described(DiT(input_size, 2, 4, width, blocks, heads).eval())
-    model = UViT(input_size, 2, 4, width, blocks - 1, heads, num_classes=1001, conv=False)
-    return _described(model.eval())
+    makers: dict[str, Callable[..., nn.Module]] = {
+        DIT.name: DiT,
+        UVIT.name: partial(UViT, num_classes=1001, conv=False),
+    }
+    depth = blocks - known.blocks_beside_depth
+    return _described(makers[known.name](input_size, 2, 4, width, depth, heads).eval())
 
 
 def place(loaded: Loaded, device: str) -> None:
@@ -66,8 +72,8 @@ def noise(loaded: Loaded, count: int, seed: int) -> torch.Tensor:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    how = loaded.sampling
-    return torch.randn((count, how.channels, how.size, how.size), generator=generator)
+    loop = loaded.sampling
+    return torch.randn((count, loop.channels, loop.size, loop.size), generator=generator)
 
 
 def _model(name: str, family: str, num_heads: int | None) -> nn.Module:
@@ -77,17 +83,18 @@ def _model(name: str, family: str, num_heads: int | None) -> nn.Module:
         from l2c_rt.demo.run import load_demo_model
 
         return load_demo_model()
-    loaders = {"dit": load_dit, "uvit": load_uvit}
+    loaders: dict[str, Callable[..., nn.Module]] = {DIT.name: load_dit, UVIT.name: load_uvit}
     refusals = []
-    for found in sorted(loaders, key=lambda each: each != family):
+    # The schedule's own family first, so that its refusal is the one that is told.
+    for candidate in sorted(loaders, key=lambda candidate: candidate != family):
         try:
             with reading():
-                model = loaders[found](name, num_heads=num_heads).requires_grad_(False)
+                model = loaders[candidate](name, num_heads=num_heads).requires_grad_(False)
         except BadInput as failure:
             refusals.append(failure)
             continue
-        if family not in ("", found):
-            wrong = ValueError(f"{name} holds a {found}, the schedule is for a {family}")
-            raise NoFit(wrong)
+        if family not in ("", candidate):
+            holds, wants = display_name(candidate), display_name(family)
+            raise NoFit(ValueError(f"{name} holds a {holds}, the schedule is for a {wants}"))
         return model
     raise refusals[0]

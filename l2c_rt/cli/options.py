@@ -11,6 +11,7 @@ import click
 
 from l2c_rt.cli.exits import refuse
 from l2c_rt.cli.sources import SmoothCacheHeader, Threshold
+from l2c_rt.families import FAMILIES, Family
 
 Command = Callable[..., Any]
 
@@ -27,14 +28,19 @@ backend_option = click.option(
 )  # fmt: skip
 
 
+def of_each_family(value: Callable[[Family], float]) -> str:
+    """A published number for help texts, as in "DiT 4, U-ViT 0.4"."""
+    return ", ".join(f"{family.display_name} {value(family):g}" for family in FAMILIES.values())
+
+
 def cut_options(command: Command) -> Command:
     """--threshold and --reuse, as `cut`: which schedule a router gives."""
 
     @click.option(
         "--threshold",
         type=float,
-        help="Router only: compute where the score is above this.  Default: as published, DiT "
-        "0.1, U-ViT 0.9.",
+        help="Router only: compute where the score is above this.  Default: as published, "
+        f"{of_each_family(lambda family: family.threshold)}.",
     )
     @click.option(
         "--reuse",
@@ -57,10 +63,12 @@ def smoothcache_options(command: Command) -> Command:
         help='SmoothCache file keyed by type ("attn", "mlp"): number of blocks.',
     )
     @click.option(
-        "--family", type=click.Choice(["dit", "uvit"]), help="SmoothCache file: model family."
+        "--family", type=click.Choice(list(FAMILIES)), help="SmoothCache file: model family."
     )
     @click.option(
-        "--sampler", type=click.Choice(["ddim", "dpm-solver"]), help="SmoothCache file: sampler."
+        "--sampler",
+        type=click.Choice(sorted({family.sampler for family in FAMILIES.values()})),
+        help="SmoothCache file: sampler.",
     )
     @wraps(command)
     def run(blocks: int | None, family: str | None, sampler: str | None, **rest: Any) -> Any:

@@ -16,6 +16,7 @@ from l2c_rt.cli.options import (
     cut_options,
     force_option,
     num_heads_option,
+    of_each_family,
 )
 from l2c_rt.cli.sources import METAVAR, Threshold, read_source
 
@@ -45,7 +46,11 @@ Examples:
 @click.option("--steps", type=click.IntRange(1, 1000), help="Evaluations of the run.")
 @click.option("--labels", default="0-7", show_default=True, help="Classes, as in 0,3,5-9.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")
-@click.option("--cfg-scale", type=float, help="Guidance; default as published: DiT 4, U-ViT 0.4.")
+@click.option(
+    "--cfg-scale",
+    type=float,
+    help=f"Guidance; default as published: {of_each_family(lambda family: family.cfg_scale)}.",
+)
 @backend_option
 @click.option("--device", default="cpu", show_default=True, help="A torch device.")
 @click.option(

@@ -96,7 +96,7 @@ def _schedule_file(path: Path, left_out: SmoothCacheHeader) -> Source:
         return Source("schedule", fixed=CacheSchedule.load(path))
     header = {"family": left_out.family, "sampler": left_out.sampler}
     try:
-        made = CacheSchedule.from_smoothcache(path, blocks=left_out.blocks, **header)
+        schedule = CacheSchedule.from_smoothcache(path, blocks=left_out.blocks, **header)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return Source("SmoothCache schedule", fixed=made)
+    return Source("SmoothCache schedule", fixed=schedule)

@@ -70,7 +70,7 @@ def _moments(state: LearnState) -> dict[str, torch.Tensor]:
 
 
 def _path(state: LearnState) -> dict[str, torch.Tensor]:
-    """What leads lambda, [rows, K] float64 each, and the rows met."""
+    """What leads lambda, each [rows, K] float64, and the rows met."""
     prices = state.prices
     return {"fall": prices.fall, "rest": prices.rest, "total": state.sum_of_scores,
             "met": prices.met}  # fmt: skip
@@ -80,19 +80,19 @@ def _metadata(content: bytes) -> dict[str, str]:
     size = int.from_bytes(content[:8], "little")
     header = parse_json(content[8 : 8 + size])
     metadata: dict[str, str] = header["__metadata__"]
-    found = (metadata.get("format"), metadata.get("version"))
-    if found != (FORMAT, VERSION):
-        raise ValueError(f"format {found}, wanted {(FORMAT, VERSION)}")
+    file_format = (metadata.get("format"), metadata.get("version"))
+    if file_format != (FORMAT, VERSION):
+        raise ValueError(f"format {file_format}, wanted {(FORMAT, VERSION)}")
     return metadata
 
 
 def _check_same(metadata: dict[str, str], options: LearnOptions, shapes: str) -> None:
     saved: dict[str, Any] = parse_json(metadata["options"].encode())
-    wanted = options.as_dict()
-    other = [name for name in wanted if saved.get(name, "nothing") != wanted[name]]
+    current = options.as_dict()
+    other = [name for name in current if saved.get(name, "nothing") != current[name]]
     if other:
         was = ", ".join(f"{name}={saved.get(name)!r:.40}" for name in other)
-        now = ", ".join(f"{name}={wanted[name]!r}" for name in other)
+        now = ", ".join(f"{name}={current[name]!r}" for name in other)
         raise ValueError(
             f"the run was begun with {was}, now it is {now}; use the same, or resume=False to "
             "begin anew"
@@ -102,10 +102,10 @@ def _check_same(metadata: dict[str, str], options: LearnOptions, shapes: str) ->
 
 
 def _restore(state: LearnState, tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
-    wanted = (len(state.rows), len(state.theta[0]))
+    shape = (len(state.rows), len(state.theta[0]))
     for name in ("theta", "first", "second", "fall", "rest", "total"):
-        if tuple(tensors[name].shape) != wanted:
-            raise ValueError(f"{name} is {tuple(tensors[name].shape)}, wanted {wanted}")
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(f"{name} is {tuple(tensors[name].shape)}, wanted {shape}")
     if tuple(header["rows"]) != state.rows:
         raise ValueError(f"rows are {header['rows']!r:.60}, wanted {state.rows}")
     for i, theta in enumerate(state.theta):

@@ -18,10 +18,10 @@ class CsvLog:
 
     def __init__(self, path: Path, iterations: int, resumed_at: int) -> None:
         self.every = -(-iterations // MOST_LINES)
-        kept = _lines_until(path, resumed_at) if resumed_at else []
+        lines = _lines_until(path, resumed_at) if resumed_at else []
         self._file = path.open("w", newline="")
         self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerows([COLUMNS, *kept])
+        self._writer.writerows([COLUMNS, *lines])
         self._file.flush()
 
     def add(self, iteration: int, **values: float) -> None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.schedule.cache_schedule import cached_evaluations
+from l2c_rt.families import family_named
 
 DEFAULT_REUSE = 0.45
 DEFAULT_VISITS = 120
@@ -48,7 +48,7 @@ class LearnOptions:
         return asdict(self)
 
 
-def chosen(
+def resolve_options(
     bound_model: BoundModel,
     *,
     steps: int,
@@ -63,7 +63,7 @@ def chosen(
     data: bool,
 ) -> LearnOptions:
     """The options with every default filled in.  Raises ValueError naming the argument."""
-    rows = len(_cached(bound_model, steps))
+    rows = _trained_rows(bound_model, steps)
     _check_whole("batch_size", batch_size, 1)
     _check_whole("seed", seed, 0)
     if iterations is None:
@@ -107,19 +107,21 @@ def default_lr(visits: int) -> float:
     return max(PUBLISHED_LR, min(LARGEST_LR, 36.0 / max(visits, 1)))
 
 
-def _cached(bound_model: BoundModel, steps: int) -> tuple[int, ...]:
-    """The evaluations that may reuse, where a published loop of that length has any."""
+def _trained_rows(bound_model: BoundModel, steps: int) -> int:
+    """How many evaluations may reuse, where a published loop of that length has any."""
     if bound_model.sampling is None:
         raise ValueError(
             f"learn: no published loop is known for {type(bound_model.model).__name__}"
         )
     _check_whole("steps", steps, 1)
-    family = bound_model.program.family
-    if family == "uvit" and steps % 2:
+    family = family_named(bound_model.program.family)
+    stages = family.evaluations_per_solver_step
+    if steps % stages:
         raise ValueError(
-            f"learn: DPM-Solver of order 2 takes an even number of evaluations, got steps={steps}"
+            f"learn: {family.sampler_display_name} takes {stages} evaluations per solver step, got "
+            f"steps={steps}; take a multiple of {stages}"
         )
-    rows = cached_evaluations(steps, family)
+    rows = len(family.valid_rows(steps))
     if not rows:
         raise ValueError(f"learn: steps={steps} has no evaluation that may reuse; take more steps")
     return rows

@@ -41,9 +41,9 @@ class Output:
     def begin_iteration(self, state: LearnState) -> None:
         """Keep and draw the scores where the picture wants them."""
         total = self._task.options.iterations
-        wanted = {round(total * k / (PICTURES - 1)) for k in range(PICTURES)}
+        pictured = {round(total * k / (PICTURES - 1)) for k in range(PICTURES)}
         known = {iteration for iteration, _ in state.snapshots}
-        if state.iteration in wanted - known:
+        if state.iteration in pictured - known:
             scores = state.learned(self._task.options).sigmoid()
             state.snapshots.append((state.iteration, scores))
             names = self._task.bound_model.program.branch_names

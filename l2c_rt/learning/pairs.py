@@ -5,20 +5,16 @@ Pairs come from latents of a data set, as published, or from the model's own tra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
 from l2c_rt.adapters.branch_forward import full_pass, recording_pass
-from l2c_rt.sampling import loops as sampling
-from l2c_rt.sampling.solvers import DDIM, DPMSolver, discrete_alphas_bar, linear_alphas_bar
-
-Batch = tuple[Tensor, Tensor | None]
-"""Latents [B, C, H, W], and labels [B] where the model has any."""
+from l2c_rt.sampling.loops import Call, guided_call, run, timestep_tensor
+from l2c_rt.sampling.solvers import PublishedSolver
 
 LABEL_DROP = 0.1
 
@@ -27,19 +23,19 @@ LABEL_DROP = 0.1
 class Pair:
     """Two consecutive evaluations of which the second may reuse what the first computed.
 
-    `kept` are the branch outputs of the first; `teacher` is what the second predicts when it
-    computes everything, and `student(call)` what it predicts by another model call.
+    `previous_outputs` are the branch outputs of the first; `teacher` is what the second predicts
+    when it computes everything, and `student(call)` what it predicts by another model call.
     """
 
     row: int
-    kept: list[Tensor]
+    previous_outputs: list[Tensor]
     teacher: Tensor
-    student: Callable[[sampling.Call], Tensor]
+    student: Callable[[Call], Tensor]
 
 
 def trajectory_pairs(
     bound_model: BoundModel,
-    solver: DDIM | DPMSolver,
+    solver: PublishedSolver,
     rows: Mapping[int, int],
     noise: Tensor,
     labels: Tensor | None,
@@ -52,42 +48,42 @@ def trajectory_pairs(
     `rows` is {evaluation that may reuse: row of the router}.
     Shapes: noise [n, C, H, W], labels [n].
     """
-    how = bound_model.sampling
-    assert how is not None
+    loop = bound_model.sampling
+    assert loop is not None
     scale = float("-inf") if cfg_scale is None else cfg_scale
-    evaluation, kept = 0, list[Tensor]()
-    found: list[Pair] = []
+    evaluation, outputs = 0, list[Tensor]()
+    pairs: list[Pair] = []
 
     def call(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        nonlocal kept
+        nonlocal outputs
         if evaluation + 1 not in rows:
             return full_pass(bound_model, x, t, y)
-        out, kept = recording_pass(bound_model, x, t, y)
+        out, outputs = recording_pass(bound_model, x, t, y)
         return out
 
     def guided(x: Tensor, t: float) -> Tensor:
         nonlocal evaluation
-        prediction = sampling.guided_call(call, how, labels, scale)(x, t)
+        prediction = guided_call(call, loop, labels, scale)(x, t)
         if evaluation in rows:
-            student = _guided_student(how, labels, scale, x, t)
-            found.append(Pair(rows[evaluation], kept, prediction, student))
+            student = _guided_student(loop, labels, scale, x, t)
+            pairs.append(Pair(rows[evaluation], outputs, prediction, student))
         evaluation += 1
         return prediction
 
-    for _ in sampling.run(solver, guided, noise):
-        yield from found
-        found.clear()
+    for _ in run(solver, guided, noise):
+        yield from pairs
+        pairs.clear()
 
 
 def _guided_student(
-    how: PublishedLoop, labels: Tensor | None, scale: float, x: Tensor, t: float
-) -> Callable[[sampling.Call], Tensor]:
-    return lambda call: sampling.guided_call(call, how, labels, scale)(x, t)
+    loop: PublishedLoop, labels: Tensor | None, scale: float, x: Tensor, t: float
+) -> Callable[[Call], Tensor]:
+    return lambda call: guided_call(call, loop, labels, scale)(x, t)
 
 
 def data_pair(
     bound_model: BoundModel,
-    solver: DDIM | DPMSolver,
+    solver: PublishedSolver,
     rows: Mapping[int, int],
     clean: Tensor,
     labels: Tensor | None,
@@ -98,24 +94,18 @@ def data_pair(
 
     Shapes: clean [B, C, H, W]; labels [B].
     """
-    chosen = int(torch.randint(len(rows), (1,), generator=generator))
-    evaluation = sorted(rows)[chosen]
+    draw = int(torch.randint(len(rows), (1,), generator=generator))
+    evaluation = sorted(rows)[draw]
     noise = torch.randn(clean.shape, generator=generator).to(clean)
     if labels is not None:
         labels = dropped(labels, bound_model, generator)
-    how = bound_model.sampling
-    assert how is not None
-    if isinstance(solver, DDIM):
-        first = [evaluation - 1]
-        signal = float(linear_alphas_bar()[solver.timesteps[evaluation - 1]])
-    else:
-        first = [evaluation - 2, evaluation - 1]
-        signal = float(discrete_alphas_bar()[_whole(solver.timesteps[evaluation - 2]) - 1])
+    step_before = range(evaluation - solver.evaluations_per_step, evaluation)
+    signal = solver.signal(step_before[0])
     x = signal**0.5 * clean + (1.0 - signal) ** 0.5 * noise
-    x, kept = _advance(bound_model, solver, first, x, labels)
-    t = _time(solver, _whole(solver.timesteps[evaluation]), x)
+    x, outputs = _advance(bound_model, solver, step_before, x, labels)
+    t = timestep_tensor(solver.training_timestep(evaluation), x)
     teacher = full_pass(bound_model, x, t, labels)
-    return Pair(rows[evaluation], kept, teacher, lambda call: call(x, t, labels))
+    return Pair(rows[evaluation], outputs, teacher, lambda call: call(x, t, labels))
 
 
 def dropped(labels: Tensor, bound_model: BoundModel, generator: torch.Generator) -> Tensor:
@@ -127,65 +117,16 @@ def dropped(labels: Tensor, bound_model: BoundModel, generator: torch.Generator)
 
 def _advance(
     bound_model: BoundModel,
-    solver: DDIM | DPMSolver,
-    evaluations: list[int],
+    solver: PublishedSolver,
+    evaluations: range,
     x: Tensor,
     y: Tensor | None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Take the solver's step from x; the last of its evaluations is what stays recorded."""
     assert bound_model.sampling is not None
-    channels, anchor, kept = bound_model.sampling.channels, x, list[Tensor]()
-    for e in evaluations:
-        out, kept = recording_pass(bound_model, x, _time(solver, solver.timesteps[e], x), y)
-        eps = out[:, :channels]
-        if isinstance(solver, DDIM):
-            x = float(solver.a[e]) * x + float(solver.b[e]) * eps
-        else:
-            clean = (x - float(solver.sigma[e]) * eps) / float(solver.alpha[e])
-            x = float(solver.keep[e]) * anchor + float(solver.weight[e]) * clean
-    return x, kept
-
-
-def _whole(t: float) -> int:
-    return round(t)
-
-
-def _time(solver: DDIM | DPMSolver, t: float, x: Tensor) -> Tensor:
-    dtype = torch.int64 if isinstance(solver, DDIM) else torch.float32
-    return torch.full((len(x),), t, dtype=dtype, device=x.device)
-
-
-def endless(data: Iterable[Any], labelled: bool, skip: int = 0) -> Iterator[Batch]:
-    """(latents, labels) batch after batch, over and over, without the first `skip`.
-
-    Labels are None where the model has none (`labelled` False).
-    Raises ValueError for batches of another kind, or where `data` cannot be gone through again.
-    """
-    while True:
-        empty = True
-        for batch in data:
-            empty = False
-            if skip:
-                skip -= 1
-                continue
-            yield _checked(batch, labelled)
-        if empty:
-            raise ValueError(
-                "learn: data gave no batch; give a list or a DataLoader, which can be gone through "
-                "again, not a generator that ends"
-            )
-
-
-def _checked(batch: Any, labelled: bool) -> Batch:
-    fusable = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-    if all(isinstance(part, Tensor) for part in fusable) and len(fusable) in (1, 2):
-        clean, labels = fusable[0], fusable[-1]
-        if clean.dim() == 4 and clean.is_floating_point():
-            if not labelled:
-                return clean, None
-            if labels.shape == clean.shape[:1] and not labels.is_floating_point():
-                return clean, labels.long()
-    got = ", ".join(str(tuple(p.shape)) if isinstance(p, Tensor) else type(p).__name__
-                    for p in fusable)  # fmt: skip
-    wanted = "latents [B, C, H, W]" + (", integer labels [B]" if labelled else "")
-    raise ValueError(f"learn: a batch of data is ({got}), wanted ({wanted})")
+    channels, anchor, outputs = bound_model.sampling.channels, x, list[Tensor]()
+    for k in evaluations:
+        t = timestep_tensor(solver.timesteps[k], x)
+        out, outputs = recording_pass(bound_model, x, t, y)
+        x = solver.update(k, x, out[:, :channels], anchor)
+    return x, outputs

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.branch_forward import mixed_pass
+from l2c_rt.families import Family, family_named
 from l2c_rt.learning.options import LearnOptions
 from l2c_rt.learning.pairs import Pair
 from l2c_rt.learning.penalty import Prices
 from l2c_rt.learning.workers import Workers
 
-CLAMP = 5.0
-"""DiT's published bound on the logits; U-ViT's have none, except on a path of lambda."""
+PATH_CLAMP = 5.0
+"""The bound on the logits on a path of lambda, where every family needs one."""
 
 PATH_START = 3.0
 PATH_SPREAD = 0.1
@@ -114,6 +115,7 @@ def gather(
     bound_model: BoundModel, pairs: Iterable[Pair], state: LearnState, options: LearnOptions
 ) -> Sums:
     """Student passes over the pairs, with the error's slope in every score."""
+    family = family_named(bound_model.program.family)
     device = next(bound_model.model.parameters()).device
     scores = state.logits.sigmoid()
     if options.straight_through is not None:
@@ -125,24 +127,24 @@ def gather(
         i = state.rows.index(pair.row)
         with torch.enable_grad():
             weights = scores[i].clone().requires_grad_()
-            student = pair.student(partial(mixed_pass, bound_model, pair.kept, weights))
-            loss = error_of(bound_model.program.family, student, pair.teacher)
+            student = pair.student(partial(mixed_pass, bound_model, pair.previous_outputs, weights))
+            loss = error_of(family, student, pair.teacher)
             slope[i] += torch.autograd.grad(loss, weights)[0]
         error += loss.detach()
         pairs_of_row[i] += 1
     return Sums(slope.cpu().double(), pairs_of_row.double(), error.cpu().double())
 
 
-def error_of(family: str, student: Tensor, teacher: Tensor) -> Tensor:
-    """DiT: mean of squares over all elements.  U-ViT: their sum per sample, batch mean."""
+def error_of(family: Family, student: Tensor, teacher: Tensor) -> Tensor:
+    """The family's published loss: what `Family.loss` names, of the squared differences."""
     squares = (student.float() - teacher.float()).square()
-    return squares.mean() if family == "dit" else squares.sum() / len(squares)
+    return squares.mean() if family.loss == "mean" else squares.sum() / len(squares)
 
 
 def update(
-    state: LearnState, sums: Sums, options: LearnOptions, family: str, workers: Workers
+    state: LearnState, sums: Sums, options: LearnOptions, family: Family, workers: Workers
 ) -> None:
-    """One AdamW step on the rows that were met.
+    """One AdamW step on the rows that were met, clamped where the family or a path asks for it.
 
     The slope of error + lambda * sum of scores in a logit is (slope + lambda) s (1 - s): soft, and
     straight through the binarised scores alike.  Averaged over processes as data-parallel training
@@ -158,9 +160,10 @@ def update(
             slope = (sums.slope[i] + state.lam * sums.pairs[i]) / workers.size
             theta.grad = (slope * scores[i] * (1.0 - scores[i])).float()
     state.optimizer.step()
-    if options.path or family == "dit":
+    clamp = PATH_CLAMP if options.path else family.clamp
+    if clamp is not None:
         for theta in state.theta:
-            theta.detach().clamp_(-CLAMP, CLAMP)
+            theta.detach().clamp_(-clamp, clamp)
     state.iteration += 1
 
 

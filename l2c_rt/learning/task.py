@@ -6,17 +6,16 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
 from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
+from l2c_rt.families import Family, family_named
+from l2c_rt.learning.batches import Batch
 from l2c_rt.learning.options import LearnOptions
-from l2c_rt.learning.pairs import Batch, Pair, data_pair, trajectory_pairs
+from l2c_rt.learning.pairs import Pair, data_pair, trajectory_pairs
 from l2c_rt.learning.state import draw_seed
-from l2c_rt.policies.router import Router
-from l2c_rt.sampling import loops as sampling
-from l2c_rt.sampling.solvers import DDIM, DPMSolver
+from l2c_rt.sampling.solvers import PublishedSolver, solver_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,26 +23,27 @@ class Task:
     """What is learned on what: fixed for the whole run.  `rows` is {evaluation: router row}."""
 
     bound_model: BoundModel
-    how: PublishedLoop
+    loop: PublishedLoop
+    family: Family
     options: LearnOptions
     rows: dict[int, int]
-    height: int
-    solver: DDIM | DPMSolver
+    solver: PublishedSolver
     device: torch.device
     shapes: str
 
     @staticmethod
     def of(bound_model: BoundModel, options: LearnOptions) -> Task:
         assert bound_model.sampling is not None
-        family = bound_model.program.family
-        height = options.steps if family == "dit" else options.steps // 2
-        blank = np.zeros((height, len(bound_model.program.branches)), np.float32)
-        rows = Router(blank, family, options.steps).valid_rows()
-        solver = sampling.solver_for(bound_model.sampling.sampler, options.steps)
-        device = next(bound_model.model.parameters()).device
-        shapes = shape_digest(bound_model.model)
+        family = family_named(bound_model.program.family)
         return Task(
-            bound_model, bound_model.sampling, options, rows, height, solver, device, shapes
+            bound_model=bound_model,
+            loop=bound_model.sampling,
+            family=family,
+            options=options,
+            rows=family.valid_rows(options.steps),
+            solver=solver_for(bound_model.sampling.sampler, options.steps),
+            device=bound_model.device,
+            shapes=shape_digest(bound_model.model),
         )
 
     def pairs(self, iteration: int, rank: int, batches: Iterator[Batch] | None) -> Iterator[Pair]:
@@ -57,11 +57,11 @@ class Task:
             yield data_pair(self.bound_model, self.solver, self.rows, clean, labels, generator)
             return
         count = self.options.batch_size
-        size = (count, self.how.channels, self.how.size, self.how.size)
+        size = (count, self.loop.channels, self.loop.size, self.loop.size)
         noise = torch.randn(size, generator=generator).to(self.device)
         labels = None
-        if self.how.classes:
-            labels = torch.randint(self.how.classes, (count,), generator=generator)
+        if self.loop.classes:
+            labels = torch.randint(self.loop.classes, (count,), generator=generator)
             labels = labels.to(self.device)
         scale = self.options.cfg_scale
         yield from trajectory_pairs(self.bound_model, self.solver, self.rows, noise, labels, scale)

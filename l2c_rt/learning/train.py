@@ -19,15 +19,15 @@ from tqdm import tqdm
 import l2c_rt
 from l2c_rt import adapters
 from l2c_rt.adapters.branch_forward import frozen
+from l2c_rt.learning.batches import Batch, endless
 from l2c_rt.learning.checkpoint import load_checkpoint
-from l2c_rt.learning.options import chosen
+from l2c_rt.learning.options import resolve_options
 from l2c_rt.learning.output import CHECKPOINT, ROUTER, Output, checked_folder
-from l2c_rt.learning.pairs import Batch, endless
 from l2c_rt.learning.penalty import shifted_to_share
 from l2c_rt.learning.state import LearnState, gather, start, update
 from l2c_rt.learning.task import Task
 from l2c_rt.learning.workers import Workers, joined
-from l2c_rt.policies.router import THRESHOLDS, Router
+from l2c_rt.policies.router import Router
 
 
 def learn(
@@ -60,7 +60,7 @@ def learn(
     Source: arXiv 2406.01733.
     """
     bound_model = adapters.bind(model)
-    options = chosen(
+    options = resolve_options(
         bound_model, steps=steps, iterations=iterations, batch_size=batch_size, lam=lam,
         reuse=reuse, lr=lr, seed=seed, straight_through=straight_through, cfg_scale=cfg_scale,
         data=data is not None,
@@ -72,7 +72,7 @@ def learn(
         output = None
         if folder is not None and workers.first:
             output = Output(folder, task, save_every, state.iteration)
-        labelled, done = task.how.classes > 0, state.iteration
+        labelled, done = task.loop.classes > 0, state.iteration
         batches = None if data is None else endless(data, labelled, done)
         with closing(output) if output is not None else nullcontext():
             _train(task, state, batches, output, workers, progress and workers.first)
@@ -108,7 +108,7 @@ def _train(
             began = time.perf_counter()
             pairs = task.pairs(state.iteration, workers.rank, batches)
             sums = gather(task.bound_model, pairs, state, task.options).over(workers)
-            update(state, sums, task.options, task.bound_model.program.family, workers)
+            update(state, sums, task.options, task.family, workers)
             state.seconds += time.perf_counter() - began
             if output is not None:
                 output.end_iteration(state)
@@ -119,18 +119,18 @@ def _train(
 
 def _finished(task: Task, state: LearnState, workers: Workers) -> Router:
     """The router, its scores moved to the wanted share where one was given."""
-    options, family = task.options, task.bound_model.program.family
+    options, family = task.options, task.family
     learned, shift = state.learned(options).numpy(), 0.0
     if options.reuse is not None:
-        learned, shift = shifted_to_share(learned, options.reuse, THRESHOLDS[family])
-    logits = np.zeros((task.height, learned.shape[1]), np.float32)
+        learned, shift = shifted_to_share(learned, options.reuse, family.threshold)
+    logits = np.zeros((family.router_rows(options.steps), learned.shape[1]), np.float32)
     logits[list(state.rows)] = learned
     return Router(
         logits,
-        family,
+        family.name,
         options.steps,
         branches=task.bound_model.program.branch_names,
-        sampler=task.how.sampler,
+        sampler=task.loop.sampler,
         source=f"l2c_rt.learn, seed {options.seed}",
         training=json.dumps({**_about(task, state, workers), "shift_of_logits": shift}),
     )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from l2c_rt.families import FAMILIES, cached_evaluations
 from l2c_rt.policies.policy import BoolArray, alike, full_table
-from l2c_rt.schedule.cache_schedule import FAMILIES, CacheSchedule, cached_evaluations
+from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 
 @dataclass(frozen=True, slots=True)

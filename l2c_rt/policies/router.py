@@ -12,19 +12,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from l2c_rt.schedule.cache_schedule import (
-    FAMILIES,
-    CacheSchedule,
-    cached_evaluations,
-    default_branches,
-)
+from l2c_rt.families import Family, family_named
+from l2c_rt.schedule.cache_schedule import CacheSchedule, default_branches
 from l2c_rt.schedule.checks import check_size, check_text, checked_branches
 from l2c_rt.untrusted.bounded_read import parse_json
 
-SAMPLERS = {"dit": "ddim", "uvit": "dpm-solver"}
-LANES = {"dit": 1, "uvit": 2}
 MAX_TRAINING_LENGTH = 1 << 16
-THRESHOLDS = {"dit": 0.1, "uvit": 0.9}
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -46,8 +39,7 @@ class Router:
     training: str = ""
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ValueError(f"router family is {self.family!r:.80}, wanted one of {FAMILIES}")
+        family = family_named(self.family)
         logits = _checked_logits(self.logits)
         columns = logits.shape[1]
         branches = checked_branches(self.branches or default_branches(columns), columns)
@@ -56,8 +48,8 @@ class Router:
         _check_training(self.training)
         object.__setattr__(self, "logits", logits)
         object.__setattr__(self, "branches", branches)
-        object.__setattr__(self, "sampler", self.sampler or SAMPLERS[self.family])
-        _check_rows(self.family, self.steps, logits.shape[0])
+        object.__setattr__(self, "sampler", self.sampler or family.sampler)
+        _check_rows(family, self.steps, logits.shape[0])
         self._check_used_scores()
 
     @staticmethod
@@ -93,10 +85,7 @@ class Router:
 
     def valid_rows(self) -> dict[int, int]:
         """{evaluation: row of logits} for the evaluations that may reuse, noisiest first."""
-        evaluations = cached_evaluations(self.steps, self.family)
-        if self.family == "dit":
-            return {n: self.steps - 1 - n for n in evaluations}
-        return {n: n // 2 for n in evaluations}
+        return family_named(self.family).valid_rows(self.steps)
 
     def schedule(self, threshold: float | None = None, reuse: float | None = None) -> CacheSchedule:
         """The schedule that computes the branches whose score is above the threshold.
@@ -109,7 +98,7 @@ class Router:
             raise ValueError(f"give threshold ({threshold}) or reuse ({reuse}), not both")
         if reuse is not None:
             return self._schedule_at_share(reuse)
-        threshold = THRESHOLDS[self.family] if threshold is None else threshold
+        threshold = family_named(self.family).threshold if threshold is None else threshold
         rows = self.valid_rows()
         return self._schedule_of(self.scores[list(rows.values())] > threshold, threshold)
 
@@ -136,7 +125,7 @@ class Router:
             self.branches,
             family=self.family,
             sampler=self.sampler,
-            lanes=LANES[self.family],
+            lanes=family_named(self.family).calls_per_step,
             threshold=threshold,
             source=self.source,
         )
@@ -179,17 +168,20 @@ def _check_training(training: str) -> None:
         raise ValueError(f"training is no JSON text: {error}") from None
 
 
-def _check_rows(family: str, steps: int, rows: int) -> None:
+def _check_rows(family: Family, steps: int, rows: int) -> None:
     if isinstance(steps, bool) or not isinstance(steps, int):
         raise ValueError(f"router steps is {steps!r:.80}, wanted an int")
     check_size(steps, 1)
-    if family == "dit" and rows != steps:
-        raise ValueError(f"a dit router for {steps} steps has {steps} rows, this one has {rows}")
-    if family == "uvit" and steps % 2:
+    stages = family.evaluations_per_solver_step
+    if steps % stages:
         raise ValueError(
-            f"a uvit router is for an even number of evaluations (2 per solver step), not {steps}"
+            f"a {family.display_name} router is for whole solver steps of {stages} evaluations, "
+            f"not for {steps} steps"
         )
-    if family == "uvit" and not steps // 2 <= rows <= steps:
+    # The published files hold a row per evaluation, whether or not the family reads so many.
+    least = family.router_rows(steps)
+    if not least <= rows <= steps:
+        wanted = f"{steps}" if least == steps else f"{least}..{steps}"
         raise ValueError(
-            f"a uvit router for {steps} evaluations has {steps // 2}..{steps} rows, not {rows}"
+            f"a {family.display_name} router for {steps} steps has {wanted} rows, not {rows}"
         )

@@ -14,7 +14,7 @@ from l2c_rt.runtime.lanes import InputKey
 from l2c_rt.runtime.run import Run
 from l2c_rt.runtime.step_clock import same_timestep
 from l2c_rt.sampling import loops
-from l2c_rt.sampling.solvers import DDIM, DPMSolver
+from l2c_rt.sampling.solvers import PublishedSolver, solver_for
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 
@@ -54,7 +54,7 @@ def published_loop(model: BoundModel) -> PublishedLoop:
 
 def published_solver(
     model: BoundModel, schedule: CacheSchedule, timesteps: Sequence[float] | None
-) -> DDIM | DPMSolver:
+) -> PublishedSolver:
     """The solver of the model's published loop, if schedule and timesteps were made for it."""
     loop = published_loop(model)
     if schedule.sampler not in ("", loop.sampler):
@@ -62,7 +62,7 @@ def published_solver(
             f"sample: the schedule was made for {schedule.sampler}, the model's published loop is "
             f"{loop.sampler}; call the compiled model in a loop of your own"
         )
-    solver = loops.solver_for(loop.sampler, schedule.steps)
+    solver = solver_for(loop.sampler, schedule.steps)
     pairs = zip(timesteps or solver.timesteps, solver.timesteps, strict=True)
     for k, (got, expected) in enumerate(pairs):
         if not same_timestep(got, expected):

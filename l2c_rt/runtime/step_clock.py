@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from l2c_rt.runtime.run_counts import RunCounts
+from l2c_rt.sampling.solvers import SOLVERS
 
-STRICTLY_FALLING = ("ddim", "dpm-solver")
+STRICTLY_FALLING = tuple(SOLVERS)
+"""Samplers whose timesteps fall from evaluation to evaluation."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,28 @@
 """The two published solvers as tables of numbers: DDIM with eta 0, DPM-Solver++ singlestep order 2.
 
-numpy only, float64.  An evaluation k of a solver takes its latents to the next point by
-`x = keep * anchor + sum_j weight_j * prediction_j`; `sampling` walks these tables.
+numpy only, float64; the latents that a solver moves are whatever has the arithmetic of a tensor.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+Latents = TypeVar("Latents", bound="_Arithmetic")
+
+
+class _Arithmetic(Protocol):
+    """What the updates ask of latents: torch tensors, numpy arrays and plain floats have it."""
+
+    def __add__(self: Latents, other: Latents, /) -> Latents: ...
+    def __sub__(self: Latents, other: Latents, /) -> Latents: ...
+    def __rmul__(self: Latents, other: float, /) -> Latents: ...
+    def __truediv__(self: Latents, other: float, /) -> Latents: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +33,28 @@ class DDIM:
     Shapes: timesteps, a, b [S], in execution order.
     """
 
+    evaluations_per_step: ClassVar[int] = 1
+
     timesteps: tuple[int, ...]
     a: Array
     b: Array
+
+    def update(self, k: int, x: Latents, eps: Latents, anchor: Latents) -> Latents:
+        """The latents after evaluation k, which predicted the noise `eps` in x; needs no anchor."""
+        return float(self.a[k]) * x + float(self.b[k]) * eps
+
+    def coefficients(self) -> Array:
+        """(a, b, 0, 0) per evaluation: a table like `DPMSolver.coefficients`.  Shapes: [S, 4]."""
+        zeros = np.zeros_like(self.a)
+        return np.stack([self.a, self.b, zeros, zeros], axis=1)
+
+    def signal(self, k: int) -> float:
+        """alpha-bar at evaluation k: the share of clean latents in the variance of noised ones."""
+        return float(linear_alphas_bar()[self.timesteps[k]])
+
+    def training_timestep(self, k: int) -> int:
+        """The timestep of evaluation k, which is one that the model was trained on."""
+        return self.timesteps[k]
 
 
 def linear_alphas_bar(train_steps: int = 1000) -> Array:
@@ -80,21 +110,52 @@ class DPMSolver:
     Source: arXiv 2211.01095 with U-ViT's discrete noise schedule; shapes [S].
     """
 
+    evaluations_per_step: ClassVar[int] = 2
+
     timesteps: tuple[float, ...]
     alpha: Array
     sigma: Array
     keep: Array
     weight: Array
 
+    def update(self, k: int, x: Latents, eps: Latents, anchor: Latents) -> Latents:
+        """The latents after evaluation k, which predicted the noise `eps` in x.
+
+        `anchor` are the latents at the start of the solver step: x itself at its first evaluation.
+        """
+        clean = (x - float(self.sigma[k]) * eps) / float(self.alpha[k])
+        return float(self.keep[k]) * anchor + float(self.weight[k]) * clean
+
+    def coefficients(self) -> Array:
+        """(a, b, c, save) of `x' = a x + b eps + c anchor` per evaluation.
+
+        Where save is 1 the x before the update is the next evaluation's anchor.  Shapes: [S, 4].
+        """
+        a, b = self.weight / self.alpha, -self.weight * self.sigma / self.alpha
+        first = np.arange(len(a)) % self.evaluations_per_step == 0
+        # The first of a pair is its own anchor, so that a device need not have stored it yet.
+        return np.stack([a + first * self.keep, b, ~first * self.keep, first], axis=1)
+
+    def signal(self, k: int) -> float:
+        """As `DDIM.signal`; the timesteps of training begin at 1."""
+        return float(discrete_alphas_bar()[round(self.timesteps[k]) - 1])
+
+    def training_timestep(self, k: int) -> float:
+        """The timestep of evaluation k, rounded to one that the model was trained on."""
+        return float(round(self.timesteps[k]))
+
 
 def dpm_solver(evaluations: int, train_steps: int = 1000) -> DPMSolver:
-    """The solver's table for `evaluations` model evaluations, rounded down to an even number.
+    """The solver's table for `evaluations` model evaluations.
 
-    Raises ValueError for fewer than 2.
+    Raises ValueError for an odd number of them, or fewer than 2.
     """
-    pairs = evaluations // 2
-    if pairs < 1:
-        raise ValueError(f"dpm_solver: got {evaluations} evaluations, wanted at least 2")
+    pairs, odd = divmod(evaluations, 2)
+    if odd or pairs < 1:
+        raise ValueError(
+            f"DPM-Solver of order 2 takes an even number of evaluations, at least 2; got "
+            f"{evaluations}"
+        )
     noise = _DiscreteNoise(train_steps)
     grid = np.linspace(1.0, 1.0 / train_steps, pairs + 1)
     start, end = noise.log_snr(grid[:-1]), noise.log_snr(grid[1:])
@@ -130,3 +191,24 @@ class _DiscreteNoise:
         log_alpha = -0.5 * np.logaddexp(0.0, -2.0 * log_snr)
         # np.interp wants rising abscissae; log alpha falls with time.
         return np.interp(log_alpha, self._log_alpha[::-1], self._times[::-1])
+
+
+PublishedSolver = DDIM | DPMSolver
+
+SOLVERS: Mapping[str, Callable[[int], PublishedSolver]] = {"ddim": ddim, "dpm-solver": dpm_solver}
+"""{sampler: its table for a number of evaluations}."""
+
+
+def starts_step(solver: PublishedSolver, k: int) -> bool:
+    """Whether evaluation k is the first of its solver step, whose latents are the anchor."""
+    return k % solver.evaluations_per_step == 0
+
+
+def solver_for(sampler: str, steps: int) -> PublishedSolver:
+    """The table of a published solver for a schedule of `steps` evaluations.
+
+    Raises ValueError for a sampler that is not known or a number of steps that it cannot take.
+    """
+    if sampler not in SOLVERS:
+        raise ValueError(f"sample: sampler {sampler!r} is not one of {', '.join(SOLVERS)}")
+    return SOLVERS[sampler](steps)

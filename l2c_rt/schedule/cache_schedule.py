@@ -22,8 +22,6 @@ from l2c_rt.schedule.checks import (
     checked_timesteps,
 )
 
-FAMILIES = ("dit", "uvit")
-
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class CacheSchedule:
@@ -173,16 +171,3 @@ def default_branches(num_branches: int) -> tuple[str, ...]:
             f"{num_branches} branches are no attn and mlp pairs; name them: branches=(...)"
         )
     return tuple(f"{kind}-{b}" for b in range(num_branches // 2) for kind in ("attn", "mlp"))
-
-
-def cached_evaluations(steps: int, family: str = "") -> tuple[int, ...]:
-    """The evaluations at which Learning-to-Cache may reuse: every second, never the first.
-
-    DiT's loop pairs evaluations from the clean end; U-ViT's caches the first stage of each
-    second-order solver step; without a family they are the odd ones, as DiT's for even `steps`.
-    Source: arXiv 2406.01733, section 3 and appendix B.1.
-    """
-    first = {"": 1, "dit": 1 + steps % 2, "uvit": 2}
-    if family not in first:
-        raise ValueError(f"family {family!r} is unknown; wanted one of {sorted(first)}")
-    return tuple(range(first[family], steps, 2))

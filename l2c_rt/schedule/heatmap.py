@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from l2c_rt.families import display_name
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -124,8 +126,7 @@ def _draw_shares(axis: Any, schedule: CacheSchedule, panels: dict[str, list[int]
 
 
 def _title(figure: Any, schedule: CacheSchedule) -> None:
-    names = {"dit": "DiT", "uvit": "U-ViT", "ddim": "DDIM", "dpm-solver": "DPM-Solver"}
-    parts = [names.get(t, t) for t in (schedule.family, schedule.sampler) if t]
+    parts = [display_name(name) for name in (schedule.family, schedule.sampler) if name]
     loop = " ".join([*parts, f"{schedule.steps} evaluations"])
     computed = f"{100 * (1 - schedule.reuse_share):.1f} % of branches computed"
     distinct = f"{len(schedule.distinct_rows())} distinct evaluations"

@@ -4,32 +4,51 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from command_line import done, run
+from toys import toy_dit
 
-from l2c_rt.cli import main
+import l2c_rt as rt
 from l2c_rt.measure import machine as machine_module
 from l2c_rt.measure.ceilings import Ceilings, copy_rate, product_rate, read_ceilings
 from l2c_rt.measure.machine import event_seconds, host_seconds, machine, stopwatch
+from l2c_rt.policies import Random
+from l2c_rt.schedule.cache_schedule import default_branches
 
 TINY = ("bench", "l2c/dit-xl-2-256/ddim-20", "--width", "16", "--input-size", "4", "--rounds", "1",
         "--device", "cpu")  # fmt: skip
 
 
-def run(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
-
-
 def fields(*words: object) -> dict[str, Any]:
-    result = run(*words, "--json")
-    assert result.exit_code == 0, result.output
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    printed: dict[str, Any] = json.loads(done(*words, "--json"))
+    return printed
+
+
+def test_bench_prints_the_ratio_beside_its_bound(schedule: Path, dit_weights: Path) -> None:
+    words = ("bench", schedule, "--weights", dit_weights, "--rounds", "1")
+    shown = done(*words)
+    assert "dit, 3 blocks, width 32, 16 tokens" in shown
+    assert "x by arithmetic" in shown
+    fields = json.loads(done(*words, "--backend", "reference", "--json"))
+    assert len(fields["full_seconds"]) == len(fields["cached_seconds"]) == 2
+    limit = rt.compile(toy_dit(), schedule).cost.speedup_limit
+    assert fields["bound"] == pytest.approx(limit)
+
+
+@pytest.mark.parametrize("family", ["dit", "uvit"])
+def test_bench_makes_a_random_model_of_the_schedules_family_and_depth(
+    family: str, tmp_path: Path
+) -> None:
+    made = Random(0.5, seed=0).schedule(4, default_branches(6))
+    replace(made, family=family).save(tmp_path / "s.json")
+    shown = done("bench", tmp_path / "s.json", "--width", "64", "--input-size", "8")
+    assert f"{family}, 3 blocks, width 64" in shown
 
 
 def test_the_floor_is_that_of_cost_at_the_given_ceilings(tmp_path: Path) -> None:

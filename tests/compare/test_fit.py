@@ -14,10 +14,11 @@ from oracle import Oracle
 from toys import random_schedule, toy_dit, toy_uvit
 
 from l2c_rt.api import compile
-from l2c_rt.learning import FitReport, fit_report
+from l2c_rt.compare.fit import FitReport, fit_report
 from l2c_rt.policies import EveryN, Full, NoisiestFirst, Random
 from l2c_rt.policies.router import Router
 from l2c_rt.sampling import loops as sampling
+from l2c_rt.sampling.solvers import solver_for
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 
@@ -40,7 +41,7 @@ def test_errors_are_those_of_a_naive_cached_run() -> None:
         how = compile(model, schedule).bound_model.sampling
         guided = sampling.guided_call(naive, how, labels, 2.0)
         with torch.no_grad():
-            runs.append(list(sampling.run(sampling.solver_for("ddim", 4), guided, noise)))
+            runs.append(list(sampling.run(solver_for("ddim", 4), guided, noise)))
     cached, full = runs
     first = report.fits[0]
     for k in range(4):

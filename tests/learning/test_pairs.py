@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -15,16 +14,12 @@ from toys import toy_dit, toy_uvit
 
 from l2c_rt import adapters
 from l2c_rt.adapters.branch_forward import full_pass
-from l2c_rt.learning.pairs import data_pair, dropped, endless, trajectory_pairs
-from l2c_rt.policies.router import Router
+from l2c_rt.families import DIT, UVIT
+from l2c_rt.learning.pairs import data_pair, dropped, trajectory_pairs
+from l2c_rt.sampling.loops import guided_call, run
 from l2c_rt.sampling.solvers import ddim, dpm_solver
 
 LABELS = torch.tensor([3, 7, 1])
-
-
-def rows(family: str, steps: int) -> dict[int, int]:
-    height = steps if family == "dit" else steps // 2
-    return Router(np.zeros((height, 6), np.float32), family, steps).valid_rows()
 
 
 def latents(seed: int = 0) -> Tensor:
@@ -48,10 +43,10 @@ def test_a_pair_of_latents_is_the_published_ddim_pair() -> None:
     model, steps = toy_dit(), 10
     bound_model, naive = adapters.bind(model), SoftOracle(model)
     clean = latents()
-    pair = data_pair(bound_model, ddim(steps), rows("dit", steps), clean, LABELS, generator(5))
+    pair = data_pair(bound_model, ddim(steps), DIT.valid_rows(steps), clean, LABELS, generator(5))
     # The same draws in the same order: the pair, the noise, the labels to drop.
     draws = generator(5)
-    evaluation = sorted(rows("dit", steps))[int(torch.randint(5, (1,), generator=draws))]
+    evaluation = sorted(DIT.valid_rows(steps))[int(torch.randint(5, (1,), generator=draws))]
     noise = torch.randn(clean.shape, generator=draws)
     y = torch.where(torch.rand(3, generator=draws) < 0.1, 10, LABELS)
     s = steps - evaluation
@@ -67,7 +62,7 @@ def test_a_pair_of_latents_is_the_published_ddim_pair() -> None:
         teacher = model(x, torch.full((3,), kept_times[s - 1]), y)
     torch.testing.assert_close(pair.teacher, teacher, rtol=1e-4, atol=1e-4)
     assert pair.teacher.shape[1] == 8
-    for got, wanted in zip(pair.kept, naive.kept, strict=True):
+    for got, wanted in zip(pair.previous_outputs, naive.kept, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -80,7 +75,7 @@ def test_a_pair_of_latents_is_the_published_dpm_solver_pair(
     times = {}
     for seed in range(60):
         seen.clear()
-        pair = data_pair(bound_model, dpm_solver(nfe), rows("uvit", nfe), latents(), LABELS,
+        pair = data_pair(bound_model, dpm_solver(nfe), UVIT.valid_rows(nfe), latents(), LABELS,
                          generator(seed))  # fmt: skip
         times[pair.row] = [t for t, _ in seen]
     assert sorted(times) == list(range(1, 10))
@@ -98,7 +93,7 @@ def test_a_dpm_solver_pair_takes_one_whole_step_of_the_solver() -> None:
     found = {}
     for seed in range(40):
         clean = latents(1)
-        pair = data_pair(bound_model, solver, rows("uvit", nfe), clean, LABELS, generator(seed))
+        pair = data_pair(bound_model, solver, UVIT.valid_rows(nfe), clean, LABELS, generator(seed))
         draws = generator(seed)
         torch.randint(2, (1,), generator=draws)
         noise = torch.randn(clean.shape, generator=draws)
@@ -127,7 +122,7 @@ def generator(seed: int) -> torch.Generator:
 
 @pytest.mark.parametrize("steps", [6, 7])
 def test_latent_pairs_are_of_trained_rows_only(steps: int) -> None:
-    bound_model, table = adapters.bind(toy_dit(depth=1)), rows("dit", steps)
+    bound_model, table = adapters.bind(toy_dit(depth=1)), DIT.valid_rows(steps)
     met = {
         data_pair(bound_model, ddim(steps), table, latents(), LABELS, generator(seed)).row
         for seed in range(40)
@@ -141,7 +136,9 @@ def test_dropped_labels_are_the_same_in_all_passes(monkeypatch: pytest.MonkeyPat
     many = 0
     for seed in range(60):
         seen.clear()
-        pair = data_pair(bound_model, ddim(6), rows("dit", 6), latents(), LABELS, generator(seed))
+        pair = data_pair(
+            bound_model, ddim(6), DIT.valid_rows(6), latents(), LABELS, generator(seed)
+        )
         pair.student(lambda x, t, y: full_pass(bound_model, x, t, y))
         labels = [y for _, y in seen]
         assert len(labels) == 3
@@ -168,20 +165,20 @@ def test_ddim_trajectory_pairs_follow_the_guided_loop(steps: int) -> None:
         lambda *args, **kw: model.forward_with_cfg(*args, **kw).detach(), noise, LABELS, 10, steps,
         1.5, lambda step, out: outputs.append(out[:3, :4]),
     )  # fmt: skip
-    table = rows("dit", steps)
+    table = DIT.valid_rows(steps)
     pairs = list(trajectory_pairs(bound_model, ddim(steps), table, noise, LABELS, 1.5))
     assert [pair.row for pair in pairs] == [table[n] for n in sorted(table)]
     for evaluation, pair in zip(sorted(table), pairs, strict=True):
         torch.testing.assert_close(pair.teacher, outputs[evaluation], rtol=2e-4, atol=2e-4)
         again = pair.student(lambda x, t, y: full_pass(bound_model, x, t, y))
         assert torch.equal(again, pair.teacher)
-        assert len(pair.kept) == 6
-        assert pair.kept[0].shape[0] == 6
+        assert len(pair.previous_outputs) == 6
+        assert pair.previous_outputs[0].shape[0] == 6
 
 
 def test_what_is_kept_comes_from_the_evaluation_before() -> None:
     model = toy_dit()
-    bound_model, table = adapters.bind(model), rows("dit", 6)
+    bound_model, table = adapters.bind(model), DIT.valid_rows(6)
     calls: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def watch(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
@@ -189,15 +186,13 @@ def test_what_is_kept_comes_from_the_evaluation_before() -> None:
         return full_pass(bound_model, x, t, y)
 
     naive = SoftOracle(model)
-    from l2c_rt.sampling import loops as sampling
-
-    guided = sampling.guided_call(watch, bound_model.sampling, LABELS, 2.0)
-    list(sampling.run(ddim(6), guided, latents()))
+    guided = guided_call(watch, bound_model.sampling, LABELS, 2.0)
+    list(run(ddim(6), guided, latents()))
     pairs = trajectory_pairs(bound_model, ddim(6), table, latents(), LABELS, 2.0)
     for evaluation, pair in zip(sorted(table), pairs, strict=True):
         with torch.no_grad():
             naive.record(*calls[evaluation - 1])
-        for got, wanted in zip(pair.kept, naive.kept, strict=True):
+        for got, wanted in zip(pair.previous_outputs, naive.kept, strict=True):
             assert torch.equal(got, wanted)
 
 
@@ -205,7 +200,7 @@ def test_nothing_is_computed_twice_on_a_trajectory(monkeypatch: pytest.MonkeyPat
     bound_model = adapters.bind(toy_uvit())
     seen = recorded_times(bound_model, monkeypatch)
     pairs = list(
-        trajectory_pairs(bound_model, dpm_solver(8), rows("uvit", 8), latents(), LABELS, 0.4)
+        trajectory_pairs(bound_model, dpm_solver(8), UVIT.valid_rows(8), latents(), LABELS, 0.4)
     )
     assert [pair.row for pair in pairs] == [1, 2, 3]
     assert len(seen) == 8
@@ -215,36 +210,5 @@ def test_nothing_is_computed_twice_on_a_trajectory(monkeypatch: pytest.MonkeyPat
 def test_without_guidance_a_trajectory_has_no_null_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     bound_model = adapters.bind(toy_dit(depth=1))
     seen = recorded_times(bound_model, monkeypatch)
-    list(trajectory_pairs(bound_model, ddim(4), rows("dit", 4), latents(), LABELS, None))
+    list(trajectory_pairs(bound_model, ddim(4), DIT.valid_rows(4), latents(), LABELS, None))
     assert all(torch.equal(y, LABELS) for _, y in seen)
-
-
-def test_batches_go_round_and_can_be_skipped() -> None:
-    data = [(latents(k), LABELS + k) for k in range(3)]
-    order = [int(y[0]) - 3 for _, y in itertools.islice(endless(data, True), 7)]
-    assert order == [0, 1, 2, 0, 1, 2, 0]
-    assert [int(y[0]) - 3 for _, y in itertools.islice(endless(data, True, skip=4), 2)] == [1, 2]
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ([], "gave no batch"),
-        ([latents()], "batch of data is ..3, 4, 8, 8.., wanted"),
-        ([(latents(), latents())], r"wanted \(latents"),
-        ([(latents(), LABELS[:2])], r"wanted \(latents"),
-        ([(LABELS, LABELS)], r"wanted \(latents"),
-        ([(latents(), None)], "NoneType"),
-    ],
-)
-def test_batches_of_another_kind_are_rejected(data: list[Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        next(endless(data, True))
-
-
-def test_a_generator_that_ends_is_rejected_when_it_runs_dry() -> None:
-    batches = endless(((latents(k), LABELS) for k in range(2)), True)
-    next(batches)
-    next(batches)
-    with pytest.raises(ValueError, match="not a generator that ends"):
-        next(batches)

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import schedules
 
+from l2c_rt.families import cached_evaluations
 from l2c_rt.policies import EveryN, Full, NoisiestFirst, Policy, Random
 from l2c_rt.policies.router import Router
-from l2c_rt.schedule.cache_schedule import CacheSchedule, cached_evaluations, default_branches
+from l2c_rt.schedule.cache_schedule import CacheSchedule, default_branches
 
 BRANCHES = default_branches(8)
 

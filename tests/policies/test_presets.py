@@ -7,10 +7,11 @@ import pytest
 from router_files import archive, dit_pickle, drawn_logits
 
 from l2c_rt import presets
+from l2c_rt.families import cached_evaluations
 from l2c_rt.policies import EveryN, Full
 from l2c_rt.policies.router import Router
 from l2c_rt.resolve import resolve_schedule
-from l2c_rt.schedule.cache_schedule import CacheSchedule, cached_evaluations
+from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 # (steps, branches), cells of cached evaluations, computed of them, attn, mlp, distinct rows
 FACTS = {

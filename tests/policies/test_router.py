@@ -20,7 +20,8 @@ from router_files import archive, dit_pickle, drawn_logits, integer, text, uvit_
 from strategies import routers
 
 from l2c_rt import presets
-from l2c_rt.policies.router import LANES, SAMPLERS, THRESHOLDS, Router
+from l2c_rt.families import FAMILIES
+from l2c_rt.policies.router import Router
 
 PUBLISHED = Path(__file__).parents[2] / "../shared/routers"
 published = pytest.mark.skipif(
@@ -146,10 +147,11 @@ def test_both_published_formats_are_told_apart(tmp_path, name, content, family):
     router = Router.load(saved(tmp_path, content, name))
     np.testing.assert_array_equal(router.logits, LOGITS)
     assert (router.family, router.steps, router.source) == (family, 10, name)
-    assert router.sampler == SAMPLERS[family]
+    assert router.sampler == FAMILIES[family].sampler
     assert router.branches[:3] == ("attn-0", "mlp-0", "attn-1")
     schedule = router.schedule()
-    assert (schedule.lanes, schedule.threshold) == (LANES[family], THRESHOLDS[family])
+    published = FAMILIES[family]
+    assert (schedule.lanes, schedule.threshold) == (published.calls_per_step, published.threshold)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
@@ -255,8 +257,8 @@ def test_ties_go_by_evaluation_and_then_by_branch():
 def test_a_schedule_carries_where_it_comes_from(router):
     schedule = router.schedule()
     assert (schedule.family, schedule.sampler) == (router.family, router.sampler)
-    assert (schedule.lanes, schedule.source) == (LANES[router.family], "drawn")
-    assert schedule.threshold == THRESHOLDS[router.family]
+    assert (schedule.lanes, schedule.source) == (FAMILIES[router.family].calls_per_step, "drawn")
+    assert schedule.threshold == FAMILIES[router.family].threshold
     assert schedule.branches == router.branches
 
 
@@ -287,12 +289,15 @@ def test_a_router_is_saved_as_safetensors_only(tmp_path):
     ("fields", "message"),
     [
         ({"family": "sdxl"}, "family is 'sdxl', wanted one of"),
-        ({"steps": 12}, "a dit router for 12 steps has 12 rows, this one has 10"),
+        ({"steps": 12}, "a DiT router for 12 steps has 12 rows, not 10"),
         ({"steps": 0}, "0 steps"),
         ({"steps": 10.0}, r"steps is 10\.0, wanted an int"),
-        ({"family": "uvit", "steps": 9}, "even number of evaluations"),
-        ({"family": "uvit", "steps": 8}, r"8 evaluations has 4\.\.8 rows, not 10"),
-        ({"family": "uvit", "steps": 22}, r"22 evaluations has 11\.\.22 rows, not 10"),
+        (
+            {"family": "uvit", "steps": 9},
+            "whole solver steps of 2 evaluations, not for 9",
+        ),
+        ({"family": "uvit", "steps": 8}, r"8 steps has 4\.\.8 rows, not 10"),
+        ({"family": "uvit", "steps": 22}, r"22 steps has 11\.\.22 rows, not 10"),
         ({"logits": np.zeros((10, 8), int)}, "logits are int64"),
         ({"logits": np.zeros(10)}, r"float64 \(10,\)"),
         ({"branches": ("a",)}, "1 branch names for 8"),

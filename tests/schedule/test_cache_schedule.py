@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from strategies import schedules
 
-from l2c_rt.schedule.cache_schedule import CacheSchedule, cached_evaluations, default_branches
+from l2c_rt.schedule.cache_schedule import CacheSchedule, default_branches
 
 SMALL = np.array([[1, 1, 1, 1], [0, 1, 0, 0], [1, 1, 1, 1], [0, 1, 0, 0], [1, 0, 0, 1]], bool)
 
@@ -133,15 +133,6 @@ def test_bad_compute_is_rejected_by_name(compute, message):
 def test_bad_fields_are_rejected_by_name(fields, message):
     with pytest.raises(ValueError, match=message):
         CacheSchedule(SMALL, **fields)
-
-
-def test_evaluations_that_may_be_cached():
-    assert cached_evaluations(6) == cached_evaluations(6, "dit") == (1, 3, 5)
-    assert cached_evaluations(7, "dit") == (2, 4, 6)
-    assert cached_evaluations(7) == (1, 3, 5)
-    assert cached_evaluations(8, "uvit") == (2, 4, 6)
-    with pytest.raises(ValueError, match="family 'vit' is unknown"):
-        cached_evaluations(8, "vit")
 
 
 def test_the_map_of_50_by_56_fits_100_columns():

@@ -6,7 +6,6 @@ Recognised by structure; diffusers is imported only to build its own return type
 from __future__ import annotations
 
 import importlib
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,14 +16,9 @@ from torch import Tensor, nn
 from l2c_rt.adapters.bound_model import BoundModel, BranchCode, PublishedLoop, State
 from l2c_rt.adapters.diffusers.plain_layers import take_apart
 from l2c_rt.adapters.plain_layers import NotFusable
-from l2c_rt.plan.program import (
-    BlockProgram,
-    Node,
-    attention_branch,
-    conditioning_node,
-    linear_node,
-    mlp_branch,
-)
+from l2c_rt.families import DIT
+from l2c_rt.plan.program import BlockProgram
+from l2c_rt.plan.published import dit_program
 
 _MODEL = ("pos_embed", "transformer_blocks", "norm_out", "proj_out_1", "proj_out_2", "config")
 _BLOCK = ("norm1", "attn1", "norm3", "ff")
@@ -135,38 +129,28 @@ def _finish(model: Any, state: State) -> Any:
 
 
 def _program(model: Any) -> BlockProgram:
-    config = model.config
-    width = config.num_attention_heads * config.attention_head_dim
-    tokens = (config.sample_size // config.patch_size) ** 2
-    frequencies = model.transformer_blocks[0].norm1.emb.timestep_embedder.linear_1.in_features
-    conditioning = frequencies * width + width * width
+    config, blocks = model.config, model.transformer_blocks
     patch = config.patch_size**2
-    nodes: list[Node] = [
-        linear_node("embed", tokens, config.in_channels * patch, width, role="embed")
-    ]
-    for i, block in enumerate(model.transformer_blocks):
-        node = conditioning_node(f"modulation-{i}", width, 6 * width)
-        nodes.append(
-            replace(node, macs=node.macs + conditioning, weights=node.weights + conditioning)
-        )
-        nodes.append(attention_branch(i, tokens, width, gated=True))
-        hidden = block.ff.net[0].proj.out_features
-        nodes.append(mlp_branch(i, tokens, width, hidden, gated=True))
-    extra = conditioning + 2 * width * width
-    final = linear_node("final", tokens, width, patch * model.out_channels, role="final")
-    # The conditioning's weights are read before the run, not at every evaluation.
-    nodes.append(replace(final, macs=final.macs + extra))
-    return BlockProgram("dit", tuple(nodes), tokens, width)
+    return dit_program(
+        [block.ff.net[0].proj.out_features for block in blocks],
+        width=config.num_attention_heads * config.attention_head_dim,
+        tokens=(config.sample_size // config.patch_size) ** 2,
+        patch_values=config.in_channels * patch,
+        out_values=model.out_channels * patch,
+        frequencies=blocks[0].norm1.emb.timestep_embedder.linear_1.in_features,
+        embedder_per_block=True,
+    )
 
 
 def _sampling(model: Any) -> PublishedLoop:
     config = model.config
     return PublishedLoop(
-        sampler="ddim",
+        sampler=DIT.sampler,
         null_label=config.num_embeds_ada_norm,
         classes=config.num_embeds_ada_norm,
         channels=config.in_channels,
         size=config.sample_size,
         guided_channels=config.in_channels,
-        cfg_scale=4.0,
+        cfg_scale=DIT.cfg_scale,
+        guidance=DIT.guidance,
     )

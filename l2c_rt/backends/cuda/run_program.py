@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,10 +15,9 @@ from l2c_rt.backends.cuda.call_program import unpatchify_into
 from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.backends.cuda.shape_program import ShapeProgram, host_tensor
 from l2c_rt.device.graphs import GraphSequence
-from l2c_rt.kernels.operands import Reuses, Solver, ddim_coefficients, dpm_solver_coefficients
+from l2c_rt.kernels.operands import Reuses, Solver
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.lowering import Final
-from l2c_rt.sampling.solvers import DDIM, DPMSolver
 
 AHEAD = 3
 """Evaluations that the host may be ahead of a callback: enough to keep the device busy, few enough
@@ -44,7 +44,7 @@ class RunProgram:
         plan = fused.plan
         buffers, outer = self.shape_program.buffers, self.shape_program.outer
         self._coefficients = buffers.latents.new_zeros(self.shape_program.tables.steps, 8)
-        anchor = buffers.anchor if isinstance(solver, DPMSolver) else None
+        anchor = buffers.anchor if solver.evaluations_per_step > 1 else None
         self._state = Solver(self._coefficients, buffers.counter, anchor)
         self._tokens = self._image = buffers.h[:0]
         if outer.after is not None:
@@ -122,14 +122,10 @@ class RunProgram:
     def _set_scale(self, scale: float) -> None:
         if scale == self._scale:
             return
-        s = self._solver
-        if isinstance(s, DDIM):
-            table = ddim_coefficients(s.a.tolist(), s.b.tolist(), scale)
-        else:
-            columns = (s.alpha.tolist(), s.sigma.tolist(), s.keep.tolist(), s.weight.tolist())
-            # Published as cond + w (cond - uncond), which is uncond + (1 + w) (cond - uncond).
-            table = dpm_solver_coefficients(*columns, 1.0 + scale)
-        host = host_tensor(table.flatten().tolist(), self._table)
+        table = np.zeros((len(self._table), 8), np.float32)
+        table[:, :4] = self._solver.coefficients()
+        table[:, 4] = self._loop.guidance.scale_from_uncond(scale)
+        host = host_tensor(table.ravel(), self._table)
         self._table.copy_(host.view(-1, 8), non_blocking=True)
         self._scale = scale
 

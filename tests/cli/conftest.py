@@ -1,0 +1,39 @@
+"""Files that commands are given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+from toys import toy_dit
+
+import l2c_rt as rt
+from l2c_rt.policies import Random
+from l2c_rt.schedule.cache_schedule import default_branches
+
+
+@pytest.fixture
+def dit_weights(tmp_path: Path) -> Path:
+    """A DiT of 3 blocks, with its number of heads in the header."""
+    path = tmp_path / "dit.safetensors"
+    save_file(toy_dit().state_dict(), path, metadata={"num_heads": "2"})
+    return path
+
+
+@pytest.fixture
+def schedule(tmp_path: Path) -> Path:
+    """A schedule for that DiT: 6 evaluations, 6 branches, reusing half of the odd ones."""
+    made = Random(0.5, seed=0).schedule(6, default_branches(6))
+    replace(made, family="dit", sampler="ddim").save(tmp_path / "schedule.json")
+    return tmp_path / "schedule.json"
+
+
+@pytest.fixture
+def router(tmp_path: Path) -> Path:
+    logits = np.linspace(-4, 4, 6 * 6, dtype=np.float32).reshape(6, 6)
+    made = rt.Router(logits, "dit", 6, source="by hand", training='{"seed": 3}')
+    made.save(tmp_path / "router.safetensors")
+    return tmp_path / "router.safetensors"
