@@ -1,0 +1,153 @@
+"""Every measured figure of README.md and docs/learning.md is the one in bench/results/."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("learned", "noisiest first", "every-N", "random")
+UNITS = r"(?:x|dB|%|ms|us|s|T|MB|MiB|bytes)"
+A_FIGURE = re.compile(rf"(?<![\w.-])\d[\d,.]*\s?{UNITS}(?![\w-])|(?<![\w.-])\d+\.\d+(?![\w.-])")
+NOT_MEASURED = re.compile(r"```.*?```|<img [^>]*>|\]\([^)]*\)|\b\d{4}\.\d{5}\b|Python 3\.10")
+"""Code, pictures, links, numbers of papers, versions."""
+
+
+def page(name: str) -> str:
+    """The page's text on one line: sentences are wrapped, table rows are not."""
+    return " ".join((ROOT / name).read_text(encoding="utf-8").split())
+
+
+def results(name: str) -> Any:
+    return json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
+
+
+def benchmarks(group: str) -> list[tuple[dict[str, Any], float]]:
+    """What each benchmark of a group recorded, and the median of its seconds."""
+    every = results("cpu")["benchmarks"]
+    return [
+        (bench["extra_info"], bench["stats"]["median"])
+        for bench in every
+        if bench["extra_info"]["group"] == group
+    ]
+
+
+def run_rows() -> Iterator[str]:
+    for facts, seconds in benchmarks("cached / full"):
+        ratio, limit = facts["ratio"], facts["bound"]
+        yield (
+            f"| {facts['preset'].rpartition('/')[2]} | {facts['backend']} "
+            f"| {median(facts['against_seconds']):.2f} | {seconds:.2f} "
+            f"| {ratio:.3f}x | {limit:.3f}x | {100 * ratio / limit:.1f} % |"
+        )
+
+
+def run_sentences() -> Iterator[str]:
+    _, _, _, (facts, seconds) = benchmarks("cached / full")
+    assert (facts["preset"], facts["backend"]) == ("l2c/dit-xl-2-256/ddim-50", "fused")
+    yield (
+        f"DDIM-50, one image: {median(facts['against_seconds']):.2f} s becomes {seconds:.2f} s, "
+        f"**{facts['ratio']:.3f}x of at most {facts['bound']:.3f}x**"
+    )
+    every = [facts for facts, _ in benchmarks("cached / full")]
+    scatter = max(abs(r / facts["ratio"] - 1) for facts in every for r in facts["ratios"])
+    assert 0.02 < scatter <= 0.03
+    yield "single ratios lie within 3 % of their median"
+    best = max(facts["ratio"] / facts["bound"] for facts in every)
+    yield f"so {100 * best:.1f} % means at the limit"
+    ((fused, _),) = benchmarks("fused / reference")
+    assert fused["preset"] == "l2c/dit-xl-2-256/ddim-20"
+    yield f"On cached DDIM-20, `fused` is {fused['ratio']:.3f}x as fast as `reference`"
+    machine = results("cpu")["machine_info"]
+    yield f"on an {machine['processor']} with torch {machine['torch'].partition('+')[0]},"
+    yield f"measured on {machine['cores']} CPU cores"
+
+
+def overhead_sentences() -> Iterator[str]:
+    both = [facts for facts, _ in benchmarks("runtime's own Python")]
+    seconds = max(facts["seconds_per_evaluation"] for facts in both)
+    share = max(facts["share"] for facts in both)
+    yield f"at most {1e6 * seconds:.0f} us of Python per step, {100 * share:.2f} % of its time"
+    ((memory, _),) = benchmarks("memory")
+    assert memory["growth_bytes"] == 0
+    yield "no memory growth from run 20 to run 200"
+
+
+def demo_results(steps: int) -> dict[str, dict[str, Any]]:
+    """The schedules of one number of steps that reuse as much as the headline says, and `full`."""
+    every = results("digits-demo")["results"]
+    return {r["name"]: r for r in every if r["steps"] == steps and r["ratio"] in (0.0, 0.45)}
+
+
+def demo_sentences() -> Iterator[str]:
+    psnr = {name: f"{fmean(r['psnr']):.1f}" for name, r in demo_results(50).items() if r["psnr"]}
+    yield (
+        "DDIM-50, 45 % of cacheable branches reused, PSNR to the full run: "
+        f"**learned {psnr['learned']} dB**, noisiest-first {psnr['noisiest first']}, "
+        f"every-N {psnr['every-N']}, random {psnr['random']}"
+    )
+
+
+def leads() -> dict[float, list[float]]:
+    """By how many dB the learned schedule leads the best rule, for each share of reuse."""
+    every: dict[float, list[float]] = {}
+    for cell in results("digits-quality")["cells"]:
+        psnr = {name: fmean(cell["psnr_db"][name]) for name in NAMES}
+        lead = psnr.pop("learned") - max(psnr.values())
+        every.setdefault(cell["reuse_of_cached_evaluations"], []).append(lead)
+    return every
+
+
+def lead_sentences() -> Iterator[str]:
+    assert list(leads()) == [0.25, 0.45, 0.65]
+    assert all(lead > 0 for some in leads().values() for lead in some)
+    yield f"**In all {sum(map(len, leads().values()))} settings tried**"
+    low, middle, high = (f"{min(some):.1f} to {max(some):.1f}" for some in leads().values())
+    cells = results("digits-quality")["cells"]
+    seeds, steps = ({cell[key] for cell in cells} for key in ("seed", "steps"))
+    yield (
+        f"{len(seeds)} seeds, {' and '.join(map(str, sorted(steps)))} steps: "
+        f"lead over the best rule {low} dB at 25 % reuse, {middle} at 45 %, {high} at 65 %"
+    )
+
+
+def digits_rows() -> Iterator[str]:
+    for steps in (20, 50):
+        for name, result in demo_results(steps).items():
+            psnr = f"{fmean(result['psnr']):.1f}" if result["psnr"] else "-"
+            yield (
+                f"| {steps} | {name} | {100 * result['reuse']:.1f} % | {psnr} "
+                f"| {result['frechet']:.2f} | {100 * result['accuracy']:.0f} % |"
+            )
+
+
+def expected() -> list[str]:
+    return [
+        *run_rows(), *run_sentences(), *overhead_sentences(), *demo_sentences(), *lead_sentences(),
+    ]  # fmt: skip
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    readme = page("README.md")
+    missing = [said for said in expected() if said not in readme]
+    assert not missing, "README.md does not say this of bench/results/"
+
+
+def test_no_other_figure_is_in_the_readme() -> None:
+    readme = NOT_MEASURED.sub(" ", page("README.md"))
+    for said in expected():
+        readme = readme.replace(said, " ")
+    assert not A_FIGURE.findall(readme), "these come from no file under bench/results/"
+
+
+def test_the_digits_in_the_page_on_learning_are_those_of_the_demo() -> None:
+    learning = page("docs/learning.md")
+    assert len(list(digits_rows())) == 10
+    assert all(row in learning for row in digits_rows())
+    assert learning.count("| 100 % |") == 10
+    high = leads()[0.65]
+    assert f"At 65 % it is {min(high):.1f} to {max(high):.1f} dB" in learning
