@@ -13,8 +13,7 @@ from torch import Tensor
 from l2c_rt.adapters.bound_model import PublishedLoop
 from l2c_rt.device.graphs import CudaRecorder
 from l2c_rt.kernels.operands import ddim_coefficients, dpm_solver_coefficients
-from l2c_rt.sampling.loops import solver_for
-from l2c_rt.sampling.solvers import DDIM
+from l2c_rt.sampling.solvers import DDIM, solver_for
 
 Capture = Callable[[Callable[[], object]], Callable[[], object]]
 """Turns a function of static tensors into one that does the same again."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
 PAGE = re.sub(r"<!--.*?-->", "", TEXT, flags=re.DOTALL)
@@ -39,8 +37,6 @@ def test_a_module_stands_under_its_package() -> None:
             assert Path(module).parent.as_posix() == package
 
 
-# owner: the mark goes when compiled.py is short enough; strict says when.
-@pytest.mark.xfail(strict=True, reason="l2c_rt/runtime/compiled.py has 221 lines")
 def test_five_short_files_lead_from_compile_to_a_kernel_launch() -> None:
     assert len(FIVE) == 5
     assert set(FIVE) <= set(MODULES)
