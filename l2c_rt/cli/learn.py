@@ -154,7 +154,7 @@ def _tell(loaded: Loaded, router: Router, out: Path, images: int, options: dict[
     click.echo(f"\n{router.schedule()}\n")
     if not images:
         return
-    from l2c_rt.learning import fit_report
+    from l2c_rt.compare.fit import fit_report
 
     with fitting():
         report = fit_report(

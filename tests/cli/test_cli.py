@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import struct
 import subprocess
 import sys
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,6 @@ from toys import toy_dit, toy_uvit
 import l2c_rt as rt
 from l2c_rt import adapters
 from l2c_rt.cli import main
-from l2c_rt.cli.images import save_grid
 from l2c_rt.cli.labels import parse_labels
 from l2c_rt.cli.learn import read_batches
 from l2c_rt.cli.models import load
@@ -348,33 +345,6 @@ def test_a_model_of_images_gives_a_png(tmp_path: Path) -> None:
     done("sample", tmp_path / "m.safetensors", "--router", "full", "--steps", "2", "--labels",
          "0-2", "-o", tmp_path / "x.png")  # fmt: skip
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_grid_has_every_pixel_where_it_belongs(channels: int, tmp_path: Path) -> None:
-    images = np.linspace(-1.2, 1.2, 3 * channels * 64).reshape(3, channels, 8, 8)
-    save_grid(images.astype(np.float32), tmp_path / "x.png", columns=2)
-    pixels = decoded(tmp_path / "x.png")
-    # Cells of 8 x 8 pixels, each enlarged 8 times, with gaps of 2.
-    assert pixels.shape == (130, 130, channels)
-    want = np.clip((images[1] + 1) * 127.5, 0, 255).round()
-    assert (pixels[:64:8, 66::8].transpose(2, 0, 1) == want).all()
-    assert (pixels[64:66] == 255).all()
-    assert (pixels[66:, 66:] == 255).all()
-
-
-def decoded(path: Path) -> Any:
-    """The pixels of a PNG whose rows have no filter."""
-    content = path.read_bytes()
-    width, height, depth, colour = struct.unpack(">IIBB", content[16:26])
-    channels = {0: 1, 2: 3}[colour]
-    assert depth == 8
-    at = content.index(b"IDAT")
-    size = int.from_bytes(content[at - 4 : at], "big")
-    rows = np.frombuffer(zlib.decompress(content[at + 4 : at + 4 + size]), np.uint8)
-    rows = rows.reshape(height, 1 + width * channels)
-    assert (rows[:, 0] == 0).all()
-    return rows[:, 1:].reshape(height, width, channels)
 
 
 def test_labels_are_numbers_and_ranges() -> None:

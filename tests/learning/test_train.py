@@ -178,7 +178,7 @@ def test_a_share_and_a_penalty_together_move_the_cut_only() -> None:
 
 
 def test_learned_beats_random_at_every_share() -> None:
-    from l2c_rt.learning import fit_report
+    from l2c_rt.compare.fit import fit_report
 
     model = toy_dit(depth=4)
     router = short(model, iterations=40, steps=8)
