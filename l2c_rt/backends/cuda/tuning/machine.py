@@ -1,12 +1,10 @@
-"""Which machine this is, as far as measured times go, and where its user's choices are kept."""
+"""The name of this machine, as far as measured times depend on it."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,31 +42,14 @@ def describe_device(device: torch.device | int = 0) -> str:
     )
 
 
-def default_path() -> Path | None:
-    """Where choices are kept for this user; None where there is no home."""
-    # Relative paths are to be ignored, by the XDG specification.
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        home = Path.home()
-    except RuntimeError:
-        return given / "l2c_rt" / "tune.json" if given.is_absolute() else None
-    if sys.platform == "darwin":
-        folder = home / "Library" / "Caches"
-    elif sys.platform == "win32":
-        folder = home / "AppData" / "Local"
-    else:
-        folder = given if given.is_absolute() else home / ".cache"
-    return folder / "l2c_rt" / "tune.json"
-
-
 def _driver_version() -> str:
     try:
         text = Path("/proc/driver/nvidia/version").read_text(errors="replace")
     except OSError:
         text = ""
-    found = re.search(r"\b\d+\.\d+(\.\d+)?\b", text)
-    if found:
-        return found.group()
+    number = re.search(r"\b\d+\.\d+(\.\d+)?\b", text)
+    if number:
+        return number.group()
     # The CUDA version that the driver serves: coarser, but known everywhere.
     version: Callable[[], int] = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)
     return str(version())
