@@ -75,11 +75,11 @@ def _named(spec: Any) -> str:
     return repr(str(spec))[:100] if isinstance(spec, (str, PathLike)) else type(spec).__name__
 
 
-def _first_difference(got: tuple[str, ...], want: tuple[str, ...]) -> str:
-    if len(got) != len(want):
+def _first_difference(got: tuple[str, ...], expected: tuple[str, ...]) -> str:
+    if len(got) != len(expected):
         return (
-            f"{len(got)} branches, the model has {len(want)}; use a schedule or router that was "
-            "made for this depth"
+            f"{len(got)} branches, the model has {len(expected)}; use a schedule or router that "
+            "was made for this depth"
         )
-    k = next(k for k, (a, b) in enumerate(zip(got, want, strict=True)) if a != b)
-    return f"branch {k} is {got[k]!r}, the model's is {want[k]!r}; the names must agree in order"
+    k = next(k for k, (a, b) in enumerate(zip(got, expected, strict=True)) if a != b)
+    return f"branch {k} is {got[k]!r}, the model's is {expected[k]!r}; names must agree in order"

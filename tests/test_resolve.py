@@ -43,8 +43,8 @@ def test_a_preset_name_resolves_to_a_schedule():
 
 
 def test_a_policy_resolves_for_a_run():
-    made = resolve_schedule(EveryN(2), steps=6, branches=("a", "b"))
-    assert made == EveryN(2).schedule(6, ("a", "b"))
+    schedule = resolve_schedule(EveryN(2), steps=6, branches=("a", "b"))
+    assert schedule == EveryN(2).schedule(6, ("a", "b"))
     for known in ({}, {"steps": 6}, {"branches": ("a",)}):
         with pytest.raises(ValueError, match=r"EveryN is a policy.*give steps="):
             resolve_schedule(EveryN(2), **known)

@@ -1,4 +1,4 @@
-"""The ASCII map of a schedule: what `print(schedule)` shows."""
+"""The ASCII map of a schedule, which `print(schedule)` shows."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class TorchArchive:
     def __init__(self, file: BinaryIO, size: int) -> None:
         if file.read(4) != b"PK\x03\x04":
             raise ValueError(
-                "not a zip archive; files of torch before 1.6 are no longer read, and a damaged or "
+                "not a zip archive; files of torch before 1.6 are not read, and a damaged or "
                 "partly downloaded file looks the same: fetch it again, or save it anew"
             )
         reader = _Reader(file)

@@ -78,8 +78,8 @@ def test_a_training_checkpoint_gives_its_ema_weights(tmp_path):
 def test_other_float_types_become_float32(tmp_path, dtype, suffix):
     model = filled(DiT, SMALL_DIT).to(dtype)
     loaded = load_dit(write(tmp_path / f"w{suffix}", model.state_dict()), num_heads=2)
-    for got, wanted in zip(loaded.parameters(), model.parameters(), strict=True):
-        assert torch.equal(got, wanted.float())
+    for got, saved in zip(loaded.parameters(), model.parameters(), strict=True):
+        assert torch.equal(got, saved.float())
 
 
 def test_heads_come_from_the_argument_then_the_name_then_the_header_then_the_width(tmp_path):

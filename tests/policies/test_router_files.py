@@ -82,7 +82,7 @@ def test_reading_a_published_file_imports_no_torch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("options", "message"),
     [
         ({"steps": 20}, "steps: 10, wanted 20"),
         ({"depth": 28}, "branches per row: 8, wanted 56; a router fits the model"),
@@ -91,10 +91,10 @@ def test_reading_a_published_file_imports_no_torch(tmp_path):
         ({"family": "sdxl"}, "family is 'sdxl'"),
     ],
 )
-def test_a_router_for_another_run_is_rejected_with_the_file_named(tmp_path, wanted, message):
+def test_a_router_for_another_run_is_rejected_with_the_file_named(tmp_path, options, message):
     path = saved(tmp_path, archive(dit_pickle(LOGITS), LOGITS))
     with pytest.raises(ValueError, match=message) as caught:
-        Router.load(path, **wanted)
+        Router.load(path, **options)
     assert str(path) in str(caught.value)
 
 
@@ -171,8 +171,8 @@ def own(**changes: str | None) -> bytes:
     header = {"format": "l2c_rt.router", "version": "1", "family": "dit", "steps": "10"}
     header |= {"branches": json.dumps([f"b{k}" for k in range(8)])}
     header |= {name: value for name, value in changes.items() if value is not None}
-    kept = {name: value for name, value in header.items() if changes.get(name, "") is not None}
-    return safetensors.numpy.save({"logits": LOGITS}, kept)
+    header = {name: v for name, v in header.items() if changes.get(name, "") is not None}
+    return safetensors.numpy.save({"logits": LOGITS}, header)
 
 
 def other_tensors(tensors: dict[str, np.ndarray], header: bool = True) -> bytes:

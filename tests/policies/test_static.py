@@ -26,7 +26,7 @@ def test_full_computes_everything():
 
 
 @pytest.mark.parametrize(
-    ("steps", "n", "wanted"),
+    ("steps", "n", "expected"),
     [
         (50, 3, [0, *range(1, 50, 3)]),
         (50, 2, [0, *range(1, 50, 2)]),
@@ -37,9 +37,9 @@ def test_full_computes_everything():
         (1, 3, [0]),
     ],
 )
-def test_fora_counts_down(steps, n, wanted):
+def test_fora_counts_down(steps, n, expected):
     schedule = EveryN(n).schedule(steps, BRANCHES)
-    assert full_steps(schedule) == wanted == list(EveryN(n).full_steps(steps))
+    assert full_steps(schedule) == expected == list(EveryN(n).full_steps(steps))
     assert sorted(full_steps(schedule) + reused_steps(schedule)) == list(range(steps))
 
 

@@ -20,8 +20,8 @@ def pixels(path) -> np.ndarray:
 
 
 def share_of(colour: str, image: np.ndarray) -> float:
-    wanted = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
-    return float((np.abs(image - wanted).max(axis=-1) <= 2).mean())
+    rgb = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+    return float((np.abs(image - rgb).max(axis=-1) <= 2).mean())
 
 
 def test_the_picture_shows_full_computed_and_reused_cells_of_both_kinds(tmp_path):
