@@ -19,6 +19,9 @@ from l2c_rt.resolve import resolve_schedule
 from l2c_rt.runtime.compiled import Compiled
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
+Inputs = tuple[Tensor, Tensor | None, float]
+"""Noise, labels and guidance scale of a run."""
+
 
 def fit_report(
     model: nn.Module,
@@ -39,24 +42,18 @@ def fit_report(
     bound_model = adapters.bind(model)
     loop = _loop(bound_model, images)
     schedule = resolve_schedule(router, branches=bound_model.program.branch_names)
-    noise, labels = _inputs(bound_model, loop, images, seed)
     scale = _scale(loop, cfg_scale)
+    inputs = (*_inputs(bound_model, loop, images, seed), scale)
     with frozen(model):
-        full = _latents(_compiled(model, Full(), schedule), noise, labels, scale)
+        full = _latents(_compiled(model, Full(), schedule), inputs)
         span = float(full[-1].max() - full[-1].min()) if peak is None else float(peak)
         fits = tuple(
-            _fit(name, _compiled(model, compared, schedule), full, noise, labels, scale, span)
+            _fit(name, _compiled(model, compared, schedule), full, inputs, span)
             for name, compared in _schedules(schedule, seed).items()
         )
+    computed = int(schedule.compute.sum())
     return FitReport(
-        steps=schedule.steps,
-        branches=schedule.num_branches,
-        computed=int(schedule.compute.sum()),
-        images=images,
-        seed=seed,
-        cfg_scale=scale,
-        peak=span,
-        fits=fits,
+        schedule.steps, schedule.num_branches, computed, images, seed, scale, span, fits
     )
 
 
@@ -98,23 +95,15 @@ def _inputs(
     return noise.to(device), None if labels is None else labels.to(device)
 
 
-def _latents(fast: Compiled, noise: Tensor, labels: Tensor | None, scale: float) -> list[Tensor]:
+def _latents(fast: Compiled, inputs: Inputs) -> list[Tensor]:
     """The latents after every evaluation."""
     steps: list[Tensor] = []
-    fast.sample(noise, labels, scale, callback=lambda step, latents: steps.append(latents.float()))
+    fast.sample(*inputs, callback=lambda step, latents: steps.append(latents.float()))
     return steps
 
 
-def _fit(
-    name: str,
-    fast: Compiled,
-    full: list[Tensor],
-    noise: Tensor,
-    labels: Tensor | None,
-    scale: float,
-    peak: float,
-) -> Fit:
-    cached = _latents(fast, noise, labels, scale)
+def _fit(name: str, fast: Compiled, full: list[Tensor], inputs: Inputs, peak: float) -> Fit:
+    cached = _latents(fast, inputs)
     error = [float((a - b).norm() / b.norm()) for a, b in zip(cached, full, strict=True)]
     squares = (cached[-1] - full[-1]).square().flatten(1).mean(dim=1).double()
     reused = 1.0 - fast.schedule.compute.mean(axis=1)

@@ -143,12 +143,7 @@ def _ours(content: bytes, _name: str) -> Fields:
     # KeyError: an element type that numpy does not have.
     except (safetensors.SafetensorError, KeyError) as error:
         raise ValueError(f"damaged safetensors file: {error}") from None
-    header = safetensors_header(content)
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise ValueError(
-            f"format {header.get('format')!r:.40} version {header.get('version')!r:.40}, "
-            f"wanted {FORMAT} {VERSION}; save the router with this version of l2c_rt"
-        )
+    header = _own_header(content)
     if tensors.keys() != {"logits"}:
         raise ValueError(f"the file holds {len(tensors)} tensors, wanted one named logits")
     if tensors["logits"].dtype != np.float32:
@@ -165,3 +160,13 @@ def _ours(content: bytes, _name: str) -> Fields:
         "source": header.get("source", ""),
         "training": header.get("training", ""),
     }
+
+
+def _own_header(content: bytes) -> dict[str, str]:
+    header = safetensors_header(content)
+    if header.get("format") != FORMAT or header.get("version") != VERSION:
+        raise ValueError(
+            f"format {header.get('format')!r:.40} version {header.get('version')!r:.40}, "
+            f"wanted {FORMAT} {VERSION}; save the router with this version of l2c_rt"
+        )
+    return header
