@@ -181,3 +181,11 @@ def test_only_the_tensors_that_are_asked_for_are_read(tmp_path, monkeypatch):
         assert weights.shapes == {"a": (1 << 20,), "b": (3, 1)}
         assert torch.equal(weights.read("b"), torch.zeros(3, 1))
     assert [call.args[1] for call in read.call_args_list] == ["byteorder", "data.pkl", "data/1"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_pipe_is_refused_without_being_opened(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    with pytest.raises(ValueError, match="not a regular file"):
+        load_dit(tmp_path / f"pipe{suffix}")
