@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from l2c_rt._deprecated import renamed_keyword
 from l2c_rt.adapters import describe
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends import select_backend
@@ -27,6 +28,7 @@ Schedulable = Router | CacheSchedule | Policy | str | PathLike[str]
 """What a schedule can be made from."""
 
 
+@renamed_keyword(lanes="calls_per_step")
 def compile(
     model: nn.Module,
     router: Schedulable,

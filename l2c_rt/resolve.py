@@ -1,4 +1,4 @@
-"""What `rt.compile` takes as its second argument, made into a CacheSchedule."""
+"""The CacheSchedule that the second argument of `rt.compile` stands for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def resolve_schedule(
 ) -> CacheSchedule:
     """The schedule that `spec` stands for, checked against `steps` and `branches` where given.
 
-    Raises: TypeError where `spec` is nothing that makes a schedule; ValueError where it does not
+    Raises: TypeError where `spec` cannot make a schedule; ValueError where it does not
     fit, or where a policy comes without `steps` and `branches`.
     """
     schedule = _schedule_of(spec, steps, branches)
@@ -50,10 +50,11 @@ def _schedule_of(spec: Any, steps: int | None, branches: tuple[str, ...] | None)
             f"{_named(spec)} is a policy, which needs to know the run: give steps=, the number of "
             "evaluations, or pass the schedule that it makes: policy.schedule(steps, branches)"
         )
-    made = spec.schedule(steps, tuple(branches))
-    if not isinstance(made, CacheSchedule):
-        raise TypeError(f"{_named(spec)}.schedule made a {type(made).__name__}, no CacheSchedule")
-    return made
+    schedule = spec.schedule(steps, tuple(branches))
+    if not isinstance(schedule, CacheSchedule):
+        kind = type(schedule).__name__
+        raise TypeError(f"{_named(spec)}.schedule returned a {kind}, wanted a CacheSchedule")
+    return schedule
 
 
 def _schedule_at(name: str | PathLike[str]) -> CacheSchedule:
@@ -65,7 +66,7 @@ def _schedule_at(name: str | PathLike[str]) -> CacheSchedule:
     if suffix in ROUTER_SUFFIXES:
         return Router.load(Path(name)).schedule()
     raise ValueError(
-        f"{str(name)!r:.100} is no preset ({', '.join(presets.names())}) and ends in none of "
+        f"{str(name)!r:.100} is not a preset ({', '.join(presets.names())}) and does not end in "
         f".json, {', '.join(ROUTER_SUFFIXES)}"
     )
 
@@ -74,11 +75,11 @@ def _named(spec: Any) -> str:
     return repr(str(spec))[:100] if isinstance(spec, (str, PathLike)) else type(spec).__name__
 
 
-def _first_difference(got: tuple[str, ...], want: tuple[str, ...]) -> str:
-    if len(got) != len(want):
+def _first_difference(got: tuple[str, ...], expected: tuple[str, ...]) -> str:
+    if len(got) != len(expected):
         return (
-            f"{len(got)} branches, the model has {len(want)}; use a schedule or router that was "
-            "made for this depth"
+            f"{len(got)} branches, the model has {len(expected)}; use a schedule or router that "
+            "was made for this depth"
         )
-    k = next(k for k, (a, b) in enumerate(zip(got, want, strict=True)) if a != b)
-    return f"branch {k} is {got[k]!r}, the model's is {want[k]!r}; the names must agree in order"
+    k = next(k for k, (a, b) in enumerate(zip(got, expected, strict=True)) if a != b)
+    return f"branch {k} is {got[k]!r}, the model's is {expected[k]!r}; names must agree in order"

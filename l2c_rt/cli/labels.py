@@ -13,7 +13,7 @@ def parse_labels(text: str, classes: int) -> list[int]:
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
         if not low.isdecimal() or (dash and not high.isdecimal()):
-            refuse("--labels", f"{part!r} is no label; wanted numbers and ranges such as 0,3,5-9")
+            refuse("--labels", f"{part!r} is not a label; wanted numbers, ranges such as 0,3,5-9")
         first, last = int(low[:9]), int((high or low)[:9])
         if not first <= last < classes:
             refuse("--labels", f"{part!r} is not within 0..{classes - 1}, the model's classes")

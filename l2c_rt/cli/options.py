@@ -82,4 +82,4 @@ def check_writable(option: str, path: Path, force: bool) -> None:
     if path.exists() and not force:
         refuse(option, f"{path} exists; give --force to overwrite it")
     if not path.absolute().parent.is_dir():
-        refuse(option, f"{path.parent} is no folder")
+        refuse(option, f"{path.parent} is not a folder")

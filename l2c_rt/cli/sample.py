@@ -19,6 +19,7 @@ from l2c_rt.cli.options import (
     of_each_family,
 )
 from l2c_rt.cli.sources import METAVAR, Threshold, read_source
+from l2c_rt.figures import require_pillow
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,8 +105,11 @@ def _check_outs(outs: tuple[Path, ...], force: bool) -> None:
 
 
 def _check_png(outs: tuple[Path, ...], loaded: Loaded) -> None:
+    if not any(out.suffix == ".png" for out in outs):
+        return
+    require_pillow()
     channels = loaded.sampling.channels
-    if channels not in (1, 3) and any(out.suffix == ".png" for out in outs):
+    if channels not in (1, 3):
         refuse("--out", f"a .png has 1 or 3 channels, these latents {channels}; decode them")
 
 

@@ -86,17 +86,12 @@ def read_source(name: str, left_out: SmoothCacheHeader | None = None) -> Source:
 def _schedule_file(path: Path, left_out: SmoothCacheHeader) -> Source:
     from l2c_rt.schedule.cache_schedule import CacheSchedule
     from l2c_rt.schedule.files import MAX_FILE_BYTES
-    from l2c_rt.untrusted.bounded_read import parse_json, read_bounded
+    from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded
 
-    try:
+    with naming(path):
         fields = parse_json(read_bounded(path, MAX_FILE_BYTES, "schedule"))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
     if isinstance(fields, dict) and "format" in fields:
         return Source("schedule", fixed=CacheSchedule.load(path))
     header = {"family": left_out.family, "sampler": left_out.sampler}
-    try:
-        schedule = CacheSchedule.from_smoothcache(path, blocks=left_out.blocks, **header)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    schedule = CacheSchedule.from_smoothcache(path, blocks=left_out.blocks, **header)
     return Source("SmoothCache schedule", fixed=schedule)

@@ -1,1 +1,1 @@
-"""What a schedule costs in quality: the fit report."""
+"""The fit report: the quality that a schedule costs."""

@@ -1,17 +1,9 @@
-"""What a schedule costs in fidelity: its run against the full run, beside unlearned schedules of
-equal compute.
-"""
+"""The fidelity of a schedule: its run against the full run, beside controls of equal compute."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from os import PathLike
-from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,80 +12,15 @@ from l2c_rt import adapters
 from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
 from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.api import compile
-from l2c_rt.policies import EveryN, Full, NoisiestFirst, Random
+from l2c_rt.compare.fit_report import Fit, FitReport
+from l2c_rt.policies import EveryN, Full, NoisiestFirst, Policy, Random
 from l2c_rt.policies.router import Router
 from l2c_rt.resolve import resolve_schedule
 from l2c_rt.runtime.compiled import Compiled
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
-FORMAT = "l2c_rt.fit_report"
-VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """One schedule against the full run from the same noise.
-
-    Per evaluation: share of branches reused, and |cached - full| / |full| of the latents after it.
-    `psnr` has one value per image in dB, infinite for equal ones; `speedup_limit` is the
-    speed-up that the arithmetic left out would give.
-    """
-
-    name: str
-    reused: tuple[float, ...]
-    error: tuple[float, ...]
-    psnr: tuple[float, ...]
-    speedup_limit: float
-
-    @property
-    def mean_psnr(self) -> float:
-        return fmean(self.psnr)
-
-    @property
-    def final_error(self) -> float:
-        return self.error[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class FitReport:
-    """The schedule asked about first, then its controls.  `print` shows it as tables."""
-
-    steps: int
-    branches: int
-    computed: int
-    images: int
-    seed: int
-    cfg_scale: float
-    peak: float
-    fits: tuple[Fit, ...]
-
-    @property
-    def lead(self) -> float:
-        """Mean PSNR of the first over the best of the controls, in dB."""
-        first, *others = (fit.mean_psnr for fit in self.fits)
-        return 0.0 if first == max(others) else first - max(others)
-
-    def __str__(self) -> str:
-        from l2c_rt.compare.fit_report import as_text
-
-        return as_text(self)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain numbers; what is not finite becomes None."""
-        plain: dict[str, Any] = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        for fit in plain["fits"]:
-            fit["psnr"] = [value if math.isfinite(value) else None for value in fit["psnr"]]
-        return plain
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the report as JSON, every image's PSNR included."""
-        Path(path).write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n")
-
-    def plot(self, path: str | PathLike[str]) -> None:
-        """Draw reuse and error per evaluation as a PNG (needs matplotlib)."""
-        from l2c_rt.compare.fit_report import draw
-
-        draw(self, Path(path))
+Inputs = tuple[Tensor, Tensor | None, float]
+"""Noise, labels and guidance scale of a run."""
 
 
 def fit_report(
@@ -113,26 +40,20 @@ def fit_report(
     Raises TypeError for a model without adapter, ValueError where the schedule does not fit it.
     """
     bound_model = adapters.bind(model)
-    how = _loop(bound_model, images)
+    loop = _loop(bound_model, images)
     schedule = resolve_schedule(router, branches=bound_model.program.branch_names)
-    noise, labels = _inputs(bound_model, how, images, seed)
-    scale = _scale(how, cfg_scale)
+    scale = _scale(loop, cfg_scale)
+    inputs = (*_inputs(bound_model, loop, images, seed), scale)
     with frozen(model):
-        full = _latents(_compiled(model, Full(), schedule), noise, labels, scale)
+        full = _latents(_compiled(model, Full(), schedule), inputs)
         span = float(full[-1].max() - full[-1].min()) if peak is None else float(peak)
         fits = tuple(
-            _fit(name, _compiled(model, each, schedule), full, noise, labels, scale, span)
-            for name, each in _schedules(schedule, seed).items()
+            _fit(name, _compiled(model, compared, schedule), full, inputs, span)
+            for name, compared in _schedules(schedule, seed).items()
         )
+    computed = int(schedule.compute.sum())
     return FitReport(
-        steps=schedule.steps,
-        branches=schedule.num_branches,
-        computed=int(schedule.compute.sum()),
-        images=images,
-        seed=seed,
-        cfg_scale=scale,
-        peak=span,
-        fits=fits,
+        schedule.steps, schedule.num_branches, computed, images, seed, scale, span, fits
     )
 
 
@@ -145,8 +66,8 @@ def _schedules(schedule: CacheSchedule, seed: int) -> Mapping[str, CacheSchedule
     }
 
 
-def _compiled(model: nn.Module, what: Any, like: CacheSchedule) -> Compiled:
-    return compile(model, what, steps=like.steps)
+def _compiled(model: nn.Module, policy: Policy | CacheSchedule, like: CacheSchedule) -> Compiled:
+    return compile(model, policy, steps=like.steps)
 
 
 def _loop(bound_model: BoundModel, images: int) -> PublishedLoop:
@@ -157,40 +78,32 @@ def _loop(bound_model: BoundModel, images: int) -> PublishedLoop:
     return bound_model.sampling
 
 
-def _scale(how: PublishedLoop, cfg_scale: float | None) -> float:
+def _scale(loop: PublishedLoop, cfg_scale: float | None) -> float:
     if cfg_scale is not None:
         return cfg_scale
-    return how.cfg_scale if how.null_label is not None else 0.0
+    return loop.cfg_scale if loop.null_label is not None else 0.0
 
 
 def _inputs(
-    bound_model: BoundModel, how: PublishedLoop, images: int, seed: int
+    bound_model: BoundModel, loop: PublishedLoop, images: int, seed: int
 ) -> tuple[Tensor, Tensor | None]:
     """Noise by the seed, and labels that go round the classes, if there are any."""
     device = next(bound_model.model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(images, how.channels, how.size, how.size, generator=generator)
-    labels = torch.arange(images) % how.classes if how.classes else None
+    noise = torch.randn(images, loop.channels, loop.size, loop.size, generator=generator)
+    labels = torch.arange(images) % loop.classes if loop.classes else None
     return noise.to(device), None if labels is None else labels.to(device)
 
 
-def _latents(fast: Compiled, noise: Tensor, labels: Tensor | None, scale: float) -> list[Tensor]:
+def _latents(fast: Compiled, inputs: Inputs) -> list[Tensor]:
     """The latents after every evaluation."""
-    found: list[Tensor] = []
-    fast.sample(noise, labels, scale, callback=lambda step, latents: found.append(latents.float()))
-    return found
+    steps: list[Tensor] = []
+    fast.sample(*inputs, callback=lambda step, latents: steps.append(latents.float()))
+    return steps
 
 
-def _fit(
-    name: str,
-    fast: Compiled,
-    full: list[Tensor],
-    noise: Tensor,
-    labels: Tensor | None,
-    scale: float,
-    peak: float,
-) -> Fit:
-    cached = _latents(fast, noise, labels, scale)
+def _fit(name: str, fast: Compiled, full: list[Tensor], inputs: Inputs, peak: float) -> Fit:
+    cached = _latents(fast, inputs)
     error = [float((a - b).norm() / b.norm()) for a, b in zip(cached, full, strict=True)]
     squares = (cached[-1] - full[-1]).square().flatten(1).mean(dim=1).double()
     reused = 1.0 - fast.schedule.compute.mean(axis=1)

@@ -1,17 +1,82 @@
-"""How a fit report is shown: tables as text, curves as a picture."""
+"""The fit report: its numbers, its tables as text, its curves as a picture."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import Any
 
-from l2c_rt.learning.log import matplotlib_parts
+from l2c_rt.figures import PALETTE, new_figure, require_png
 
-if TYPE_CHECKING:
-    from l2c_rt.compare.fit import FitReport
+FORMAT = "l2c_rt.fit_report"
+VERSION = 1
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """One schedule against the full run from the same noise.
+
+    Per evaluation: share of branches reused, and |cached - full| / |full| of the latents after it.
+    `psnr` has one value per image in dB, infinite for equal ones; `speedup_limit` is the
+    speed-up that the arithmetic left out would give.
+    """
+
+    name: str
+    reused: tuple[float, ...]
+    error: tuple[float, ...]
+    psnr: tuple[float, ...]
+    speedup_limit: float
+
+    @property
+    def mean_psnr(self) -> float:
+        return fmean(self.psnr)
+
+    @property
+    def final_error(self) -> float:
+        return self.error[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """A schedule's fit first, then those of its controls.  `print` shows it as tables."""
+
+    steps: int
+    branches: int
+    computed: int
+    images: int
+    seed: int
+    cfg_scale: float
+    peak: float
+    fits: tuple[Fit, ...]
+
+    @property
+    def lead(self) -> float:
+        """Mean PSNR of the first over the best of the controls, in dB."""
+        first, *others = (fit.mean_psnr for fit in self.fits)
+        return 0.0 if first == max(others) else first - max(others)
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers for JSON; None in the place of those that are not finite."""
+        plain: dict[str, Any] = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        for fit in plain["fits"]:
+            fit["psnr"] = [value if math.isfinite(value) else None for value in fit["psnr"]]
+        return plain
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the report as JSON, every image's PSNR included."""
+        Path(path).write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n")
+
+    def plot(self, path: str | PathLike[str]) -> None:
+        """Draw reuse and error per evaluation as a PNG (needs matplotlib)."""
+        draw(self, Path(path))
 
 
 def as_text(report: FitReport) -> str:
@@ -49,13 +114,10 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def draw(report: FitReport, path: Path) -> None:
     """Error above, share of reuse below, evaluations from noisy to clean."""
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"{path}: the picture of a fit report is a PNG; name it .png")
-    figure_class, canvas = matplotlib_parts()
-    figure = figure_class(figsize=(8, 5.5), layout="constrained")
-    canvas(figure)
+    require_png(path, "fit report")
+    figure = new_figure(8, 5.5)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-    for fit, colour in zip(report.fits, COLOURS, strict=True):
+    for fit, colour in zip(report.fits, PALETTE, strict=True):
         # A run that has not reused yet has no error, which a log axis cannot show.
         error = [value if value > 0 else float("nan") for value in fit.error]
         label = f"{fit.name}: {fit.mean_psnr:.1f} dB"

@@ -15,6 +15,7 @@ from safetensors.torch import load, save_file
 from l2c_rt.learning.options import LearnOptions
 from l2c_rt.learning.state import LearnState
 from l2c_rt.untrusted.bounded_read import parse_json, read_bounded
+from l2c_rt.untrusted.safetensors_header import safetensors_header
 
 FORMAT = "l2c_rt.learning"
 VERSION = "1"
@@ -49,10 +50,10 @@ def load_checkpoint(path: Path, state: LearnState, options: LearnOptions, shapes
     """
     content = read_bounded(path, MAX_BYTES, "checkpoint")
     try:
+        tensors = load(content)
         metadata = _metadata(content)
         header = parse_json(metadata["state"].encode())
         _check_same(metadata, options, shapes)
-        tensors = load(content)
         _restore(state, tensors, header)
     except (KeyError, TypeError, RuntimeError, ValueError, SafetensorError) as error:
         raise ValueError(f"{path}: {error}") from error
@@ -77,9 +78,7 @@ def _path(state: LearnState) -> dict[str, torch.Tensor]:
 
 
 def _metadata(content: bytes) -> dict[str, str]:
-    size = int.from_bytes(content[:8], "little")
-    header = parse_json(content[8 : 8 + size])
-    metadata: dict[str, str] = header["__metadata__"]
+    metadata = safetensors_header(content)
     file_format = (metadata.get("format"), metadata.get("version"))
     if file_format != (FORMAT, VERSION):
         raise ValueError(f"format {file_format}, wanted {(FORMAT, VERSION)}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+from l2c_rt.figures import new_figure
 
 COLUMNS = ("iteration", "loss", "error", "penalty", "lam", "reused_share", "seconds")
 MOST_LINES = 1000
@@ -54,11 +55,9 @@ def draw_scores(
 
     Needs matplotlib.  Shapes: each snapshot [rows, K], its rows in the order of `evaluations`.
     """
-    figure_class, canvas = matplotlib_parts()
     columns = min(3, len(snapshots))
     lines = -(-len(snapshots) // columns)
-    figure = figure_class(figsize=(4 * columns, 3.2 * lines), layout="constrained")
-    canvas(figure)
+    figure = new_figure(4 * columns, 3.2 * lines)
     axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axis, (iteration, scores) in zip(axes, snapshots, strict=False):
         image = axis.imshow(
@@ -74,15 +73,3 @@ def draw_scores(
     figure.supxlabel("evaluation: noisy \N{RIGHTWARDS ARROW} clean", fontsize=9)
     figure.colorbar(image, ax=list(axes), label="score (high: compute)")
     figure.savefig(path, dpi=110)
-
-
-def matplotlib_parts() -> tuple[Any, Any]:
-    """Figure and canvas classes.  Raises ImportError saying what to install."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "the picture of the router needs matplotlib: pip install matplotlib, or leave out `out`"
-        ) from error
-    return Figure, FigureCanvasAgg

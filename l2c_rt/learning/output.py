@@ -5,8 +5,9 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
+from l2c_rt.figures import require_matplotlib
 from l2c_rt.learning.checkpoint import save_checkpoint
-from l2c_rt.learning.log import CsvLog, draw_scores, matplotlib_parts
+from l2c_rt.learning.log import CsvLog, draw_scores
 from l2c_rt.learning.state import LearnState
 from l2c_rt.learning.task import Task
 
@@ -25,7 +26,7 @@ def checked_folder(out: str | PathLike[str] | None, resume: bool, save_every: in
         if resume:
             raise ValueError("learn: resume=True needs out=, the folder of the run to take up")
         return None
-    matplotlib_parts()
+    require_matplotlib()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
 from l2c_rt.models.dit import CONFIGS as DIT_SIZES
-from l2c_rt.models.dit import DiT
+from l2c_rt.models.dit import DiT, DiTConfig
 from l2c_rt.models.dit import config as dit_size
 from l2c_rt.models.uvit import CONFIGS as UVIT_SIZES
-from l2c_rt.models.uvit import UViT
+from l2c_rt.models.uvit import UViT, UViTConfig
 from l2c_rt.models.uvit import config as uvit_size
 from l2c_rt.models.weight_files import Weights, first, open_weights
 
 MAX_BLOCKS = 1000
 Model = TypeVar("Model", bound=nn.Module)
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout(Generic[Model]):
+    """A kind of model: what builds it from the options that are read off its weights' shapes.
+
+    `width` is the option that is the model's width, in its published sizes too.
+    """
+
+    build: Callable[..., Model]
+    options: Callable[[Shapes], dict[str, Any]]
+    width: str
+    size: Callable[[str], DiTConfig | UViTConfig]
+    sizes: Mapping[str, DiTConfig | UViTConfig]
 
 
 def load_dit(path: str | Path, name: str | None = None, *, num_heads: int | None = None) -> DiT:
@@ -32,28 +47,7 @@ def load_dit(path: str | Path, name: str | None = None, *, num_heads: int | None
     taken for "no class".
     Raises: ValueError naming the file and what is missing, unexpected or mis-shaped.
     """
-    path = Path(path)
-    weights = open_weights(path)
-    try:
-        size = dit_size(name) if name else None
-        known = {c.hidden_size: c.num_heads for c in DIT_SIZES.values()}
-        width = _width(weights.shapes, "blocks.0.attn.qkv.weight")
-        heads = num_heads or (size.num_heads if size else _heads(weights, width, known))
-        found = _dit_options(weights.shapes, width)
-        if size:
-            wanted = (size.depth, size.hidden_size, size.patch_size)
-            _check_name(name, wanted, (found["depth"], width, found["patch_size"]))
-        with torch.device("meta"):
-            model = DiT(
-                hidden_size=width,
-                num_heads=heads,
-                mlp_ratio=_mlp_ratio(weights.shapes, "blocks.0", width),
-                learn_sigma=_learns_sigma(weights.shapes, found["patch_size"]),
-                **found,
-            )
-        return _filled(model, weights)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return _loaded(_DIT, path, name, num_heads)
 
 
 def load_uvit(path: str | Path, name: str | None = None, *, num_heads: int | None = None) -> UViT:
@@ -61,56 +55,66 @@ def load_uvit(path: str | Path, name: str | None = None, *, num_heads: int | Non
 
     Heads, `name` and errors are as for `load_dit`.
     """
-    path = Path(path)
-    weights = open_weights(path)
-    try:
-        size = uvit_size(name) if name else None
-        known = {c.embed_dim: c.num_heads for c in UVIT_SIZES.values()}
-        width = _width(weights.shapes, "mid_block.attn.qkv.weight")
-        heads = num_heads or (size.num_heads if size else _heads(weights, width, known))
-        found = _uvit_options(weights.shapes)
+    return _loaded(_UVIT, path, name, num_heads)
+
+
+def _loaded(
+    layout: _Layout[Model], path: str | Path, name: str | None, num_heads: int | None
+) -> Model:
+    with open_weights(Path(path)) as weights:
+        size = layout.size(name) if name else None
+        options = layout.options(weights.shapes)
+        width = options[layout.width]
         if size:
-            wanted = (size.depth, size.embed_dim, size.patch_size)
-            _check_name(name, wanted, (found["depth"], width, found["patch_size"]))
+            got = (options["depth"], width, options["patch_size"])
+            expected = (size.depth, getattr(size, layout.width), size.patch_size)
+            if got != expected:
+                raise ValueError(f"depth, width, patch are {got}, but {name} has {expected}")
+        known = {getattr(each, layout.width): each.num_heads for each in layout.sizes.values()}
+        heads = num_heads or (size.num_heads if size else _heads(weights, width, known))
         with torch.device("meta"):
-            model = UViT(
-                embed_dim=width,
-                num_heads=heads,
-                mlp_ratio=_mlp_ratio(weights.shapes, "mid_block", width),
-                mlp_time_embed="time_embed.0.weight" in weights.shapes,
-                qkv_bias="mid_block.attn.qkv.bias" in weights.shapes,
-                conv="final_layer.weight" in weights.shapes,
-                skip="out_blocks.0.skip_linear.weight" in weights.shapes,
-                **found,
-            )
+            model = layout.build(**options, num_heads=heads)
         return _filled(model, weights)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
-def _dit_options(shapes: Shapes, width: int) -> dict[str, int]:
+def _dit_options(shapes: Shapes) -> dict[str, Any]:
+    width = _width(shapes, "blocks.0.attn.qkv.weight")
     patch = _patch(shapes, "x_embedder.proj.weight")
     tokens = _axis(shapes, "pos_embed", 3, 1)
     return {
+        "hidden_size": width,
         "input_size": _side(tokens) * patch,
         "patch_size": patch,
         "in_channels": _axis(shapes, "x_embedder.proj.weight", 4, 1),
         "depth": _count(shapes, "blocks"),
         "num_classes": _axis(shapes, "y_embedder.embedding_table.weight", 2, 0) - 1,
+        "mlp_ratio": _mlp_ratio(shapes, "blocks.0", width),
+        "learn_sigma": _learns_sigma(shapes, patch),
     }
 
 
-def _uvit_options(shapes: Shapes) -> dict[str, int]:
+def _uvit_options(shapes: Shapes) -> dict[str, Any]:
+    width = _width(shapes, "mid_block.attn.qkv.weight")
     patch = _patch(shapes, "patch_embed.proj.weight")
     labelled = "label_emb.weight" in shapes
     tokens = _axis(shapes, "pos_embed", 3, 1) - (2 if labelled else 1)
     return {
+        "embed_dim": width,
         "img_size": _side(tokens) * patch,
         "patch_size": patch,
         "in_chans": _axis(shapes, "patch_embed.proj.weight", 4, 1),
         "depth": 2 * _count(shapes, "in_blocks"),
         "num_classes": _axis(shapes, "label_emb.weight", 2, 0) if labelled else -1,
+        "mlp_ratio": _mlp_ratio(shapes, "mid_block", width),
+        "mlp_time_embed": "time_embed.0.weight" in shapes,
+        "qkv_bias": "mid_block.attn.qkv.bias" in shapes,
+        "conv": "final_layer.weight" in shapes,
+        "skip": "out_blocks.0.skip_linear.weight" in shapes,
     }
+
+
+_DIT = _Layout(DiT, _dit_options, "hidden_size", dit_size, DIT_SIZES)
+_UVIT = _Layout(UViT, _uvit_options, "embed_dim", uvit_size, UVIT_SIZES)
 
 
 def _axis(shapes: Shapes, key: str, rank: int, axis: int) -> int:
@@ -140,7 +144,7 @@ def _patch(shapes: Shapes, key: str) -> int:
 def _side(tokens: int) -> int:
     side = math.isqrt(max(tokens, 0))
     if side < 1 or side * side != tokens:
-        raise ValueError(f"pos_embed has {tokens} patches, which make no square")
+        raise ValueError(f"pos_embed has {tokens} patches, which are not a square")
     return side
 
 
@@ -162,35 +166,30 @@ def _learns_sigma(shapes: Shapes, patch: int) -> bool:
 
 
 def _heads(weights: Weights, width: int, known: Mapping[int, int]) -> int:
-    said = weights.header.get("num_heads", "")
-    if said.isdecimal() and len(said) < 5 and int(said):
-        return int(said)
+    text = weights.header.get("num_heads", "")
+    if text.isdecimal() and len(text) < 5 and int(text):
+        return int(text)
     if width not in known:
         raise ValueError(f"no published size has width {width}; give num_heads=")
     return known[width]
 
 
-def _check_name(name: str | None, wanted: tuple[int, ...], got: tuple[int, ...]) -> None:
-    if got != wanted:
-        raise ValueError(f"depth, width, patch are {got}, but {name} has {wanted}")
-
-
 def _filled(model: Model, weights: Weights) -> Model:
-    wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     shapes = weights.shapes
-    wrong = [
+    mis_shaped = [
         f"{key} {shapes[key]} (wanted {shape})"
-        for key, shape in wanted.items()
+        for key, shape in expected.items()
         if key in shapes and shapes[key] != shape
     ]
     reasons = {
-        "missing": [key for key in wanted if key not in shapes],
-        "unexpected": [key for key in shapes if key not in wanted],
-        "mis-shaped": wrong,
+        "missing": [key for key in expected if key not in shapes],
+        "unexpected": [key for key in shapes if key not in expected],
+        "mis-shaped": mis_shaped,
     }
     if any(reasons.values()):
         text = "; ".join(f"{what}: {first(keys)}" for what, keys in reasons.items() if keys)
         raise ValueError(f"not the weights of a {type(model).__name__}. {text}")
-    state = {key: weights.read(key) for key in wanted}
+    state = {key: weights.read(key) for key in expected}
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()

@@ -1,4 +1,4 @@
-"""Where schedules come from: rules of fixed form, their controls, and learned routers."""
+"""The makers of schedules: rules of fixed form, their controls, and learned routers."""
 
 from l2c_rt.policies.baselines import NoisiestFirst, Random
 from l2c_rt.policies.policy import Policy

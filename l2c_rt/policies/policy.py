@@ -1,4 +1,4 @@
-"""What a policy is, and what policies share."""
+"""The interface of a policy, and the tables that policies share."""
 
 from __future__ import annotations
 

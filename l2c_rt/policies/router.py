@@ -6,16 +6,17 @@ test the other way round, its tables and published files agree with this directi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from l2c_rt.families import Family, family_named
+from l2c_rt.policies import router_files
 from l2c_rt.schedule.cache_schedule import CacheSchedule, default_branches
 from l2c_rt.schedule.checks import check_size, check_text, checked_branches
-from l2c_rt.untrusted.bounded_read import parse_json
+from l2c_rt.untrusted.bounded_read import naming, parse_json
 
 MAX_TRAINING_LENGTH = 1 << 16
 
@@ -52,8 +53,9 @@ class Router:
         _check_rows(family, self.steps, logits.shape[0])
         self._check_used_scores()
 
-    @staticmethod
+    @classmethod
     def load(
+        cls,
         path: str | Path,
         *,
         family: str | None = None,
@@ -65,17 +67,17 @@ class Router:
 
         The family is read off the file unless given; `steps`, `depth` (blocks) and `branches` are
         checked against it. Nothing in the file is executed, and sizes are bounded before reading.
-        Raises: ValueError naming the file, what was found and what was wanted.
+        Raises: ValueError naming the file, what it holds and what was expected.
         """
-        from l2c_rt.policies.router_files import load_router
-
-        return load_router(Path(path), family, steps, depth, branches)
+        with naming(path):
+            content = router_files.read(path)
+            router = cls(**content if family is None else {**content, "family": family})
+            router._check_run(steps, depth, branches)
+        return router
 
     def save(self, path: str | Path) -> None:
         """Write the router as .safetensors with a header."""
-        from l2c_rt.policies.router_files import save_router
-
-        save_router(self, Path(path))
+        router_files.write(path, {field.name: getattr(self, field.name) for field in fields(self)})  # type: ignore[arg-type]
 
     @property
     def scores(self) -> npt.NDArray[np.float64]:
@@ -125,10 +127,30 @@ class Router:
             self.branches,
             family=self.family,
             sampler=self.sampler,
-            lanes=family_named(self.family).calls_per_step,
+            calls_per_step=family_named(self.family).calls_per_step,
             threshold=threshold,
             source=self.source,
         )
+
+    def _check_run(
+        self, steps: int | None, depth: int | None, branches: tuple[str, ...] | None
+    ) -> None:
+        got = {
+            "steps": self.steps,
+            "branches per row": len(self.branches),
+            "branches": self.branches,
+        }
+        expected = {
+            "steps": steps,
+            "branches per row": None if depth is None else 2 * depth,
+            "branches": None if branches is None else tuple(branches),
+        }
+        for name, value in expected.items():
+            if value is not None and value != got[name]:
+                raise ValueError(
+                    f"this router's {name}: {got[name]!r:.60}, wanted {value!r:.60}; a router fits "
+                    "the model, depth and number of steps that it was learned for"
+                )
 
     def _check_used_scores(self) -> None:
         for evaluation, row in self.valid_rows().items():
@@ -165,7 +187,7 @@ def _check_training(training: str) -> None:
     try:
         parse_json((training or "null").encode("utf-8"))
     except ValueError as error:
-        raise ValueError(f"training is no JSON text: {error}") from None
+        raise ValueError(f"training is not a JSON text: {error}") from None
 
 
 def _check_rows(family: Family, steps: int, rows: int) -> None:

@@ -8,20 +8,21 @@ from __future__ import annotations
 from importlib.resources import files
 
 from l2c_rt.schedule.cache_schedule import CacheSchedule
-from l2c_rt.schedule.files import parse_schedule
+from l2c_rt.schedule.files import parse
 
 SUFFIX = ".json"
 
 
 def names() -> tuple[str, ...]:
     """The names that `load` takes: method/model/loop."""
-    found = (entry.name for entry in files(__name__).iterdir())
-    stems = (name.removesuffix(SUFFIX) for name in found if name.endswith(SUFFIX))
+    file_names = (entry.name for entry in files(__name__).iterdir())
+    stems = (name.removesuffix(SUFFIX) for name in file_names if name.endswith(SUFFIX))
     return tuple(sorted(stem.replace("__", "/") for stem in stems))
 
 
 def load(name: str) -> CacheSchedule:
     """The schedule of that name; ValueError lists the names where there is none."""
     if name not in names():
-        raise ValueError(f"no preset {name!r:.100}; there are {', '.join(names())}")
-    return parse_schedule((files(__name__) / (name.replace("/", "__") + SUFFIX)).read_bytes())
+        raise ValueError(f"{name!r:.100} is not a preset; there are {', '.join(names())}")
+    file = files(__name__) / (name.replace("/", "__") + SUFFIX)
+    return CacheSchedule(**parse(file.read_bytes()))

@@ -1,4 +1,4 @@
-"""What is computed and what is reused at each step: a table, its checks and its files."""
+"""Cache schedules: a table of computed and reused branches, its checks, files and pictures."""
 
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 

@@ -5,24 +5,29 @@ Pure data over numpy: policies and routers make schedules, plans read them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from l2c_rt._deprecated import renamed_keyword, warn_renamed
+from l2c_rt.schedule import files, heatmap, text_map
 from l2c_rt.schedule.checks import (
     check_first_row,
     check_text,
     checked_branches,
+    checked_calls,
     checked_compute,
-    checked_lanes,
     checked_threshold,
     checked_timesteps,
 )
+from l2c_rt.untrusted.bounded_read import naming
 
 
+@renamed_keyword(lanes="calls_per_step")
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class CacheSchedule:
     """A run of S evaluations of a model with K reusable branches: True computes, False reuses.
@@ -30,7 +35,7 @@ class CacheSchedule:
     Shapes: compute [S, K] bool, in execution order (row 0 is the first, noisiest evaluation);
     kept as a read-only copy. Evaluation 0 has nothing to reuse, so its row is all True.
     `branches` names the columns in execution order; omitted, they are attn-0, mlp-0, attn-1, ...
-    `lanes` is the number of calls per evaluation in the loop the schedule was made for.
+    `calls_per_step` is the number of the model's calls at each evaluation of its loop.
     Two schedules are equal when `compute` and `branches` are.
     Raises: ValueError where a field is not what it says above.
     """
@@ -39,7 +44,7 @@ class CacheSchedule:
     branches: tuple[str, ...] = ()
     family: str = ""
     sampler: str = ""
-    lanes: int = 1
+    calls_per_step: int = 1
     threshold: float | None = None
     source: str = ""
     timesteps: tuple[float, ...] | None = None
@@ -54,7 +59,7 @@ class CacheSchedule:
             check_text(field, getattr(self, field))
         object.__setattr__(self, "compute", compute)
         object.__setattr__(self, "branches", branches)
-        object.__setattr__(self, "lanes", checked_lanes(self.lanes))
+        object.__setattr__(self, "calls_per_step", checked_calls(self.calls_per_step))
         object.__setattr__(self, "threshold", checked_threshold(self.threshold))
         object.__setattr__(self, "timesteps", checked_timesteps(self.timesteps, steps))
 
@@ -90,9 +95,13 @@ class CacheSchedule:
     @property
     def digest(self) -> str:
         """sha256 of the branch names and the rows, one per line: what the schedule does."""
-        from l2c_rt.schedule.files import schedule_digest
+        return files.digest(self.compute, self.branches)
 
-        return schedule_digest(self)
+    @property
+    def lanes(self) -> int:
+        """The old name of `calls_per_step`."""
+        warn_renamed("CacheSchedule.lanes", "calls_per_step", stacklevel=2)
+        return self.calls_per_step
 
     def row(self, step: int) -> tuple[bool, ...]:
         """What evaluation `step` computes, hashable: equal rows can share one plan."""
@@ -106,40 +115,38 @@ class CacheSchedule:
 
     def save(self, path: str | Path) -> None:
         """Write the schedule as a JSON file with a header and one readable line per evaluation."""
-        from l2c_rt.schedule.files import save_schedule
+        files.write(path, self._fields())
 
-        save_schedule(self, path)
-
-    @staticmethod
-    def load(path: str | Path) -> CacheSchedule:
+    @classmethod
+    def load(cls, path: str | Path) -> CacheSchedule:
         """Read a file that `save` wrote; ValueError names what is wrong with any other."""
-        from l2c_rt.schedule.files import load_schedule
-
-        return load_schedule(path)
+        with naming(path):
+            return cls(**files.read(path))
 
     def to_smoothcache(self) -> dict[str, list[int]]:
         """The schedule as SmoothCache's dict {branch: [1 compute | 0 reuse, per evaluation]}."""
-        from l2c_rt.schedule.files import to_smoothcache
+        return files.to_smoothcache(self.compute, self.branches)
 
-        return to_smoothcache(self)
-
-    @staticmethod
+    @classmethod
     def from_smoothcache(
-        schedule: dict[str, list[int]] | str | Path, *, blocks: int | None = None, **header: Any
+        cls,
+        schedule: Mapping[str, list[int]] | str | Path,
+        *,
+        blocks: int | None = None,
+        **header: Any,
     ) -> CacheSchedule:
         """Build from SmoothCache's dict or JSON file, keyed by branch ("attn-0") or by type.
 
         The type form ("attn", "mlp") needs `blocks`; `header` is any other field of CacheSchedule.
         """
-        from l2c_rt.schedule.files import from_smoothcache
-
-        return from_smoothcache(schedule, blocks=blocks, **header)
+        if not isinstance(schedule, (str, Path)):
+            return cls(**{**files.parse_smoothcache(schedule, blocks), **header})
+        with naming(schedule):
+            return cls(**{**files.read_smoothcache(schedule, blocks), **header})
 
     def plot(self, path: str | Path) -> None:
         """Draw the schedule as a heatmap PNG (needs matplotlib)."""
-        from l2c_rt.schedule.heatmap import plot_schedule
-
-        plot_schedule(self, path)
+        heatmap.draw(path, self._fields())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CacheSchedule):
@@ -150,9 +157,7 @@ class CacheSchedule:
         return hash((self.compute.shape, self.compute.tobytes(), self.branches))
 
     def __str__(self) -> str:
-        from l2c_rt.schedule.text_map import schedule_map
-
-        return schedule_map(self)
+        return text_map.text_map(self._fields())
 
     def __repr__(self) -> str:
         share = f"{100 * self.reuse_share:.1f} % reused"
@@ -160,14 +165,16 @@ class CacheSchedule:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Through the constructor, so that a copy's array is read-only again.
-        header = (self.family, self.sampler, self.lanes, self.threshold, self.source)
-        return CacheSchedule, (np.array(self.compute), self.branches, *header, self.timesteps)
+        return CacheSchedule, tuple(self._fields().values())
+
+    def _fields(self) -> files.Fields:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[return-value]
 
 
 def default_branches(num_branches: int) -> tuple[str, ...]:
     """attn-0, mlp-0, attn-1, ...: SmoothCache's names for the branches of a block stack."""
     if num_branches % 2:
         raise ValueError(
-            f"{num_branches} branches are no attn and mlp pairs; name them: branches=(...)"
+            f"{num_branches} branches are not pairs of attn and mlp; name them: branches=(...)"
         )
     return tuple(f"{kind}-{b}" for b in range(num_branches // 2) for kind in ("attn", "mlp"))

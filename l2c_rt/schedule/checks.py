@@ -1,4 +1,4 @@
-"""What a schedule may hold: each check raises ValueError with what was found and what was wanted.
+"""Checks of a schedule's fields: ValueError says which field, what it is and what is expected.
 
 Sizes are bounded, so that no file, however hostile, makes an unreasonably large schedule.
 """
@@ -16,6 +16,7 @@ MAX_BRANCHES = 10_000
 MAX_CELLS = 1 << 22
 MAX_NAME_LENGTH = 100
 MAX_TEXT_LENGTH = 1_000
+MAX_CALLS = 64
 
 
 def checked_compute(compute: npt.ArrayLike) -> npt.NDArray[np.bool_]:
@@ -30,9 +31,9 @@ def checked_compute(compute: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         pass
     elif array.dtype.kind not in "iu":
         nans = int(np.isnan(array).sum()) if array.dtype.kind == "f" else 0
-        found = f"{array.dtype}" + (f" with {nans} NaN" if nans else "")
+        dtype = f"{array.dtype}" + (f" with {nans} NaN" if nans else "")
         raise ValueError(
-            f"compute has dtype {found}, wanted bool (or integers 0 and 1); "
+            f"compute has dtype {dtype}, wanted bool (or integers 0 and 1); "
             "threshold scores first: scores > threshold"
         )
     elif ((array != 0) & (array != 1)).any():
@@ -91,10 +92,11 @@ def check_text(field: str, text: str, most: int = MAX_TEXT_LENGTH) -> None:
         )
 
 
-def checked_lanes(lanes: int) -> int:
-    if isinstance(lanes, bool) or not isinstance(lanes, (int, np.integer)) or not 1 <= lanes <= 64:
-        raise ValueError(f"lanes is {lanes!r:.80}, wanted 1..64 calls per evaluation")
-    return int(lanes)
+def checked_calls(calls_per_step: int) -> int:
+    whole = isinstance(calls_per_step, (int, np.integer)) and not isinstance(calls_per_step, bool)
+    if not whole or not 1 <= calls_per_step <= MAX_CALLS:
+        raise ValueError(f"calls_per_step is {calls_per_step!r:.80}, wanted 1..{MAX_CALLS}")
+    return int(calls_per_step)
 
 
 def checked_threshold(threshold: float | None) -> float | None:

@@ -1,116 +1,148 @@
 """Schedule files: our JSON, with a header and one readable line per evaluation, and SmoothCache's.
 
 Files are untrusted: their size is bounded before they are read, and only ValueError leaves here.
+Tables and plain fields go in and out; CacheSchedule checks what the header's fields hold.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
-from l2c_rt.schedule.cache_schedule import CacheSchedule
-from l2c_rt.schedule.checks import check_size
-from l2c_rt.untrusted.bounded_read import parse_json, read_bounded
+from l2c_rt.schedule.checks import check_size, checked_branches
+from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded
 
 FORMAT = "l2c_rt.schedule"
 VERSION = 1
 MAX_FILE_BYTES = 8 << 20
-HEADER = ("family", "sampler", "lanes", "threshold", "source", "timesteps")
+HEADER = ("family", "sampler", "calls_per_step", "threshold", "source", "timesteps")
 REQUIRED = {"format", "version", "steps", "digest", "branches", "rows"}
 
-
-def save_schedule(schedule: CacheSchedule, path: str | Path) -> None:
-    """Write `schedule` as JSON that a diff shows evaluation by evaluation."""
-    Path(path).write_text(schedule_text(schedule), encoding="utf-8")
+BoolArray = npt.NDArray[np.bool_]
 
 
-def load_schedule(path: str | Path) -> CacheSchedule:
-    """Read a file of `save_schedule`; ValueError names the file and what is wrong with it."""
-    text = read_bounded(path, MAX_FILE_BYTES, "schedule")
-    try:
-        return parse_schedule(text)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+class Header(TypedDict, total=False):
+    """The fields of a schedule beside its table, as CacheSchedule describes them."""
+
+    family: str
+    sampler: str
+    calls_per_step: int
+    threshold: float | None
+    source: str
+    timesteps: tuple[float, ...] | None
 
 
-def schedule_text(schedule: CacheSchedule) -> str:
-    """The JSON text of `schedule`."""
-    fields: dict[str, Any] = {"format": FORMAT, "version": VERSION}
-    fields |= {name: getattr(schedule, name) for name in HEADER}
-    fields |= {"steps": schedule.steps, "digest": schedule.digest, "branches": schedule.branches}
-    lines = [f"  {json.dumps(name)}: {json.dumps(fields[name])}," for name in fields]
-    rows = ",\n".join(f'    "{row}"' for row in _row_texts(schedule))
-    return "\n".join(["{", *lines, '  "rows": [', rows, "  ]", "}", ""])
+class Fields(Header):
+    """A schedule as plain fields.  Shapes: compute [S, K], with K names in `branches`."""
+
+    compute: BoolArray
+    branches: tuple[str, ...]
 
 
-def parse_schedule(text: bytes) -> CacheSchedule:
-    """The schedule in a JSON text; ValueError says what is wrong with any other."""
-    fields = parse_json(text)
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+def write(path: str | Path, fields: Fields) -> None:
+    """Write JSON that a diff shows evaluation by evaluation."""
+    Path(path).write_text(json_text(fields), encoding="utf-8")
+
+
+def read(path: str | Path) -> Fields:
+    """The fields in a file of `write`; ValueError names the file and what is wrong with it."""
+    content = read_bounded(path, MAX_FILE_BYTES, "schedule")
+    with naming(path):
+        return parse(content)
+
+
+def json_text(fields: Fields) -> str:
+    """The JSON text of a schedule."""
+    rows = _row_texts(fields["compute"])
+    header: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+    header |= {name: value for name, value in fields.items() if name in HEADER}
+    header |= {"steps": len(rows), "digest": digest(fields["compute"], fields["branches"])}
+    header |= {"branches": fields["branches"]}
+    lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in header.items()]
+    table = ",\n".join(f'    "{row}"' for row in rows)
+    return "\n".join(["{", *lines, '  "rows": [', table, "  ]", "}", ""])
+
+
+def parse(content: bytes) -> Fields:
+    """The fields in a JSON text; ValueError says what is wrong with any other."""
+    entries = parse_json(content)
+    if not isinstance(entries, dict) or entries.get("format") != FORMAT:
         raise ValueError(
-            f'no schedule: wanted a JSON object with "format": "{FORMAT}"; '
+            f'not a schedule: wanted a JSON object with "format": "{FORMAT}"; '
             "for SmoothCache's files call CacheSchedule.from_smoothcache(path, blocks=...)"
         )
-    if fields.get("version") != VERSION or isinstance(fields["version"], bool):
+    if entries.get("version") != VERSION or isinstance(entries["version"], bool):
         raise ValueError(
-            f"format version {fields.get('version')!r:.80}, this l2c_rt reads version {VERSION}; "
+            f"format version {entries.get('version')!r:.80}, this l2c_rt reads version {VERSION}; "
             "update l2c_rt or save the file again"
         )
-    missing, unknown = REQUIRED - fields.keys(), fields.keys() - REQUIRED - set(HEADER)
+    if "lanes" in entries and "calls_per_step" not in entries:
+        # What the field was called at first.
+        entries["calls_per_step"] = entries.pop("lanes")
+    missing, unknown = REQUIRED - entries.keys(), entries.keys() - REQUIRED - set(HEADER)
     if missing or unknown:
         names = sorted(ascii(name[:40]) for name in missing or unknown)[:5]
         raise ValueError(f"{'missing' if missing else 'unknown'} keys: {', '.join(names)}")
-    return _schedule_of(fields)
+    compute, branches = _table(entries["rows"], entries["branches"], entries["steps"])
+    if digest(compute, branches) != entries["digest"]:
+        raise ValueError(
+            f"digest {entries['digest']!r:.80} does not match the rows, whose digest is "
+            f"{digest(compute, branches)}; the file was damaged or edited by hand"
+        )
+    fields: Fields = {name: entries[name] for name in HEADER if name in entries}  # type: ignore[assignment]
+    return {**fields, "compute": compute, "branches": branches}
 
 
-def schedule_digest(schedule: CacheSchedule) -> str:
-    """sha256 of the branch names and then the rows, each as a line of ASCII."""
-    lines = "".join(f"{line}\n" for line in (*schedule.branches, *_row_texts(schedule)))
+def digest(compute: BoolArray, branches: Sequence[str]) -> str:
+    """sha256 of the branch names and then the rows, each as a line of ASCII.
+
+    Shapes: compute [S, K].  The header is not part of it.
+    """
+    lines = "".join(f"{line}\n" for line in (*branches, *_row_texts(compute)))
     return "sha256:" + hashlib.sha256(lines.encode("ascii")).hexdigest()
 
 
-def to_smoothcache(schedule: CacheSchedule) -> dict[str, list[int]]:
+def to_smoothcache(compute: BoolArray, branches: Sequence[str]) -> dict[str, list[int]]:
     """{branch: [1 compute | 0 reuse, one per evaluation]}."""
-    columns = schedule.compute.T.astype(int).tolist()
-    return dict(zip(schedule.branches, columns, strict=True))
+    return dict(zip(branches, compute.T.astype(int).tolist(), strict=True))
 
 
-def from_smoothcache(
-    schedule: dict[str, list[int]] | str | Path, *, blocks: int | None = None, **header: Any
-) -> CacheSchedule:
-    """A schedule from SmoothCache's dict or JSON file, keyed by branch or, with `blocks`, by type.
+def read_smoothcache(path: str | Path, blocks: int | None) -> Fields:
+    """The table in a JSON file of SmoothCache's, as `parse_smoothcache`; `source` is its name."""
+    content = read_bounded(path, MAX_FILE_BYTES, "SmoothCache schedule")
+    with naming(path):
+        return {**parse_smoothcache(parse_json(content), blocks), "source": Path(path).name}
+
+
+def parse_smoothcache(columns: Mapping[str, list[int]], blocks: int | None) -> Fields:
+    """The table in SmoothCache's dict, keyed by branch or, with `blocks`, by type.
 
     Branches named type-block are put in execution order, by block and then by type as they come.
     """
-    if isinstance(schedule, (str, Path)):
-        path, schedule = (
-            schedule,
-            parse_json(read_bounded(schedule, MAX_FILE_BYTES, "SmoothCache schedule")),
-        )
-        header = {"source": Path(path).name, **header}
-    if not isinstance(schedule, dict) or not schedule:
+    if not isinstance(columns, Mapping) or not columns:
         raise ValueError('a SmoothCache schedule is an object {"attn-0": [1, 0, ...], ...}')
-    columns = _spread_types(schedule, blocks)
+    columns = _spread_types(columns, blocks)
     steps = _checked_columns(columns)
     names = _execution_order(tuple(columns))
     check_size(steps, len(names))
     compute = np.array([columns[name] for name in names], dtype=np.bool_).T
-    return CacheSchedule(compute, names, **header)
+    return {"compute": compute, "branches": names}
 
 
-def _row_texts(schedule: CacheSchedule) -> list[str]:
-    return ["".join("1" if c else "0" for c in row) for row in schedule.compute.tolist()]
+def _row_texts(compute: BoolArray) -> list[str]:
+    return ["".join("1" if c else "0" for c in row) for row in compute.tolist()]
 
 
-def _schedule_of(fields: dict[str, Any]) -> CacheSchedule:
-    steps, rows, branches = fields["steps"], fields["rows"], fields["branches"]
-    for name in ("rows", "branches"):
-        if not isinstance(fields[name], list) or not all(isinstance(v, str) for v in fields[name]):
-            raise ValueError(f"{name} is no list of strings")
+def _table(rows: Any, branches: Any, steps: Any) -> tuple[BoolArray, tuple[str, ...]]:
+    for name, texts in (("rows", rows), ("branches", branches)):
+        if not isinstance(texts, list) or not all(isinstance(value, str) for value in texts):
+            raise ValueError(f"{name} is not a list of strings")
     if isinstance(steps, bool) or steps != len(rows):
         raise ValueError(f"the header says {steps!r:.40} steps, the file has {len(rows)} rows")
     check_size(len(rows), len(branches))
@@ -121,17 +153,10 @@ def _schedule_of(fields: dict[str, Any]) -> CacheSchedule:
             )
     digits = np.frombuffer("".join(rows).encode("ascii"), np.uint8)
     compute = digits.reshape(len(rows), len(branches)) == ord("1")
-    header = {name: fields[name] for name in HEADER if name in fields}
-    schedule = CacheSchedule(compute, tuple(branches), **header)
-    if schedule.digest != fields["digest"]:
-        raise ValueError(
-            f"digest {fields['digest']!r:.80} does not match the rows, whose digest is "
-            f"{schedule.digest}; the file was damaged or edited by hand"
-        )
-    return schedule
+    return compute, checked_branches(branches, len(branches))
 
 
-def _spread_types(columns: dict[str, list[int]], blocks: int | None) -> dict[str, list[int]]:
+def _spread_types(columns: Mapping[str, list[int]], blocks: int | None) -> Mapping[str, list[int]]:
     if blocks is None:
         return columns
     check_size(1, blocks * len(columns))
@@ -140,11 +165,11 @@ def _spread_types(columns: dict[str, list[int]], blocks: int | None) -> dict[str
     return {f"{kind}-{b}": column for b in range(blocks) for kind, column in columns.items()}
 
 
-def _checked_columns(columns: dict[str, list[int]]) -> int:
+def _checked_columns(columns: Mapping[str, list[int]]) -> int:
     lengths = set()
     for name, column in columns.items():
         if not isinstance(column, list) or not all(c in (0, 1) for c in column):
-            raise ValueError(f"{name!r:.40} is no list of 1 (compute) and 0 (reuse)")
+            raise ValueError(f"{name!r:.40} is not a list of 1 (compute) and 0 (reuse)")
         lengths.add(len(column))
     if len(lengths) != 1:
         raise ValueError(f"branches have different numbers of steps: {sorted(lengths)[:5]}")

@@ -1,43 +1,40 @@
-"""The ASCII map of a schedule: what `print(schedule)` shows."""
+"""The ASCII map of a schedule, which `print(schedule)` shows."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.files import BoolArray, Fields
 
 MAX_COLUMNS = 72
 MARGIN = 7
 
 
-def schedule_map(schedule: CacheSchedule) -> str:
+def text_map(fields: Fields) -> str:
     """One line per evaluation, noisiest first, with its compute share; the total comes last.
 
     Above 72 branches, neighbours share a character: # all computed, . all reused, + some of each.
     """
-    fold = -(-schedule.num_branches // MAX_COLUMNS)
-    lines = [*_title(schedule, fold), _ruler(schedule.branches, fold)]
-    for step in range(schedule.steps):
-        row = schedule.compute[step]
+    compute, branches = fields["compute"], fields["branches"]
+    fold = -(-len(branches) // MAX_COLUMNS)
+    lines = [*_title(fields, fold), _ruler(branches, fold)]
+    for step, row in enumerate(compute):
         lines.append(f"{step:>{MARGIN - 2}}  {_marks(row, fold)}  {_share(row)}")
-    total = f"total, {len(schedule.distinct_rows())} distinct rows"
-    width = MARGIN + -(-schedule.num_branches // fold)
-    return "\n".join([*lines, f"{total:>{width}}  {_share(schedule.compute)}"])
+    total = f"total, {len(np.unique(compute, axis=0))} distinct rows"
+    width = MARGIN + -(-len(branches) // fold)
+    return "\n".join([*lines, f"{total:>{width}}  {_share(compute)}"])
 
 
-def _title(schedule: CacheSchedule, fold: int) -> list[str]:
-    parts = [f"{schedule.steps} steps x {schedule.num_branches} branches"]
-    parts += [text for text in (schedule.family, schedule.sampler) if text]
-    if schedule.lanes > 1:
-        parts.append(f"{schedule.lanes} lanes")
-    if schedule.threshold is not None:
-        parts.append(f"threshold {schedule.threshold:.4g}")
+def _title(fields: Fields, fold: int) -> list[str]:
+    steps, num_branches = fields["compute"].shape
+    parts = [f"{steps} steps x {num_branches} branches"]
+    parts += [text for text in (fields["family"], fields["sampler"]) if text]
+    if fields["calls_per_step"] > 1:
+        parts.append(f"{fields['calls_per_step']} calls per step")
+    if fields["threshold"] is not None:
+        parts.append(f"threshold {fields['threshold']:.4g}")
     parts.append("# compute . reuse" + (f" + both, {fold} branches each" if fold > 1 else ""))
-    source = [schedule.source[:100]] if schedule.source else []
+    source = [fields["source"][:100]] if fields["source"] else []
     return [", ".join(parts), *source]
 
 
@@ -50,13 +47,13 @@ def _ruler(branches: tuple[str, ...], fold: int) -> str:
     return f"{label:<{MARGIN}}{marks[: max(width, 1)]:<{width}}  compute"
 
 
-def _marks(row: npt.NDArray[np.bool_], fold: int) -> str:
+def _marks(row: BoolArray, fold: int) -> str:
     if fold == 1:
         return "".join("#" if c else "." for c in row.tolist())
     groups = [row[k : k + fold] for k in range(0, len(row), fold)]
     return "".join("#" if g.all() else "+" if g.any() else "." for g in groups)
 
 
-def _share(compute: npt.NDArray[np.bool_]) -> str:
+def _share(compute: BoolArray) -> str:
     computed = int(compute.sum())
     return f"{100 * computed / compute.size:5.1f} %  {computed}/{compute.size}"

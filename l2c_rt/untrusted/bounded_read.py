@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 
 def read_bounded(path: str | Path, most_bytes: int, kind: str) -> bytes:
-    """The bytes of a file, or ValueError where it is empty or larger than a `kind` file can be."""
+    """The bytes of a `kind` file of at most `most_bytes`.
+
+    Raises: ValueError where it is empty, too large or not a regular file; OSError as `open`.
+    """
+    require_regular(path)
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if not 0 < size <= most_bytes:
@@ -23,6 +30,28 @@ def read_bounded(path: str | Path, most_bytes: int, kind: str) -> bytes:
     if len(content) != size:
         raise ValueError(f"{path}: changed from {size} bytes while it was read; read it again")
     return content
+
+
+def require_regular(path: str | Path) -> None:
+    """ValueError where `path` is a folder, pipe or device; opening a pipe could wait for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError(f"{path}: not a regular file")
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Put the file's name before the text of any ValueError that has not got it yet.
+
+    A RecursionError becomes one too: files can nest values deeper than a message can print.
+    """
+    try:
+        yield
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deeply") from None
+    except ValueError as error:
+        if str(error).startswith(f"{path}: "):
+            raise
+        raise ValueError(f"{path}: {error}") from error
 
 
 def parse_json(text: bytes) -> Any:

@@ -74,7 +74,7 @@ class PickleReader:
             if opcode == b".":
                 return self.pop()
             if opcode not in OPCODES:
-                raise ValueError(f"pickle opcode {opcode!r} at byte {start} is none a router holds")
+                raise ValueError(f"pickle opcode {opcode!r} at byte {start} is not of a router")
             try:
                 OPCODES[opcode](self)
             except (TypeError, KeyError) as error:
@@ -100,7 +100,7 @@ class PickleReader:
 
     def pop(self) -> Any:
         if not self.stack or self.stack[-1] is MARK:
-            raise ValueError(f"the pickle takes a value at byte {self.at} that it never made")
+            raise ValueError(f"the pickle takes a value at byte {self.at} that it never pushed")
         return self.stack.pop()
 
     def pop_to_mark(self) -> list[Any]:
@@ -202,9 +202,10 @@ def _build(reader: PickleReader) -> None:
 def _storage(reader: PickleReader) -> None:
     kind, name, record, _device, numel = reader.pop()
     if kind != "storage" or not isinstance(name, Name) or type(record) is not str:
-        raise ValueError("the pickle refers to something that is no storage")
+        raise ValueError("the pickle refers to something that is not a storage")
     if type(numel) is not int or numel < 0:
-        raise ValueError(f"the pickle claims a storage of {numel!r:.40} elements")
+        # The type only: tuples can be nested too deeply to be printed.
+        raise ValueError(f"the pickle's storage size is a {type(numel).__name__} or negative")
     reader.push(Storage(name.text.removeprefix("torch "), record, numel))
 
 

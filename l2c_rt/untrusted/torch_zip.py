@@ -1,80 +1,115 @@
 """The records of a torch.save file: a zip archive whose records are stored, not compressed.
 
-A reader of our own, because everything in these files is untrusted: it follows the central
-directory only, allocates nothing that the file does not hold, and fails only by ValueError.
+Everything in these files is untrusted: `zipfile` reads them, within bounds that are checked on the
+directory before any record is read, and only ValueError leaves here.
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
+import math
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
-MAX_RECORDS = 100_000
+from l2c_rt.untrusted.torch_pickle import MAX_PICKLE_BYTES, StoredTensor
 
-END = struct.Struct("<4s4H2LH")
-ENTRY = struct.Struct("<4s6H3L5H2L")
-LOCAL = struct.Struct("<4s5H3L2H")
+# Some 50,000 records; zipfile makes an object of every entry.
+MAX_DIRECTORY_BYTES = 4 << 20
 
 
-def stored_records(archive: bytes) -> dict[str, memoryview]:
-    """{name: content} of an archive, as views of `archive`; checksums are verified.
+class TorchArchive:
+    """The records of one archive, by their names below its folder; read and verified on demand.
 
-    Raises: ValueError where the archive is no zip, is damaged, or has compressed records.
+    `size` is that of `file` in bytes; `byte_order` is "<" or ">", as in numpy.
+    Raises: ValueError where it is not a zip, is damaged, or has compressed, doubled or overlapping
+    records.
     """
-    if archive[:4] != b"PK\x03\x04":
-        raise ValueError(
-            "not a zip archive; files of torch before 1.6 are no longer read, and a damaged or "
-            "partly downloaded file looks the same: fetch it again, or save it with a newer torch"
-        )
-    count, size, at = _end_of_directory(archive)
-    records: dict[str, memoryview] = {}
-    end, left = at + size, len(archive)
-    for _ in range(count):
-        name, start, length, crc, at = _entry(archive, at, end)
-        # Records that overlap could make a small file take forever to checksum.
-        left -= length
-        if name in records or left < 0:
-            raise ValueError(f"zip record {name!r:.80} is there twice or overlaps others")
-        records[name] = _content(archive, name, start, length, crc)
-    return records
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        if file.read(4) != b"PK\x03\x04":
+            raise ValueError(
+                "not a zip archive; files of torch before 1.6 are not read, and a damaged or "
+                "partly downloaded file looks the same: fetch it again, or save it anew"
+            )
+        reader = _Reader(file)
+        with _damage("its directory is damaged, or the file is truncated"):
+            self._zip = zipfile.ZipFile(reader)
+        reader.most_bytes = None
+        entries = self._zip.infolist()
+        _check_entries(entries, size)
+        names = [entry.filename for entry in entries]
+        folders = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
+        if len(folders) != 1:
+            raise ValueError(f"{len(folders)} records data.pkl, wanted one, as torch.save writes")
+        self._folder = folders[0]
+        self._entries = dict(zip(names, entries, strict=True))
+        self._shared: dict[str, bytes] = {}
+        if self._entries[f"{self._folder}data.pkl"].file_size > MAX_PICKLE_BYTES:
+            raise ValueError(f"its data.pkl has more than {MAX_PICKLE_BYTES} bytes")
+        order = self.read("byteorder") if f"{self._folder}byteorder" in self._entries else b"little"
+        if order not in (b"little", b"big"):
+            raise ValueError(f"byte order {order[:8]!r}, wanted little or big")
+        self.byte_order = "<" if order == b"little" else ">"
+
+    def read(self, name: str) -> bytes:
+        """The content of a record, its checksum verified."""
+        entry = self._entries.get(self._folder + name)
+        if entry is None:
+            raise ValueError(f"zip record {name!r:.80} is missing")
+        with _damage(f"zip record {name!r:.80} is damaged or truncated"):
+            return self._zip.read(entry)
+
+    def elements(self, tensor: StoredTensor, item_bytes: int) -> bytes:
+        """The bytes of a contiguous tensor with elements of `item_bytes` bytes."""
+        storage, count = tensor.storage, math.prod(tensor.shape)
+        content = self._shared.get(storage.record)
+        if content is None:
+            content = self.read(f"data/{storage.record}")
+        if count != storage.numel:
+            # Many small tensors may share a large record: it is read once for all of them.
+            self._shared[storage.record] = content
+        if len(content) != storage.numel * item_bytes or tensor.offset + count > storage.numel:
+            raise ValueError(
+                f"storage {storage.record!r:.40} claims {storage.numel} elements, the tensor takes "
+                f"{tensor.offset}..{tensor.offset + count}; the file holds {len(content)} bytes"
+            )
+        return content[tensor.offset * item_bytes : (tensor.offset + count) * item_bytes]
 
 
-def _end_of_directory(archive: bytes) -> tuple[int, int, int]:
-    where = archive.rfind(b"PK\x05\x06", max(0, len(archive) - (1 << 16) - END.size))
-    if where < 0 or where + END.size > len(archive):
-        raise ValueError("the zip archive ends before its directory; the file is truncated")
-    _, disk, first_disk, here, count, size, at, _ = END.unpack_from(archive, where)
-    if disk or first_disk or here != count or not 0 < count <= MAX_RECORDS:
-        raise ValueError(f"the zip archive claims {count} records, wanted 1..{MAX_RECORDS}")
-    if at + size > where:
-        raise ValueError(f"the zip directory claims bytes {at}..{at + size} of {where}")
-    return count, size, at
+def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
+    for entry in entries:
+        stored = entry.compress_type == zipfile.ZIP_STORED
+        if not stored or entry.flag_bits & 1 or entry.compress_size != entry.file_size:
+            raise ValueError(
+                f"zip record {entry.filename!r:.80} is compressed or encrypted; torch saves neither"
+            )
+    # Records that overlap could make a small file take for ever to read.
+    claimed = sum(entry.file_size for entry in entries)
+    if claimed > size:
+        raise ValueError(f"zip records claim {claimed} of {size} bytes, so they overlap")
+    if len({entry.filename for entry in entries}) != len(entries):
+        raise ValueError("two zip records have one name")
 
 
-def _entry(archive: bytes, at: int, end: int) -> tuple[str, int, int, int, int]:
-    if at + ENTRY.size > end:
-        raise ValueError("the zip directory ends inside an entry")
-    fields = ENTRY.unpack_from(archive, at)
-    magic, _, _, flags, method, _, _, crc, packed, size, name_size, extra, comment = fields[:13]
-    after = at + ENTRY.size + name_size + extra + comment
-    if magic != b"PK\x01\x02" or after > end:
-        raise ValueError("the zip directory is damaged")
-    name = archive[at + ENTRY.size : at + ENTRY.size + name_size].decode("utf-8")
-    if method or flags & 1 or packed != size:
-        raise ValueError(
-            f"zip record {name!r:.80} is compressed or encrypted, as torch never saves"
-        )
-    return name, fields[16], size, crc, after
+@contextmanager
+def _damage(text: str) -> Iterator[None]:
+    try:
+        yield
+    # zipfile lets many kinds of exceptions out of a damaged archive.
+    except Exception as error:
+        raise ValueError(f"{text}: {error}") from None
 
 
-def _content(archive: bytes, name: str, at: int, size: int, crc: int) -> memoryview:
-    if at + LOCAL.size > len(archive) or archive[at : at + 4] != b"PK\x03\x04":
-        raise ValueError(f"zip record {name!r:.80} points to byte {at}, where no record starts")
-    *_, name_size, extra = LOCAL.unpack_from(archive, at)
-    start = at + LOCAL.size + name_size + extra
-    if start + size > len(archive):
-        raise ValueError(f"zip record {name!r:.80} claims {size} bytes, beyond the end of the file")
-    content = memoryview(archive)[start : start + size]
-    if zlib.crc32(content) != crc:
-        raise ValueError(f"zip record {name!r:.80} fails its checksum; the file is damaged")
-    return content
+class _Reader:
+    """A file for zipfile that refuses any one read of more than `most_bytes`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.most_bytes: int | None = MAX_DIRECTORY_BYTES
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if self.most_bytes is not None and size > self.most_bytes:
+            raise ValueError(f"the zip directory claims {size} bytes")
+        return self._file.read(size)

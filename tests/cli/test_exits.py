@@ -37,7 +37,7 @@ COMMANDS = ("inspect", "convert", "learn", "sample", "bench", "demo")
         (["convert", "{router}", "out.json", "--to", "router"], 2, "ends in .safetensors"),
         (["convert", "{router}", "out.safetensors", "--reuse", "0.5"], 2, "keeps all scores"),
         (["convert", "{router}", "{text}"], 2, "exists; give --force"),
-        (["convert", "{router}", "nowhere/out.json"], 2, "is no folder"),
+        (["convert", "{router}", "nowhere/out.json"], 2, "is not a folder"),
         (["sample", "{dit}", "-o", "x.npy"], 2, "needed for"),
         (["sample", "{dit}", "--router", "full", "-o", "x.npy"], 2, "--steps"),
         (["sample", "{dit}", "--router", "{schedule}", "-o", "x.png"], 2, "1 or 3 channels"),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from l2c_rt import presets
-from l2c_rt.schedule.cache_schedule import CacheSchedule
-from l2c_rt.schedule.heatmap import COLOURS, REUSED, schedule_figure
+from l2c_rt.schedule.cache_schedule import CacheSchedule, default_branches
+from l2c_rt.schedule.heatmap import COLOURS, REUSED, figure
 
 pytest.importorskip("matplotlib")
 
@@ -20,8 +20,8 @@ def pixels(path) -> np.ndarray:
 
 
 def share_of(colour: str, image: np.ndarray) -> float:
-    wanted = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
-    return float((np.abs(image - wanted).max(axis=-1) <= 2).mean())
+    rgb = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+    return float((np.abs(image - rgb).max(axis=-1) <= 2).mean())
 
 
 def test_the_picture_shows_full_computed_and_reused_cells_of_both_kinds(tmp_path):
@@ -38,7 +38,9 @@ def test_the_picture_shows_full_computed_and_reused_cells_of_both_kinds(tmp_path
 def test_the_axes_count_blocks_downwards_and_evaluations_to_the_right():
     compute = np.ones((4, 8), bool)
     compute[1, [0, 7]] = False
-    attn, mlp, shares = schedule_figure(CacheSchedule(compute)).axes
+    fields = {"compute": compute, "branches": default_branches(8)}
+    fields |= {"family": "", "sampler": "", "source": ""}
+    attn, mlp, shares = figure(fields).axes
     for panel, block in ((attn, 0), (mlp, 3)):
         [image] = panel.images
         assert np.argwhere(np.asarray(image.get_array()) == 0).tolist() == [[block, 1]]

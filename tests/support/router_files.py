@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 
@@ -75,3 +76,9 @@ def archive(pickle: bytes, logits: np.ndarray, method: int = zipfile.ZIP_STORED)
 
 def drawn_logits(steps: int = 10, branches: int = 8, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 3, (steps, branches)).astype(np.float32)
+
+
+def saved(folder: Path, content: bytes, name: str = "router.pt") -> Path:
+    """The path of a new file with this content."""
+    (folder / name).write_bytes(content)
+    return folder / name

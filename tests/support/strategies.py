@@ -22,7 +22,7 @@ def schedules(
     return CacheSchedule(
         compute,
         family=draw(st.sampled_from(["", "dit", "uvit"])),
-        lanes=draw(st.integers(1, 2)),
+        calls_per_step=draw(st.integers(1, 2)),
         threshold=draw(st.none() | st.floats(0, 1)),
         source=draw(st.text('abc _\u00e9\u4e2d"\\', max_size=8)),
         timesteps=draw(

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from router_files import archive, dit_pickle, drawn_logits, text, uvit_pickle
 
-from l2c_rt.policies import router_files as router_io
+from l2c_rt.policies import router_files
 from l2c_rt.policies.router import Router
-from l2c_rt.schedule import files as schedule_io
+from l2c_rt.schedule import files
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.untrusted.torch_pickle import OPCODES
 
@@ -81,35 +81,12 @@ def snippets(canary: Path) -> list[bytes]:
     touch = text(f"touch {canary}") + b"\x85R"
     calls = [b"cos\nsystem\n" + touch, b"cposix\nsystem\n" + touch, b"cbuiltins\nexec\n" + touch]
     calls += [b"cbuiltins\ngetattr\n(cbuiltins\nstr\n" + text("join") + b"tR", b"cos\nsystem\n"]
-    claims = [
-        b"\x8a\xff" + b"\x7f" * 255,
-        b"X\xff\xff\xff\xff",
-        b"B\xff\xff\xff\xff",
-        b"r" + b"\xff" * 4,
-    ]
-    values = [
-        b"N",
-        b"(",
-        b")",
-        b"]",
-        b"}",
-        b"\x88",
-        b"K\x07",
-        b"J\xff\xff\xff\xff",
-        b"G" + b"\x7f\xf8" * 4,
-    ]
-    memo = [
-        b"q\x00",
-        b"h\x00",
-        b"j\x01\x00\x00\x00",
-        b"2",
-        b"0",
-        b"1",
-        b"\x82\x01",
-        b"\x93",
-        b"o",
-        b".",
-    ]
+    claims = [b"\x8a\xff" + b"\x7f" * 255, b"X\xff\xff\xff\xff", b"B\xff\xff\xff\xff"]
+    claims += [b"r" + b"\xff" * 4]
+    values = [b"N", b"(", b")", b"]", b"}", b"\x88", b"K\x07", b"J\xff\xff\xff\xff"]
+    values += [b"G" + b"\x7f\xf8" * 4]
+    memo = [b"q\x00", b"h\x00", b"j\x01\x00\x00\x00", b"2", b"0", b"1", b"\x82\x01", b"\x93"]
+    memo += [b"o", b"."]
     return calls + claims + values + memo + sorted(OPCODES)
 
 
@@ -196,7 +173,7 @@ def attack(folder: Path, name: str, makes: list[Any], use: Callable[[Path], None
 
 def with_content(content: bytes, use: Callable[[Path], None], path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (router_io, schedule_io):
+        for module in (router_files, files):
             patch.setattr(module, "read_bounded", lambda *_: content)
         use(path)
 

@@ -125,7 +125,7 @@ class RunProgram:
         table = np.zeros((len(self._table), 8), np.float32)
         table[:, :4] = self._solver.coefficients()
         table[:, 4] = self._loop.guidance.scale_from_uncond(scale)
-        host = host_tensor(table.ravel(), self._table)
+        host = host_tensor(table.ravel().tolist(), self._table)
         self._table.copy_(host.view(-1, 8), non_blocking=True)
         self._scale = scale
 

@@ -1,9 +1,9 @@
-"""The file of what was chosen before, by machine.  Untrusted: choices are read, never executed.
+"""The file of earlier choices, by machine.  Untrusted: choices are read, never executed.
 
     {"version": 1, "machines": {machine: [{"problem": {...}, "choice": {...}}, ...]}}
 
 Several processes may share it.  A write replaces the whole file, after merging in what the file
-holds by then; of two writes at the same instant one is lost, and measured again some other day.
+holds by then, and holds the lock beside it meanwhile; readers need no lock.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import filelock
+import platformdirs
+
 from l2c_rt.backends.cuda.tuning.problems import (
     AttentionConfig,
     AttentionProblem,
     LinearConfig,
     LinearProblem,
 )
-from l2c_rt.untrusted.bounded_read import parse_json, read_bounded
+from l2c_rt.untrusted.bounded_read import parse_json, read_bounded, require_regular
 
 VERSION = 1
 MAX_BYTES = 4 << 20
+LOCK_SECONDS = 10.0
 
 Problem = LinearProblem | AttentionProblem
 Choice = LinearConfig | AttentionConfig
@@ -31,8 +35,15 @@ Choices = dict[Problem, Choice]
 Machines = dict[str, list[Any]]
 
 
+def default_path() -> Path | None:
+    """The file in this user's cache folder; None where there is no home."""
+    path = platformdirs.user_cache_path("l2c_rt", appauthor=False) / "tune.json"
+    # Without a home it is relative, and would be another file in every working folder.
+    return path if path.is_absolute() else None
+
+
 def read_choices(path: Path, machine: str) -> Choices:
-    """The choices kept for a machine; entries that are not exactly a choice are left out.
+    """The choices for a machine; entries that are not exactly a choice are left out.
 
     Raises: ValueError or OSError for a file that cannot be used.
     """
@@ -44,6 +55,16 @@ def write_choices(path: Path, machine: str, choices: Choices) -> None:
 
     Raises: ValueError or OSError, with the file as it was, where it cannot be read or written.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path.with_name(f"{path.name}.lock"), timeout=LOCK_SECONDS)
+    try:
+        with lock:
+            _replace(path, _merged(path, machine, choices))
+    except NotImplementedError as error:
+        raise OSError(f"{path}: its file system has no locks") from error
+
+
+def _merged(path: Path, machine: str, choices: Choices) -> bytes:
     machines = _machines(path)
     merged = {**_choices(machines.get(machine, [])), **choices}
     ours = [
@@ -56,35 +77,33 @@ def write_choices(path: Path, machine: str, choices: Choices) -> None:
         text = _text({machine: ours})
     if len(text) > MAX_BYTES:
         raise ValueError(f"{path}: {len(text)} bytes to write, wanted at most {MAX_BYTES}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, text)
+    return text
 
 
 def _machines(path: Path) -> Machines:
-    """What is in the file; nothing where there is none.
+    """The entries of every machine; none where there is no file.
 
     A file that is not one of ours, or a newer version's, is an error: it is not ours to replace.
     """
     if not path.exists():
         return {}
-    if not path.is_file():
-        raise ValueError(f"{path}: not a regular file")
+    require_regular(path)
     if path.stat().st_size == 0:
-        # What a write interrupted by a power failure may leave.
+        # As a write interrupted by a power failure may leave it.
         return {}
-    got = parse_json(read_bounded(path, MAX_BYTES, "tuning"))
-    version = got.get("version") if isinstance(got, dict) else None
+    content = parse_json(read_bounded(path, MAX_BYTES, "tuning"))
+    version = content.get("version") if isinstance(content, dict) else None
     if type(version) is not int or version != VERSION:
         raise ValueError(f"{path}: version is {version!r:.40}, wanted {VERSION}; move it away")
-    machines = got.get("machines")
+    machines = content.get("machines")
     if not isinstance(machines, dict):
         raise ValueError(f"{path}: no machines in it; move it away")
-    return {name: kept for name, kept in machines.items() if isinstance(kept, list)}
+    return {name: entries for name, entries in machines.items() if isinstance(entries, list)}
 
 
-def _choices(kept: list[Any]) -> Choices:
-    found: Choices = {}
-    for entry in kept:
+def _choices(entries: list[Any]) -> Choices:
+    choices: Choices = {}
+    for entry in entries:
         if not isinstance(entry, dict):
             continue
         problem, choice = entry.get("problem"), entry.get("choice")
@@ -92,8 +111,8 @@ def _choices(kept: list[Any]) -> Choices:
         attention = AttentionProblem.from_json(problem), AttentionConfig.from_json(choice)
         for key, value in (linear, attention):
             if key is not None and value is not None:
-                found[key] = value
-    return found
+                choices[key] = value
+    return choices
 
 
 def _text(machines: Machines) -> bytes:

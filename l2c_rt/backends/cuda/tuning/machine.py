@@ -1,12 +1,10 @@
-"""Which machine this is, as far as measured times go, and where its user's choices are kept."""
+"""The name of this machine, as far as measured times depend on it."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,23 +40,6 @@ def describe_device(device: torch.device | int = 0) -> str:
         f"{properties.name}, {properties.multi_processor_count} multiprocessors, "
         f"driver {_driver_version()}, cuDNN {cudnn()}"
     )
-
-
-def default_path() -> Path | None:
-    """Where choices are kept for this user; None where there is no home."""
-    # Relative paths are to be ignored, by the XDG specification.
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        home = Path.home()
-    except RuntimeError:
-        return given / "l2c_rt" / "tune.json" if given.is_absolute() else None
-    if sys.platform == "darwin":
-        folder = home / "Library" / "Caches"
-    elif sys.platform == "win32":
-        folder = home / "AppData" / "Local"
-    else:
-        folder = given if given.is_absolute() else home / ".cache"
-    return folder / "l2c_rt" / "tune.json"
 
 
 def _driver_version() -> str:

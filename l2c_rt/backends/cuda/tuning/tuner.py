@@ -13,14 +13,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from l2c_rt.backends.cuda.tuning.cache_file import Choices, Problem, read_choices, write_choices
+from l2c_rt.backends.cuda.tuning.cache_file import (
+    Choices,
+    Problem,
+    default_path,
+    read_choices,
+    write_choices,
+)
 from l2c_rt.backends.cuda.tuning.candidates import (
     attention_candidates,
     default_attention,
     default_linear,
     linear_candidates,
 )
-from l2c_rt.backends.cuda.tuning.machine import default_path, describe_device, machine_key
+from l2c_rt.backends.cuda.tuning.machine import describe_device, machine_key
 from l2c_rt.backends.cuda.tuning.problems import (
     AttentionConfig,
     AttentionProblem,

@@ -1,0 +1,59 @@
+"""What every picture shares: matplotlib without a display, and the palette.
+
+Imports matplotlib when a picture is drawn, and no pyplot: no global state.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart, and a tint of each colour.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+TINTS = ("#BCD9EA", "#F5CFB4", "#B4E0D3", "#EFD6E4")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty matplotlib figure of that size in inches, for PNG files.
+
+    Raises: ImportError saying what to install.
+    """
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def require_matplotlib() -> None:
+    """ImportError saying what to install where there is no matplotlib.
+
+    Call it before long work that ends in a picture.
+    """
+    _require("matplotlib")
+
+
+def require_pillow() -> None:
+    """ImportError saying what to install where there is no Pillow, as for `require_matplotlib`."""
+    _require("PIL")
+
+
+def require_png(path: str | Path, picture: str) -> None:
+    """ValueError where `path`, the file of a `picture`, does not end in .png."""
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"{path}: the picture of a {picture} is a PNG; name it .png")
+
+
+def _require(module: str) -> None:
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"pictures need {error.name or module}: pip install l2c_rt[plot]", name=error.name
+        ) from error
