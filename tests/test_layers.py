@@ -41,6 +41,7 @@ ALLOWED = {
     "samplers": set(),
     "steps": {"summary"},
     "summary": set(),
+    "_version": set(),
     # models
     "models": {"bounded_read", "stored_zip", "torch_pickle"},
     "adapters": {"program", "models"},

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-import l2c_rt
 from l2c_rt import adapters
+from l2c_rt._version import __version__
 from l2c_rt.learning.checkpoint import load_checkpoint
 from l2c_rt.learning.options import chosen
 from l2c_rt.learning.output import CHECKPOINT, ROUTER, Output, checked_folder
@@ -149,7 +149,7 @@ def _about(task: Task, state: LearnState, workers: Workers) -> dict[str, Any]:
         "loss_at_end": state.error + state.penalty,
         "model": {"class": type(task.bound.model).__name__, "shapes_sha256": task.shapes},
         "versions": {
-            "l2c_rt": l2c_rt.__version__,
+            "l2c_rt": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
