@@ -14,12 +14,14 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 
 # kernels/ is l2c_rt.kernels: a top-level package of that name would collide with other projects'.
-# Where a checkout has a link at l2c_rt/kernels, its files must not be found twice.
+# A set, because a checkout with a link at l2c_rt/kernels has those packages twice.
 KERNELS = find_packages(str(ROOT), include=["kernels", "kernels.*"])
-PACKAGES = [
-    *find_packages(str(ROOT), include=["l2c_rt", "l2c_rt.*"], exclude=["l2c_rt.kernels*"]),
-    *(f"l2c_rt.{name}" for name in KERNELS),
-]
+PACKAGES = sorted(
+    {
+        *find_packages(str(ROOT), include=["l2c_rt", "l2c_rt.*"]),
+        *(f"l2c_rt.{name}" for name in KERNELS),
+    }
+)
 
 
 class CMakeExtension(Extension):
