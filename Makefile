@@ -27,7 +27,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m pytest bench -m "not gpu" -s --benchmark-json=bench/results/cpu.json
 
 sanitize: $(VENV)/.dev
-	PATH="$(abspath $(BIN)):$$PATH" bash csrc/sanitize.sh
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON=python bash csrc/sanitize.sh
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info l2c_rt/*.so
