@@ -2,6 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The pinned versions unless said otherwise: make test TORCH=2.11.0 TRITON=3.6.0
+TORCH ?= $(shell sed -n 's/^torch==//p' requirements-dev.txt)
+TRITON ?= $(shell sed -n 's/^triton==\([^;]*\).*/\1/p' requirements-dev.txt)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .PHONY: demo test lint bench sanitize clean
 
@@ -23,16 +27,17 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m pytest bench -m "not gpu" -s --benchmark-json=bench/results/cpu.json
 
 sanitize: $(VENV)/.dev
-	PATH="$(abspath $(BIN)):$$PATH" bash csrc/sanitize.sh
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON=python bash csrc/sanitize.sh
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info l2c_rt/*.so
 
 # The CPU build of PyTorch first: left to the resolver, torch would bring gigabytes of CUDA.
+# .ci/install_torch.py says where it takes it from when TORCH_INDEX does not answer.
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python .ci/install_torch.py $(TORCH) $(TORCH_INDEX)
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.torch setup.py pyproject.toml CMakeLists.txt $(wildcard csrc/*)
@@ -40,6 +45,7 @@ $(VENV)/.demo: $(VENV)/.torch setup.py pyproject.toml CMakeLists.txt $(wildcard 
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch requirements-dev.txt setup.py pyproject.toml CMakeLists.txt $(wildcard csrc/*)
-	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	sed -e 's/^torch==.*/torch==$(TORCH)/' -e 's/^triton==[^;]*/triton==$(TRITON)/' requirements-dev.txt > $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --quiet -r $(VENV)/requirements.txt
 	$(BIN)/python -m pip install --quiet -e .
 	touch $@ $(VENV)/.demo

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
-# Listed one by one: automatic discovery does not know that kernels/ is l2c_rt.kernels.
-PACKAGES = [
-    "l2c_rt",
-    "l2c_rt.adapters",
-    "l2c_rt.backends",
-    "l2c_rt.backends.cuda",
-    "l2c_rt.cli",
-    "l2c_rt.demo",
-    "l2c_rt.kernels",
-    "l2c_rt.learning",
-    "l2c_rt.models",
-    "l2c_rt.presets",
-]
+# kernels/ is l2c_rt.kernels: a top-level package of that name would collide with other projects'.
+# A set, because a checkout with a link at l2c_rt/kernels has those packages twice.
+KERNELS = find_packages(str(ROOT), include=["kernels", "kernels.*"])
+PACKAGES = sorted(
+    {
+        *find_packages(str(ROOT), include=["l2c_rt", "l2c_rt.*"]),
+        *(f"l2c_rt.{name}" for name in KERNELS),
+    }
+)
 
 
 class CMakeExtension(Extension):
@@ -36,7 +34,11 @@ class CMakeExtension(Extension):
 class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build = Path(self.build_temp).resolve()
+        build = Path(self.build_temp).resolve() / "cmake"
+        # CMake's cache holds absolute paths: of the checkout, which may have moved since, and of
+        # ninja and pybind11, which lay in a build environment that pip has deleted.
+        if build.exists():
+            shutil.rmtree(build)
         configure = [
             *("cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
             f"-DPython_EXECUTABLE={sys.executable}",
@@ -47,16 +49,22 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", str(build), "--target", "_C"], check=True)
 
 
+class CurrentModules(build_py):
+    """Copies modules into an empty folder: one that an earlier build copied may be gone by now."""
+
+    def run(self) -> None:
+        copied = Path(self.build_lib).resolve() / "l2c_rt"
+        if copied.is_dir() and copied != ROOT / "l2c_rt":
+            shutil.rmtree(copied)
+        super().run()
+
+
 setup(
     packages=PACKAGES,
     package_dir={"l2c_rt.kernels": "kernels"},
-    package_data={
-        "l2c_rt": ["py.typed", "_C.pyi"],
-        "l2c_rt.presets": ["*.json"],
-        "l2c_rt.demo": ["assets/*"],
-    },
+    package_data={"": ["py.typed", "*.pyi", "*.json"], "l2c_rt.demo": ["assets/*"]},
     include_package_data=False,
     ext_modules=[CMakeExtension("l2c_rt._C")],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_ext": CMakeBuild, "build_py": CurrentModules},
     zip_safe=False,
 )

@@ -9,6 +9,8 @@ build=$root/build/sanitize
 python=$(command -v "${PYTHON:-python}")
 export UBSAN_OPTIONS=print_stacktrace=1
 
+# CMake refuses a build folder that was made for a checkout at another path.
+grep -qsx "CMAKE_HOME_DIRECTORY:INTERNAL=$root" "$build/CMakeCache.txt" || rm -rf "$build"
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Debug -DL2C_SANITIZE=ON \
   -DCMAKE_C_COMPILER=gcc -DCMAKE_CXX_COMPILER=g++ -DPython_EXECUTABLE="$python" \
   -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$build/python/l2c_rt"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import click
 
-from l2c_rt import __version__
+from l2c_rt._version import __version__
 from l2c_rt.cli.bench import bench_command
 from l2c_rt.cli.convert import convert_command
 from l2c_rt.cli.demo import demo_command

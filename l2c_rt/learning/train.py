@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-import l2c_rt
 from l2c_rt import adapters
+from l2c_rt._version import __version__
 from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.learning.batches import Batch, endless
 from l2c_rt.learning.checkpoint import load_checkpoint
@@ -149,7 +149,7 @@ def _about(task: Task, state: LearnState, workers: Workers) -> dict[str, Any]:
         "loss_at_end": state.error + state.penalty,
         "model": {"class": type(task.bound_model.model).__name__, "shapes_sha256": task.shapes},
         "versions": {
-            "l2c_rt": l2c_rt.__version__,
+            "l2c_rt": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },

@@ -122,7 +122,8 @@ def test_a_run_part_holds_what_tables_and_plots_need(tmp_path: Path) -> None:
     part = Part("toy.n2", "run", partial(run_part, DIT, 2), 0)
     result = suite.run(part)
     assert np.shape(result["profile"]["evaluations"]) == (3, 6)
-    assert result["floors"]["kernelwise"] >= result["floors"]["run"] > 0
+    # Equal but for rounding where one ceiling binds every kernel: the sums run in different orders.
+    assert result["floors"]["kernelwise"] >= result["floors"]["run"] * (1 - 1e-12) > 0
     assert result["products"]["schedule_seconds"] > 0
     assert result["compute"][0] == "######"
     assert result["summary"]["graphs"]["graph_bytes"] == 0
