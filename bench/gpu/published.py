@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
+import importlib.util
 import io
 import sys
 from collections.abc import Callable, Iterator
@@ -27,14 +27,11 @@ def missing(clone: Path | None) -> str:
     """Why it cannot be run; "" where it can."""
     if clone is None:
         return "no clone given; see --published"
-    wanted = clone / "DiT" / "models" / "dynamic_models.py"
-    if not wanted.is_file():
-        return f"{wanted} is not there"
-    try:
-        importlib.import_module("timm")
-    except ImportError:
-        return "timm is not installed, which the published program imports"
-    return ""
+    source = clone / "DiT" / "models" / "dynamic_models.py"
+    if not source.is_file():
+        return f"{source} is not there"
+    timm = importlib.util.find_spec("timm")
+    return "" if timm else "timm is not installed, which the published program imports"
 
 
 @contextlib.contextmanager
@@ -100,10 +97,10 @@ def run_of(
 
 
 @contextlib.contextmanager
-def tf32(wanted: bool) -> Iterator[None]:
+def tf32(allowed: bool) -> Iterator[None]:
     """The published program's setting while it runs."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
     try:
         yield
     finally:
