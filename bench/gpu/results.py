@@ -27,7 +27,6 @@ SETTINGS = ("CUBLAS", "CUDA_", "PYTORCH_", "TORCH", "TRITON_")
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """Commit, device and versions, in plain types."""
-    installed = {found.metadata["Name"]: found.version for found in metadata.distributions()}
     return {
         "commit": commit(),
         "device": device_facts(device),
@@ -37,10 +36,17 @@ def provenance(device: torch.device) -> dict[str, Any]:
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
         }
-        | {package: installed.get(package) for package in PACKAGES},
+        | {package: _version(package) for package in PACKAGES},
         "system": platform.platform(),
         "settings": {k: v for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def commit() -> str:

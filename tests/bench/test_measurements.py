@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from bench_gpu import stop_if_broken
 from cpu_suite import CPU, DIT, ToyCase, toy_rig
 from gpu.measurements import check, peer_result, run_result, timed_programs
 from gpu.models import Case, Rig
@@ -123,3 +124,15 @@ def test_a_second_call_goes_on_from_where_the_first_was_stopped(
     assert "ZeroDivisionError" in (pytester.path / "out" / "bad.json").read_text()
     assert outcomes() == {"skipped": 2}
     assert outcomes("--fresh") == {"passed": 1, "failed": 1}
+
+
+def test_a_failure_that_broke_the_device_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    stop_if_broken()
+
+    def raise_it() -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", raise_it)
+    with pytest.raises(pytest.exit.Exception, match="no longer answers .* illegal memory access"):
+        stop_if_broken()
