@@ -14,6 +14,7 @@ from gpu.measurements import check, peer_result, run_result, timed_programs
 from gpu.models import Case, Rig
 from gpu.peers import PEERS, Program
 from gpu.results import file_of, measured
+from gpu.start import start_result
 from toys import random_schedule
 
 pytest_plugins = ["pytester"]
@@ -136,3 +137,9 @@ def test_a_failure_that_broke_the_device_ends_the_session(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "synchronize", raise_it)
     with pytest.raises(pytest.exit.Exception, match="no longer answers .* illegal memory access"):
         stop_if_broken()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, on which it would start")
+def test_a_cold_start_that_fails_says_what_its_process_wrote() -> None:
+    with pytest.raises(RuntimeError, match=r"gpu\.start.*\n(.*\n)*.*(CUDA|NVIDIA)"):
+        start_result()
