@@ -7,7 +7,6 @@ makes the table.  `--quick` shrinks every model so that the suite is a smoke tes
 from __future__ import annotations
 
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 import torch
 from weights import fill_deterministic
 
+from l2c_rt.measure.machine import processor_name
 from l2c_rt.models import DiT
 
 
@@ -34,18 +34,10 @@ def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict
         "numpy": np.__version__,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "command": " ".join(["pytest", *config.invocation_params.args]),
         "quick": bool(config.getoption("--quick")),
     }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return platform.processor()
-    names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-    return names[0].partition(":")[2].strip() if names else platform.machine()
 
 
 @pytest.fixture

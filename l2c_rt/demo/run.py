@@ -23,6 +23,7 @@ from l2c_rt.demo.report import Result, Timing, table, write_report
 from l2c_rt.demo.train_state import WEIGHTS_NAME, digits_dit
 from l2c_rt.measure.clocks import host_seconds
 from l2c_rt.measure.interleaved import there_and_back
+from l2c_rt.measure.machine import processor_name
 from l2c_rt.policies import EveryN, Full, NoisiestFirst, Random
 from l2c_rt.runtime.compiled import Compiled
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -161,7 +162,7 @@ def about(settings: DemoSettings, digits: Digits, classifier: Classifier) -> dic
         "frechet_real": frechet_distance(some, digits.images, classifier.features),
         "held_out": classifier.held_out_count,
         "held_out_accuracy": classifier.held_out_accuracy,
-        "machine": platform.processor() or platform.machine(),
+        "machine": processor_name(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
 

@@ -1,9 +1,11 @@
-"""What a figure must say of the device that it was measured on.  Settings are only read."""
+"""What a figure must say of the machine that it was measured on.  Settings are only read."""
 
 from __future__ import annotations
 
 import importlib
+import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +32,14 @@ def device_facts(device: torch.device) -> Facts:
         # Not the index, which CUDA_VISIBLE_DEVICES may have changed.
         **driver_readings(f"GPU-{properties.uuid}"),
     }
+
+
+def processor_name() -> str:
+    """The processor's model where Linux tells it, else its architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def driver_readings(uuid: str) -> Facts:

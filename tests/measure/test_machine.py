@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from l2c_rt.measure.machine import device_facts
+from l2c_rt.measure.machine import device_facts, processor_name
 
 GPU = torch.device("cuda", 0)
 
@@ -87,6 +88,19 @@ def test_without_nvml_the_driver_is_unknown_and_why(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     assert device_facts(GPU) == SIZE | {"driver": reason}
+
+
+def test_a_processor_is_called_by_its_model_or_its_architecture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = "processor : 0\nmodel name\t: A CPU @ 2 GHz\nmodel name\t: A CPU @ 2 GHz\n"
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    monkeypatch.setattr(Path, "read_text", lambda path: text)
+    assert processor_name() == "A CPU @ 2 GHz"
+    monkeypatch.setattr(Path, "read_text", lambda path: "processor : 0\n")
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert processor_name() == "aarch64"
 
 
 def test_a_cpu_has_a_name_only() -> None:
