@@ -1,67 +1,108 @@
-"""The GPU suite: `pytest bench -m gpu`.  One benchmark per part, each with a file of its own.
+"""The GPU suite: `pytest bench -m gpu`.  Each measurement has a file of its own in --results.
 
-Parts whose result is there already are not repeated, and none is begun when --minutes are spent:
-call it again for the rest.  `python bench/gpu/table.py --write` puts the results into
+What has a file is skipped, so that the same line goes on from where a run was stopped; --fresh
+measures again, `-k` chooses.  `python bench/gpu_table.py --write` puts the results into
 docs/performance.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from fnmatch import fnmatch
+import gc
+from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
 import pytest
 import torch
-from conftest import record
-from gpu.parts import parts
-from gpu.suite import RESULTS, Part, Skip, Suite, suite_on
+from gpu import measurements
+from gpu.models import CASES, IMAGES, Case, Rig
+from gpu.peers import PEERS
+from gpu.results import RESULTS, file_of, measured
+from gpu.start import start_result
 
 pytestmark = pytest.mark.gpu
 
+Record = Callable[[Callable[[Rig], dict[str, Any]]], None]
 
-PARTS = parts()
+RUNS = [
+    pytest.param(case, images, id=f"{case.name}-n{images}") for images in IMAGES for case in CASES
+]
+PEER_RUNS = [
+    pytest.param(case, images, name, id=f"{case.name}-n{images}-{name}")
+    for images in IMAGES
+    for name, peer in PEERS.items()
+    for case in CASES
+    if case.model.startswith("dit") or not peer.dit_only
+]
 
 
 @pytest.fixture(scope="module")
-def suite(request: pytest.FixtureRequest) -> Iterator[Suite]:
-    option = request.config.getoption
+def rig(request: pytest.FixtureRequest) -> Rig:
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
-    if option("--quick"):
+    if request.config.getoption("--quick"):
         pytest.skip("--quick measures nothing; leave it out on a GPU")
-    if not any(wanted(part, option("--parts")) for part in PARTS):
-        names = " ".join(part.name for part in PARTS)
-        raise pytest.UsageError(f"--parts {option('--parts')} is none of {names}")
-    made = suite_on(
-        torch.device("cuda"),
-        published=option("--published"),
-        minutes=option("--minutes"),
-        fresh=option("--fresh"),
-        results=option("--results") or RESULTS,
-    )
-    yield made
-    if made.left:
-        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-            print(f"\n{len(made.left)} parts left for the next call: {' '.join(made.left)}")
+    return Rig(torch.device("cuda"), published=request.config.getoption("--published"))
 
 
-def wanted(part: Part, patterns: str | None) -> bool:
-    return not patterns or any(fnmatch(part.name, pattern) for pattern in patterns.split(","))
+@pytest.fixture
+def record(rig: Rig, request: pytest.FixtureRequest) -> Record:
+    """Runs a measurement and writes its file; its failure is the test's."""
+    option = request.config.getoption
+    file = file_of(option("--results") or RESULTS, request.node.name)
+    if file.exists() and not option("--fresh"):
+        pytest.skip(f"{file} is there; --fresh measures again")
+
+    def run(measure: Callable[[Rig], dict[str, Any]]) -> None:
+        command = f"pytest 'bench/bench_gpu.py::{request.node.name}' --fresh"
+        kind = request.node.originalname.removeprefix("bench_")
+        header = {"id": file.stem, "kind": kind, "command": command}
+        result = measured(file, header, rig.device, partial(measure, rig))
+        if "failed" in result:
+            stop_if_broken()
+        # A compiled model and its sessions refer to each other, and hold the device's memory.
+        gc.collect()
+        torch.cuda.empty_cache()
+        if "failed" in result:
+            pytest.fail(result["failed"], pytrace=False)
+        seconds = {name: median(samples) for name, samples in result.get("samples", {}).items()}
+        print("".join(f"\n{name} {1e3 * s:.2f} ms" for name, s in seconds.items()))
+
+    return run
 
 
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
-def bench_part(benchmark: Any, suite: Suite, part: Part, request: pytest.FixtureRequest) -> None:
-    if not wanted(part, request.config.getoption("--parts")):
-        pytest.skip("not among --parts")
-    if why := suite.why_not(part):
-        pytest.skip(why)
+def stop_if_broken() -> None:
+    """After an illegal access every call of the process fails: end the session, not each of it."""
     try:
-        result = benchmark.pedantic(suite.run, args=(part,), rounds=1)
-    except Skip as reason:
-        pytest.skip(str(reason))
-    seconds = {name: median(samples) for name, samples in result.get("samples", {}).items()}
-    record(benchmark, group="gpu", median_seconds=seconds)
-    told = ", ".join(f"{name} {1e3 * s:.2f} ms" for name, s in seconds.items())
-    print(f"\n{part.name}: {told or 'measured'}, took {result['took_seconds']:.0f} s")
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        pytest.exit(f"the GPU no longer answers this process: {error}", returncode=1)
+
+
+def bench_ceilings(record: Record) -> None:
+    record(measurements.ceilings_result)
+
+
+def bench_nodes(record: Record) -> None:
+    record(measurements.nodes_result)
+
+
+def bench_row_kernels(record: Record) -> None:
+    record(measurements.row_kernels_result)
+
+
+@pytest.mark.parametrize(("case", "images"), RUNS)
+def bench_run(record: Record, case: Case, images: int) -> None:
+    record(lambda rig: measurements.run_result(rig, case, images))
+
+
+def bench_start(record: Record) -> None:
+    record(lambda rig: start_result())
+
+
+@pytest.mark.parametrize(("case", "images", "name"), PEER_RUNS)
+def bench_peer(record: Record, rig: Rig, case: Case, images: int, name: str) -> None:
+    if reason := PEERS[name].missing(rig):
+        pytest.skip(reason)
+    record(lambda rig: measurements.peer_result(rig, case, images, name))

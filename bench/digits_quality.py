@@ -1,8 +1,7 @@
 """How near a cached run stays to the full run, learned against unlearned at equal compute.
 
 The shipped digits model and routers, DDIM-20 and DDIM-50, three shares of reuse, three seeds of
-noise and random control; `digits_router_quality.py` also varies the seed of the learning.
-Writes every image's PSNR as JSON:
+noise and random control.  Writes every image's PSNR as JSON:
 
     python bench/digits_quality.py bench/results/digits-quality.json
 """
@@ -73,10 +72,12 @@ def measure() -> list[dict[str, Any]]:
     """All cells, with a progress bar."""
     cells = []
     model = load_demo_model()
-    every = {(steps, seed): schedules_of(steps, seed) for steps in STEPS for seed in SEEDS}
-    total = sum(steps * len(schedules) for (steps, _), schedules in every.items())
+    schedules_by_run = {
+        (steps, seed): schedules_of(steps, seed) for steps in STEPS for seed in SEEDS
+    }
+    total = sum(steps * len(schedules) for (steps, _), schedules in schedules_by_run.items())
     with tqdm(total=total, unit="evaluation") as bar:
-        for (steps, seed), schedules in every.items():
+        for (steps, seed), schedules in schedules_by_run.items():
             settings = DemoSettings(seed=seed, images=IMAGES, rounds=1)
             trials = sample_rounds(model, schedules, settings, bar.update)
             cells += [cell(steps, seed, reuse, trials) for reuse in REUSE]
@@ -97,10 +98,10 @@ def main(path: Path) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(raw, indent=1) + "\n")
-    for each in cells:
-        where = f"DDIM-{each['steps']} reuse {each['reuse_of_cached_evaluations']:.0%}"
-        means = "  ".join(f"{name} {value:.1f}" for name, value in each["mean_psnr_db"].items())
-        print(f"{where} seed {each['seed']}: {means}  lead {each['lead_db']:.1f} dB")
+    for c in cells:
+        means = "  ".join(f"{name} {value:.1f}" for name, value in c["mean_psnr_db"].items())
+        print(f"DDIM-{c['steps']} reuse {c['reuse_of_cached_evaluations']:.0%} seed {c['seed']}: "
+              f"{means}  lead {c['lead_db']:.1f} dB")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 def rows_of(results: dict[str, Any]) -> list[str]:
     lines = [
-        "| run | backend | full s | cached s | speed-up | bound | share |",
+        "| run | backend | full s | cached s | speed-up | limit | share |",
         "|---|---|---|---|---|---|---|",
     ]
     for bench in results["benchmarks"]:

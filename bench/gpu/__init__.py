@@ -1,5 +1,5 @@
-"""The GPU suite: what is measured, against what, and how the pages are made from the results.
+"""The GPU suite, which `pytest bench -m gpu` runs: programs, peers, floors, ceilings.
 
-`pytest bench -m gpu` runs it (bench_gpu.py); everything here also runs on a CPU with tiny models,
-which is how tests/test_bench_gpu.py proves that the peers compute what they should.
+All of it also runs on a CPU with tiny models, which is how tests/bench prove that every program
+that is timed computes what it should.
 """

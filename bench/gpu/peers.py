@@ -1,17 +1,16 @@
-"""The programs that l2c_rt is compared with, each as good as we know how to make it.
+"""The programs that our cached run is compared with, each tuned as well as we can.
 
-A peer is built for a case and a batch, on the same weights and noise as l2c_rt's own program, and
-says which of our references it must agree with.
+A program is built for a case and a batch, on the same weights and noise as ours, and says which of
+our references it must agree with.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,34 +18,22 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpu import published
-from gpu.cache_dit_peer import caching, steps_mask
-from gpu.ceilings import attention_shape, fastest_attention
-from gpu.loop import Capture, GuidedLoop, capture_on
+from gpu.cache_dit_peer import cache_steps, steps_mask
+from gpu.loop import GuidedLoop, capture_on
 from gpu.models import Case, Rig, compiled
+from gpu.operations import attention_shape, fastest_attention
 from gpu.strong_peer import StrongPeer
 from l2c_rt.adapters import bind
-from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.models import DiT
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
-Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
-
 
 @dataclass(frozen=True, slots=True)
-class Tools:
-    """How peers are compiled, and captured, each in a pool of its own; tests put stand-ins here."""
-
-    compile: Compile
-    new_capture: Callable[[], Capture]
-    published: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """A peer ready to run.
+class Program:
+    """A whole run, ready to be timed.
 
     `reference` names the model and the schedule (None: uncached) that it must agree with;
-    `bounded` is False where the peer approximates in its own way, and then the difference from the
+    `bounded` is False where it approximates in its own way, and then the difference from the
     uncached run is only recorded.
     """
 
@@ -58,96 +45,91 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """`missing(case, tools)` says why it cannot run, "" where it can."""
+    """How a program is built; `needs` are packages, or "clone" for the published program's."""
 
-    what: str
-    missing: Callable[[Case, Tools], str]
-    build: Callable[[Rig, Case, int, Tools], Built]
+    build: Callable[[Rig, Case, int], Program]
+    needs: tuple[str, ...] = ()
+    dit_only: bool = True
 
-
-def inductor(function: Callable[..., Any]) -> Callable[..., Any]:
-    """torch.compile at its best for one fixed shape; a graph break is an error, never silent."""
-    return torch.compile(function, mode="max-autotune-no-cudagraphs", fullgraph=True, dynamic=False)
-
-
-def tools_for(device: torch.device, clone: Path | None = None) -> Tools:
-    """max-autotune and CUDA graphs."""
-    return Tools(inductor, partial(capture_on, device), clone)
+    def missing(self, rig: Rig) -> str:
+        """Why it cannot run here; "" where it can."""
+        if self.needs == ("clone",):
+            return published.missing(rig.published)
+        gone = [package for package in self.needs if importlib.util.find_spec(package) is None]
+        return f"{', '.join(gone)} not installed" if gone else ""
 
 
-def _eager(rig: Rig, case: Case, images: int, tools: Tools) -> Built:
+def ours(rig: Rig, case: Case, images: int, *, cached: bool = True, **options: Any) -> Program:
+    """Our own whole run."""
     model, schedule = rig.model(case.model), case.schedule()
-    noise, y = rig.noise(model, images)
-    fast = compiled(model, schedule, schedule.steps, backend="reference")
-    return Built(lambda: fast.sample(noise, y), (case.model, schedule))
+    fast = compiled(model, schedule if cached else None, schedule.steps, **options)
+    return Program(
+        partial(fast.sample, *rig.noise(model, images)), (case.model, schedule if cached else None)
+    )
 
 
-def _strong(rig: Rig, case: Case, images: int, tools: Tools) -> Built:
+def _strong(rig: Rig, case: Case, images: int) -> Program:
     model, schedule = rig.model(case.model), case.schedule()
     assert isinstance(model, DiT)
     noise, y = rig.noise(model, images)
-    with _best_attention(rig, model, images) as attention, torch.no_grad():
-        torch._dynamo.reset()
-        peer = StrongPeer(model, schedule, images, tools.compile, tools.new_capture())
-    return Built(
+    with _compiling(rig, model, images) as attention:
+        peer = StrongPeer(model, schedule, images, rig.compile, capture_on(rig.device))
+    return Program(
         torch.no_grad()(lambda: peer(noise, y)),
         (case.model, schedule),
         facts=lambda: {"attention": attention, "graphs": len(peer.graphs)},
     )
 
 
-def _compiled_own(rig: Rig, case: Case, images: int, tools: Tools) -> Built:
-    return _compiled_uncached(rig, case.model, case.schedule().steps, images, tools)
-
-
-def _compiled_diffusers(rig: Rig, case: Case, images: int, tools: Tools) -> Built:
-    return _compiled_uncached(rig, f"diffusers-{case.model}", case.schedule().steps, images, tools)
-
-
-def _compiled_uncached(rig: Rig, name: str, steps: int, images: int, tools: Tools) -> Built:
+def _compiled(rig: Rig, case: Case, images: int, *, prefix: str = "") -> Program:
+    name, steps = prefix + case.model, case.schedule().steps
     model = rig.model(name)
-    noise, y = rig.noise(model, images)
-    with _best_attention(rig, model, images) as attention, torch.no_grad():
-        torch._dynamo.reset()
-        loop, evaluation = _evaluation(model, bind(model), steps, images)
-        replay = tools.new_capture()(tools.compile(evaluation))
-
-    def run() -> Tensor:
-        loop.start(noise, y)
-        for _ in range(steps):
-            replay()
-        return loop.x.clone()
-
-    return Built(torch.no_grad()(run), (name, None), facts=lambda: {"attention": attention})
+    with _compiling(rig, model, images) as attention:
+        loop, evaluation = _evaluation(model, steps, images)
+        replay = capture_on(rig.device)(rig.compile(evaluation))
+    run = _whole_run(loop, replay, steps, *rig.noise(model, images))
+    return Program(run, (name, None), facts=lambda: {"attention": attention})
 
 
-def _evaluation(
-    model: nn.Module, bound: BoundModel, steps: int, images: int
-) -> tuple[GuidedLoop, Callable[[], None]]:
-    weight = next(model.parameters())
-    assert bound.sampling is not None
-    loop = GuidedLoop(bound.sampling, steps, images, weight.device)
+def _cache_dit(rig: Rig, case: Case, images: int, *, compile: bool) -> Program:
+    """It decides at run time, so it neither follows a learned schedule nor is captured."""
+    name, schedule = f"diffusers-{case.model}", case.schedule()
+    # A model of its own, since it is patched.
+    model = rig.fresh(name)
+    mask = steps_mask(schedule.steps, schedule.num_branches // 2, schedule.reuse_share)
+    loop, evaluation = _evaluation(model, schedule.steps, images)
+    torch._dynamo.reset()
+    begin, facts = cache_steps(model, mask, rig.compile if compile else None)
+    run = _whole_run(loop, evaluation, schedule.steps, *rig.noise(model, images), begin)
+    return Program(run, (name, None), bounded=False, facts=facts)
+
+
+def _published(rig: Rig, case: Case, images: int, *, dtype: torch.dtype) -> Program:
+    model, schedule = rig.model(case.model), case.schedule()
+    assert rig.published is not None
+    assert isinstance(model, DiT)
+    run = published.run_of(rig.published, model, schedule.steps, dtype)
+    return Program(partial(run, *rig.noise(model, images)), (case.model, schedule))
+
+
+def _evaluation(model: nn.Module, steps: int, images: int) -> tuple[GuidedLoop, Callable[[], None]]:
+    """The model's own guided call and the solver's update, all on the device."""
+    weight, described = next(model.parameters()), bind(model)
+    assert described.sampling is not None
+    loop = GuidedLoop(described.sampling, steps, images, weight.device)
 
     def evaluation() -> None:
-        arguments = bound.arguments(*loop.inputs(weight.dtype))
-        loop.advance(bound.to_tensor(model(**arguments)))
+        arguments = described.arguments(*loop.inputs(weight.dtype))
+        loop.advance(described.to_tensor(model(**arguments)))
 
     return loop, evaluation
 
 
-def _cache_dit(rig: Rig, case: Case, images: int, tools: Tools, *, compile: bool) -> Built:
-    """It decides at run time, so it neither follows a learned schedule nor is captured."""
-    name, schedule = f"diffusers-{case.model}", case.schedule()
-    steps = schedule.steps
-    # A model of its own, since it is patched.
-    model = rig.fresh(name)
-    bound = bind(model)
-    noise, y = rig.noise(model, images)
-    torch._dynamo.reset()
-    mask = steps_mask(steps, schedule.num_branches // 2, schedule.reuse_share)
-    begin, facts = caching(model, mask, tools.compile if compile else None)
-    loop, evaluation = _evaluation(model, bound, steps, images)
-
+def _whole_run(
+    loop: GuidedLoop, evaluation: Callable[[], object], steps: int, noise: Tensor, y: Tensor,
+    begin: Callable[[], object] = lambda: None,
+) -> Callable[[], Tensor]:  # fmt: skip
+    @torch.no_grad()
     def run() -> Tensor:
         begin()
         loop.start(noise, y)
@@ -155,73 +137,32 @@ def _cache_dit(rig: Rig, case: Case, images: int, tools: Tools, *, compile: bool
             evaluation()
         return loop.x.clone()
 
-    return Built(torch.no_grad()(run), (name, None), bounded=False, facts=facts)
-
-
-def _published(rig: Rig, case: Case, images: int, tools: Tools, *, dtype: torch.dtype) -> Built:
-    model, schedule = rig.model(case.model), case.schedule()
-    assert tools.published is not None
-    assert isinstance(model, DiT)
-    noise, y = rig.noise(model, images)
-    run = published.run_of(tools.published, model, schedule.steps, dtype)
-    return Built(lambda: run(noise, y), (case.model, schedule))
+    return run
 
 
 @contextlib.contextmanager
-def _best_attention(rig: Rig, model: nn.Module, images: int) -> Any:
-    """PyTorch's fastest attention at this model's shape, measured, while a peer is made."""
-    if rig.device.type != "cuda":
-        yield "default"
-        return
-    best = fastest_attention(attention_shape(model, images), rig.dtype, rig.device)
-    with sdpa_kernel(list(dict.fromkeys([best, SDPBackend.MATH])), set_priority=True):
-        yield best.name
+def _compiling(rig: Rig, model: nn.Module, images: int) -> Iterator[str]:
+    """Nothing compiled before is left, and PyTorch's attention is the fastest one at the model's
+    shape, measured now; gives its name."""
+    torch._dynamo.reset()
+    with torch.no_grad(), contextlib.ExitStack() as stack:
+        name = "default"
+        if rig.device.type == "cuda":
+            best = fastest_attention(rig, attention_shape(model, images))
+            stack.enter_context(sdpa_kernel([best, SDPBackend.MATH], set_priority=True))
+            name = best.name
+        yield name
 
 
-def _is_dit(case: Case, tools: Tools) -> str:
-    return "" if case.model.startswith("dit") else "is made for DiT's blocks"
-
-
-def _with_package(*packages: str) -> Callable[[Case, Tools], str]:
-    def missing(case: Case, tools: Tools) -> str:
-        gone = [p for p in packages if importlib.util.find_spec(p) is None]
-        return f"{', '.join(gone)} not installed" if gone else _is_dit(case, tools)
-
-    return missing
-
-
-def _with_clone(case: Case, tools: Tools) -> str:
-    return published.missing(tools.published) or _is_dit(case, tools)
-
-
+DIFFUSERS, CACHE_DIT = ("diffusers",), ("diffusers", "cache_dit")
 PEERS = {
-    "strong": Peer("compiled block variants, a graph per row, same schedule", _is_dit, _strong),
-    "compiled": Peer(
-        "torch.compile max-autotune, one graph, uncached", lambda case, tools: "", _compiled_own
-    ),
-    "eager": Peer("our reference backend, same schedule", lambda case, tools: "", _eager),
-    "published-bf16": Peer(
-        "published program, eager, bf16", _with_clone, partial(_published, dtype=torch.bfloat16)
-    ),
-    "published": Peer(
-        "published program, eager, as shipped (TF32)",
-        _with_clone,
-        partial(_published, dtype=torch.float32),
-    ),
-    "diffusers": Peer(
-        "diffusers' DiT, torch.compile max-autotune, one graph, uncached",
-        _with_package("diffusers"),
-        _compiled_diffusers,
-    ),
-    "cache-dit": Peer(
-        "cache-dit on diffusers' DiT, eager",
-        _with_package("diffusers", "cache_dit"),
-        partial(_cache_dit, compile=False),
-    ),
-    "cache-dit-compiled": Peer(
-        "cache-dit on diffusers' DiT, compiled",
-        _with_package("diffusers", "cache_dit"),
-        partial(_cache_dit, compile=True),
-    ),
+    "strong": Peer(_strong),
+    "compiled": Peer(_compiled, dit_only=False),
+    "eager": Peer(partial(ours, backend="reference"), dit_only=False),
+    "published-bf16": Peer(partial(_published, dtype=torch.bfloat16), ("clone",)),
+    "published": Peer(partial(_published, dtype=torch.float32), ("clone",)),
+    "diffusers": Peer(partial(_compiled, prefix="diffusers-"), DIFFUSERS),
+    "cache-dit": Peer(partial(_cache_dit, compile=False), CACHE_DIT),
+    "cache-dit-compiled": Peer(partial(_cache_dit, compile=True), CACHE_DIT),
 }
-"""In the order in which a short run should take them."""
+"""docs/performance.md says what each is."""

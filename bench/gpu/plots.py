@@ -1,4 +1,4 @@
-"""The suite's three pictures, drawn from its files and nothing else.
+"""The suite's pictures, drawn from its files and nothing else.
 
 No pyplot, so no global state and no display.
 """
@@ -11,48 +11,47 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpu.models import CASES, IMAGES
-from gpu.results import Result, Results, over_floor
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Result = dict[str, Any]
+
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 ATTENTION, MLP, OURS, FLOOR = "#0072B2", "#D55E00", "#009E73", "#000000"
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 # Peers are told apart by marker first; none has the colour of ours.
 PEER_COLOURS = ("#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#8C564B", "#7F3C8D",
                 "#4D4D4D")  # fmt: skip
 MARKERS = "sDv^<>P*"
 
 
-def draw_all(results: Results, folder: Path) -> list[Path]:
-    """Every picture that there are results for, as PNG."""
-    drawn = []
-    for run in results.of("run"):
-        if run["images"] in (1, 8) and "evaluations" in run["profile"]:
-            drawn.append(_save(steps_figure(run), folder / f"steps-{run['part']}.png"))
-    for case in CASES:
-        runs = [run for n in IMAGES if (run := results.run(case.name, n))]
-        if len(runs) > 1:
-            figure = batches_figure(case.name, runs, results)
-            drawn.append(_save(figure, folder / f"batches-{case.name}.png"))
-    if results.of("run"):
-        drawn.append(_save(roofline_figure(results), folder / "roofline.png"))
-    return drawn
+def draw_all(runs: list[Result], peers: list[Result], folder: Path) -> list[Path]:
+    """Every picture that there are results for, as PNG: the steps of runs of 1 and 8 images, and
+    time against images of every case."""
+    figures = {
+        f"steps-{run['id']}.png": steps_figure(run)
+        for run in runs
+        if run["images"] in (1, 8) and "step_seconds" in run["profile"]
+    }
+    for case in dict.fromkeys(run["case"] for run in runs):
+        of_case = [[r for r in results if r["case"] == case] for results in (runs, peers)]
+        if len(of_case[0]) > 1:
+            figures[f"batches-{case}.png"] = batches_figure(*of_case)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=130)
+    return [folder / name for name in figures]
 
 
 def steps_figure(run: Result) -> Figure:
-    """Time of every evaluation as bars, with its floor, over the map of what is computed."""
+    """Time of every step as bars, with its floor, over the map of what is computed."""
     from matplotlib.colors import ListedColormap
 
     figure, (bars, attn, mlp) = _figure((9, 6), 3, sharex=True, height_ratios=[2.4, 1, 1])
-    steps = np.median(np.array(run["profile"]["evaluations"]), axis=0) * 1e3
-    floor = np.array(run["floors"]["per_evaluation"]) * 1e3
-    at = np.arange(len(steps))
-    bars.bar(at, steps, 0.85, color=OURS, label="measured, median")
+    steps = np.median(np.array(run["profile"]["step_seconds"]), axis=0) * 1e3
+    floor = np.array(run["floors"]["per_step"]) * 1e3
+    bars.bar(np.arange(len(steps)), steps, 0.85, color=OURS, label="measured, median")
     bars.stairs(floor, np.arange(len(steps) + 1) - 0.5, color=FLOOR, label="floor", linewidth=1.2)
-    bars.set_ylabel("ms per evaluation")
+    bars.set_ylabel("ms per step")
     bars.legend(frameon=False, loc="upper right", ncols=2)
     # Room above the bars for the legend.
     bars.set_ylim(0, 1.2 * max(steps.max(), floor.max()))
@@ -63,24 +62,23 @@ def steps_figure(run: Result) -> Figure:
             aspect="auto", interpolation="nearest",
         )  # fmt: skip
         axis.set_ylabel(f"{name},\nblock", color=colour)
-    mlp.set_xlabel("evaluation:  noisy  \N{RIGHTWARDS ARROW}  clean; coloured where computed")
-    images = f"{run['images']} image{'s' * (run['images'] > 1)}"
-    figure.suptitle(f"{run['case']}, {images}, {run['dtype']}: {_gpu(run)}", fontsize=11)
+    mlp.set_xlabel("step:  noisy  \N{RIGHTWARDS ARROW}  clean; coloured where computed")
+    _title(figure, run, f", {run['images']} image{'s' * (run['images'] > 1)}")
     figure.align_ylabels()
     return figure
 
 
-def batches_figure(case: str, runs: list[Result], results: Results) -> Figure:
+def batches_figure(runs: list[Result], peers: list[Result]) -> Figure:
     """Time of a whole run against images, both logarithmic: ours, uncached, floor, peers."""
     figure, (axis,) = _figure((8.5, 5), 1)
-    images = [run["images"] for run in runs]
-    for k, (name, points) in enumerate(_peers_by_time(case, results)):
-        style = {"color": PEER_COLOURS[k % len(PEER_COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
-        axis.plot(*zip(*points, strict=True), ":", label=name, **style)
+    for k, name in enumerate(dict.fromkeys(peer["peer"] for peer in peers)):
+        of_name = [peer for peer in peers if peer["peer"] == name]
+        colour, marker = PEER_COLOURS[k % len(PEER_COLOURS)], MARKERS[k % len(MARKERS)]
+        _line(axis, of_name, name, ":", label=name, color=colour, marker=marker)
     for name, label, colour in (("full", "l2c_rt, uncached", ATTENTION),
                                 ("cached", "l2c_rt, cached", OURS)):  # fmt: skip
-        times = [median(run["samples"][name]) * 1e3 for run in runs]
-        axis.plot(images, times, "-", marker="o", linewidth=2, color=colour, label=label)
+        _line(axis, runs, name, "-", label=label, color=colour, marker="o", linewidth=2)
+    images = [run["images"] for run in runs]
     floor = [run["floors"]["kernelwise"] * 1e3 for run in runs]
     axis.plot(images, floor, "--", color=FLOOR, label="floor, cached")
     axis.set_xscale("log", base=2)
@@ -91,42 +89,18 @@ def batches_figure(case: str, runs: list[Result], results: Results) -> Figure:
     axis.set_ylabel("ms per run")
     axis.grid(which="both", color="#E5E5E5", linewidth=0.6)
     figure.legend(loc="outside right center", frameon=False)
-    figure.suptitle(f"{case}, {runs[0]['dtype']}: {_gpu(runs[0])}", fontsize=11)
+    _title(figure, runs[0])
     return figure
 
 
-def _peers_by_time(case: str, results: Results) -> list[tuple[str, list[tuple[int, float]]]]:
-    """(name, (images, milliseconds) ...) of every peer, the slowest first."""
-    peers: dict[str, list[tuple[int, float]]] = {}
-    for result in results.of("peer"):
-        if result["case"] == case:
-            time = median(result["samples"][result["peer"]]) * 1e3
-            peers.setdefault(result["peer"], []).append((result["images"], time))
-    ordered = [(name, sorted(points)) for name, points in peers.items()]
-    return sorted(ordered, key=lambda peer: -peer[1][0][1] / peer[1][0][0])
+def _line(axis: Any, results: list[Result], name: str, line: str, **style: Any) -> None:
+    times = [median(result["samples"][name]) * 1e3 for result in results]
+    axis.plot([result["images"] for result in results], times, line, **style)
 
 
-def roofline_figure(results: Results) -> Figure:
-    """Share of the floor that whole cached runs reach, by case and images."""
-    figure, (axis,) = _figure((9, 4.5), 1)
-    width = 0.8 / len(IMAGES)
-    for k, images in enumerate(IMAGES):
-        runs = [(i, results.run(case.name, images)) for i, case in enumerate(CASES)]
-        found = [(i, 1 / over_floor(run)) for i, run in runs if run]
-        places = [i + (k - (len(IMAGES) - 1) / 2) * width for i, _ in found]
-        shares = [100 * share for _, share in found]
-        label = f"{images} image{'s' * (images > 1)}"
-        drawn = axis.bar(places, shares, width * 0.92, color=PALETTE[k], label=label)
-        axis.bar_label(drawn, fmt="%.0f", fontsize=8, padding=1)
-    axis.axhline(100, color=FLOOR, linestyle="--", linewidth=1)
-    axis.set_xticks(range(len(CASES)), [case.name.replace(".", "\n") for case in CASES])
-    axis.set_ylim(0, 118)
-    axis.set_ylabel("floor over measured time, %")
-    axis.legend(frameon=False, ncols=len(IMAGES), loc="upper center")
-    figure.suptitle(
-        f"Share of the roofline, cached runs: {_gpu(results.of('run')[0])}", fontsize=11
-    )
-    return figure
+def _title(figure: Figure, run: Result, images: str = "") -> None:
+    title = f"{run['case']}{images}, {run['dtype']}: {run['device']['name']}"
+    figure.suptitle(title, fontsize=11)
 
 
 def _figure(size: tuple[float, float], rows: int, **options: Any) -> tuple[Figure, list[Any]]:
@@ -139,14 +113,3 @@ def _figure(size: tuple[float, float], rows: int, **options: Any) -> tuple[Figur
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    return path
-
-
-def _gpu(result: Result) -> str:
-    gpu = result["environment"]["gpu"]
-    return str(gpu["name"]) if gpu else "not a GPU"

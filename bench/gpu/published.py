@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
+import importlib.util
 import io
 import sys
 from collections.abc import Callable, Iterator
@@ -27,14 +27,11 @@ def missing(clone: Path | None) -> str:
     """Why it cannot be run; "" where it can."""
     if clone is None:
         return "no clone given; see --published"
-    wanted = clone / "DiT" / "models" / "dynamic_models.py"
-    if not wanted.is_file():
-        return f"{wanted} is not there"
-    try:
-        importlib.import_module("timm")
-    except ImportError:
-        return "timm is not installed, which the published program imports"
-    return ""
+    source = clone / "DiT" / "models" / "dynamic_models.py"
+    if not source.is_file():
+        return f"{source} is not there"
+    timm = importlib.util.find_spec("timm")
+    return "" if timm else "timm is not installed, which the published program imports"
 
 
 @contextlib.contextmanager
@@ -58,26 +55,8 @@ def run_of(
 
     Shapes: noise and result [n, 4, H, W]; y [n].  `steps` is 20 or 50, whose routers it has.
     """
-    device, null = weights.pos_embed.device, weights.y_embedder.num_classes
-    with importable(clone / "DiT"):
-        model = importlib.import_module("models.dynamic_models").DiT(
-            input_size=weights.x_embedder.grid * weights.patch_size,
-            patch_size=weights.patch_size,
-            hidden_size=weights.pos_embed.shape[-1],
-            depth=len(weights.blocks),
-            num_heads=weights.num_heads,
-            num_classes=null,
-        )
-        diffusion = importlib.import_module("diffusion").create_diffusion(str(steps))
-        router = clone / "DiT" / "ckpt" / f"DDIM{steps}_router.pt"
-        # The file holds an argparse.Namespace, which torch's safe loader must be told of.
-        with (
-            torch.serialization.safe_globals([argparse.Namespace]),
-            contextlib.redirect_stdout(io.StringIO()),
-        ):
-            model.load_ranking(str(router), steps, diffusion.timestep_map, THRESHOLD)
-    model.load_state_dict(weights.state_dict())
-    model = model.to(device, dtype).eval().requires_grad_(False)
+    model, diffusion = _load(clone / "DiT", weights, steps)
+    model = model.to(weights.pos_embed.device, dtype).eval().requires_grad_(False)
     # Its sinusoids are float32 whatever the weights are.
     model.t_embedder.mlp.register_forward_pre_hook(lambda _, args: (args[0].to(dtype),))
 
@@ -86,24 +65,47 @@ def run_of(
         return out.to(x.dtype)
 
     def run(noise: Tensor, y: Tensor) -> Tensor:
-        labels = torch.cat([y, torch.full_like(y, null)])
-        kwargs: dict[str, Any] = {"y": labels, "cfg_scale": 4.0}
+        labels = torch.cat([y, torch.full_like(y, weights.y_embedder.num_classes)])
         model.reset()
         with torch.no_grad(), tf32(dtype == torch.float32):
             latents: Tensor = diffusion.ddim_sample_loop(
                 guided, (len(labels), *noise.shape[1:]), torch.cat([noise, noise]),
-                clip_denoised=False, model_kwargs=kwargs, progress=False, device=device,
+                clip_denoised=False, model_kwargs={"y": labels, "cfg_scale": 4.0},
+                progress=False, device=noise.device,
             )  # fmt: skip
         return latents[: len(noise)]
 
     return run
 
 
+def _load(program: Path, weights: DiT, steps: int) -> tuple[Any, Any]:
+    """The published model with these weights and its router, and the published diffusion."""
+    with importable(program):
+        model = importlib.import_module("models.dynamic_models").DiT(
+            input_size=weights.x_embedder.grid * weights.patch_size,
+            patch_size=weights.patch_size,
+            hidden_size=weights.pos_embed.shape[-1],
+            depth=len(weights.blocks),
+            num_heads=weights.num_heads,
+            num_classes=weights.y_embedder.num_classes,
+        )
+        diffusion = importlib.import_module("diffusion").create_diffusion(str(steps))
+        router = str(program / "ckpt" / f"DDIM{steps}_router.pt")
+        # The file holds an argparse.Namespace, which torch's safe loader must be told of.
+        with (
+            torch.serialization.safe_globals([argparse.Namespace]),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            model.load_ranking(router, steps, diffusion.timestep_map, THRESHOLD)
+    model.load_state_dict(weights.state_dict())
+    return model, diffusion
+
+
 @contextlib.contextmanager
-def tf32(wanted: bool) -> Iterator[None]:
+def tf32(allowed: bool) -> Iterator[None]:
     """The published program's setting while it runs."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
     try:
         yield
     finally:

@@ -1,73 +1,94 @@
-"""Reading the suite's files: what tables and plots are made from.  Standard library only."""
+"""One file per measurement: its samples, or its traceback, and what made it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+import platform
+import subprocess
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from gpu.timing import ratios, spread
+import torch
 
-Result = dict[str, Any]
+from l2c_rt.measure.machine import device_facts
 
-
-class Results:
-    """Results by the name of their part; those skipped or failed are in `missing`, with why."""
-
-    def __init__(self, files: Iterable[Path]) -> None:
-        self.by_part: dict[str, Result] = {}
-        self.missing: dict[str, str] = {}
-        for file in files:
-            result = json.loads(file.read_text())
-            why = {k: result[k] for k in ("skipped", "failed") if k in result}
-            if why:
-                ((kind, text),) = why.items()
-                self.missing[result["part"]] = f"{kind}: {text}"
-            else:
-                self.by_part[result["part"]] = result
-
-    def of(self, kind: str) -> list[Result]:
-        return [r for r in self.by_part.values() if r["kind"] == kind]
-
-    def run(self, case: str, images: int) -> Result | None:
-        return self.by_part.get(f"{case}.n{images}")
-
-    def peer(self, case: str, images: int, name: str) -> Result | None:
-        return self.by_part.get(f"{case}.n{images}.{name}")
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "bench" / "results" / "gpu"
+PACKAGES = ("triton", "diffusers", "cache-dit", "nvidia-ml-py")
+SETTINGS = ("CUBLAS", "CUDA_", "PYTORCH_", "TORCH", "TRITON_")
+"""How the names of variables begin that change what a figure is."""
 
 
-def files_in(places: Iterable[str]) -> list[Path]:
-    """JSON files: the given ones, and all of given folders."""
-    found: list[Path] = []
-    for place in map(Path, places):
-        found += sorted(place.glob("*.json")) if place.is_dir() else [place]
-    return found
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Commit, device and versions, in plain types."""
+    return {
+        "commit": commit(),
+        "device": device_facts(device),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+        | {package: _version(package) for package in PACKAGES},
+        "system": platform.platform(),
+        "settings": {k: v for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)},
+    }
 
 
-def best(run: Result) -> str:
-    """Which of our own programs is the faster: a graph per row, or one for the whole run."""
-    names = [name for name in ("cached", "trajectory") if name in run["samples"]]
-    return min(names, key=lambda name: median(run["samples"][name]))
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
-def over_floor(run: Result) -> float:
-    """Median time of the default program over the kernelwise floor of the same run."""
-    return median(run["samples"]["cached"]) / float(run["floors"]["kernelwise"])
+def commit() -> str:
+    """The commit checked out, with "-dirty" where tracked files differ; why not, outside git."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
+        changes = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"unknown: {error}"
+    return head + ("-dirty" if changes else "")
 
 
-def share_of_bound(run: Result) -> float:
-    """Cached against our own uncached, as a share of what the arithmetic left out can give."""
-    return median(ratios(run["samples"]["full"], run["samples"]["cached"])) / float(run["bound"])
+def file_of(folder: Path, name: str) -> Path:
+    """The file of a test's name: `bench_run[case-n1]` is run-case-n1.json."""
+    return folder / f"{name.removeprefix('bench_').replace('[', '-').rstrip(']')}.json"
 
 
-def lead(result: Result) -> float:
-    """How many times as fast as the peer of this result."""
-    return median(ratios(result["samples"][result["peer"]], result["samples"]["cached"]))
+def measured(
+    file: Path, header: dict[str, Any], device: torch.device, measure: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Write what `measure` gives under the header, or, as "failed", the traceback of its error."""
+    began = time.perf_counter()
+    result = header | {"began": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | provenance(device)
+    # Others' warnings are kept with the result; pytest would make them errors.
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            result |= measure()
+            # Clocks under load are those after it; what a broken device says is part of the error.
+            result["device_after"] = device_facts(device)
+        except Exception:
+            result["failed"] = traceback.format_exc()
+    result["warnings"] = sorted({f"{w.category.__name__}: {w.message}"[:300] for w in caught})
+    result["took_seconds"] = time.perf_counter() - began
+    _write(file, result)
+    return result
 
 
-def milliseconds(samples: list[float]) -> str:
-    """Median with quartiles."""
-    found = spread(samples)
-    return f"{found.median * 1e3:.2f} ({found.low * 1e3:.2f} to {found.high * 1e3:.2f})"
+def _write(file: Path, result: dict[str, Any]) -> None:
+    """All of the file or nothing: a run may be stopped at any time."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1, default=str) + "\n")
+    partial.replace(file)

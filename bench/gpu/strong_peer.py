@@ -1,4 +1,4 @@
-"""The strong peer: what torch.compile and a hand-captured graph per row give, same schedule.
+"""The strong peer: torch.compile and a hand-captured graph per distinct step, same schedule.
 
 One block function, compiled once for each of its variants (attention computed or reused, MLP
 computed or reused, and whether what is computed is read later), caches in static tensors, guidance
@@ -22,22 +22,25 @@ from l2c_rt.models.dit import modulate
 from l2c_rt.plan.build import liveness
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
-LoweredStep = tuple[bool, ...]
+Row = tuple[bool, ...]
 
 
 def block_variant(
-    block: nn.Module, x: Tensor, c: Tensor, kept: Tensor, attn: bool, mlp: bool, keep: bool
+    block: nn.Module, x: Tensor, c: Tensor, cache: Tensor, attn: bool, mlp: bool, keep: bool
 ) -> Tensor:
-    """A DiT block with either branch reused.  Shapes: x [B, T, D]; c [B, D]; kept [2, B, T, D]."""
+    """A DiT block with either branch reused, what it computes kept where a later step reads it.
+
+    Shapes: x [B, T, D]; c [B, D]; cache [2, B, T, D].
+    """
     first, second = modulation(block.adaLN_modulation[1], F.silu(c), attn, mlp)
     branches = ((block.norm1, block.attn, first, attn), (block.norm2, block.mlp, second, mlp))
     for k, (norm, branch, (shift, scale, gate), computed) in enumerate(branches):
         if computed:
             out = branch(modulate(norm(x), shift, scale))
             if keep:
-                kept[k].copy_(out)
+                cache[k].copy_(out)
         else:
-            out = kept[k]
+            out = cache[k]
         x = x + gate.unsqueeze(1) * out
     return x
 
@@ -50,12 +53,12 @@ def modulation(
         rows = linear(c).chunk(6, dim=1)
         return rows[:3], rows[3:]
     d = linear.in_features
-    found = []
+    per_branch = []
     for first, computed in ((0, attn), (3, mlp)):
         span = slice((first if computed else first + 2) * d, (first + 3) * d)
         rows = F.linear(c, linear.weight[span], linear.bias[span]).chunk(3 if computed else 1, 1)
-        found.append(rows if computed else (None, None, *rows))
-    return found[0], found[1]
+        per_branch.append(rows if computed else (None, None, *rows))
+    return per_branch[0], per_branch[1]
 
 
 class StrongPeer:
@@ -70,19 +73,21 @@ class StrongPeer:
         capture: Capture,
     ) -> None:
         weight = model.x_embedder.proj.weight
-        how = bind(model).sampling
-        assert how is not None
+        published_loop = bind(model).sampling
+        assert published_loop is not None
         self.model, self.dtype = model, weight.dtype
-        self.loop = GuidedLoop(how, schedule.steps, images, weight.device)
-        self.rows: list[LoweredStep] = [tuple(map(bool, row)) for row in schedule.compute.tolist()]
+        self.loop = GuidedLoop(published_loop, schedule.steps, images, weight.device)
+        self.rows: list[Row] = [tuple(map(bool, row)) for row in schedule.compute.tolist()]
         shape = (len(model.blocks), 2, 2 * images, *model.pos_embed.shape[1:])
-        self.kept = torch.zeros(shape, dtype=self.dtype, device=weight.device)
+        self.cache = torch.zeros(shape, dtype=self.dtype, device=weight.device)
         self._block = compile(block_variant)
         self._head, self._tail = compile(self._embed), compile(self._finish)
-        self.graphs: dict[LoweredStep, Callable[[], object]] = {}
-        for row, keep in self._read_later().items():
-            self.loop.step.zero_()
-            self.graphs[row] = capture(partial(self._evaluate, row, keep))
+        self.graphs: dict[Row, Callable[[], object]] = {}
+        # More variants than torch.compile's limit of 8 must not be an error of the last.
+        with torch._dynamo.config.patch(recompile_limit=64):
+            for row, keep in self._read_later().items():
+                self.loop.step.zero_()
+                self.graphs[row] = capture(partial(self._evaluate, row, keep))
 
     def __call__(self, noise: Tensor, y: Tensor) -> Tensor:
         self.loop.start(noise, y)
@@ -90,14 +95,14 @@ class StrongPeer:
             self.graphs[row]()
         return self.loop.x.clone()
 
-    def _read_later(self) -> dict[LoweredStep, list[bool]]:
+    def _read_later(self) -> dict[Row, list[bool]]:
         """For every distinct row and every block: does a later evaluation read what it computes?"""
-        found: dict[LoweredStep, list[bool]] = {}
+        read_later: dict[Row, list[bool]] = {}
         for row, live in zip(self.rows, liveness(self.rows), strict=True):
-            keep = found.setdefault(row, [False] * len(self.model.blocks))
+            keep = read_later.setdefault(row, [False] * len(self.model.blocks))
             for i in range(len(keep)):
                 keep[i] |= any(live[2 * i : 2 * i + 2])
-        return found
+        return read_later
 
     def _embed(self) -> tuple[Tensor, Tensor]:
         x, t, y = self.loop.inputs(self.dtype)
@@ -105,10 +110,10 @@ class StrongPeer:
         c = model.t_embedder(t) + model.y_embedder(y, False)
         return model.x_embedder(x) + model.pos_embed, c
 
-    def _evaluate(self, row: LoweredStep, keep: list[bool]) -> None:
+    def _evaluate(self, row: Row, keep: list[bool]) -> None:
         x, c = self._head()
         for i, block in enumerate(self.model.blocks):
-            x = self._block(block, x, c, self.kept[i], row[2 * i], row[2 * i + 1], keep[i])
+            x = self._block(block, x, c, self.cache[i], row[2 * i], row[2 * i + 1], keep[i])
         self._tail(x, c)
 
     def _finish(self, x: Tensor, c: Tensor) -> None:

@@ -1,10 +1,9 @@
-"""`l2c-rt bench`: the cached run against the full one, on this machine, beside its bound."""
+"""`l2c-rt bench`: the cached run against the full one, on this machine, beside its limit."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -15,12 +14,11 @@ from l2c_rt.cli.exits import fitting, reading, refuse
 from l2c_rt.cli.options import cut_options, json_option, num_heads_option
 from l2c_rt.cli.sources import METAVAR, Threshold, read_source
 from l2c_rt.measure.ceilings import Ceilings, quick_ceilings, read_ceilings
-from l2c_rt.measure.interleaved import measure
-from l2c_rt.measure.machine import Clock, machine, stopwatch
+from l2c_rt.measure.clocks import Clock, Run, clock_for
+from l2c_rt.measure.interleaved import Samples, ratios, side_by_side
+from l2c_rt.measure.machine import device_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
 
     from l2c_rt.cli.models import Loaded
@@ -78,28 +76,54 @@ def bench_command(
 ) -> None:
     """Time whole runs, full and cached, in the order full, cached, cached, full per round.
 
-    Both runs use the same backend, guidance and noise; the bound is what `cost` gives for the
+    Both runs use the same backend, guidance and noise; the limit is what `cost` gives for the
     arithmetic left out.  Without --weights the model has the schedule's family and depth.
     """
     if ceilings is not None and measure_ceilings:
         refuse("--measure-ceilings", "--ceilings already gives them; leave one out")
     with reading():
-        limits = None if ceilings is None else read_ceilings(ceilings)
+        rates = None if ceilings is None else read_ceilings(ceilings)
     schedule = read_source(source).schedule(cut)
     loaded = _model(schedule, weights, num_heads, width, input_size)
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
-    where = _settle(loaded, device, dtype)
-    timed = stopwatch(where)
+    placed_on = _settle(loaded, device, dtype)
+    clock = clock_for(placed_on)
     full, cached = _compiled_pair(loaded, schedule, backend)
-    measured = measure(_run(full, loaded, batch), _run(cached, loaded, batch), rounds, timed)
+    programs = {"full": _run(full, loaded, batch), "cached": _run(cached, loaded, batch)}
+    samples = _timed(programs, clock, rounds)
     if measure_ceilings:
-        limits = quick_ceilings(partial(_median_seconds, timed), where, _dtype(loaded))
-    about = _about(cached, schedule, source, batch) | machine(where)
-    facts = about | measured.facts(cached.cost.speedup_limit) | _floor(cached, batch, limits)
+        rates = quick_ceilings(clock, placed_on, _dtype(loaded))
+    facts = _about(cached, schedule, source, batch) | {"device": device_facts(placed_on)}
+    facts |= _speed(samples, cached.cost.speedup_limit) | _floor(cached, batch, rates)
     click.echo(json.dumps(facts, indent=1) if as_json else _text(facts))
+
+
+def _timed(programs: dict[str, Run], clock: Clock, rounds: int) -> Samples:
+    """Warm both up, then time them, with a progress bar."""
+    from tqdm import tqdm
+
+    with tqdm(total=2 + 4 * rounds, desc="bench", unit="run") as bar:
+        for run in programs.values():
+            run()
+            bar.update()
+        return side_by_side(programs, clock, rounds, bar.update)
+
+
+def _speed(samples: Samples, limit: float) -> dict[str, Any]:
+    """Every sample, and the ratio beside its limit."""
+    per_round = ratios(samples["full"], samples["cached"])
+    speedup = median(per_round)
+    return {
+        "full_seconds": samples["full"],
+        "cached_seconds": samples["cached"],
+        "ratios": per_round,
+        "speedup": speedup,
+        "limit": limit,
+        "share_of_limit": speedup / limit,
+    }
 
 
 def _about(cached: Compiled, schedule: CacheSchedule, source: str, batch: int) -> dict[str, Any]:
@@ -154,7 +178,7 @@ def _compiled_pair(
         return full, compile(loaded.model, schedule, backend=backend)
 
 
-def _run(fast: Compiled, loaded: Loaded, batch: int) -> Callable[[], Any]:
+def _run(fast: Compiled, loaded: Loaded, batch: int) -> Run:
     import torch
 
     from l2c_rt.cli.models import noise
@@ -166,61 +190,57 @@ def _run(fast: Compiled, loaded: Loaded, batch: int) -> Callable[[], Any]:
 
 
 def _settle(loaded: Loaded, device: str | None, dtype: str | None) -> torch.device:
-    """Put the model where it is to run."""
+    """Put the model on its device, in its dtype."""
     import torch
 
     from l2c_rt.cli.models import place
 
-    found = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    place(loaded, found)
-    where = next(loaded.model.parameters()).device
-    wanted = dtype or ("bfloat16" if where.type == "cuda" else "float32")
-    loaded.model.to(getattr(torch, wanted))
-    return where
+    place(loaded, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    placed_on = next(loaded.model.parameters()).device
+    dtype = dtype or ("bfloat16" if placed_on.type == "cuda" else "float32")
+    loaded.model.to(getattr(torch, dtype))
+    return placed_on
 
 
 def _dtype(loaded: Loaded) -> torch.dtype:
     return next(loaded.model.parameters()).dtype
 
 
-def _floor(cached: Compiled, batch: int, limits: Ceilings | None) -> dict[str, Any]:
+def _floor(cached: Compiled, batch: int, rates: Ceilings | None) -> dict[str, Any]:
     """The least time of the cached run at the ceilings, two rows per image for guidance."""
-    if limits is None:
+    if rates is None:
         return {}
-    ceilings = asdict(limits)
+    ceilings = asdict(rates)
     itemsize = next(cached.bound_model.model.parameters()).element_size()
     floor = cached.cost.floor_seconds(batch=2 * batch, itemsize=itemsize, **ceilings)
     return {"ceilings": ceilings, "floor_seconds": floor}
 
 
-def _median_seconds(timed: Clock, call: Callable[[], Any], repeats: int = 7) -> float:
-    call()
-    return median(timed(call) for _ in range(repeats))
-
-
 def _text(facts: dict[str, Any]) -> str:
-    ratios, bound, share = facts["ratios"], facts["bound"], facts["share_of_bound"]
-    spread = f"{min(ratios):.3f} to {max(ratios):.3f} over {len(ratios)} rounds"
+    per_round, device = facts["ratios"], dict(facts["device"])
+    spread = f"{min(per_round):.3f} to {max(per_round):.3f} over {len(per_round)} rounds"
+    readings = [device.pop("name"), *(f"{name} {value}" for name, value in device.items())]
     lines = [
         f"{facts['model']}; {facts['schedule']}",
-        f"batch {facts['images']} with guidance, {facts['steps']} evaluations, "
+        f"batch {facts['images']} with guidance, {facts['steps']} steps, "
         f"{facts['backend']} backend, {facts['dtype']}, {facts['threads']} threads, "
         f"torch {facts['torch']}",
-        f"  device    {', '.join(str(v) for v in facts['device'].values())}",
+        f"  device    {', '.join(readings)}",
         f"  full      {_spell(facts['full_seconds'])}",
         f"  cached    {_spell(facts['cached_seconds'])}",
         f"  speed-up  {facts['speedup']:.3f}x ({spread})",
-        f"  bound     {bound:.3f}x by arithmetic; measured is {share:.3f} of it",
+        f"  limit     at most {facts['limit']:.3f}x by arithmetic; measured is "
+        f"{facts['share_of_limit']:.3f} of it",
     ]
     if "floor_seconds" in facts:
         floor, least = facts["floor_seconds"], median(facts["cached_seconds"])
-        limits = facts["ceilings"]
+        rates = facts["ceilings"]
         lines.append(
-            f"  floor     {floor * 1e3:.3f} ms at {2e-12 * limits['macs_per_second']:.3g} TFLOP/s "
-            f"and {1e-12 * limits['bytes_per_second']:.3g} TB/s; measured is {least / floor:.2f}x"
+            f"  floor     {floor * 1e3:.3f} ms at {2e-12 * rates['macs_per_second']:.3g} TFLOP/s "
+            f"and {1e-12 * rates['bytes_per_second']:.3g} TB/s; measured is {least / floor:.2f}x"
         )
     return "\n".join(lines)
 
 
-def _spell(seconds: tuple[float, ...]) -> str:
+def _spell(seconds: list[float]) -> str:
     return f"{median(seconds):.3f} s median, {min(seconds):.3f} to {max(seconds):.3f}"

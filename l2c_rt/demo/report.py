@@ -66,7 +66,7 @@ HEADINGS = (
     "reused",
     "time s",
     "speed-up",
-    "bound",
+    "at most",
     "PSNR dB",
     "Frechet",
     "accuracy",
@@ -114,7 +114,7 @@ def markdown(results: Sequence[Result], about: dict[str, Any], pictures: Sequenc
   {about["guidance"]}, on {about["threads"]} threads. In each round every schedule runs once, in an
   order that is reversed every second round; speed-up is the median, over rounds, of the full
   run's time over its own.
-- bound: the speed-up that the arithmetic left out would give (l2c_rt.plan.cost).
+- at most: the speed-up that the arithmetic left out would give (l2c_rt.plan.cost).
 - PSNR: against the full run from the same noise, mean over {about["total"]} images, peak 2.0
   (pixels lie in [-1, 1]), nothing clipped.
 - Frechet: distance of the {about["total"]} images to the {about["real"]} real digits in the last

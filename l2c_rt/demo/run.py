@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from l2c_rt.demo.figures import Pair, draw_latency, draw_samples
 from l2c_rt.demo.metrics import frechet_distance, psnr_per_image
 from l2c_rt.demo.report import Result, Timing, table, write_report
 from l2c_rt.demo.train_state import WEIGHTS_NAME, digits_dit
+from l2c_rt.measure.clocks import host_seconds
+from l2c_rt.measure.interleaved import there_and_back
+from l2c_rt.measure.machine import processor_name
 from l2c_rt.policies import EveryN, Full, NoisiestFirst, Random
 from l2c_rt.runtime.compiled import Compiled
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -51,6 +54,10 @@ class Trial:
     fast: Compiled
     images: list[Tensor]
     seconds: list[float]
+
+    def sample(self, noise: Tensor, labels: Tensor, settings: DemoSettings) -> None:
+        """One run, its images added to the others."""
+        self.images.append(self.fast.sample(noise, labels, cfg_scale=settings.guidance))
 
 
 def load_demo_model() -> nn.Module:
@@ -101,15 +108,11 @@ def sample_rounds(
         for key, schedule in schedules.items()
     }
     labels = even_labels(settings.images)
-    for round_number in range(settings.rounds):
-        generator = torch.Generator().manual_seed(settings.seed * 1_000 + round_number)
+    for number, trials_in_order in enumerate(there_and_back(trials.values(), settings.rounds)):
+        generator = torch.Generator().manual_seed(settings.seed * 1_000 + number)
         noise = torch.randn(settings.images, 1, 8, 8, generator=generator)
-        # There and back: a machine that slows down or speeds up favours no schedule.
-        order = list(trials.values())[:: -1 if round_number % 2 else 1]
-        for trial in order:
-            begin = time.perf_counter()
-            trial.images.append(trial.fast.sample(noise, labels, cfg_scale=settings.guidance))
-            trial.seconds.append(time.perf_counter() - begin)
+        for trial in trials_in_order:
+            trial.seconds.append(host_seconds(partial(trial.sample, noise, labels, settings)))
             advance(trial.schedule.steps)
     return trials
 
@@ -159,7 +162,7 @@ def about(settings: DemoSettings, digits: Digits, classifier: Classifier) -> dic
         "frechet_real": frechet_distance(some, digits.images, classifier.features),
         "held_out": classifier.held_out_count,
         "held_out_accuracy": classifier.held_out_accuracy,
-        "machine": platform.processor() or platform.machine(),
+        "machine": processor_name(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-KEPT = 256
+MOST_OPEN = 256
+"""Pairs that wait to be read; older ones are forgotten."""
 
 
 class EventTimes:
@@ -17,7 +18,7 @@ class EventTimes:
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
-        self._open: deque[tuple[int, Any, Any]] = deque(maxlen=KEPT)
+        self._open: deque[tuple[int, Any, Any]] = deque(maxlen=MOST_OPEN)
 
     @contextmanager
     def around(self, label: int) -> Iterator[None]:
@@ -25,7 +26,7 @@ class EventTimes:
         if not self._cuda or torch.cuda.is_current_stream_capturing():
             yield
             return
-        first, last = self.event(), self.event()
+        first, last = _event(), _event()
         first.record()
         yield
         last.record()
@@ -33,15 +34,15 @@ class EventTimes:
 
     def ended(self) -> list[tuple[int, float]]:
         """(label, seconds) of what has ended since the last time, in order."""
-        found: list[tuple[int, float]] = []
+        seconds: list[tuple[int, float]] = []
         if self._cuda and torch.cuda.is_current_stream_capturing():
             # Asking for an event ends a capture.
-            return found
+            return seconds
         while self._open and self._open[0][2].query():
             label, first, last = self._open.popleft()
-            found.append((label, first.elapsed_time(last) * 1e-3))
-        return found
+            seconds.append((label, first.elapsed_time(last) * 1e-3))
+        return seconds
 
-    @staticmethod
-    def event() -> Any:
-        return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+def _event() -> Any:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

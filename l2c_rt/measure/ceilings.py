@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from l2c_rt.measure.clocks import Clock, median_seconds
+
 if TYPE_CHECKING:
     import torch
-
-Seconds = Callable[[Callable[[], object]], float]
-"""How long one call takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,38 +27,39 @@ def read_ceilings(path: Path) -> Ceilings:
 
     Raises ValueError or OSError where the file holds no such object.
     """
-    found = json.loads(path.read_text())
-    found = found.get("ceilings", found) if isinstance(found, dict) else found
+    content = json.loads(path.read_text())
+    rates = content.get("ceilings", content) if isinstance(content, dict) else content
     names = ("macs_per_second", "bytes_per_second")
-    if not isinstance(found, dict) or not all(_positive(found.get(name)) for name in names):
+    if not isinstance(rates, dict) or not all(_positive(rates.get(name)) for name in names):
         raise ValueError(f"{path}: wanted positive numbers {' and '.join(names)}")
-    return Ceilings(*(float(found[name]) for name in names))
+    return Ceilings(*(float(rates[name]) for name in names))
 
 
 def _positive(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
-def copy_rate(seconds: Seconds, device: torch.device, moved: int) -> float:
+def copy_rate(clock: Clock, device: torch.device, moved: int) -> float:
     """Bytes per second of a copy on the device that moves `moved` bytes, read plus written."""
     import torch
 
     source = torch.randint(0, 255, (moved // 2,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * source.numel() / seconds(lambda: target.copy_(source))
+    return 2 * source.numel() / clock(lambda: target.copy_(source))
 
 
-def product_rate(seconds: Seconds, device: torch.device, dtype: torch.dtype, size: int) -> float:
+def product_rate(clock: Clock, device: torch.device, dtype: torch.dtype, size: int) -> float:
     """Multiply-accumulates per second of a product of random [size, size] matrices."""
     import torch
 
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
-    return size**3 / seconds(lambda: torch.mm(a, b, out=out))
+    return size**3 / clock(lambda: torch.mm(a, b, out=out))
 
 
-def quick_ceilings(seconds: Seconds, device: torch.device, dtype: torch.dtype) -> Ceilings:
+def quick_ceilings(clock: Clock, device: torch.device, dtype: torch.dtype) -> Ceilings:
     """Both, in about a second: sizes that fill a GPU, or the smaller ones for a CPU."""
+    seconds = partial(median_seconds, clock)
     large = device.type == "cuda"
     product = product_rate(seconds, device, dtype, 8192 if large else 1024)
     return Ceilings(product, copy_rate(seconds, device, (8 if large else 1) << 30))

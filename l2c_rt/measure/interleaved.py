@@ -1,62 +1,71 @@
-"""Timing the cached run and the full one side by side."""
+"""Timing programs side by side, A B B A, so that a drift of the machine cancels in their ratio."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
-from typing import Any
+from statistics import quantiles
+from typing import TypeVar
 
-from l2c_rt.measure.machine import Clock, host_seconds
+from l2c_rt.measure.clocks import Clock, Run
+
+Samples = dict[str, list[float]]
+"""Seconds of every timed run, by program, in the order in which they were taken."""
+
+T = TypeVar("T")
+
+
+def there_and_back(items: Iterable[T], passes: int) -> Iterator[list[T]]:
+    """The order of each pass: forwards, backwards, forwards, ..."""
+    forwards = list(items)
+    for number in range(passes):
+        yield forwards[::-1] if number % 2 else forwards
+
+
+def side_by_side(
+    programs: Mapping[str, Run],
+    clock: Clock,
+    rounds: int,
+    advance: Callable[[], object] = lambda: None,
+) -> Samples:
+    """Time every program twice a round: A B B A for two.  They must have been warmed up.
+
+    `advance` is called after every run.
+    """
+    samples: Samples = {name: [] for name in programs}
+    for names in there_and_back(programs, 2 * rounds):
+        for name in names:
+            samples[name].append(clock(programs[name]))
+            advance()
+    return samples
+
+
+def rounds_within(seconds: float, slowest: float, *, least: int = 2, most: int = 20) -> int:
+    """Rounds of two runs each that fit into about `seconds`, one run taking `slowest` seconds."""
+    return max(least, min(most, int(seconds / (2 * max(slowest, 1e-9)))))
+
+
+def ratios(slower: Sequence[float], faster: Sequence[float]) -> list[float]:
+    """How many times as fast the second is, one ratio per round of two samples each."""
+    pairs = zip(_round_sums(slower), _round_sums(faster), strict=True)
+    return [a / b for a, b in pairs]
+
+
+def _round_sums(samples: Sequence[float]) -> list[float]:
+    return [a + b for a, b in zip(samples[::2], samples[1::2], strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
-class Timings:
-    """Seconds of every run, two of each kind per round."""
+class Spread:
+    """A median and the quartiles around it."""
 
-    full: tuple[float, ...]
-    cached: tuple[float, ...]
-
-    @property
-    def ratios(self) -> tuple[float, ...]:
-        """Full over cached time, one per round, so that a drift of the machine cancels."""
-        pairs = zip(_in_twos(self.full), _in_twos(self.cached), strict=True)
-        return tuple(f / c for f, c in pairs)
-
-    @property
-    def speedup(self) -> float:
-        return median(self.ratios)
-
-    def facts(self, bound: float) -> dict[str, Any]:
-        """Every sample, and the ratio beside its bound."""
-        return {
-            "full_seconds": self.full,
-            "cached_seconds": self.cached,
-            "ratios": self.ratios,
-            "speedup": self.speedup,
-            "bound": bound,
-            "share_of_bound": self.speedup / bound,
-        }
+    median: float
+    low: float
+    high: float
 
 
-def measure(
-    full: Callable[[], Any], cached: Callable[[], Any], rounds: int, timed: Clock = host_seconds
-) -> Timings:
-    """Warm both up, then time them; `timed(run)` gives the seconds of one call."""
-    from tqdm import tqdm
-
-    seconds: dict[str, list[float]] = {"full": [], "cached": []}
-    order = (("full", full), ("cached", cached), ("cached", cached), ("full", full))
-    with tqdm(total=2 + 4 * rounds, desc="bench", unit="run") as bar:
-        for _, run in order[:2]:
-            run()
-            bar.update()
-        for _ in range(rounds):
-            for name, run in order:
-                seconds[name].append(timed(run))
-                bar.update()
-    return Timings(tuple(seconds["full"]), tuple(seconds["cached"]))
-
-
-def _in_twos(seconds: tuple[float, ...]) -> list[float]:
-    return [a + b for a, b in zip(seconds[::2], seconds[1::2], strict=True)]
+def spread(samples: Sequence[float]) -> Spread:
+    """Median and quartiles; of a single sample it is all three."""
+    several = list(samples) * (1 if len(samples) > 1 else 2)
+    low, middle, high = quantiles(several, n=4, method="inclusive")
+    return Spread(middle, low, high)

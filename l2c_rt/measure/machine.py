@@ -1,69 +1,84 @@
-"""The device that a command times on: its clock and its name.  Settings are only read."""
+"""What a figure must say of the machine that it was measured on.  Settings are only read."""
 
 from __future__ import annotations
 
-import subprocess
-import time
+import importlib
+import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-Clock = Callable[[Callable[[], Any]], float]
-"""Seconds of one call, the device's work included."""
-
-QUERY = ("driver_version", "clocks.sm", "clocks.max.sm", "power.limit")
+Facts = dict[str, Any]
 
 
-def stopwatch(device: torch.device) -> Clock:
-    """CUDA events on a GPU, the host's clock elsewhere."""
-    return event_seconds if device.type == "cuda" else host_seconds
+def device_facts(device: torch.device) -> Facts:
+    """The device's name; of a GPU also its size, and driver, clocks and power as they are now.
 
-
-def host_seconds(run: Callable[[], Any]) -> float:
-    """Of work that is done when the call returns."""
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
-
-
-def event_seconds(run: Callable[[], Any]) -> float:
-    """Between two CUDA events around the call, nothing else queued before."""
-    import torch
-
-    torch.cuda.synchronize()
-    event: Callable[..., Any] = torch.cuda.Event
-    start, end = event(enable_timing=True), event(enable_timing=True)
-    start.record()
-    run()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) * 1e-3
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """{"device": what it is}: of a GPU its name, driver, clocks and power limit as they are now."""
+    What cannot be read is there as "unknown: REASON".
+    """
     if device.type != "cuda":
-        return {"device": {"name": str(device)}}
+        return {"name": str(device)}
     import torch
 
-    return {"device": {"name": torch.cuda.get_device_name(device), **_nvidia_smi(device)}}
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "name": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        # Not the index, which CUDA_VISIBLE_DEVICES may have changed.
+        **driver_readings(f"GPU-{properties.uuid}"),
+    }
 
 
-def _nvidia_smi(device: torch.device) -> dict[str, str]:
-    import torch
+def processor_name() -> str:
+    """The processor's model where Linux tells it, else its architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
-    index = torch.cuda.current_device() if device.index is None else device.index
-    properties = torch.cuda.get_device_properties(index)
-    # Not the index, which CUDA_VISIBLE_DEVICES may have changed.
-    which = str(getattr(properties, "uuid", index))
-    chosen = which if which.isdigit() else f"GPU-{which}"
-    command = ["nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader"]
+
+def driver_readings(uuid: str) -> Facts:
+    """What NVML says now of the GPU with that UUID.
+
+    Where NVML cannot be asked the one entry is "driver", with the reason.
+    """
     try:
-        out = subprocess.run(
-            [*command, f"--id={chosen}"], capture_output=True, text=True, check=True, timeout=20
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return dict(zip(QUERY, (value.strip() for value in out.split(",")), strict=False))
+        nvml: Any = importlib.import_module("pynvml")
+    except ImportError:
+        return {"driver": "unknown: nvidia-ml-py is not installed"}
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        return {"driver": f"unknown: {error}"}
+    try:
+        handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        return {name: _read(nvml, read) for name, read in _readings(nvml, handle).items()}
+    except nvml.NVMLError as error:
+        return {"driver": f"unknown: {error}"}
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _readings(nvml: Any, handle: Any) -> dict[str, Callable[[], Any]]:
+    return {
+        "driver": nvml.nvmlSystemGetDriverVersion,
+        "sm_clock_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+        "sm_clock_limit_mhz": lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM),
+        "memory_clock_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
+        "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+        "power_limit_w": lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+        "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+    }
+
+
+def _read(nvml: Any, read: Callable[[], Any]) -> Any:
+    """A reading, or why this GPU does not give it (a virtual one has no power limit)."""
+    try:
+        return read()
+    except nvml.NVMLError as error:
+        return f"unknown: {error}"
