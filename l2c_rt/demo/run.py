@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import l2c_rt as rt
+from l2c_rt.api import compile
 from l2c_rt.demo.classifier import Classifier, train_classifier
 from l2c_rt.demo.digits import Digits, even_labels, load_digits
 from l2c_rt.demo.figures import Pair, draw_latency, draw_samples
@@ -25,6 +25,7 @@ from l2c_rt.measure.clocks import host_seconds
 from l2c_rt.measure.interleaved import there_and_back
 from l2c_rt.measure.machine import processor_name
 from l2c_rt.policies import EveryN, Full, NoisiestFirst, Random
+from l2c_rt.policies.router import Router
 from l2c_rt.runtime.compiled import Compiled
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -67,9 +68,9 @@ def load_demo_model() -> nn.Module:
     return model
 
 
-def load_demo_router(steps: int) -> rt.Router:
+def load_demo_router(steps: int) -> Router:
     """The router that was learned for that model and DDIM with 20 or 50 steps."""
-    return rt.Router.load(ASSETS / f"digits-ddim-{steps}.safetensors", steps=steps)
+    return Router.load(ASSETS / f"digits-ddim-{steps}.safetensors", steps=steps)
 
 
 def equal_compute(learned: CacheSchedule, seed: int) -> dict[str, CacheSchedule]:
@@ -81,7 +82,7 @@ def equal_compute(learned: CacheSchedule, seed: int) -> dict[str, CacheSchedule]
     }
 
 
-def schedules_of(router: rt.Router, settings: DemoSettings) -> dict[Key, CacheSchedule]:
+def schedules_of(router: Router, settings: DemoSettings) -> dict[Key, CacheSchedule]:
     """Every schedule of one number of steps by (name, ratio); the full run comes first."""
     learned = router.schedule(reuse=settings.reuse)
     schedules = {("full", 0.0): Full().schedule(learned.steps, learned.branches)}
@@ -104,7 +105,7 @@ def sample_rounds(
     `advance` is told the evaluations done after each run.
     """
     trials = {
-        key: Trial(schedule, rt.compile(model, schedule), [], [])
+        key: Trial(schedule, compile(model, schedule), [], [])
         for key, schedule in schedules.items()
     }
     labels = even_labels(settings.images)
