@@ -82,7 +82,7 @@ def _gate_residual_kernel(
 ):  # fmt: skip
     wait_for_kernel_before(PDL)
     row, columns, inside = own_row(D, BLOCK)
-    # First of all, since it takes two loads one after the other and none may pass a store.
+    # First, since it takes two loads one after the other, which may not be moved over a store.
     table_ptr += table_row(rows_ptr, counter_ptr, row // T, num_rows, num_chunks, D)
     x = loaded(x_ptr + row * D, columns, inside)
     y = branch_output(partial_sums_ptr, y_ptr, row, columns, inside, D, SPLITS)

