@@ -117,11 +117,12 @@ def affine(op: str, weight: Tensor, bias: Tensor, x: Tensor) -> None:
     tensor(op, "bias", bias, (x.shape[-1],), x)
 
 
-def parts(op: str, got: Tensor, rows: int, d: int, like: Tensor) -> None:
-    """What `split_linear` leaves: at least one float32 part."""
-    tensor(op, "parts", got, (-1, rows, d), like, FLOAT32)
+def partial_sums(op: str, got: Tensor, y: Tensor) -> None:
+    """What `split_linear` leaves of y: at least one float32 tensor of its rows."""
+    d = y.shape[-1]
+    tensor(op, "partial_sums", got, (-1, y.numel() // d, d), y, FLOAT32)
     if not len(got):
-        raise ValueError(f"{op}: parts is empty, wanted at least one part to sum")
+        raise ValueError(f"{op}: partial_sums is empty, wanted at least one to sum")
 
 
 def embedding(
@@ -141,6 +142,18 @@ def embedding(
         tokens += prefix.table.shape[2]
     tensor(op, "embedding.positions", got.positions, (tokens, d), latents)
     return batch, tokens, d
+
+
+def embedded_pair(
+    op: str, embedding: PatchEmbedding, shape: Shape, out: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """x and h of an embedding: what the caller gave, or new ones in its weight's dtype."""
+    weight = embedding.weight
+    x, h = (weight.new_empty(shape), weight.new_empty(shape)) if out is None else out
+    tensor(op, "out[0]", x, shape, weight)
+    tensor(op, "out[1]", h, shape, weight)
+    distinct(op, "out[1]", h, "out[0]", x)
+    return x, h
 
 
 def image(op: str, latents: Tensor, patch: int) -> tuple[int, int, int]:
@@ -221,8 +234,8 @@ def _kind(op: str, name: str, got: Tensor, like: Tensor, dtypes: Dtypes) -> None
     if not isinstance(got, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(got).__name__}")
     if got.dtype not in dtypes:
-        wanted = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
-        raise ValueError(f"{op}: {name} is {got.dtype}, wanted {wanted}; convert it before")
+        names = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
+        raise ValueError(f"{op}: {name} is {got.dtype}, wanted {names}; convert it before")
     if got.device != like.device:
         raise ValueError(f"{op}: {name} is on {got.device}, wanted {like.device} like the rest")
 

@@ -1,7 +1,8 @@
 """Block sizes, warps and candidates by shape.  Arithmetic only: no triton, no device.
 
 What is here was chosen from compiled code (registers, shared memory, load widths), not from
-timings: pass another tile, or tune over the candidates, where a device is at hand.
+timings: pass another tile, or tune over the candidates, where a device is at hand.  No kernel has
+an autotune decorator: it would measure at a first call, which may be inside a capture.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class RowTile:
     """How a row kernel is cut: warps per program, slots or weight rows in flight, and how many
     tokens share a program where they share weights (`patch_embed`).
 
-    `pdl` launches it dependent on the kernel before, which must be one of ours too (sm_90 on).
+    `pdl` launches it before the kernel before it has ended, and lets it wait there (sm_90 on).
     """
 
     warps: int = 4
@@ -38,9 +39,9 @@ class MatrixTile:
     stages: int
     group: int = 8
 
-    def shared_bytes(self, itemsize: int) -> int:
-        """Shared memory of the pipelined operand tiles."""
-        return self.stages * (self.m + self.n) * self.k * itemsize
+    def count(self, rows: int, columns: int) -> int:
+        """Tiles that cover a result of that size."""
+        return -(-rows // self.m) * -(-columns // self.n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +108,12 @@ def embed_tile(rows: int, width: int) -> RowTile:
 def linear_tile(rows: int, columns: int, itemsize: int) -> MatrixTile:
     """Small tiles until the grid fills a large GPU once."""
     if itemsize == 4:
+        # Without tensor cores: an inner block of 64 would not fit the registers.
         return MatrixTile(64, 64, 16, 4, 3)
+    # Nearly all of the 132 multiprocessors of an H100.
     filled = 128
     for tile in reversed(LINEAR_TILES[:-1]):
-        if -(-rows // tile.m) * -(-columns // tile.n) >= filled:
+        if tile.count(rows, columns) >= filled:
             return tile
     return LINEAR_TILES[0]
 
@@ -119,6 +122,7 @@ def attention_tile(heads: int, tokens: int, itemsize: int) -> AttentionTile:
     """For `heads` heads over the whole batch."""
     if itemsize == 4:
         return AttentionTile(32, 32, 8, 1)
+    # Two blocks for each of an H100's 132 multiprocessors.
     if heads * -(-tokens // 128) >= 264:
         return AttentionTile(128, 64, 8, 3)
     return AttentionTile(64, 64, 4, 3)
@@ -140,5 +144,5 @@ def options(warps: int, *, pdl: bool = False, **more: int) -> dict[str, Any]:
     Fusing a * b + c into one rounding is asked for by name: its default differs between the
     supported versions of triton.
     """
-    asked: dict[str, Any] = {"num_warps": warps, "enable_fp_fusion": True, **more}
-    return asked | {"launch_pdl": True} if pdl else asked
+    launch: dict[str, Any] = {"num_warps": warps, "enable_fp_fusion": True, **more}
+    return launch | {"launch_pdl": True} if pdl else launch

@@ -1,9 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""What the row kernels have in common, inlined into each.
-
-Everything is float32 from the load on: arithmetic in the narrow dtypes rounds at every step, and
-Triton's interpreter gets bf16 arithmetic wrong.
-"""
+"""What the row kernels have in common, inlined into each: float32 from the load on."""
 
 from __future__ import annotations
 
@@ -25,8 +21,17 @@ def let_next_kernel_start(PDL: tl.constexpr):
 
 
 @triton.jit
+def own_row(D: tl.constexpr, BLOCK: tl.constexpr):
+    """The program's row, its columns [1, BLOCK], and which of those lie inside the row."""
+    columns = tl.arange(0, BLOCK)[None, :]
+    # 64 bits, since a large batch has more than 2^31 elements.
+    return tl.program_id(0).to(tl.int64), columns, columns < D
+
+
+@triton.jit
 def table_row(rows_ptr, counter_ptr, image, num_rows, num_chunks, D: tl.constexpr):
     """Where chunk 0 of the image's row starts in the table, at the evaluation under way."""
+    # Read on the device, so that one captured graph serves every step.
     step = tl.load(counter_ptr).to(tl.int64)
     row = tl.load(rows_ptr + image).to(tl.int64)
     return (step * num_rows + row) * num_chunks * D
@@ -44,6 +49,7 @@ def slot_offsets(slots_ptr, i, K, stride_slot_vectors):
 def normalised(x, inside, eps, D: tl.constexpr):
     """(x - mean) / sqrt(variance + eps) of every row, in two passes over registers."""
     mean = tl.sum(x, axis=1) / D
+    # Columns past the row are 0 in x, but not after the mean is taken off.
     centred = tl.where(inside, x - mean[:, None], 0.0)
     variance = tl.sum(centred * centred, axis=1) / D
     return centred * tl.rsqrt(variance + eps)[:, None]
@@ -51,6 +57,8 @@ def normalised(x, inside, eps, D: tl.constexpr):
 
 @triton.jit
 def loaded(ptr, offsets, inside):
+    # Widened here: narrow arithmetic rounds at every step, and Triton's interpreter takes that of
+    # bf16 on the bit patterns, without an error.
     return tl.load(ptr + offsets, mask=inside, other=0.0).to(tl.float32)
 
 
@@ -60,11 +68,25 @@ def stored(ptr, offsets, value, inside):
 
 
 @triton.jit
-def summed_parts(
-    ptr, row, columns, inside, num_rows, D: tl.constexpr, SPLITS: tl.constexpr
-):  # fmt: skip
-    """One row of the sum of [SPLITS, num_rows, D], added in order."""
-    total = loaded(ptr + row * D, columns, inside)
+def summed(partial_sums_ptr, row, columns, inside, D: tl.constexpr, SPLITS: tl.constexpr):
+    """One row of the sum of [SPLITS, rows, D], added in order, with one program per row."""
+    total = loaded(partial_sums_ptr + row * D, columns, inside)
     for split in tl.static_range(1, SPLITS):
-        total += loaded(ptr + (split * num_rows.to(tl.int64) + row) * D, columns, inside)
+        first = (split * tl.num_programs(0).to(tl.int64) + row) * D
+        total += loaded(partial_sums_ptr + first, columns, inside)
     return total
+
+
+@triton.jit
+def branch_output(
+    partial_sums_ptr, y_ptr, row, columns, inside, D: tl.constexpr, SPLITS: tl.constexpr
+):
+    """One row of y as it is, or, where SPLITS is not 0, summed from its parts and kept in y."""
+    if SPLITS:
+        y = summed(partial_sums_ptr, row, columns, inside, D, SPLITS)
+        # Rounded before it is used: a later reuse adds what it finds in the slot, the very same.
+        y = y.to(y_ptr.dtype.element_ty)
+        tl.store(y_ptr + row * D + columns, y, mask=inside)
+    else:
+        y = tl.load(y_ptr + row * D + columns, mask=inside, other=0.0)
+    return y.to(tl.float32)

@@ -77,6 +77,7 @@ def _attention_kernel(
     STRIDE: tl.constexpr = 3 * H * F
     tiles = tl.cdiv(T, BLOCK_M)
     head = tl.program_id(0) // tiles
+    # 64 bits: qkv has more than 2^31 elements from thousands of images on.
     first = (head // H).to(tl.int64) * T
     q_ptr = qkv_ptr + first * STRIDE + head % H * F
     k_ptr, v_ptr = q_ptr + H * F, q_ptr + 2 * H * F
@@ -95,9 +96,11 @@ def _attention_kernel(
         if F1:
             k1 = _head_tile(k_ptr, keys, T, STRIDE, F, F0, F1, EVEN, UPCAST)
             scores = tl.dot(q1, tl.trans(k1), scores, input_precision="ieee")
-        # Base 2, as the hardware's exponential is.
+        # In base 2, as the hardware's exponential is: 1.44... is log2(e).
         scores *= scale * 1.4426950408889634
         if not EVEN:
+            # Keys past the end are loaded as zeros, whose score is 0 and not nothing.  The first
+            # block has a key, so `higher` is finite from there on.
             scores = tl.where((keys < T)[None, :], scores, float("-inf"))
         higher = tl.maximum(top, tl.max(scores, axis=1))
         weights = tl.exp2(scores - higher[:, None])
@@ -105,6 +108,7 @@ def _attention_kernel(
         total = total * fade + tl.sum(weights, axis=1)
         top = higher
         v0 = _head_tile(v_ptr, keys, T, STRIDE, F, 0, F0, EVEN, UPCAST)
+        # Rounded for the tensor cores, after their sum was taken in float32.
         weights = weights.to(v0.dtype)
         out0 = tl.dot(weights, v0, out0 * fade[:, None], input_precision="ieee")
         if F1:
@@ -139,12 +143,12 @@ def attention(
     shape = (b, t, heads * head)
     out = qkv.new_empty(shape) if out is None else out
     _check.tensor(op, "out", out, shape, qkv, (qkv.dtype,))
-    cut = attention_tile(b * heads, t, qkv.element_size()) if tile is None else tile
+    tile = tile or attention_tile(b * heads, t, qkv.element_size())
     first, second = head_parts(head)
-    _attention_kernel[(b * heads * -(-t // cut.m),)](
+    _attention_kernel[(b * heads * -(-t // tile.m),)](
         qkv, out, 1.0 / math.sqrt(head) if scale is None else scale, t,
-        H=heads, F=head, F0=first, F1=second, BLOCK_M=cut.m, BLOCK_N=cut.n,
-        EVEN=t % cut.m == 0 and t % cut.n == 0, UPCAST=needs_upcast(_attention_kernel, qkv.dtype),
-        **options(cut.warps, num_stages=cut.stages, maxnreg=cut.registers),
+        H=heads, F=head, F0=first, F1=second, BLOCK_M=tile.m, BLOCK_N=tile.n,
+        EVEN=t % tile.m == 0 and t % tile.n == 0, UPCAST=needs_upcast(_attention_kernel, qkv.dtype),
+        **options(tile.warps, num_stages=tile.stages, maxnreg=tile.registers),
     )  # fmt: skip
     return out

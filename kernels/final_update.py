@@ -5,18 +5,18 @@
     eps = weight h + bias, guided in its first channels      latents' as in `Solver`
 
 One program owns a token with and without its label, so that guidance stays inside it, and writes
-the patch of one latent: n latents are kept, not 2 n.  `final_update_embed` also embeds the new
-patch for the next evaluation; `reuse_evaluation` starts from the embedding of the latents, which
-makes an evaluation that computes no branch one kernel.  Each adds 1 to `counter[0]`.
+the patch of one latent: n latents are kept, not 2 n.  `reuse_evaluation` starts from the embedding
+of the latents, which makes an evaluation that computes no branch one kernel.  Each adds 1 to
+`counter[0]`.
 
 Shapes: x [B, T, D], B = n or 2 n (all with label, then all without); latents float32 [n, C, H, W].
-Passes over [B, T, D]: k + 1 reads (k in `reuse_evaluation`), 1 write more with the embedding;
-norm, modulation, linear, guidance and update one by one make 9 and a dozen small ones.
+Passes over [B, T, D]: k + 1 reads (k in `reuse_evaluation`); norm, modulation, linear, guidance
+and update one by one make 9 and a dozen small ones.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -25,17 +25,11 @@ from torch import Tensor
 
 from l2c_rt.kernels import _check
 from l2c_rt.kernels._launch import RowTile, final_tile, options, row_block
-from l2c_rt.kernels._patch_math import (
-    embedded_patches,
-    end_evaluation,
-    patch_corner,
-    update_patch,
-)
+from l2c_rt.kernels._patch_math import embedded_patches, end_evaluation, patch_corner, update_patch
 from l2c_rt.kernels._row_math import (
     loaded,
     normalised,
     slot_offsets,
-    stored,
     table_row,
     wait_for_kernel_before,
 )
@@ -51,15 +45,6 @@ def final_update_bytes(
     return rows * width * itemsize + 8 * images * tokens * pixels
 
 
-def final_update_embed_bytes(
-    images: int, batch: int, tokens: int, width: int, pixels: int, count: int, itemsize: int
-) -> int:
-    """As `final_update_bytes`, and the next x written, with the embedding's weights read once."""
-    more = batch * tokens + pixels + 1 + tokens
-    update = final_update_bytes(images, batch, tokens, width, pixels, count, itemsize)
-    return update + more * width * itemsize
-
-
 def reuse_evaluation_bytes(
     images: int, batch: int, tokens: int, width: int, pixels: int, count: int, itemsize: int
 ) -> int:
@@ -70,15 +55,11 @@ def reuse_evaluation_bytes(
 
 
 def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
-    model = final_update_bytes
-    if args["EMBED"]:
-        model = reuse_evaluation_bytes
-    elif args["NEXT"]:
-        model = final_update_embed_bytes
+    model = reuse_evaluation_bytes if args["EMBED"] else final_update_bytes
     images, tokens, width, count = args["N"], args["T"], args["D"], args["K"]
     batch, pixels = args["HALVES"] * images, args["C"] * args["P"] ** 2
     size = args["arena_ptr"].element_size()
-    per_element = 2 * count + 8 + 2 * pixels * (1 + args["EMBED"] + args["NEXT"])
+    per_element = 2 * count + 8 + 2 * pixels * (1 + args["EMBED"])
     return {
         "name": f"{metadata.name} [{batch}, {tokens}, {width}] k={count}",
         "bytes": model(images, batch, tokens, width, pixels, count, size),
@@ -94,27 +75,30 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 def _final_update_kernel(
     x_ptr, arena_ptr, slots_ptr, gates_ptr, table_ptr, rows_ptr, counter_ptr, weight_ptr, bias_ptr,
     latents_ptr, out_ptr, anchor_ptr, coefficients_ptr, embed_weight_ptr, embed_bias_ptr,
-    positions_ptr, x_next_ptr, N, T, H, W, K, stride_slot_vectors, num_rows, num_chunks, shift,
+    positions_ptr, N, T, H, W, K, stride_slot_vectors, num_rows, num_chunks, shift,
     scale, eps, C: tl.constexpr, OUT_C: tl.constexpr, P: tl.constexpr, GUIDED: tl.constexpr,
     D: tl.constexpr, BLOCK: tl.constexpr, HALVES: tl.constexpr, UNROLL: tl.constexpr,
-    EMBED: tl.constexpr, NEXT: tl.constexpr, PDL: tl.constexpr,
+    EMBED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_kernel_before(PDL)
     image, token = (tl.program_id(0) // T).to(tl.int64), tl.program_id(0) % T
     corner = patch_corner(token + tl.zeros((1, 1), tl.int32), H, W, P)
     columns = tl.arange(0, BLOCK)[None, :]
     inside = columns < D
+    # An image with its label and the same without lie N apart in the batch.
     images = image + tl.arange(0, HALVES)[:, None] * N
     offsets = (images * T + token) * D + columns
     table = table_row(rows_ptr, counter_ptr, images, num_rows, num_chunks, D)
     latents_ptr += image * C * H * W
+    # Added here and not where it is used: for sm_100 the assembler spills otherwise.
     out_ptr += image * C * H * W
     if EMBED:
         x = embedded_patches(
-            latents_ptr, corner, corner >= 0, embed_weight_ptr, columns, H, W, C, P, D, BLOCK, 4
-        )
-        x += loaded(embed_bias_ptr, columns, inside)
+            latents_ptr, corner, corner >= 0, embed_weight_ptr, embed_bias_ptr, columns, H, W,
+            C, P, D, BLOCK, 4,
+        )  # fmt: skip
         x += loaded(positions_ptr, token * D + columns, inside)
+        # With and without its label a token starts from the same patch.
         x += tl.zeros((HALVES, BLOCK), tl.float32)
     else:
         x = loaded(x_ptr, offsets, inside)
@@ -128,15 +112,6 @@ def _final_update_kernel(
         h, columns, weight_ptr, bias_ptr, latents_ptr, out_ptr, anchor_ptr + image * C * H * W,
         coefficients_ptr, counter_ptr, tl.sum(corner), H, W, C, OUT_C, P, GUIDED, D, HALVES, 4,
     )  # fmt: skip
-    if NEXT:
-        # The patch was just written by other threads of this program.
-        tl.debug_barrier()
-        x = embedded_patches(
-            out_ptr, corner, corner >= 0, embed_weight_ptr, columns, H, W, C, P, D, BLOCK, 4
-        )
-        x += loaded(embed_bias_ptr, columns, inside)
-        x += loaded(positions_ptr, token * D + columns, inside)
-        stored(x_next_ptr, offsets, x + tl.zeros((HALVES, BLOCK), tl.float32), inside)
     end_evaluation(counter_ptr)
 
 
@@ -163,41 +138,8 @@ def final_update(
     _check.tensor(op, "x", x, tuple(x.shape), latents)
     out = torch.empty_like(latents) if out is None else out
     _check_end(op, x.shape, reuses, modulation, (shift, scale), final, latents, solver, out)
-    rows = _Rows(x, None, None)
-    _launch(rows, reuses, modulation, (shift, scale), final, latents, solver, eps, out, tile)
+    _launch(x, reuses, modulation, (shift, scale), final, latents, solver, eps, out, tile)
     return out
-
-
-def final_update_embed(
-    x: Tensor,
-    reuses: Reuses,
-    modulation: Modulation,
-    shift: int,
-    scale: int,
-    final: FinalLinear,
-    latents: Tensor,
-    solver: Solver,
-    embedding: PatchEmbedding,
-    eps: float = 1e-6,
-    out: tuple[Tensor, Tensor] | None = None,
-    tile: RowTile | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The latents after this evaluation and the x that starts the next one.
-
-    Either may be written over its predecessor.
-    Raises: ValueError for a shape, dtype, layout or alignment that the kernel does not take.
-    Launches: _final_update_kernel.
-    """
-    op = "final_update_embed"
-    _check.rows(op, x)
-    _check.tensor(op, "x", x, tuple(x.shape), latents)
-    _check.embedding(op, embedding, latents, len(x), None)
-    moved, x_next = (torch.empty_like(latents), torch.empty_like(x)) if out is None else out
-    _check.tensor(op, "out[1]", x_next, tuple(x.shape), x, (x.dtype,))
-    _check_end(op, x.shape, reuses, modulation, (shift, scale), final, latents, solver, moved)
-    rows = _Rows(x, embedding, x_next)
-    _launch(rows, reuses, modulation, (shift, scale), final, latents, solver, eps, moved, tile)
-    return moved, x_next
 
 
 def reuse_evaluation(
@@ -223,17 +165,8 @@ def reuse_evaluation(
     shape = _check.embedding(op, embedding, latents, len(modulation.rows), None)
     out = torch.empty_like(latents) if out is None else out
     _check_end(op, shape, reuses, modulation, (shift, scale), final, latents, solver, out)
-    rows = _Rows(None, embedding, None)
-    _launch(rows, reuses, modulation, (shift, scale), final, latents, solver, eps, out, tile)
+    _launch(embedding, reuses, modulation, (shift, scale), final, latents, solver, eps, out, tile)
     return out
-
-
-class _Rows(NamedTuple):
-    """Where x comes from (memory, or the embedding), and where the next one goes, if anywhere."""
-
-    x: Tensor | None
-    embedding: PatchEmbedding | None
-    x_next: Tensor | None
 
 
 def _check_end(
@@ -256,7 +189,7 @@ def _check_end(
 
 
 def _launch(
-    rows: _Rows,
+    start: Tensor | PatchEmbedding,
     reuses: Reuses,
     modulation: Modulation,
     chunks: tuple[int, int],
@@ -267,22 +200,25 @@ def _launch(
     out: Tensor,
     tile: RowTile | None,
 ) -> None:
+    """`start` is x, or the embedding that makes it of the latents."""
     n, c, height, width = latents.shape
     arena, table, d = reuses.arena, modulation.table, final.weight.shape[-1]
     tokens = height * width // final.patch**2
-    cut = final_tile(d) if tile is None else tile
+    tile = tile or final_tile(d)
     # Pointers that the flags leave unread still need an address.
-    embedding = rows.embedding or PatchEmbedding(final.weight, final.bias, final.bias, final.patch)
+    x, embedding = arena, PatchEmbedding(final.weight, final.bias, final.bias, final.patch)
+    if isinstance(start, Tensor):
+        x = start
+    else:
+        embedding = start
     _final_update_kernel[(n * tokens,)](
-        arena if rows.x is None else rows.x, arena, reuses.slots, reuses.gates,
+        x, arena, reuses.slots, reuses.gates,
         table, modulation.rows, modulation.counter, final.weight, final.bias,
         latents, out, latents if solver.anchor is None else solver.anchor, solver.coefficients,
         embedding.weight, embedding.bias, embedding.positions,
-        arena if rows.x_next is None else rows.x_next,
         n, tokens, height, width, len(reuses.slots), arena.stride(0) // 8, table.shape[1],
         table.shape[2], *chunks, eps,
         C=c, OUT_C=len(final.weight) // final.patch**2, P=final.patch, GUIDED=final.guided, D=d,
-        BLOCK=row_block(d), HALVES=len(modulation.rows) // n, UNROLL=cut.unroll,
-        EMBED=rows.x is None, NEXT=rows.x_next is not None, PDL=cut.pdl,
-        **options(cut.warps, pdl=cut.pdl),
+        BLOCK=row_block(d), HALVES=len(modulation.rows) // n, UNROLL=tile.unroll,
+        EMBED=embedding is start, PDL=tile.pdl, **options(tile.warps, pdl=tile.pdl),
     )  # fmt: skip

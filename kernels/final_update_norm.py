@@ -67,6 +67,7 @@ def _final_update_norm_kernel(
     image, token = (tl.program_id(0) // patches).to(tl.int64), tl.program_id(0) % patches
     columns = tl.arange(0, BLOCK)[None, :]
     inside = columns < D
+    # An image with its label and the same without lie N apart in the batch.
     images = image + tl.arange(0, HALVES)[:, None] * N
     offsets = (images * T + EXTRAS + token) * D + columns
     x = loaded(x_ptr, offsets, inside)
@@ -110,14 +111,13 @@ def final_update_norm(
     out = torch.empty_like(latents) if out is None else out
     _check.tensor(op, "out", out, tuple(latents.shape), latents, _check.FLOAT32)
     n, c, height, width = latents.shape
-    arena = reuses.arena
-    cut = final_tile(d) if tile is None else tile
+    arena, tile = reuses.arena, tile or final_tile(d)
     _final_update_norm_kernel[(n * (t - extras),)](
         x, arena, reuses.slots, weight, bias, final.weight, final.bias, latents, out,
         latents if solver.anchor is None else solver.anchor, solver.coefficients, solver.counter,
         n, t, extras, height, width, len(reuses.slots), arena.stride(0) // 8, eps,
         C=c, OUT_C=len(final.weight) // final.patch**2, P=final.patch, GUIDED=final.guided, D=d,
-        BLOCK=row_block(d), HALVES=halves, UNROLL=cut.unroll, PDL=cut.pdl,
-        **options(cut.warps, pdl=cut.pdl),
+        BLOCK=row_block(d), HALVES=halves, UNROLL=tile.unroll, PDL=tile.pdl,
+        **options(tile.warps, pdl=tile.pdl),
     )  # fmt: skip
     return out

@@ -3,8 +3,12 @@
 
     x' = x + gate * y          h = LN(x') * (1 + scale) + shift
 
-Shapes: x, y, x', h [B, T, D]; gate, shift and scale are chunk numbers.
-Passes over [B, T, D]: 2 reads and 2 writes, where eager PyTorch makes 8 reads and 5 writes.
+The split form sums the float32 partial sums that `split_linear` left first, and keeps the sum in y.
+
+Shapes: x, y, x', h [B, T, D]; partial_sums float32 [s, B T, D]; gate, shift and scale are chunk
+numbers.
+Passes over [B, T, D]: 2 reads and 2 writes, where eager PyTorch makes 8 reads and 5 writes; split,
+s float32 reads, 1 read and 3 writes, where a reduction of its own would make 2 more.
 """
 
 from __future__ import annotations
@@ -19,9 +23,11 @@ from torch import Tensor
 from l2c_rt.kernels import _check
 from l2c_rt.kernels._launch import RowTile, options, row_block, row_tile
 from l2c_rt.kernels._row_math import (
+    branch_output,
     let_next_kernel_start,
     loaded,
     normalised,
+    own_row,
     stored,
     table_row,
     wait_for_kernel_before,
@@ -39,13 +45,27 @@ def gate_residual_bytes(batch: int, tokens: int, width: int, itemsize: int) -> i
     return 3 * batch * tokens * width * itemsize + batch * width * itemsize
 
 
+def split_gate_residual_norm_modulate_bytes(
+    batch: int, tokens: int, width: int, splits: int, itemsize: int
+) -> int:
+    """The partial sums in float32 and x read; y, x' and h written; gate, shift, scale per image."""
+    elements = batch * tokens * width
+    return elements * (4 * splits + 4 * itemsize) + 3 * batch * width * itemsize
+
+
 def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
     batch, tokens, width = args["rows_ptr"].numel(), args["T"], args["D"]
-    model = gate_residual_norm_modulate_bytes if args["WRITE_H"] else gate_residual_bytes
+    splits, size = args["SPLITS"], args["y_ptr"].element_size()
+    if splits:
+        moved = split_gate_residual_norm_modulate_bytes(batch, tokens, width, splits, size)
+    elif args["WRITE_H"]:
+        moved = gate_residual_norm_modulate_bytes(batch, tokens, width, size)
+    else:
+        moved = gate_residual_bytes(batch, tokens, width, size)
     return {
-        "name": f"{metadata.name} [{batch}, {tokens}, {width}]",
-        "bytes": model(batch, tokens, width, args["y_ptr"].element_size()),
-        "flops32": (2 + 8 * args["WRITE_H"]) * batch * tokens * width,
+        "name": f"{metadata.name} [{batch}, {tokens}, {width}] s={splits}",
+        "bytes": moved,
+        "flops32": (2 + splits + 8 * args["WRITE_H"]) * batch * tokens * width,
     }
 
 
@@ -55,17 +75,17 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
     launch_metadata=_metadata,
 )
 def _gate_residual_kernel(
-    x_ptr, y_ptr, table_ptr, rows_ptr, counter_ptr, x_out_ptr, h_ptr,
+    x_ptr, partial_sums_ptr, y_ptr, table_ptr, rows_ptr, counter_ptr, x_out_ptr, h_ptr,
     T, num_rows, num_chunks, gate, shift, scale, eps,
-    D: tl.constexpr, BLOCK: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
+    D: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr, WRITE_H: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_kernel_before(PDL)
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)[None, :]
-    inside = columns < D
-    x = loaded(x_ptr + row * D, columns, inside)
-    y = loaded(y_ptr + row * D, columns, inside)
+    row, columns, inside = own_row(D, BLOCK)
+    # First, since it takes two loads one after the other, which may not be moved over a store.
     table_ptr += table_row(rows_ptr, counter_ptr, row // T, num_rows, num_chunks, D)
+    x = loaded(x_ptr + row * D, columns, inside)
+    y = branch_output(partial_sums_ptr, y_ptr, row, columns, inside, D, SPLITS)
     x += loaded(table_ptr, gate * D + columns, inside) * y
     stored(x_out_ptr + row * D, columns, x, inside)
     let_next_kernel_start(PDL)
@@ -93,11 +113,34 @@ def gate_residual_norm_modulate(
     Launches: _gate_residual_kernel.
     """
     op = "gate_residual_norm_modulate"
-    _check.rows(op, x)
-    _check.tensor(op, "y", y, tuple(x.shape), x)
-    _check.modulation(op, modulation, x.shape, x, gate, shift, scale)
+    _check_row(op, x, y, modulation, gate, shift, scale)
     x_out, h = _check.pair(op, x, y.dtype, out)
-    _launch(x, y, modulation, (gate, shift, scale), eps, x_out, h, tile)
+    _launch(x, None, y, modulation, (gate, shift, scale), eps, x_out, h, tile)
+    return x_out, h
+
+
+def split_gate_residual_norm_modulate(
+    x: Tensor,
+    partial_sums: Tensor,
+    y: Tensor,
+    modulation: Modulation,
+    gate: int,
+    shift: int,
+    scale: int,
+    eps: float = 1e-6,
+    out: tuple[Tensor, Tensor] | None = None,
+    tile: RowTile | None = None,
+) -> tuple[Tensor, Tensor]:
+    """x' and h; the sum is written to y.  x' may be x itself.
+
+    Raises: ValueError for a shape, dtype, layout or alignment that the kernel does not take.
+    Launches: _gate_residual_kernel.
+    """
+    op = "split_gate_residual_norm_modulate"
+    _check_row(op, x, y, modulation, gate, shift, scale)
+    _check.partial_sums(op, partial_sums, y)
+    x_out, h = _check.pair(op, x, y.dtype, out)
+    _launch(x, partial_sums, y, modulation, (gate, shift, scale), eps, x_out, h, tile)
     return x_out, h
 
 
@@ -114,17 +157,22 @@ def gate_residual(
     Launches: _gate_residual_kernel.
     """
     op = "gate_residual"
-    _check.rows(op, x)
-    _check.tensor(op, "y", y, tuple(x.shape), x)
-    _check.modulation(op, modulation, x.shape, x, gate)
+    _check_row(op, x, y, modulation, gate)
     out = torch.empty_like(x) if out is None else out
     _check.tensor(op, "out", out, tuple(x.shape), x, (x.dtype,))
-    _launch(x, y, modulation, (gate, 0, 0), 0.0, out, None, tile)
+    _launch(x, None, y, modulation, (gate, 0, 0), 0.0, out, None, tile)
     return out
+
+
+def _check_row(op: str, x: Tensor, y: Tensor, modulation: Modulation, *chunks: int) -> None:
+    _check.rows(op, x)
+    _check.tensor(op, "y", y, tuple(x.shape), x)
+    _check.modulation(op, modulation, x.shape, x, *chunks)
 
 
 def _launch(
     x: Tensor,
+    partial_sums: Tensor | None,
     y: Tensor,
     modulation: Modulation,
     chunks: tuple[int, int, int],
@@ -134,11 +182,12 @@ def _launch(
     tile: RowTile | None,
 ) -> None:
     b, t, d = x.shape
-    cut = row_tile(d) if tile is None else tile
-    table = modulation.table
+    tile, table = tile or row_tile(d), modulation.table
+    # Pointers that the flags leave unread still need an address.
     _gate_residual_kernel[(b * t,)](
-        x, y, table, modulation.rows, modulation.counter, x_out, x if h is None else h,
-        t, table.shape[1], table.shape[2], *chunks, eps,
-        D=d, BLOCK=row_block(d), WRITE_H=h is not None, PDL=cut.pdl,
-        **options(cut.warps, pdl=cut.pdl),
+        x, y if partial_sums is None else partial_sums, y, table, modulation.rows,
+        modulation.counter, x_out, x if h is None else h,
+        t, table.shape[1], table.shape[2], *chunks, eps, D=d, BLOCK=row_block(d),
+        SPLITS=0 if partial_sums is None else len(partial_sums), WRITE_H=h is not None,
+        PDL=tile.pdl, **options(tile.warps, pdl=tile.pdl),
     )  # fmt: skip

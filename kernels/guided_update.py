@@ -39,6 +39,7 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
     }
 
 
+# PIXELS is specialised on purpose: planes of whole vectors are read 16 bytes at a time.
 @triton.jit(
     do_not_specialize=["N", "C", "K", "GUIDED"],
     do_not_specialize_on_alignment=["counter_ptr"],
@@ -52,16 +53,16 @@ def _guided_update_kernel(
     blocks = tl.cdiv(PIXELS, BLOCK)
     plane = (tl.program_id(0) // blocks).to(tl.int64)
     pixels = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    some = pixels < PIXELS
+    inside = pixels < PIXELS
     image, channel = plane // C, plane % C
     a, b, c, save, guidance = read_solver(coefficients_ptr, counter_ptr)
-    noise = loaded(eps_ptr + (image * K + channel) * PIXELS, pixels, some)
+    noise = loaded(eps_ptr + (image * K + channel) * PIXELS, pixels, inside)
     if HALVES == 2:
-        other = loaded(eps_ptr + ((image + N) * K + channel) * PIXELS, pixels, some)
-        noise = tl.where(channel < GUIDED, other + guidance * (noise - other), noise)
+        free = loaded(eps_ptr + ((image + N) * K + channel) * PIXELS, pixels, inside)
+        noise = tl.where(channel < GUIDED, free + guidance * (noise - free), noise)
     place = plane * PIXELS + pixels
-    value = updated(latents_ptr, anchor_ptr, place, some, noise, a, b, c, save)
-    tl.store(out_ptr + place, value, mask=some)
+    value = updated(latents_ptr, anchor_ptr, place, inside, noise, a, b, c, save)
+    tl.store(out_ptr + place, value, mask=inside)
     end_evaluation(counter_ptr)
 
 
@@ -89,11 +90,11 @@ def guided_update(
     _check.solver(op, solver, latents, solver.counter)
     out = torch.empty_like(latents) if out is None else out
     _check.tensor(op, "out", out, tuple(latents.shape), latents, _check.FLOAT32)
-    cut = RowTile() if tile is None else tile
+    tile = tile or RowTile()
     block = min(1024, row_block(pixels))
     _guided_update_kernel[(n * c * -(-pixels // block),)](
         eps, latents, out, latents if solver.anchor is None else solver.anchor,
         solver.coefficients, solver.counter, n, c, eps.shape[1], pixels, guided,
-        HALVES=len(eps) // n, BLOCK=block, PDL=cut.pdl, **options(cut.warps, pdl=cut.pdl),
+        HALVES=len(eps) // n, BLOCK=block, PDL=tile.pdl, **options(tile.warps, pdl=tile.pdl),
     )  # fmt: skip
     return out

@@ -17,12 +17,14 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import MatrixTile, linear_tile, options
+from l2c_rt.kernels._launch import MatrixTile, linear_tile
 from l2c_rt.kernels._matrix_math import (
     accumulated,
     gelu_erf,
     gelu_tanh,
-    needs_upcast,
+    plus_bias,
+    product_options,
+    store_tile,
     tile_of,
 )
 
@@ -49,23 +51,19 @@ def _linear_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     GELU: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    row_tile, column_tile = tile_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP)
-    rows = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    rows, columns = tile_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP)
     # Tiles that stick out read other rows again instead of being masked in the loop.
     total = accumulated(
         tl.zeros((BLOCK_M, BLOCK_N), tl.float32), x_ptr, weight_ptr, rows % M, columns % N, 0,
         inner, K, K, BLOCK_K, K % BLOCK_K == 0, UPCAST,
     )  # fmt: skip
     if HAS_BIAS:
-        total += tl.load(bias_ptr + columns, mask=columns < N, other=0.0).to(tl.float32)[None, :]
+        total = plus_bias(total, bias_ptr, columns, columns < N)
     if GELU == 1:
         total = gelu_tanh(total)
     elif GELU == 2:
         total = gelu_erf(total)
-    ptrs = out_ptr + rows.to(tl.int64)[:, None] * N + columns[None, :]
-    inside = (rows < M)[:, None] & (columns < N)[None, :]
-    tl.store(ptrs, total.to(out_ptr.dtype.element_ty), mask=inside)
+    store_tile(out_ptr, total, rows, columns, M, N)
 
 
 def linear(
@@ -87,11 +85,9 @@ def linear(
     m, n, k = _check.product(op, x, weight, bias)
     out = x.new_empty((*x.shape[:-1], n)) if out is None else out
     _check.tensor(op, "out", out, (*x.shape[:-1], n), x)
-    cut = linear_tile(m, n, x.element_size()) if tile is None else tile
-    _linear_kernel[(-(-m // cut.m) * -(-n // cut.n),)](
-        x, weight, weight if bias is None else bias, out, m, k, N=n, K=k, BLOCK_M=cut.m,
-        BLOCK_N=cut.n, BLOCK_K=cut.k, GROUP=cut.group, GELU=_GELU[gelu],
-        HAS_BIAS=bias is not None, UPCAST=needs_upcast(_linear_kernel, x.dtype),
-        **options(cut.warps, num_stages=cut.stages),
+    tile = tile or linear_tile(m, n, x.element_size())
+    _linear_kernel[(tile.count(m, n),)](
+        x, weight, weight if bias is None else bias, out, m, k, N=n, K=k, GELU=_GELU[gelu],
+        **product_options(_linear_kernel, tile, x, bias),
     )  # fmt: skip
     return out

@@ -71,12 +71,12 @@ def _patch_embed_kernel(
     token = (tl.program_id(0) % tl.cdiv(T, TOKENS)) * TOKENS + tl.arange(0, TOKENS)[:, None]
     columns = tl.arange(0, BLOCK)[None, :]
     inside = (token < T) & (columns < D)
+    # A prefix token has no patch; the corner that comes out for it is masked.
     corners = patch_corner(token - EXTRAS, H, W, P)
     x = embedded_patches(
         latents_ptr + image % N * (C * H * W), corners, (token >= EXTRAS) & (token < T), weight_ptr,
-        columns, H, W, C, P, D, BLOCK, UNROLL,
+        bias_ptr, columns, H, W, C, P, D, BLOCK, UNROLL,
     )  # fmt: skip
-    x += loaded(bias_ptr, columns, columns < D)
     if EXTRAS:
         table_ptr += table_row(rows_ptr, counter_ptr, image, num_rows, EXTRAS, D)
         prefix = loaded(table_ptr, token * D + columns, (token < EXTRAS) & (columns < D))
@@ -131,11 +131,7 @@ def patch_embed_norm(
     op = "patch_embed_norm"
     shape = _check.embedding(op, embedding, latents, batch, prefix)
     _check.affine(op, weight, bias, embedding.weight)
-    made = embedding.weight.new_empty
-    x, h = (made(shape), made(shape)) if out is None else out
-    _check.tensor(op, "out[0]", x, shape, latents)
-    _check.tensor(op, "out[1]", h, shape, latents)
-    _check.distinct(op, "out[1]", h, "out[0]", x)
+    x, h = _check.embedded_pair(op, embedding, shape, out)
     _launch(latents, embedding, prefix, (weight, bias), eps, x, h, tile)
     return x, h
 
@@ -152,18 +148,18 @@ def _launch(
 ) -> None:
     n, c, height, width = latents.shape
     b, t, d = x.shape
-    cut = embed_tile(b * t, d) if tile is None else tile
+    tile = tile or embed_tile(b * t, d)
     weight, bias = embedding.weight, embedding.bias
     # Pointers that the flags leave unread still need an address.
     index = latents.view(torch.int32)
     table, rows, counter = (
         (bias, index, index) if prefix is None else (prefix.table, prefix.rows, prefix.counter)
     )
-    _patch_embed_kernel[(b * -(-t // cut.tokens),)](
+    _patch_embed_kernel[(b * -(-t // tile.tokens),)](
         latents, weight, bias, embedding.positions, table, rows, counter,
         *((bias, bias) if affine is None else affine), x, x if h is None else h,
         b, n, t, height, width, 0 if prefix is None else table.shape[1], eps,
         EXTRAS=0 if prefix is None else table.shape[2], C=c, P=embedding.patch, D=d,
-        BLOCK=row_block(d), TOKENS=cut.tokens, UNROLL=cut.unroll, WRITE_H=h is not None,
-        PDL=cut.pdl, **options(cut.warps, pdl=cut.pdl),
+        BLOCK=row_block(d), TOKENS=tile.tokens, UNROLL=tile.unroll, WRITE_H=h is not None,
+        PDL=tile.pdl, **options(tile.warps, pdl=tile.pdl),
     )  # fmt: skip

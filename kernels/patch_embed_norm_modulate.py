@@ -68,12 +68,12 @@ def _patch_embed_norm_modulate_kernel(
     inside = (token < T) & (columns < D)
     x = embedded_patches(
         latents_ptr + image % N * (C * H * W), patch_corner(token, H, W, P), token < T, weight_ptr,
-        columns, H, W, C, P, D, BLOCK, UNROLL,
+        bias_ptr, columns, H, W, C, P, D, BLOCK, UNROLL,
     )  # fmt: skip
-    x += loaded(bias_ptr, columns, columns < D)
     x += loaded(positions_ptr, token * D + columns, inside)
     stored(x_ptr + image * T * D, token * D + columns, x, inside)
     let_next_kernel_start(PDL)
+    # All tokens of a program are of one image, and so share a row of the table.
     table_ptr += table_row(rows_ptr, counter_ptr, image, num_rows, num_chunks, D)
     scales = loaded(table_ptr, scale * D + columns, columns < D)
     shifts = loaded(table_ptr, shift * D + columns, columns < D)
@@ -99,21 +99,16 @@ def patch_embed_norm_modulate(
     """
     op = "patch_embed_norm_modulate"
     shape = _check.embedding(op, embedding, latents, batch, None)
-    made = embedding.weight.new_empty
-    x, h = (made(shape), made(shape)) if out is None else out
-    _check.tensor(op, "out[0]", x, shape, latents)
-    _check.tensor(op, "out[1]", h, shape, latents)
-    _check.distinct(op, "out[1]", h, "out[0]", x)
+    x, h = _check.embedded_pair(op, embedding, shape, out)
     _check.modulation(op, modulation, x.shape, x, shift, scale)
     n, c, height, width = latents.shape
     b, t, d = shape
-    cut = embed_tile(b * t, d) if tile is None else tile
-    table = modulation.table
-    _patch_embed_norm_modulate_kernel[(b * -(-t // cut.tokens),)](
+    tile, table = tile or embed_tile(b * t, d), modulation.table
+    _patch_embed_norm_modulate_kernel[(b * -(-t // tile.tokens),)](
         latents, embedding.weight, embedding.bias, embedding.positions, table, modulation.rows,
         modulation.counter, x, h, b, n, t, height, width, table.shape[1], table.shape[2],
         shift, scale, eps,
-        C=c, P=embedding.patch, D=d, BLOCK=row_block(d), TOKENS=cut.tokens, UNROLL=cut.unroll,
-        PDL=cut.pdl, **options(cut.warps, pdl=cut.pdl),
+        C=c, P=embedding.patch, D=d, BLOCK=row_block(d), TOKENS=tile.tokens, UNROLL=tile.unroll,
+        PDL=tile.pdl, **options(tile.warps, pdl=tile.pdl),
     )  # fmt: skip
     return x, h

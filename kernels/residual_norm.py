@@ -3,10 +3,9 @@
 
     x' = x + y          h = LN(x') * weight + bias
 
-The split form sums the float32 parts that `split_linear` left first, and keeps the sum in y, as
-`split_gate_residual_norm_modulate` does.
+The split form sums the float32 partial sums that `split_linear` left first, and keeps the sum in y.
 
-Shapes: x, y, x', h [B, T, D]; weight, bias [D]; parts float32 [s, B T, D].
+Shapes: x, y, x', h [B, T, D]; weight, bias [D]; partial_sums float32 [s, B T, D].
 Passes over [B, T, D]: 2 reads and 2 writes, where eager PyTorch makes 3 and 2; split, s float32
 reads, 1 read and 3 writes.
 """
@@ -22,11 +21,12 @@ from torch import Tensor
 from l2c_rt.kernels import _check
 from l2c_rt.kernels._launch import RowTile, options, row_block, row_tile
 from l2c_rt.kernels._row_math import (
+    branch_output,
     let_next_kernel_start,
     loaded,
     normalised,
+    own_row,
     stored,
-    summed_parts,
     wait_for_kernel_before,
 )
 
@@ -39,7 +39,7 @@ def residual_norm_bytes(batch: int, tokens: int, width: int, itemsize: int) -> i
 def split_residual_norm_bytes(
     batch: int, tokens: int, width: int, splits: int, itemsize: int
 ) -> int:
-    """The parts in float32 and x read; y, x' and h written; the norm's weight and bias once."""
+    """The partial sums in float32 and x read; y, x' and h written; weight and bias once."""
     return batch * tokens * width * (4 * splits + 4 * itemsize) + 2 * width * itemsize
 
 
@@ -58,21 +58,13 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 
 @triton.jit(launch_metadata=_metadata)
 def _residual_norm_kernel(
-    x_ptr, parts_ptr, y_ptr, weight_ptr, bias_ptr, x_out_ptr, h_ptr, eps,
+    x_ptr, partial_sums_ptr, y_ptr, weight_ptr, bias_ptr, x_out_ptr, h_ptr, eps,
     D: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_kernel_before(PDL)
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)[None, :]
-    inside = columns < D
+    row, columns, inside = own_row(D, BLOCK)
     x = loaded(x_ptr + row * D, columns, inside)
-    if SPLITS:
-        y = summed_parts(parts_ptr, row, columns, inside, tl.num_programs(0), D, SPLITS)
-        y = y.to(y_ptr.dtype.element_ty)
-        tl.store(y_ptr + row * D + columns, y, mask=inside)
-        x += y.to(tl.float32)
-    else:
-        x += loaded(y_ptr + row * D, columns, inside)
+    x += branch_output(partial_sums_ptr, y_ptr, row, columns, inside, D, SPLITS)
     stored(x_out_ptr + row * D, columns, x, inside)
     let_next_kernel_start(PDL)
     weight = loaded(weight_ptr, columns, inside)
@@ -99,7 +91,7 @@ def residual_norm(
 
 def split_residual_norm(
     x: Tensor,
-    parts: Tensor,
+    partial_sums: Tensor,
     y: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -107,18 +99,18 @@ def split_residual_norm(
     out: tuple[Tensor, Tensor] | None = None,
     tile: RowTile | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """x' and h; the sum of the parts is written to y.  x' may be x itself.
+    """x' and h; the sum is written to y.  x' may be x itself.
 
     Raises: ValueError for a shape, dtype, layout or alignment that the kernel does not take.
     Launches: _residual_norm_kernel.
     """
-    return _launch("split_residual_norm", x, parts, y, weight, bias, eps, out, tile)
+    return _launch("split_residual_norm", x, partial_sums, y, weight, bias, eps, out, tile)
 
 
 def _launch(
     op: str,
     x: Tensor,
-    parts: Tensor | None,
+    partial_sums: Tensor | None,
     y: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -128,14 +120,14 @@ def _launch(
 ) -> tuple[Tensor, Tensor]:
     b, t, d = _check.rows(op, x)
     _check.tensor(op, "y", y, (b, t, d), x)
-    if parts is not None:
-        _check.parts(op, parts, b * t, d, x)
+    if partial_sums is not None:
+        _check.partial_sums(op, partial_sums, y)
     _check.affine(op, weight, bias, x)
     x_out, h = _check.pair(op, x, y.dtype, out)
-    cut = row_tile(d) if tile is None else tile
+    tile = tile or row_tile(d)
     _residual_norm_kernel[(b * t,)](
-        x, y if parts is None else parts, y, weight, bias, x_out, h, eps,
-        D=d, BLOCK=row_block(d), SPLITS=0 if parts is None else len(parts), PDL=cut.pdl,
-        **options(cut.warps, pdl=cut.pdl),
+        x, y if partial_sums is None else partial_sums, y, weight, bias, x_out, h, eps,
+        D=d, BLOCK=row_block(d), SPLITS=0 if partial_sums is None else len(partial_sums),
+        PDL=tile.pdl, **options(tile.warps, pdl=tile.pdl),
     )  # fmt: skip
     return x_out, h

@@ -23,6 +23,7 @@ from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
     loaded,
     normalised,
+    own_row,
     slot_offsets,
     stored,
     table_row,
@@ -49,6 +50,8 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
     }
 
 
+# Numbers that a run may change compile no other kernel, since compiling ends a capture; the index
+# lists lie at any address.
 @triton.jit(
     do_not_specialize=["T", "K", "num_rows", "num_chunks", "shift", "scale"],
     do_not_specialize_on_alignment=["slots_ptr", "gates_ptr", "rows_ptr", "counter_ptr"],
@@ -61,20 +64,20 @@ def _reuse_run_kernel(
     WRITE_X: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_kernel_before(PDL)
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)[None, :]
-    inside = columns < D
+    row, columns, inside = own_row(D, BLOCK)
     table_ptr += table_row(rows_ptr, counter_ptr, row // T, num_rows, num_chunks, D)
-    arena_ptr += row * D
     x = loaded(x_ptr + row * D, columns, inside)
-    for first in tl.range(0, K, UNROLL):
-        i = first + tl.arange(0, UNROLL)[:, None]
-        slots = slot_offsets(slots_ptr, i, K, stride_slot_vectors)
-        y = loaded(arena_ptr, slots + columns, (i < K) & inside)
-        gates = tl.load(gates_ptr + i, mask=i < K, other=0) * D
-        gate = loaded(table_ptr, gates + columns, (i < K) & inside)
-        x += tl.sum(gate * y, axis=0)[None, :]
+    # Without x' there is nothing to add, and the loop alone would nearly double the registers.
     if WRITE_X:
+        arena_ptr += row * D
+        # UNROLL slots in flight at once; a list that does not fill the last round is masked.
+        for first in tl.range(0, K, UNROLL):
+            i = first + tl.arange(0, UNROLL)[:, None]
+            slots = slot_offsets(slots_ptr, i, K, stride_slot_vectors)
+            y = loaded(arena_ptr, slots + columns, (i < K) & inside)
+            gates = tl.load(gates_ptr + i, mask=i < K, other=0) * D
+            gate = loaded(table_ptr, gates + columns, (i < K) & inside)
+            x += tl.sum(gate * y, axis=0)[None, :]
         stored(x_out_ptr + row * D, columns, x, inside)
     let_next_kernel_start(PDL)
     if WRITE_H:
@@ -138,7 +141,7 @@ def norm_modulate(
     out: Tensor | None = None,
     tile: RowTile | None = None,
 ) -> Tensor:
-    """h of x itself: k = 0 and no x'.  It has the table's dtype where it is allocated here.
+    """h of x itself, without reuses and x'.  It has the table's dtype where it is allocated here.
 
     Launches: _reuse_run_kernel.
     """
@@ -163,13 +166,13 @@ def _launch(
     tile: RowTile | None,
 ) -> None:
     b, t, d = x.shape
-    cut = row_tile(d) if tile is None else tile
+    tile = tile or row_tile(d)
     arena, table = reuses.arena, modulation.table
     _reuse_run_kernel[(b * t,)](
         x, arena, reuses.slots, reuses.gates, table, modulation.rows, modulation.counter,
         x if x_out is None else x_out, x if h is None else h,
         t, len(reuses.slots), arena.stride(0) // 8, table.shape[1], table.shape[2], *chunks, eps,
-        D=d, BLOCK=row_block(d), UNROLL=cut.unroll,
-        WRITE_X=x_out is not None, WRITE_H=h is not None, PDL=cut.pdl,
-        **options(cut.warps, pdl=cut.pdl),
+        D=d, BLOCK=row_block(d), UNROLL=tile.unroll,
+        WRITE_X=x_out is not None, WRITE_H=h is not None, PDL=tile.pdl,
+        **options(tile.warps, pdl=tile.pdl),
     )  # fmt: skip

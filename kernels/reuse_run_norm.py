@@ -23,6 +23,7 @@ from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
     loaded,
     normalised,
+    own_row,
     slot_offsets,
     stored,
     wait_for_kernel_before,
@@ -58,16 +59,15 @@ def _reuse_run_norm_kernel(
     WRITE_X: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_kernel_before(PDL)
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)[None, :]
-    inside = columns < D
-    arena_ptr += row * D
+    row, columns, inside = own_row(D, BLOCK)
     x = loaded(x_ptr + row * D, columns, inside)
-    for first in tl.range(0, K, UNROLL):
-        i = first + tl.arange(0, UNROLL)[:, None]
-        slots = slot_offsets(slots_ptr, i, K, stride_slot_vectors)
-        x += tl.sum(loaded(arena_ptr, slots + columns, (i < K) & inside), axis=0)[None, :]
+    # Without x' there is nothing to add, and the loop would only cost registers.
     if WRITE_X:
+        arena_ptr += row * D
+        for first in tl.range(0, K, UNROLL):
+            i = first + tl.arange(0, UNROLL)[:, None]
+            slots = slot_offsets(slots_ptr, i, K, stride_slot_vectors)
+            x += tl.sum(loaded(arena_ptr, slots + columns, (i < K) & inside), axis=0)[None, :]
         stored(x_out_ptr + row * D, columns, x, inside)
     let_next_kernel_start(PDL)
     if WRITE_H:
@@ -126,7 +126,7 @@ def norm(
     out: Tensor | None = None,
     tile: RowTile | None = None,
 ) -> Tensor:
-    """h of x itself: k = 0 and no x'.  It has the weight's dtype where it is allocated here.
+    """h of x itself, without reuses and x'.  It has the weight's dtype where it is allocated here.
 
     Launches: _reuse_run_norm_kernel.
     """
@@ -150,12 +150,12 @@ def _launch(
     tile: RowTile | None,
 ) -> None:
     b, t, d = x.shape
-    cut = row_tile(d) if tile is None else tile
+    tile = tile or row_tile(d)
     arena = reuses.arena
     _reuse_run_norm_kernel[(b * t,)](
         x, arena, reuses.slots, *affine, x if x_out is None else x_out, x if h is None else h,
         len(reuses.slots), arena.stride(0) // 8, eps,
-        D=d, BLOCK=row_block(d), UNROLL=cut.unroll,
-        WRITE_X=x_out is not None, WRITE_H=h is not None, PDL=cut.pdl,
-        **options(cut.warps, pdl=cut.pdl),
+        D=d, BLOCK=row_block(d), UNROLL=tile.unroll,
+        WRITE_X=x_out is not None, WRITE_H=h is not None, PDL=tile.pdl,
+        **options(tile.warps, pdl=tile.pdl),
     )  # fmt: skip

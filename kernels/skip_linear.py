@@ -18,8 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import MatrixTile, linear_tile, options
-from l2c_rt.kernels._matrix_math import accumulated, needs_upcast, tile_of
+from l2c_rt.kernels._launch import MatrixTile, linear_tile
+from l2c_rt.kernels._matrix_math import accumulated, plus_bias, product_options, store_tile, tile_of
 
 
 def skip_linear_bytes(rows: int, columns: int, width: int, itemsize: int) -> int:
@@ -42,9 +42,7 @@ def _skip_linear_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    row_tile, column_tile = tile_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP)
-    rows = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    rows, columns = tile_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP)
     total = accumulated(
         tl.zeros((BLOCK_M, BLOCK_N), tl.float32), x_ptr, weight_ptr, rows % M, columns % N, 0,
         inner, D, 2 * D, BLOCK_K, D % BLOCK_K == 0, UPCAST,
@@ -54,10 +52,8 @@ def _skip_linear_kernel(
         inner, D, 2 * D, BLOCK_K, D % BLOCK_K == 0, UPCAST,
     )  # fmt: skip
     if HAS_BIAS:
-        total += tl.load(bias_ptr + columns, mask=columns < N, other=0.0).to(tl.float32)[None, :]
-    ptrs = out_ptr + rows.to(tl.int64)[:, None] * N + columns[None, :]
-    inside = (rows < M)[:, None] & (columns < N)[None, :]
-    tl.store(ptrs, total.to(out_ptr.dtype.element_ty), mask=inside)
+        total = plus_bias(total, bias_ptr, columns, columns < N)
+    store_tile(out_ptr, total, rows, columns, M, N)
 
 
 def skip_linear(
@@ -78,11 +74,9 @@ def skip_linear(
     _check.tensor(op, "skip", skip, tuple(x.shape), x, (x.dtype,))
     out = x.new_empty((*x.shape[:-1], n)) if out is None else out
     _check.tensor(op, "out", out, (*x.shape[:-1], n), x)
-    cut = linear_tile(m, n, x.element_size()) if tile is None else tile
-    _skip_linear_kernel[(-(-m // cut.m) * -(-n // cut.n),)](
-        x, skip, weight, weight if bias is None else bias, out, m, d, N=n, D=d, BLOCK_M=cut.m,
-        BLOCK_N=cut.n, BLOCK_K=cut.k, GROUP=cut.group, HAS_BIAS=bias is not None,
-        UPCAST=needs_upcast(_skip_linear_kernel, x.dtype),
-        **options(cut.warps, num_stages=cut.stages),
+    tile = tile or linear_tile(m, n, x.element_size())
+    _skip_linear_kernel[(tile.count(m, n),)](
+        x, skip, weight, weight if bias is None else bias, out, m, d, N=n, D=d,
+        **product_options(_skip_linear_kernel, tile, x, bias),
     )  # fmt: skip
     return out

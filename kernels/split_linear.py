@@ -1,15 +1,16 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 """A linear layer cut along its inner dimension, for grids too small to fill the GPU.
 
-    parts[i] = x[:, K_i] weight[:, K_i]^T  (+ bias in part 0)          y = sum_i parts[i]
+    partial_sums[i] = x[:, K_i] weight[:, K_i]^T  (+ bias in the first)
+    y = sum_i partial_sums[i]
 
-The parts stay float32 and are added in order by the kernel that adds the branch
+The partial sums stay float32 and are added in order by the kernel that adds the branch
 (`split_gate_residual_norm_modulate`, `split_residual_norm`) or by `split_sum`: no atomics, so a
 replay gives the same bits, and no launch of its own for the reduction.
 
-Shapes: x [..., K] with M rows; weight [N, K]; bias [N]; parts float32 [s, M, N]; K and N multiples
-of 8.
-Passes: x and weight once, parts written once.
+Shapes: x [..., K] with M rows; weight [N, K]; bias [N]; partial_sums float32 [s, M, N]; K and N
+multiples of 8.
+Passes: x and weight once, the partial sums written once.
 """
 
 from __future__ import annotations
@@ -22,14 +23,26 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import MatrixTile, linear_tile, options
-from l2c_rt.kernels._matrix_math import accumulated, needs_upcast, tile_of
+from l2c_rt.kernels._launch import MatrixTile, RowTile, linear_tile, options, row_block, row_tile
+from l2c_rt.kernels._matrix_math import accumulated, plus_bias, product_options, store_tile, tile_of
+from l2c_rt.kernels._row_math import (
+    let_next_kernel_start,
+    own_row,
+    stored,
+    summed,
+    wait_for_kernel_before,
+)
 
 
 def split_linear_bytes(rows: int, columns: int, inner: int, splits: int, itemsize: int) -> int:
-    """x, weight and bias read once, the parts written in float32."""
+    """x, weight and bias read once, the partial sums written in float32."""
     read = (rows * inner + columns * inner + columns) * itemsize
     return read + 4 * splits * rows * columns
+
+
+def split_sum_bytes(rows: int, width: int, splits: int, itemsize: int) -> int:
+    """The partial sums in float32 read, their sum written."""
+    return rows * width * (4 * splits + itemsize)
 
 
 def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
@@ -41,28 +54,46 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
     }
 
 
+def _sum_metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
+    rows, width, splits = grid[0], args["D"], args["SPLITS"]
+    return {
+        "name": f"{metadata.name} [{rows}, {width}] s={splits}",
+        "bytes": split_sum_bytes(rows, width, splits, args["y_ptr"].element_size()),
+        "flops32": (splits - 1) * rows * width,
+    }
+
+
 @triton.jit(do_not_specialize=["M", "inner"], launch_metadata=_metadata)
 def _split_linear_kernel(
-    x_ptr, weight_ptr, bias_ptr, parts_ptr, M, inner, N: tl.constexpr, K: tl.constexpr,
+    x_ptr, weight_ptr, bias_ptr, partial_sums_ptr, M, inner, N: tl.constexpr, K: tl.constexpr,
     SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
+    # Whole blocks, so that every part starts on a 16-byte vector.
     LENGTH: tl.constexpr = (K + SPLITS * BLOCK_K - 1) // (SPLITS * BLOCK_K) * BLOCK_K
     tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
     split = tl.program_id(0) // tiles
-    row_tile, column_tile = tile_of(tl.program_id(0) % tiles, M, N, BLOCK_M, BLOCK_N, GROUP)
-    rows = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    rows, columns = tile_of(tl.program_id(0) % tiles, M, N, BLOCK_M, BLOCK_N, GROUP)
     total = accumulated(
         tl.zeros((BLOCK_M, BLOCK_N), tl.float32), x_ptr, weight_ptr, rows % M, columns % N,
         split * LENGTH, min(inner, (split + 1) * LENGTH), K, K, BLOCK_K, K % BLOCK_K == 0, UPCAST,
     )  # fmt: skip
     if HAS_BIAS:
-        added = columns < tl.where(split == 0, N, 0)
-        total += tl.load(bias_ptr + columns, mask=added, other=0.0).to(tl.float32)[None, :]
-    row = split.to(tl.int64) * M + rows
-    inside = (rows < M)[:, None] & (columns < N)[None, :]
-    tl.store(parts_ptr + row[:, None] * N + columns[None, :], total, mask=inside)
+        # By its mask the bias is 0 in every part but the first.
+        total = plus_bias(total, bias_ptr, columns, columns < tl.where(split == 0, N, 0))
+    store_tile(partial_sums_ptr, total, rows, columns, M, N, split.to(tl.int64) * M)
+
+
+@triton.jit(launch_metadata=_sum_metadata)
+def _split_sum_kernel(
+    partial_sums_ptr, y_ptr,
+    D: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    wait_for_kernel_before(PDL)
+    row, columns, inside = own_row(D, BLOCK)
+    y = summed(partial_sums_ptr, row, columns, inside, D, SPLITS)
+    let_next_kernel_start(PDL)
+    stored(y_ptr + row * D, columns, y, inside)
 
 
 def split_linear(
@@ -73,25 +104,41 @@ def split_linear(
     out: Tensor | None = None,
     tile: MatrixTile | None = None,
 ) -> Tensor:
-    """The parts, for a kernel that adds them.
+    """The partial sums, for a kernel that adds them.
 
     Raises: ValueError for a shape, dtype, layout or alignment that the kernel does not take.
     Launches: _split_linear_kernel.
     """
     op = "split_linear"
     m, n, k = _check.product(op, x, weight, bias)
-    cut = linear_tile(m, n, x.element_size()) if tile is None else tile
-    if not 1 <= splits <= -(-k // cut.k):
+    tile = tile or linear_tile(m, n, x.element_size())
+    if not 1 <= splits <= -(-k // tile.k):
         raise ValueError(
-            f"{op}: {splits} splits of {k} columns, wanted 1 to {-(-k // cut.k)} so that each has "
-            f"a block of {cut.k}"
+            f"{op}: {splits} splits of {k} columns, wanted 1 to {-(-k // tile.k)} so that each has "
+            f"a block of {tile.k}"
         )
-    parts = x.new_empty((splits, m, n), dtype=torch.float32) if out is None else out
-    _check.tensor(op, "out", parts, (splits, m, n), x, _check.FLOAT32)
-    _split_linear_kernel[(splits * -(-m // cut.m) * -(-n // cut.n),)](
-        x, weight, weight if bias is None else bias, parts, m, k, N=n, K=k, SPLITS=splits,
-        BLOCK_M=cut.m, BLOCK_N=cut.n, BLOCK_K=cut.k, GROUP=cut.group, HAS_BIAS=bias is not None,
-        UPCAST=needs_upcast(_split_linear_kernel, x.dtype),
-        **options(cut.warps, num_stages=cut.stages),
+    out = x.new_empty((splits, m, n), dtype=torch.float32) if out is None else out
+    _check.tensor(op, "out", out, (splits, m, n), x, _check.FLOAT32)
+    _split_linear_kernel[(splits * tile.count(m, n),)](
+        x, weight, weight if bias is None else bias, out, m, k, N=n, K=k, SPLITS=splits,
+        **product_options(_split_linear_kernel, tile, x, bias),
     )  # fmt: skip
-    return parts
+    return out
+
+
+def split_sum(partial_sums: Tensor, out: Tensor, tile: RowTile | None = None) -> Tensor:
+    """The sum alone, rounded to the dtype of `out`.
+
+    Shapes: partial_sums float32 [s, M, N]; out [..., N] with M rows.
+    Launches: _split_sum_kernel.
+    """
+    op = "split_sum"
+    _check.width(op, d := out.shape[-1])
+    _check.tensor(op, "out", out, tuple(out.shape), out)
+    _check.partial_sums(op, partial_sums, out)
+    tile = tile or row_tile(d)
+    _split_sum_kernel[(out.numel() // d,)](
+        partial_sums, out, D=d, BLOCK=row_block(d), SPLITS=len(partial_sums), PDL=tile.pdl,
+        **options(tile.warps, pdl=tile.pdl),
+    )  # fmt: skip
+    return out

@@ -392,8 +392,8 @@ def test_what_the_tables_hold_is_written_by_the_graph_that_fills_them(name: str,
             assert memory.holds(span(tensor))
 
 
-SUM_PARTS = ("_split_sum_kernel", "_split_gate_residual_kernel", "_residual_norm_kernel")
-"""Kernels that write an output to its slot from parts in float32."""
+SUM_PARTS = ("_split_sum_kernel", "_gate_residual_kernel", "_residual_norm_kernel")
+"""Kernels that write an output to its slot from partial sums in float32, where they are split."""
 
 
 class OnMemory:
@@ -490,9 +490,9 @@ class OnMemory:
         if "slots_ptr" in entry.arguments:
             base = self._record.shape_program.buffers.memory.slots
             places = [base[slot].data_ptr() for slot in made.slots]
-        elif "parts_ptr" in entry.arguments and entry.arguments.get("SPLITS"):
+        elif "partial_sums_ptr" in entry.arguments and entry.arguments.get("SPLITS"):
             is_sum = "x_ptr" in entry.arguments and "x_out_ptr" in entry.arguments
-            places = [entry.arguments["parts_ptr"].data_ptr()] if is_sum else []
+            places = [entry.arguments["partial_sums_ptr"].data_ptr()] if is_sum else []
         else:
             y = entry.arguments.get("y_ptr")
             places = [] if y is None else [y.data_ptr()]
@@ -522,7 +522,7 @@ class OnMemory:
         """Who wrote a slot, or the parts of an output, is told by the weight."""
         if isinstance(entry, Launch) and entry.kernel in SUM_PARTS:
             # Parts summed to their slot: by the kernel that also adds them, or before one does.
-            parts = entry.arguments["parts_ptr"].data_ptr()
+            parts = entry.arguments["partial_sums_ptr"].data_ptr()
             if entry.kernel == "_split_sum_kernel":
                 assert parts in self._unread, "parts summed that nobody waits for"
                 self._unread -= {parts}

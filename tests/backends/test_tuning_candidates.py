@@ -287,7 +287,7 @@ def test_a_split_choice_launches_the_kernel_with_its_tile_and_splits(splits: int
     assert launch.warps == 4
     assert launch.grid == (splits * 2 * 3, 1, 1)
     assert launch.arguments["SPLITS"] == splits
-    assert launch.arguments["parts_ptr"] is parts
+    assert launch.arguments["partial_sums_ptr"] is parts
 
 
 @pytest.mark.parametrize("tile", [(64, 64, 4, 2, 255), (128, 64, 8, 2, 255)])

@@ -1,6 +1,6 @@
 """The kernel that checks a timestep on the GPU, by the driver that records what is launched.
 
-That it says what PyTorch says is shown in interpreted_kernels.py.
+That it says what PyTorch says is shown in interpreted_timesteps.py.
 """
 
 from __future__ import annotations

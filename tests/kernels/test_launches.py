@@ -11,18 +11,10 @@ from typing import Any
 import pytest
 import torch
 from aot import read_back
-from kernel_calls import (
-    MODULES,
-    OPS,
-    Sizes,
-    arguments,
-    cloned,
-    kernel,
-    poisoned_like,
-    tensors,
-    truth,
-)
+from kernel_calls import MODULES, OPS, arguments, kernel, truth
+from kernel_operands import Sizes
 from recording_driver import Launch, recorded_launches
+from tensor_trees import cloned, poisoned_like, tensors
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from l2c_rt.kernels._launch import AttentionTile, MatrixTile, RowTile
@@ -37,7 +29,7 @@ class Allocations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.made: list[str] = []
+        self.calls: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = {t.untyped_storage().data_ptr() for _, t in tensors({"a": tuple(args)})}
@@ -45,7 +37,7 @@ class Allocations(TorchDispatchMode):
         after = result if isinstance(result, tuple) else (result,)
         for _, tensor in tensors(after):
             if tensor.untyped_storage().data_ptr() not in before:
-                self.made.append(str(func))
+                self.calls.append(str(func))
         return result
 
 
@@ -64,26 +56,26 @@ def test_a_function_launches_the_one_kernel_that_its_docstring_names(op: str) ->
 
 @pytest.mark.parametrize("op", OPS)
 def test_nothing_is_allocated_where_out_is_given(op: str) -> None:
-    given = arguments(op, SIZES)
+    operands = arguments(op, SIZES)
     if op != "split_sum":
-        given["out"] = poisoned_like(truth(op)(**cloned(given)))
+        operands["out"] = poisoned_like(truth(op)(**cloned(operands)))
     if op == "split_linear":
-        given["out"] = given["out"].float()
+        operands["out"] = operands["out"].float()
     with recorded_launches() as launches, Allocations() as allocations:
-        got = kernel(op)(**given)
-    assert allocations.made == []
-    assert [id(t) for _, t in tensors(got)] == [id(t) for _, t in tensors(given["out"])]
+        got = kernel(op)(**operands)
+    assert allocations.calls == []
+    assert [id(t) for _, t in tensors(got)] == [id(t) for _, t in tensors(operands["out"])]
     addresses = {t.data_ptr() for t in launches[0].tensors().values()}
-    assert {t.data_ptr() for _, t in tensors(given["out"])} <= addresses
+    assert {t.data_ptr() for _, t in tensors(operands["out"])} <= addresses
 
 
 @pytest.mark.parametrize("op", [op for op in OPS if op != "split_sum"])
 def test_outputs_that_are_not_given_are_made_like_the_references(op: str) -> None:
-    given = arguments(op, SIZES)
+    operands = arguments(op, SIZES)
     with recorded_launches():
-        got = kernel(op)(**given)
-    wanted = truth(op)(**cloned(given))
-    for (path, g), (_, w) in zip(tensors(got), tensors(wanted), strict=True):
+        got = kernel(op)(**operands)
+    expected = truth(op)(**cloned(operands))
+    for (path, g), (_, w) in zip(tensors(got), tensors(expected), strict=True):
         assert g.shape == w.shape, path
         assert g.dtype == (torch.float32 if op == "split_linear" else w.dtype), path
 
@@ -97,11 +89,11 @@ def test_every_address_but_an_index_is_taken_as_a_multiple_of_16(op: str) -> Non
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_tensor_reaches_the_kernel(op: str) -> None:
-    given = arguments(op, SIZES)
+    operands = arguments(op, SIZES)
     with recorded_launches() as launches:
-        kernel(op)(**given)
+        kernel(op)(**operands)
     addresses = {t.data_ptr() for t in launches[0].tensors().values()}
-    for path, tensor in tensors(given):
+    for path, tensor in tensors(operands):
         assert tensor.data_ptr() in addresses, path
 
 
@@ -136,7 +128,7 @@ GRIDS = {
     "split_sum": ROWS,
     "norm": ROWS,
     "residual_norm": ROWS,
-    "patch_embed": SIZES.batch * (SIZES.extras + SIZES.tokens),
+    "patch_embed": SIZES.batch * (SIZES.prefix_tokens + SIZES.tokens),
     "patch_embed_norm_modulate": ROWS,
     "final_update": SIZES.images * SIZES.tokens,
     "reuse_evaluation": SIZES.images * SIZES.tokens,
@@ -190,7 +182,7 @@ def test_dependent_launch_is_asked_of_the_driver_and_compiled_in() -> None:
 
 
 B, T, D = SIZES.batch, SIZES.tokens, SIZES.width
-N, PIXELS, E = SIZES.images, SIZES.channels * SIZES.patch**2, SIZES.extras
+N, PIXELS, E = SIZES.images, SIZES.channels * SIZES.patch**2, SIZES.prefix_tokens
 MODELS = {
     "reuse_run": (B, T, D, 2, 2),
     "gate_residual_norm_modulate": (B, T, D, 2),
@@ -203,7 +195,6 @@ MODELS = {
     "patch_embed": (N, B, E + T, D, PIXELS, 1, 2),
     "patch_embed_norm_modulate": (N, B, T, D, PIXELS, 2),
     "final_update": (N, B, T, D, PIXELS, 2, 2),
-    "final_update_embed": (N, B, T, D, PIXELS, 2, 2),
     "reuse_evaluation": (N, B, T, D, PIXELS, 2, 2),
     "final_update_norm": (N, B, T, D, PIXELS, 2, 2),
     "guided_update": (N * T * PIXELS, 2, 2),

@@ -37,11 +37,11 @@ class ReadBack:
 
     def widths(self, pattern: str) -> Counter[int]:
         """Bytes per access of the global loads or stores that match."""
-        found: Counter[int] = Counter()
+        widths: Counter[int] = Counter()
         for op, n in self.opcodes.items():
             if re.match(pattern, op):
-                found[_bytes(op)] += n
-        return found
+                widths[_bytes(op)] += n
+        return widths
 
 
 def read_back(cubin: bytes) -> ReadBack:
@@ -51,11 +51,11 @@ def read_back(cubin: bytes) -> ReadBack:
         file.flush()
         usage = _cuobjdump("--dump-resource-usage", file.name)
         code = _cuobjdump("--dump-sass", file.name)
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    assert found, usage
+    numbers = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert numbers, usage
     sequence = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", code)
     assert sequence, code[:500]
-    return ReadBack(int(found[1]), int(found[2]), tuple(sequence))
+    return ReadBack(int(numbers[1]), int(numbers[2]), tuple(sequence))
 
 
 def _cuobjdump(option: str, path: str) -> str:

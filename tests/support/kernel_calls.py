@@ -1,41 +1,34 @@
-"""Arguments for every public kernel function, from a few sizes; shared by the kernel tests."""
+"""Every public kernel function by name, with its reference and its arguments.
+
+The list is written by hand, so that a function which the backend's own list forgets shows.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor
+from kernel_operands import Arguments, Operands, Sizes
 
 from l2c_rt.kernels import reference
 from l2c_rt.kernels._launch import AttentionTile, MatrixTile
-from l2c_rt.kernels.operands import (
-    FinalLinear,
-    Modulation,
-    PatchEmbedding,
-    Reuses,
-    Solver,
-    ddim_coefficients,
-    dpm_solver_coefficients,
-)
 
 MODULES = {
     "reuse_run": ("reuse_run", "reuse_sum", "norm_modulate"),
-    "gate_residual_norm_modulate": ("gate_residual_norm_modulate", "gate_residual"),
-    "split_gate_residual_norm_modulate": ("split_gate_residual_norm_modulate", "split_sum"),
+    "gate_residual_norm_modulate": (
+        *("gate_residual_norm_modulate", "split_gate_residual_norm_modulate", "gate_residual"),
+    ),
     "reuse_run_norm": ("reuse_run_norm", "ungated_reuse_sum", "norm"),
     "residual_norm": ("residual_norm", "split_residual_norm"),
     "patch_embed": ("patch_embed", "patch_embed_norm"),
     "patch_embed_norm_modulate": ("patch_embed_norm_modulate",),
-    "final_update": ("final_update", "final_update_embed", "reuse_evaluation"),
+    "final_update": ("final_update", "reuse_evaluation"),
     "final_update_norm": ("final_update_norm",),
     "guided_update": ("guided_update",),
     "attention": ("attention",),
     "linear": ("linear",),
-    "split_linear": ("split_linear",),
+    "split_linear": ("split_linear", "split_sum"),
     "skip_linear": ("skip_linear",),
 }
 """File in kernels/ -> its public functions."""
@@ -44,265 +37,28 @@ OPS = tuple(op for ops in MODULES.values() for op in ops)
 MATRIX_OPS = ("attention", "linear", "split_linear", "skip_linear")
 END_OPS = (
     *("patch_embed", "patch_embed_norm", "patch_embed_norm_modulate", "final_update"),
-    *("final_update_embed", "reuse_evaluation", "final_update_norm", "guided_update"),
+    *("reuse_evaluation", "final_update_norm", "guided_update"),
 )
 ROW_OPS = tuple(op for op in OPS if op not in MATRIX_OPS + END_OPS)
-
-Arguments = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """`images` latents in `halves` halves; a grid of patches; k reuses."""
-
-    dtype: torch.dtype = torch.float32
-    images: int = 1
-    halves: int = 2
-    grid: tuple[int, int] = (1, 7)
-    width: int = 40
-    count: int = 3
-    channels: int = 4
-    patch: int = 2
-    prefix_tokens: int = 2
-    heads: int = 2
-    empty: bool = False
-
-    @property
-    def batch(self) -> int:
-        return self.images * self.halves
-
-    @property
-    def tokens(self) -> int:
-        return self.grid[0] * self.grid[1]
 
 
 def kernel(op: str) -> Callable[..., Any]:
     """The kernel function of that name."""
     module = next(name for name, ops in MODULES.items() if op in ops)
-    found: Callable[..., Any] = getattr(importlib.import_module(f"l2c_rt.kernels.{module}"), op)
-    return found
+    function: Callable[..., Any] = getattr(importlib.import_module(f"l2c_rt.kernels.{module}"), op)
+    return function
 
 
 def truth(op: str) -> Callable[..., Any]:
     """The function of that name in plain PyTorch."""
-    found: Callable[..., Any] = getattr(reference, op)
-    return found
+    function: Callable[..., Any] = getattr(reference, op)
+    return function
 
 
 def arguments(op: str, sizes: Sizes) -> Arguments:
     """Arguments of one call, without `out` and `tile`."""
-    made = _Made(sizes)
-    arguments: Arguments = getattr(made, f"_{op}")()
-    return arguments
-
-
-def mapped(value: Any, change: Callable[[Tensor], Tensor], seen: dict[int, Tensor]) -> Any:
-    """The same structure with every tensor changed; what was one tensor stays one."""
-    if isinstance(value, Tensor):
-        return seen.setdefault(id(value), change(value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = (f.name for f in dataclasses.fields(value))
-        return type(value)(*(mapped(getattr(value, name), change, seen) for name in fields))
-    if isinstance(value, tuple):
-        return tuple(mapped(item, change, seen) for item in value)
-    if isinstance(value, dict):
-        return {key: mapped(item, change, seen) for key, item in value.items()}
-    return value
-
-
-def cloned(value: Any) -> Any:
-    return mapped(value, torch.clone, {})
-
-
-def float64(value: Any) -> Any:
-    return mapped(value, lambda t: t.double() if t.is_floating_point() else t.clone(), {})
-
-
-def tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in the structure, with its path."""
-    if isinstance(value, Tensor):
-        yield path, value
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from tensors(getattr(value, field.name), f"{path}.{field.name}")
-    elif isinstance(value, dict | tuple):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, item in pairs:
-            yield from tensors(item, f"{path}[{key}]")
-
-
-def poisoned_like(result: Any) -> Any:
-    """Outputs to write into, so that what is left unwritten shows."""
-    return mapped(result, lambda t: torch.full_like(t, float("nan")), {})
-
-
-class _Made:
-    """Random operands, scaled so that no term dominates; one method per operation."""
-
-    def __init__(self, sizes: Sizes) -> None:
-        self.s = sizes
-        self.generator = torch.Generator().manual_seed(7)
-        self.counter = torch.tensor([1, 0], dtype=torch.int32)
-
-    def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        wanted = dtype or self.s.dtype
-        if self.s.empty:
-            return torch.empty(shape, dtype=wanted)
-        return torch.randn(shape, generator=self.generator).to(wanted)
-
-    def integers(self, below: int, count: int) -> Tensor:
-        return torch.randint(below, (count,), generator=self.generator, dtype=torch.int32)
-
-    def x(self, prefix_tokens: int = 0) -> Tensor:
-        return self.normal(self.s.batch, prefix_tokens + self.s.tokens, self.s.width)
-
-    def modulation(self, chunks: int = 8) -> Modulation:
-        rows = self.s.batch + 1
-        table = 0.5 * self.normal(3, rows, chunks, self.s.width)
-        return Modulation(table, self.integers(rows, self.s.batch), self.counter)
-
-    def reuses(self, prefix_tokens: int = 0, gated: bool = True) -> Reuses:
-        # Slots further apart than they are long, as in an arena with rounded offsets.
-        shape = self.s.batch * (prefix_tokens + self.s.tokens), self.s.width
-        slots = self.s.count + 2
-        arena = self.normal(slots, shape[0] * shape[1] + 8).as_strided(
-            (slots, *shape), (shape[0] * shape[1] + 8, shape[1], 1)
-        )
-        order = torch.randperm(slots, generator=self.generator)[: self.s.count].int()
-        return Reuses(arena, order, self.integers(8, self.s.count) if gated else None)
-
-    def affine(self) -> Arguments:
-        return {"weight": 1 + 0.2 * self.normal(self.s.width), "bias": self.normal(self.s.width)}
-
-    def latents(self) -> Tensor:
-        rows, columns = self.s.grid
-        shape = (self.s.images, self.s.channels, rows * self.s.patch, columns * self.s.patch)
-        return self.normal(*shape, dtype=torch.float32)
-
-    def embedding(self, prefix_tokens: int = 0) -> PatchEmbedding:
-        d, pixels = self.s.width, self.s.channels * self.s.patch**2
-        weight, bias = 0.3 * self.normal(pixels, d), self.normal(d)
-        return PatchEmbedding(
-            weight, bias, self.normal(prefix_tokens + self.s.tokens, d), self.s.patch
-        )
-
-    def final(self, outputs: int, guided: int) -> FinalLinear:
-        rows = outputs * self.s.patch**2
-        weight = self.normal(rows, self.s.width) / self.s.width**0.5
-        return FinalLinear(weight, self.normal(rows), self.s.patch, guided)
-
-    def ddim(self) -> Solver:
-        table = ddim_coefficients([1.1, 0.9, 1.2], [-0.1, -0.3, 0.2], 4.0)
-        return Solver(table, self.counter)
-
-    def dpm_solver(self) -> Solver:
-        columns = ([0.9, 0.8, 0.7, 0.6], [0.3, 0.4, 0.5, 0.6], [1.1, 0.9, 1.2, 0.8], [0.5] * 4)
-        table = dpm_solver_coefficients(*columns, 1.4)
-        return Solver(table, self.counter, self.normal(*self.latents().shape, dtype=torch.float32))
-
-    def _reuse_run(self) -> Arguments:
-        return self._reuse_sum() | {"shift": 6, "scale": 2}
-
-    def _reuse_sum(self) -> Arguments:
-        return {"x": self.x(), "reuses": self.reuses(), "modulation": self.modulation()}
-
-    def _norm_modulate(self) -> Arguments:
-        return {"x": self.x(), "modulation": self.modulation(), "shift": 0, "scale": 7}
-
-    def _gate_residual(self) -> Arguments:
-        return {"x": self.x(), "y": self.x(), "modulation": self.modulation(), "gate": 5}
-
-    def _gate_residual_norm_modulate(self) -> Arguments:
-        return self._gate_residual() | {"shift": 3, "scale": 1}
-
-    def parts(self) -> Arguments:
-        rows = self.s.batch * self.s.tokens
-        return {"parts": self.normal(3, rows, self.s.width, dtype=torch.float32)}
-
-    def _split_gate_residual_norm_modulate(self) -> Arguments:
-        return self._gate_residual_norm_modulate() | self.parts()
-
-    def _split_sum(self) -> Arguments:
-        return self.parts() | {"out": torch.full_like(self.x(), float("nan"))}
-
-    def _reuse_run_norm(self) -> Arguments:
-        return self._ungated_reuse_sum() | self.affine()
-
-    def _ungated_reuse_sum(self) -> Arguments:
-        return {"x": self.x(), "reuses": self.reuses(gated=False)}
-
-    def _norm(self) -> Arguments:
-        return {"x": self.x()} | self.affine()
-
-    def _residual_norm(self) -> Arguments:
-        return {"x": self.x(), "y": self.x()} | self.affine()
-
-    def _split_residual_norm(self) -> Arguments:
-        return self._residual_norm() | self.parts()
-
-    def _patch_embed(self) -> Arguments:
-        prefix_tokens = self.s.prefix_tokens
-        prefix = self.modulation(prefix_tokens) if prefix_tokens else None
-        embedding = self.embedding(prefix_tokens)
-        latents, batch = self.latents(), self.s.batch
-        return {"latents": latents, "embedding": embedding, "batch": batch, "prefix": prefix}
-
-    def _patch_embed_norm(self) -> Arguments:
-        return self._patch_embed() | self.affine()
-
-    def _patch_embed_norm_modulate(self) -> Arguments:
-        embedded = {"latents": self.latents(), "embedding": self.embedding()}
-        tail = {"modulation": self.modulation(), "shift": 4, "scale": 5}
-        return embedded | {"batch": self.s.batch} | tail
-
-    def _final_update(self) -> Arguments:
-        final = self.final(2 * self.s.channels, min(3, self.s.channels))
-        return self._reuse_run() | {
-            "final": final,
-            "latents": self.latents(),
-            "solver": self.ddim(),
-        }
-
-    def _final_update_embed(self) -> Arguments:
-        return self._final_update() | {"embedding": self.embedding()}
-
-    def _reuse_evaluation(self) -> Arguments:
-        given = self._final_update_embed()
-        del given["x"]
-        return given
-
-    def _final_update_norm(self) -> Arguments:
-        given = {
-            "x": self.x(self.s.prefix_tokens),
-            "reuses": self.reuses(self.s.prefix_tokens, gated=False),
-        }
-        final = self.final(self.s.channels, self.s.channels)
-        solving = {"final": final, "latents": self.latents(), "solver": self.dpm_solver()}
-        return given | self.affine() | solving
-
-    def _guided_update(self) -> Arguments:
-        latents = self.latents()
-        eps = self.normal(self.s.batch, 2 * self.s.channels, *latents.shape[2:])
-        guided = min(3, self.s.channels)
-        return {"eps": eps, "latents": latents, "solver": self.dpm_solver(), "guided": guided}
-
-    def _attention(self) -> Arguments:
-        head = self.s.width // self.s.heads
-        qkv = self.normal(self.s.batch, self.s.tokens, 3 * self.s.heads * head)
-        return {"qkv": qkv, "heads": self.s.heads}
-
-    def product(self, inner: int, columns: int) -> Arguments:
-        weight = self.normal(columns, inner) / inner**0.5
-        return {"x": self.x(), "weight": weight, "bias": self.normal(columns)}
-
-    def _linear(self) -> Arguments:
-        return self.product(self.s.width, 3 * self.s.width) | {"gelu": "tanh"}
-
-    def _split_linear(self) -> Arguments:
-        return self.product(self.s.width, self.s.width) | {"splits": 2}
-
-    def _skip_linear(self) -> Arguments:
-        return self.product(2 * self.s.width, self.s.width) | {"skip": self.x()}
+    operands: Arguments = getattr(Operands(sizes), f"_{op}")()
+    return operands
 
 
 SMALL_ATTENTION = AttentionTile(16, 16, 4, 1)

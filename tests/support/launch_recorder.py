@@ -198,13 +198,14 @@ EFFECTS: dict[str, tuple[str, str, str]] = {
     "_reuse_run_norm_kernel": (
         "x arena", "x_out:WRITE_X h:WRITE_H", "slots weight:WRITE_H bias:WRITE_H",
     ),
-    "_gate_residual_kernel": ("x y counter", "x_out h:WRITE_H", "table rows"),
-    "_residual_norm_kernel": ("x y:!SPLITS parts:SPLITS", "x_out h y:SPLITS", "weight bias"),
-    "_split_gate_residual_kernel": ("x parts counter", "y x_out h", "table rows"),
-    "_split_sum_kernel": ("parts", "y", ""),
+    "_gate_residual_kernel": (
+        "x y:!SPLITS partial_sums:SPLITS counter", "x_out h:WRITE_H y:SPLITS", "table rows",
+    ),
+    "_residual_norm_kernel": ("x y:!SPLITS partial_sums:SPLITS", "x_out h y:SPLITS", "weight bias"),
+    "_split_sum_kernel": ("partial_sums", "y", ""),
     "_attention_kernel": ("qkv", "out", ""),
     "_linear_kernel": ("x", "out", "weight bias"),
-    "_split_linear_kernel": ("x", "parts", "weight bias"),
+    "_split_linear_kernel": ("x", "partial_sums", "weight bias"),
     "_skip_linear_kernel": ("x skip", "out", "weight bias"),
     "_final_update_kernel": (
         "x:!EMBED arena latents counter", "out counter",
@@ -250,7 +251,7 @@ def effect(entry: Entry) -> Effect:
         one = given["arena_ptr"][0].numel() * size
         reads = [r for r in reads if r[0] != base or r[1] <= one]
         reads += [(base + slot * stride * size, one) for slot in slots]
-    elif entry.kernel == "_gate_residual_kernel" or entry.kernel == "_split_gate_residual_kernel":
+    elif entry.kernel == "_gate_residual_kernel":
         gates = (given["gate"],)
     anchor = span(given["anchor_ptr"]) if "anchor_ptr" in given else None
     return Effect(tuple(reads), tuple(writes), tuple(constants), slots, gates, anchor)

@@ -22,8 +22,11 @@ from l2c_rt.plan.ops import Plan
 
 FUNCTIONS = {
     "reuse_run": ("reuse_run", "reuse_sum", "norm_modulate"),
-    "gate_residual_norm_modulate": ("gate_residual_norm_modulate", "gate_residual"),
-    "split_gate_residual_norm_modulate": ("split_gate_residual_norm_modulate", "split_sum"),
+    "gate_residual_norm_modulate": (
+        "gate_residual_norm_modulate",
+        "split_gate_residual_norm_modulate",
+        "gate_residual",
+    ),
     "reuse_run_norm": ("reuse_run_norm", "ungated_reuse_sum", "norm"),
     "residual_norm": ("residual_norm", "split_residual_norm"),
     "patch_embed": ("patch_embed", "patch_embed_norm"),
@@ -33,7 +36,7 @@ FUNCTIONS = {
     "guided_update": ("guided_update",),
     "attention": ("attention",),
     "linear": ("linear",),
-    "split_linear": ("split_linear",),
+    "split_linear": ("split_linear", "split_sum"),
     "skip_linear": ("skip_linear",),
 }
 """File of l2c_rt.kernels -> the functions that the backend calls."""

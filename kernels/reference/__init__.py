@@ -1,0 +1,62 @@
+"""The meaning of every kernel in plain PyTorch: same names, same signatures, no triton.
+
+Written in the dtype of its inputs, so that float64 inputs give the ground truth and bf16 inputs
+give what eager PyTorch would have rounded to.  `tile` says how a kernel is cut and changes nothing
+here; validation is the kernels' business.
+"""
+
+from l2c_rt.kernels.reference.ends import (
+    final_update,
+    final_update_norm,
+    guided_update,
+    patch_embed,
+    patch_embed_norm,
+    patch_embed_norm_modulate,
+    reuse_evaluation,
+)
+from l2c_rt.kernels.reference.products import (
+    attention,
+    linear,
+    skip_linear,
+    split_linear,
+    split_sum,
+)
+from l2c_rt.kernels.reference.rows import (
+    gate_residual,
+    gate_residual_norm_modulate,
+    norm,
+    norm_modulate,
+    residual_norm,
+    reuse_run,
+    reuse_run_norm,
+    reuse_sum,
+    split_gate_residual_norm_modulate,
+    split_residual_norm,
+    ungated_reuse_sum,
+)
+
+__all__ = [
+    "attention",
+    "final_update",
+    "final_update_norm",
+    "gate_residual",
+    "gate_residual_norm_modulate",
+    "guided_update",
+    "linear",
+    "norm",
+    "norm_modulate",
+    "patch_embed",
+    "patch_embed_norm",
+    "patch_embed_norm_modulate",
+    "residual_norm",
+    "reuse_evaluation",
+    "reuse_run",
+    "reuse_run_norm",
+    "reuse_sum",
+    "skip_linear",
+    "split_gate_residual_norm_modulate",
+    "split_linear",
+    "split_residual_norm",
+    "split_sum",
+    "ungated_reuse_sum",
+]

@@ -1,0 +1,163 @@
+"""The kernels that run down the rows of the residual stream."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from l2c_rt.kernels._launch import RowTile
+from l2c_rt.kernels.operands import Modulation, Reuses
+from l2c_rt.kernels.reference._outputs import Pair, into, into_both
+from l2c_rt.kernels.reference.products import split_sum
+
+
+def norm_modulate(
+    x: Tensor,
+    modulation: Modulation,
+    shift: int,
+    scale: int,
+    eps: float = 1e-6,
+    out: Tensor | None = None,
+    tile: RowTile | None = None,
+) -> Tensor:
+    shifts, scales = modulation.chunk(shift)[:, None], modulation.chunk(scale)[:, None]
+    h = F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scales) + shifts
+    return into(out, h.to(modulation.table.dtype if out is None else out.dtype))
+
+
+def reuse_sum(
+    x: Tensor,
+    reuses: Reuses,
+    modulation: Modulation,
+    out: Tensor | None = None,
+    tile: RowTile | None = None,
+) -> Tensor:
+    total = x
+    assert reuses.gates is not None
+    for slot, gate in zip(reuses.slots.tolist(), reuses.gates.tolist(), strict=True):
+        total = total + modulation.chunk(gate)[:, None] * reuses.arena[slot].view_as(x)
+    return into(out, total.to(x.dtype))
+
+
+def reuse_run(
+    x: Tensor,
+    reuses: Reuses,
+    modulation: Modulation,
+    shift: int,
+    scale: int,
+    eps: float = 1e-6,
+    out: Pair | None = None,
+    tile: RowTile | None = None,
+) -> Pair:
+    total = reuse_sum(x, reuses, modulation)
+    h = norm_modulate(total, modulation, shift, scale, eps).to(reuses.arena.dtype)
+    return into_both(out, total, h)
+
+
+def gate_residual(
+    x: Tensor,
+    y: Tensor,
+    modulation: Modulation,
+    gate: int,
+    out: Tensor | None = None,
+    tile: RowTile | None = None,
+) -> Tensor:
+    return into(out, (x + modulation.chunk(gate)[:, None] * y).to(x.dtype))
+
+
+def gate_residual_norm_modulate(
+    x: Tensor,
+    y: Tensor,
+    modulation: Modulation,
+    gate: int,
+    shift: int,
+    scale: int,
+    eps: float = 1e-6,
+    out: Pair | None = None,
+    tile: RowTile | None = None,
+) -> Pair:
+    total = gate_residual(x, y, modulation, gate)
+    h = norm_modulate(total, modulation, shift, scale, eps).to(y.dtype)
+    return into_both(out, total, h)
+
+
+def split_gate_residual_norm_modulate(
+    x: Tensor,
+    partial_sums: Tensor,
+    y: Tensor,
+    modulation: Modulation,
+    gate: int,
+    shift: int,
+    scale: int,
+    eps: float = 1e-6,
+    out: Pair | None = None,
+    tile: RowTile | None = None,
+) -> Pair:
+    split_sum(partial_sums, y)
+    return gate_residual_norm_modulate(x, y, modulation, gate, shift, scale, eps, out)
+
+
+def norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    out: Tensor | None = None,
+    tile: RowTile | None = None,
+) -> Tensor:
+    wide = torch.promote_types(x.dtype, weight.dtype)
+    h = F.layer_norm(x.to(wide), x.shape[-1:], weight.to(wide), bias.to(wide), eps)
+    return into(out, h.to(weight.dtype if out is None else out.dtype))
+
+
+def ungated_reuse_sum(
+    x: Tensor,
+    reuses: Reuses,
+    out: Tensor | None = None,
+    tile: RowTile | None = None,
+) -> Tensor:
+    total = x
+    for slot in reuses.slots.tolist():
+        total = total + reuses.arena[slot].view_as(x)
+    return into(out, total.to(x.dtype))
+
+
+def reuse_run_norm(
+    x: Tensor,
+    reuses: Reuses,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    out: Pair | None = None,
+    tile: RowTile | None = None,
+) -> Pair:
+    total = ungated_reuse_sum(x, reuses)
+    return into_both(out, total, norm(total, weight, bias, eps).to(reuses.arena.dtype))
+
+
+def residual_norm(
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    out: Pair | None = None,
+    tile: RowTile | None = None,
+) -> Pair:
+    total = (x + y).to(x.dtype)
+    return into_both(out, total, norm(total, weight, bias, eps).to(y.dtype))
+
+
+def split_residual_norm(
+    x: Tensor,
+    partial_sums: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    out: Pair | None = None,
+    tile: RowTile | None = None,
+) -> Pair:
+    split_sum(partial_sums, y)
+    return residual_norm(x, y, weight, bias, eps, out)

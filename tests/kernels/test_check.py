@@ -1,0 +1,120 @@
+"""What a kernel function refuses before it launches or allocates anything."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from kernel_calls import OPS, arguments, kernel
+from kernel_operands import Sizes
+from tensor_trees import tensors
+
+
+def replaced(value: Any, path: str, tensor: torch.Tensor) -> Any:
+    """The same arguments with the tensor at one path replaced."""
+    head, *rest = [part for part in path.replace("]", "").replace("[", ".").split(".") if part]
+    if rest:
+        inner = value[head] if isinstance(value, dict) else getattr(value, head)
+        tensor = replaced(inner, ".".join(rest), tensor)
+    if isinstance(value, dict):
+        return value | {head: tensor}
+    return dataclasses.replace(value, **{head: tensor})
+
+
+PATHS = [(op, path) for op in OPS for path, _ in tensors(arguments(op, Sizes()))]
+
+
+def spread(tensor: torch.Tensor) -> torch.Tensor:
+    """Equal, but every other element of a larger tensor."""
+    wide = torch.zeros((*tensor.shape, 2), dtype=tensor.dtype)
+    wide[..., 0] = tensor
+    return wide[..., 0]
+
+
+@pytest.mark.parametrize(("op", "path"), PATHS)
+def test_a_tensor_that_is_not_contiguous_is_refused(op: str, path: str) -> None:
+    operands = arguments(op, Sizes())
+    with pytest.raises(ValueError, match=rf"{op}: .*(contiguous|multiple of 8)"):
+        kernel(op)(**replaced(operands, path, spread(dict(tensors(operands))[path])))
+
+
+@pytest.mark.parametrize(
+    ("op", "path"), [(op, path) for op, path in PATHS if path.split(".")[-1] not in
+                     ("slots", "gates", "rows", "counter")]
+)  # fmt: skip
+def test_a_misaligned_tensor_is_refused(op: str, path: str) -> None:
+    operands = arguments(op, Sizes())
+    tensor = dict(tensors(operands))[path]
+    space = torch.empty(tensor.stride(0) * len(tensor) + 1, dtype=tensor.dtype)
+    moved = space.as_strided(tensor.shape, tensor.stride(), 1)
+    with pytest.raises(ValueError, match=rf"{op}: the address of .* 16 bytes.* pad its offset"):
+        kernel(op)(**replaced(operands, path, moved))
+
+
+@pytest.mark.parametrize(("op", "path"), PATHS)
+def test_a_tensor_of_another_dtype_is_refused(op: str, path: str) -> None:
+    operands = arguments(op, Sizes())
+    changed = dict(tensors(operands))[path].to(torch.float64)
+    with pytest.raises(ValueError, match=rf"{op}: .* is torch.float64, wanted .*convert"):
+        kernel(op)(**replaced(operands, path, changed))
+
+
+@pytest.mark.parametrize(("op", "path"), PATHS)
+def test_a_tensor_of_another_shape_is_refused(op: str, path: str) -> None:
+    operands = arguments(op, Sizes(images=2))
+    tensor = dict(tensors(operands))[path]
+    with pytest.raises(ValueError, match=rf"{op}: "):
+        kernel(op)(**replaced(operands, path, tensor[..., None].contiguous()))
+
+
+@pytest.mark.parametrize(("op", "path"), PATHS)
+def test_a_tensor_on_another_device_is_refused(op: str, path: str) -> None:
+    operands = arguments(op, Sizes())
+    moved = dict(tensors(operands))[path].to("meta")
+    with pytest.raises(ValueError, match=rf"{op}: "):
+        kernel(op)(**replaced(operands, path, moved))
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op not in ("attention", "guided_update")])
+@pytest.mark.parametrize("width", [20, 8200])
+def test_a_width_that_kernels_cannot_read_in_vectors_is_refused(op: str, width: int) -> None:
+    if width > 20 and op in ("linear", "split_linear", "skip_linear"):
+        return
+    operands = arguments(op, Sizes(width=width, grid=(1, 1), count=0, empty=True))
+    with pytest.raises(ValueError, match=rf"{op}: .*multiples? of 8"):
+        kernel(op)(**operands)
+
+
+def test_outputs_that_would_overwrite_what_is_still_read_are_refused() -> None:
+    operands = arguments("gate_residual_norm_modulate", Sizes())
+    x, y = operands["x"], torch.empty_like(operands["x"])
+    for out in ((y, x), (y, y)):
+        with pytest.raises(ValueError, match="must not share memory"):
+            kernel("gate_residual_norm_modulate")(**operands, out=out)
+
+
+def test_the_counter_of_a_run_must_be_one_tensor() -> None:
+    operands = arguments("final_update", Sizes())
+    solver = dataclasses.replace(operands["solver"], counter=torch.zeros(2, dtype=torch.int32))
+    with pytest.raises(ValueError, match="must be one tensor"):
+        kernel("final_update")(**operands | {"solver": solver})
+
+
+@pytest.mark.parametrize(
+    ("op", "changed", "says"),
+    [
+        ("reuse_run", {"shift": 8}, "chunk 8 is outside the table's 8"),
+        ("gate_residual", {"gate": -1}, "chunk -1 is outside"),
+        ("patch_embed", {"batch": 3}, "batch 3 is not a multiple of the 2 latents"),
+        ("attention", {"heads": 7}, "for 7 heads"),
+        ("attention", {"heads": 10}, "multiple of 8 up to 128"),
+        ("linear", {"gelu": "erf"}, "gelu is 'erf', wanted \"tanh\""),
+        ("split_linear", {"splits": 9}, "9 splits of 40 columns"),
+        ("guided_update", {"guided": 5}, "5 guided channels"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(op: str, changed: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        kernel(op)(**arguments(op, Sizes(images=2)) | changed)

@@ -1,0 +1,14 @@
+"""The calls that every_kernel.py makes on a GPU, by the driver that records what is launched."""
+
+from __future__ import annotations
+
+from every_kernel import calls
+from kernel_calls import OPS, kernel
+from recording_driver import recorded_launches
+
+
+def test_no_call_of_the_sanitizers_run_is_refused() -> None:
+    with recorded_launches() as launches:
+        operations = [op for op, _, operands in calls() if kernel(op)(**operands) is not None]
+    assert operations == [*OPS, *OPS]
+    assert len(launches) == len(operations)
