@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,32 +92,3 @@ class Solver:
     coefficients: Tensor
     counter: Tensor
     anchor: Tensor | None = None
-
-
-def ddim_coefficients(a: Sequence[float], b: Sequence[float], scale: float) -> Tensor:
-    """The table of `latents' = a * latents + b * eps`, guided by `scale`.  Shapes: [S, 8]."""
-    rows = [(a_, b_, 0.0, 0.0, scale, 0.0, 0.0, 0.0) for a_, b_ in zip(a, b, strict=True)]
-    return torch.tensor(rows, dtype=torch.float64).float()
-
-
-def dpm_solver_coefficients(
-    alpha: Sequence[float],
-    sigma: Sequence[float],
-    keep: Sequence[float],
-    weight: Sequence[float],
-    scale: float,
-) -> Tensor:
-    """The table of `keep * anchor + weight * (latents - sigma * eps) / alpha`.
-
-    Even evaluations start a pair: their anchor is the latents themselves, kept for the odd one.
-    `scale` is s of `uncond + s (cond - uncond)`: 1 + w where guidance is cond + w (cond - uncond).
-    Shapes: [S, 8].
-    """
-    rows = []
-    for e, (al, si, ke, we) in enumerate(zip(alpha, sigma, keep, weight, strict=True)):
-        latents, noise = we / al, -we * si / al
-        if e % 2 == 0:
-            rows.append((latents + ke, noise, 0.0, 1.0, scale, 0.0, 0.0, 0.0))
-        else:
-            rows.append((latents, noise, ke, 0.0, scale, 0.0, 0.0, 0.0))
-    return torch.tensor(rows, dtype=torch.float64).float()

@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[2]
 NAMES = ("learned", "noisiest first", "every-N", "random")
 UNITS = r"(?:x|dB|%|ms|us|s|T|MB|MiB|bytes)"
 A_FIGURE = re.compile(rf"(?<![\w.-])\d[\d,.]*\s?{UNITS}(?![\w-])|(?<![\w.-])\d+\.\d+(?![\w.-])")
-NOT_MEASURED = re.compile(r"```.*?```|<img [^>]*>|\]\([^)]*\)|\b\d{4}\.\d{5}\b|Python 3\.10 to 3\.13|torch 2\.11 or newer")
+NOT_MEASURED = re.compile(
+    r"```.*?```|<img [^>]*>|\]\([^)]*\)|\b\d{4}\.\d{5}\b|Python 3\.10 to 3\.13|torch 2\.11 or newer"
+)
 """Code, pictures, links, numbers of papers, versions."""
 
 

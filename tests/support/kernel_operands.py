@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,8 +15,6 @@ from l2c_rt.kernels.operands import (
     PatchEmbedding,
     Reuses,
     Solver,
-    ddim_coefficients,
-    dpm_solver_coefficients,
 )
 
 Arguments = dict[str, Any]
@@ -102,12 +101,14 @@ class Operands:
         return FinalLinear(weight, self.normal(rows), self.s.patch, guided)
 
     def ddim(self) -> Solver:
-        table = ddim_coefficients([1.1, 0.9, 1.2], [-0.1, -0.3, 0.2], 4.0)
-        return Solver(table, self.counter)
+        return Solver(coefficients([(1.1, -0.1), (0.9, -0.3), (1.2, 0.2)], 4.0), self.counter)
 
     def dpm_solver(self) -> Solver:
-        columns = ([0.9, 0.8, 0.7, 0.6], [0.3, 0.4, 0.5, 0.6], [1.1, 0.9, 1.2, 0.8], [0.5] * 4)
-        table = dpm_solver_coefficients(*columns, 1.4)
+        # Even evaluations save their latents as the anchor that odd ones add.
+        table = coefficients(
+            [(1.6, -0.2, 0.0, 1.0), (0.6, -0.3, 0.9, 0.0), (1.9, -0.4, 0.0, 1.0), (0.8, -0.5, 0.8)],
+            1.4,
+        )
         return Solver(table, self.counter, self.normal(*self.latents().shape, dtype=torch.float32))
 
     def _reuse_run(self) -> Arguments:
@@ -210,3 +211,12 @@ class Operands:
 
     def _skip_linear(self) -> Arguments:
         return self.product(2 * self.s.width, self.s.width) | {"skip": self.x()}
+
+
+def coefficients(rows: Sequence[tuple[float, ...]], scale: float) -> torch.Tensor:
+    """A solver's table of (a, b, c, save) with the guidance scale.  Shapes: [S, 8]."""
+    table = torch.zeros(len(rows), 8)
+    for row, values in zip(table, rows, strict=True):
+        row[: len(values)] = torch.tensor(values)
+    table[:, 4] = scale
+    return table

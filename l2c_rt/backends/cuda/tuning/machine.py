@@ -13,7 +13,7 @@ import torch
 from l2c_rt.backends.cuda.tuning.candidates import SPLITS
 from l2c_rt.kernels._launch import ATTENTION_TILES, LINEAR_TILES
 
-KERNEL_FILES = ("_launch", "_matrix_math", "linear", "split_linear", "attention")
+KERNEL_FILES = ("_launch", "_matrix_math", "_row_math", "linear", "split_linear", "attention")
 
 
 def machine_key(device_name: str) -> str:
