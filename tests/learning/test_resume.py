@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from toy_learning import SUPPORT, learn_briefly, toy_latents
+from toy_learning import TEST_PATHS, learn_briefly, toy_latents
 from toys import toy_dit
 
 from l2c_rt.policies.router import Router
@@ -74,7 +74,7 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, {support!r})
+sys.path[:0] = {paths!r}
 from toy_learning import learn_briefly
 from toys import toy_dit
 model = toy_dit(depth=1)
@@ -89,7 +89,7 @@ learn_briefly(model, out={out!r}, iterations=5, save_every=1)
 
 
 def test_a_killed_process_is_resumed_bit_for_bit(tmp_path: Path) -> None:
-    code = KILLED.format(support=SUPPORT, calls=30, out=str(tmp_path / "killed"))
+    code = KILLED.format(paths=TEST_PATHS, calls=30, out=str(tmp_path / "killed"))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     model = toy_dit(depth=1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy_learning import SUPPORT, learn_briefly, task_of
+from toy_learning import TEST_PATHS, learn_briefly, task_of
 from toys import toy_dit
 
 from l2c_rt.learning.penalty import shifted_to_share
@@ -22,7 +22,7 @@ pytest.importorskip("matplotlib", reason="the plot extra is not installed")
 
 TORCHRUN = """
 import os, sys
-sys.path.insert(0, {support!r})
+sys.path[:0] = {paths!r}
 import torch.distributed as dist
 from toy_learning import learn_briefly
 from toys import toy_dit
@@ -34,7 +34,7 @@ router.save({out!r} + "/of-rank-" + os.environ["RANK"] + ".safetensors")
 
 def torchrun(tmp_path: Path, **options: Any) -> list[Router]:
     script = tmp_path / "script.py"
-    script.write_text(TORCHRUN.format(support=SUPPORT, out=str(tmp_path), options=options))
+    script.write_text(TORCHRUN.format(paths=TEST_PATHS, out=str(tmp_path), options=options))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                "--nproc-per-node", "2", str(script)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

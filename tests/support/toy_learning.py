@@ -14,7 +14,8 @@ from l2c_rt.learning.options import resolve_options
 from l2c_rt.learning.task import Task
 from l2c_rt.policies.router import Router
 
-SUPPORT = str(Path(__file__).parent)
+TEST_PATHS = [str(Path(__file__).parents[2] / folder) for folder in ("tests/support", "bench")]
+"""What pytest puts on the path, for processes of their own."""
 """What a process of its own puts on its path to import this module."""
 
 
