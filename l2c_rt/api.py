@@ -19,6 +19,7 @@ from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
 from l2c_rt.resolve import resolve_schedule
 from l2c_rt.runtime.compiled import Compiled
+from l2c_rt.runtime.proof import Proof
 from l2c_rt.runtime.shared import SelectBackend, SharedModel
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -41,6 +42,7 @@ def compile(
     residual_dtype: torch.dtype | None = None,
     tune: bool = True,
     strict: bool = False,
+    check: str = "on",
     adapter: Callable[[Any], BoundModel] | None = None,
 ) -> Compiled:
     """Plan a schedule for a model, verify the plan, and return a callable to use in its place.
@@ -52,6 +54,8 @@ def compile(
     On a GPU: `graph` is "step" (a CUDA graph per distinct step), "trajectory" (one per run of
     `sample`) or "off"; `residual_dtype` is that of the residual stream (None: the model's own);
     with `tune` the fastest products and attention are measured once per machine and remembered.
+    At the first run one evaluation is compared with the model's own forward, and a model that
+    computes something else is refused; `check="off"` is for those who know the difference.
     `adapter` describes a model that none of the built-in adapters knows.
     Raises TypeError for a model without adapter, ValueError for a schedule that does not fit.
     """
@@ -60,7 +64,8 @@ def compile(
     options = Options(graph, residual_dtype, tune, forgiving=backend == "auto" and not strict)
     return build(
         model, router, partial(select_backend, backend, options), steps=steps,
-        calls_per_step=calls_per_step, timesteps=timesteps, strict=strict, adapter=adapter,
+        calls_per_step=calls_per_step, timesteps=timesteps, strict=strict, check=check,
+        adapter=adapter,
     )  # fmt: skip
 
 
@@ -73,6 +78,7 @@ def build(
     calls_per_step: int = 1,
     timesteps: Sequence[float] | None = None,
     strict: bool = False,
+    check: str = "on",
     adapter: Callable[[Any], BoundModel] | None = None,
 ) -> Compiled:
     """`compile`, with the backend as a function of the described model."""
@@ -80,8 +86,9 @@ def build(
     schedule = resolve_schedule(router, steps=steps, branches=described.program.branch_names)
     _check_family(schedule, described)
     shared = SharedModel(
-        described, schedule, partial(describe, adapter=adapter), select, strict=strict
-    )
+        described, schedule, partial(describe, adapter=adapter), select, strict=strict,
+        proof=Proof(check),
+    )  # fmt: skip
     expected = schedule.timesteps if timesteps is None else tuple(map(float, timesteps))
     return Compiled(shared, calls_per_step=calls_per_step, timesteps=expected)
 

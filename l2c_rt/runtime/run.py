@@ -126,6 +126,9 @@ class Run:
         began = time.perf_counter()
         out = lane.workspace.evaluate(plan.steps[variant], evaluation)
         self._count(key, lane, variant, time.perf_counter() - began)
+        if tick.step == 0 and self.shared.proof.due(self.version.model):
+            exact = self.version.backend.name == "reference"
+            self.shared.proof.check(self.version.model, args, kwargs, out, exact=exact)
         return out
 
     def _lanes_of_new_run(self, key: InputKey) -> list[Lane]:

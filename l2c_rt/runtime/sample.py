@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
 from l2c_rt.backends.backend import Callback, RunRequest, WholeRuns
 from l2c_rt.runtime.cache_context import StepHint
 from l2c_rt.runtime.lanes import InputKey
+from l2c_rt.runtime.proof import described_forward
 from l2c_rt.runtime.run import Run
 from l2c_rt.runtime.step_clock import same_timestep
 from l2c_rt.sampling import loops
@@ -41,8 +43,27 @@ def sample(
     shape = (2 * len(noise) if guided else len(noise), *noise.shape[1:])
     lane = run.begin_whole(InputKey.of(shape, _dtype(model), model.device))
     if isinstance(lane.workspace, WholeRuns):
+        _prove(run, request, loop)
         return run.whole(lane, request, callback)
     return _step_by_step(run, request, loop, callback)
+
+
+def _prove(run: Run, request: RunRequest, loop: PublishedLoop) -> None:
+    """Check the description at the first evaluation of a run that the device does alone."""
+    model, proof = run.version.model, run.shared.proof
+    # Noise elsewhere is refused by the run itself.
+    if request.noise.device != model.device or not proof.due(model):
+        return
+
+    def call(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        kwargs = model.arguments(x.to(_dtype(model)), t, y)
+        out, _ = described_forward(model, (), kwargs)
+        proof.check(model, (), kwargs, out, exact=True)
+        return model.to_tensor(out)
+
+    guided = loops.guided_call(call, loop, request.labels, request.cfg_scale)
+    with torch.inference_mode(False), torch.no_grad():
+        guided(request.noise, request.solver.timesteps[0])
 
 
 def published_loop(model: BoundModel) -> PublishedLoop:

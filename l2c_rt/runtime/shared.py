@@ -13,6 +13,7 @@ from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.prepare import prepare
 from l2c_rt.runtime.fingerprint import fingerprint
+from l2c_rt.runtime.proof import Proof
 from l2c_rt.runtime.run_counts import RunCounts
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -57,9 +58,10 @@ class SharedModel:
         select_backend: SelectBackend,
         *,
         strict: bool,
+        proof: Proof,
     ) -> None:
         self.schedule = schedule
-        self.strict = strict
+        self.strict, self.proof = strict, proof
         self.counts = RunCounts()
         self.asleep = False
         self._describe, self._select_backend = describe, select_backend

@@ -31,6 +31,7 @@ class Summary:
     table_bytes: int
     arena_allocations: int
     weight_changes: int
+    checked: str
     expected_speedup: float
     measured_speedup: float | None
     graphs: GraphStats
@@ -48,6 +49,7 @@ class Summary:
             f"  memory     {self.slots} slots, {self.slot_bytes / 2**20:.1f} MiB, allocated "
             f"{_times(self.arena_allocations)}; tables {self.table_bytes / 2**20:.1f} MiB",
             f"  runs       {self.runs} complete, {self.abandoned} abandoned, {self.calls} calls",
+            f"  checked    against the model's own forward: {self.checked}",
             f"  speed-up   expected at most {self.expected_speedup:.3f}x, measured "
             + ("not yet" if measured is None else f"{measured:.3f}x"),
         ]
@@ -90,6 +92,7 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
         table_bytes=sum(lane.workspace.nbytes for lane in lanes),
         arena_allocations=counts.allocations,
         weight_changes=counts.weight_changes,
+        checked=shared.proof.status,
         expected_speedup=version.cost.speedup_limit,
         measured_speedup=counts.speedup(plan.order, plan.order[0]),
         graphs=graphs,

@@ -76,7 +76,9 @@ def test_computing_everything_is_bitwise_the_model(name: str) -> None:
 def test_a_reused_branch_contributes_its_old_output_with_the_new_gate(name: str) -> None:
     model = MODELS[name]()
     compute = [[True] * 6, [True, True, True, False, True, True]]
-    fast = as_positional(compile(model, CacheSchedule(torch.tensor(compute).numpy())), model)
+    fast = as_positional(
+        compile(model, CacheSchedule(torch.tensor(compute).numpy()), check="off"), model
+    )
     block = model.blocks[1] if name == "dit" else model.transformer_blocks[1]
     mlp = block.mlp if name == "dit" else block.ff
     outputs: list[torch.Tensor] = []

@@ -127,6 +127,7 @@ def compile_taped(
     calls_per_step: int = 1,
     timesteps: Any = None,
     strict: bool = False,
+    check: str = "on",
     recorder: Any = TapeRecorder,
     kernels: Any = None,
     tuner: Tuner | None = None,
@@ -140,4 +141,4 @@ def compile_taped(
         return fused_cuda_backend(described, cuda, Options(**options))
 
     return build(model, schedule, select, steps=steps, calls_per_step=calls_per_step,
-                 timesteps=timesteps, strict=strict)  # fmt: skip
+                 timesteps=timesteps, strict=strict, check=check)  # fmt: skip

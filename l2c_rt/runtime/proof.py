@@ -1,0 +1,157 @@
+"""The proof of a description: one evaluation of the model's own forward on the same input.
+
+A model may keep the names of a known one and compute something else.  The plan's evaluation 0
+computes everything, so it must give what the model's own forward gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from l2c_rt.adapters.bound_model import BoundModel
+
+CHECKS = ("on", "off")
+ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 3e-2}
+"""How far a fused backend may be from the model's own output, as |difference| / |output|."""
+
+
+class Proof:
+    """Which structures of a model have been proved.  Asked at every run's first evaluation.
+
+    `status` is the line of `summary()` about it.
+    """
+
+    def __init__(self, check: str) -> None:
+        if check not in CHECKS:
+            raise ValueError(f"check: got {check!r}, wanted one of {', '.join(CHECKS)}")
+        self.status = "not yet, at the first run" if check == "on" else "no, check='off'"
+        self._on = check == "on"
+        self._proved: set[int] = set()
+        self._last: BoundModel | None = None
+
+    def due(self, model: BoundModel) -> bool:
+        """Whether this structure has not been proved yet."""
+        if not self._on or model is self._last:
+            return False
+        if _structure(model) in self._proved:
+            self._last = model
+            return False
+        # Reading a result would end a capture: the first call outside one is checked.
+        return not (model.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+
+    def check(
+        self,
+        model: BoundModel,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        out: object,
+        *,
+        exact: bool,
+    ) -> None:
+        """Compare `out`, an evaluation that computed everything, with the model's own.
+
+        Bitwise where `exact` (the reference's arithmetic is the model's own), within `ROUNDING`
+        elsewhere.  Raises ValueError saying which block is the first that differs.
+        """
+        problem = _difference(out, own_forward(model.model, args, kwargs), exact=exact)
+        if problem:
+            raise ValueError(_refusal(model, args, kwargs, problem))
+        self._proved.add(_structure(model))
+        self._last = model
+        self.status = "equal" if exact else "equal up to rounding"
+
+
+def own_forward(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
+    """The model's own forward with its hooks, not the code that `model.compile()` made of it."""
+    with torch.no_grad():
+        return model._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def described_forward(
+    model: BoundModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[object, list[tuple[int, Tensor]]]:
+    """The same evaluation by the description's functions, and the stream after each block."""
+    streams: list[tuple[int, Tensor]] = []
+    blocks = {branch.name: branch.block for branch in model.program.branches}
+    with torch.no_grad():
+        state = model.begin(*args, **kwargs)
+        for node in model.program.nodes:
+            if node.name in blocks:
+                code = model.branches[node.name]
+                code.add(state, code.compute(state))
+                streams = [entry for entry in streams if entry[0] != blocks[node.name]]
+                streams.append((blocks[node.name], state.x))
+            else:
+                model.fixed[node.name](state)
+        return model.finish(state), streams
+
+
+def _structure(model: BoundModel) -> int:
+    """Classes of all modules: another class of the same names may have another forward."""
+    return hash((model.program, *(type(module) for module in model.model.modules())))
+
+
+def _difference(ours: object, own: object, *, exact: bool) -> str:
+    """What differs between two return values of the model; empty where nothing does."""
+    a, b = (
+        [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)] for value in (ours, own)
+    )
+    shapes = [[(tuple(t.shape), t.dtype) for t in side] for side in (a, b)]
+    if shapes[0] != shapes[1]:
+        return f"it gives {_spell(shapes[1])}, described it gives {_spell(shapes[0])}"
+    for x, y in zip(a, b, strict=True):
+        # Where both are NaN or the same infinity they are equal.
+        other = (x != y) & ~(x.isnan() & y.isnan())
+        if not bool(other.any()):
+            continue
+        difference = torch.where(other, x.double() - y.double(), 0.0)
+        error = float(difference.norm() / y.double().nan_to_num().norm().clamp_min(1e-30))
+        if exact or not error <= ROUNDING.get(y.dtype, 1e-4):
+            return f"the outputs differ by {error:.2g} of their size"
+    return ""
+
+
+def _spell(shapes: list[tuple[tuple[int, ...], torch.dtype]]) -> str:
+    return ", ".join(f"{list(shape)} {str(dtype)[6:]}" for shape, dtype in shapes) or "no tensor"
+
+
+def _refusal(
+    model: BoundModel, args: tuple[Any, ...], kwargs: Mapping[str, Any], problem: str
+) -> str:
+    name = type(model.model).__name__
+    return (
+        f"{name} has the layers of a {model.program.family} model and computes something else: "
+        f"{problem}{_first_block(model, args, kwargs)}. Describe it with an adapter "
+        "(docs/adding-a-model.md) and give adapter=, or pass check='off' if the difference is meant"
+    )
+
+
+def _first_block(model: BoundModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Where the streams part, as text: the blocks' own outputs against the description's."""
+    own: dict[int, Tensor] = {}
+    order = {id(module): i for i, module in enumerate(model.bypassed)}
+
+    def keep(module: nn.Module, inputs: object, output: object) -> None:
+        if id(module) in order and isinstance(output, Tensor):
+            own[order[id(module)]] = output
+
+    # Of the process and not of the user's modules, which stay as they are.
+    handle = nn.modules.module.register_module_forward_hook(keep)
+    try:
+        own_forward(model.model, args, kwargs)
+    finally:
+        handle.remove()
+    streams = described_forward(model, args, kwargs)[1]
+    # The model itself is the first that is bypassed; its blocks follow in order.
+    outputs = [own[i] for i in sorted(own) if i > 0]
+    if len(outputs) != len(streams):
+        return ""
+    for (block, ours), theirs in zip(streams, outputs, strict=True):
+        if ours.shape != theirs.shape or not torch.equal(ours, theirs):
+            return f", from block {block} on"
+    return ", after the last block"
