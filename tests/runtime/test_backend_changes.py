@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from three_backends import STEPS, assert_near, assert_same
 from taped_graphs import TapedKernels, TapeRecorder
+from three_backends import STEPS, assert_near, assert_same
 from torch import Tensor
 from toys import drive, noise, random_schedule, toy_dit
 

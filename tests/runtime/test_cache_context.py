@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from three_backends import assert_same, compiled, every_backend, fresh
 from toys import call_inputs, random_schedule, toy_uvit
@@ -41,7 +43,7 @@ def test_a_lane_is_not_called_inside_the_context_of_another() -> None:
 def test_the_innermost_context_holds_and_ends_with_an_error_too() -> None:
     hints = StepHints()
     with hints.context("cond", 2, 4, None):
-        with pytest.raises(IndexError), hints.context("uncond", 2, 5, 9):
+        with contextlib.suppress(IndexError), hints.context("uncond", 2, 5, 9):
             assert hints.current(None) == StepHint(1, 5, 9)
             raise IndexError
         assert hints.current(0) == StepHint(0, 4, None)

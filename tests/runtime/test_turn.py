@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ OWN_CALL = "called from inside one of its own calls"
 
 
 def nothing() -> None:
-    return None
+    """Work that is done at once."""
 
 
 class Thread(threading.Thread):
@@ -39,7 +40,7 @@ class Thread(threading.Thread):
 class Held:
     """Something that goes on in a thread until it is let go."""
 
-    def __init__(self, start: Callable[[Callable[[], str]], object]) -> None:
+    def __init__(self, start: Callable[[Callable[[], Any]], object]) -> None:
         self._inside, self._go_on = threading.Event(), threading.Event()
         self.thread = Thread(lambda: start(self._work))
         self.thread.start()
@@ -102,7 +103,7 @@ def test_of_two_callers_who_both_found_it_free_exactly_one_is_served() -> None:
 @pytest.mark.parametrize("action", ["reset", "sleep", "wake", "close"])
 def test_a_call_waits_for_what_is_short_and_is_then_served(action: str) -> None:
     turn = Turn()
-    first = Held(lambda work: turn.wait(action, lambda: None if work() else None))
+    first = Held(lambda work: turn.wait(action, work))
     caller = Thread(lambda: turn.take(nothing, lambda: "served"))
     caller.start()
     caller.join(0.05)
