@@ -34,7 +34,7 @@ def fresh(model: Any = None, **options: Any) -> Compiled:
     return compile_taped(model, schedule, **options)
 
 
-class Splitting(Tuner):
+class SplitsEverything(Tuner):
     """Cuts every product that may be cut."""
 
     def linear(self, problem: Any, make: Any, check: Any = None) -> Any:
@@ -44,9 +44,9 @@ class Splitting(Tuner):
 
 
 @pytest.mark.parametrize("make", [toy_dit, toy_uvit])
-def test_products_cut_in_parts_are_summed_by_whoever_needs_the_sum(make: Any) -> None:
+def test_split_products_are_summed_by_the_kernel_that_needs_the_sum(make: Any) -> None:
     model, kernels = make(), TapedKernels()
-    tuner = Splitting("tape", None, None, device="cpu")
+    tuner = SplitsEverything("tape", None, None, device="cpu")
     fast, plain = fresh(model, kernels=kernels, tuner=tuner), fresh(model)
     fast.poison()
     assert_near(drive(fast, STEPS), drive(plain, STEPS))
@@ -61,8 +61,8 @@ def test_products_cut_in_parts_are_summed_by_whoever_needs_the_sum(make: Any) ->
     assert relative(fast.sample(noise, [1, 2]), plain.sample(noise, [1, 2])) < 1e-5
 
 
-def test_parts_that_a_row_which_failed_left_unsummed_are_forgotten() -> None:
-    kernels, tuner = TapedKernels(), Splitting("tape", None, None, device="cpu")
+def test_partial_sums_that_a_failed_step_left_behind_are_forgotten() -> None:
+    kernels, tuner = TapedKernels(), SplitsEverything("tape", None, None, device="cpu")
     options: Any = {"recorder": Eager, "graph": "off", "timesteps": timesteps(STEPS)}
     fast = fresh(kernels=kernels, tuner=tuner, **options)
     want = drive(fast, STEPS)

@@ -34,7 +34,9 @@ def fresh(model: Any = None, **options: Any) -> Compiled:
 
 @pytest.mark.parametrize("steps_at_a_time", [1, 3])
 @pytest.mark.parametrize("make", [toy_dit, toy_uvit])
-def test_a_table_too_small_for_the_run_is_filled_again(make: Any, steps_at_a_time: int) -> None:
+def test_a_table_of_fewer_steps_than_the_run_is_filled_once_per_window(
+    make: Any, steps_at_a_time: int
+) -> None:
     model = make()
     whole = fresh(model, timesteps=timesteps(STEPS))
     want = drive(whole, STEPS)
@@ -46,7 +48,7 @@ def test_a_table_too_small_for_the_run_is_filled_again(make: Any, steps_at_a_tim
         assert_near(got, want)
 
 
-def test_a_number_of_the_host_is_no_copy_from_the_host() -> None:
+def test_a_timestep_on_the_host_goes_to_the_device_without_a_copy_that_waits() -> None:
     like = torch.empty(1, device="meta")
     for t in (5, 5.0, torch.tensor([5, 5]), torch.tensor(5.0)):
         assert _timestep(t, like).device.type == "meta"

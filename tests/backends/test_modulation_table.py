@@ -18,7 +18,7 @@ from l2c_rt.backends.options import Options
 from l2c_rt.plan.prepare import prepare
 
 
-def test_what_a_model_makes_without_a_device_to_tabulate_timesteps_is_made_on_its_own() -> None:
+def test_frequencies_that_a_model_makes_without_a_device_are_made_on_its_own() -> None:
     model = toy_dit().to("meta")
     made: list[str] = []
 

@@ -39,7 +39,9 @@ def test_a_run_in_one_graph_has_a_graph_more_and_no_callback() -> None:
 
 @pytest.mark.parametrize("graph", ["step", "trajectory"])
 @pytest.mark.parametrize("make", [toy_dit, toy_uvit])
-def test_a_table_too_small_for_the_run_is_filled_again(make: Any, graph: str) -> None:
+def test_a_table_of_fewer_steps_than_the_run_is_filled_once_per_window(
+    make: Any, graph: str
+) -> None:
     model = make()
     whole = fresh(model)
     want = whole.sample(noise(), [1, 2])
@@ -61,7 +63,7 @@ def test_an_evaluation_that_computes_nothing_is_one_kernel() -> None:
     assert fast.cost.cached[2].kernels == 1
 
 
-def test_solver_numbers_stay_where_they_are_whatever_the_scale() -> None:
+def test_the_solvers_table_keeps_its_address_whatever_the_guidance_scale() -> None:
     fast = fresh()
     fast.sample(noise(), [1, 2])
     (session,) = fast._idle

@@ -30,7 +30,7 @@ def fresh(model: Any = None, **options: Any) -> Compiled:
     return compile_taped(model, schedule, **options)
 
 
-def test_graphs_are_as_many_as_distinct_rows_and_three_that_make_ready() -> None:
+def test_graphs_are_one_per_distinct_step_and_three_for_weights_and_tables() -> None:
     fast = fresh()
     drive(fast, STEPS)
     drive(fast, STEPS, 1)
@@ -48,7 +48,7 @@ class FailsToCapture(TapeRecorder):
         return super().capture(work)
 
 
-def test_what_cannot_be_captured_is_launched_kernel_by_kernel_and_said() -> None:
+def test_steps_that_cannot_be_captured_are_launched_kernel_by_kernel_and_said() -> None:
     model = toy_dit()
     fast = fresh(model, recorder=FailsToCapture, forgiving=True)
     assert_same(drive(fast, STEPS), drive(fresh(model), STEPS))
@@ -57,7 +57,7 @@ def test_what_cannot_be_captured_is_launched_kernel_by_kernel_and_said() -> None
     assert "out of memory while capturing" in reason
 
 
-def test_what_cannot_be_captured_is_an_error_where_graphs_were_asked_for() -> None:
+def test_a_failed_capture_is_an_error_where_graphs_were_asked_for() -> None:
     fast = fresh(recorder=FailsToCapture)
     with pytest.raises(RuntimeError, match='free memory.*graph="off"'):
         fast(*call_inputs(0))

@@ -36,7 +36,7 @@ def fresh(model: Any = None, **options: Any) -> Compiled:
     return compile_taped(model, schedule, **options)
 
 
-class Keepless(TapeRecorder):
+class AddressesOnly(TapeRecorder):
     """Graphs that hold nothing of Python, as CUDA's."""
 
     def capture(self, work: Any) -> Any:
@@ -49,7 +49,7 @@ class Keepless(TapeRecorder):
 def test_programs_that_are_dropped_are_gone_at_once_without_a_garbage_collection(
     make: Any, graph: str
 ) -> None:
-    fast = fresh(make(), recorder=Keepless, kernels=reference, graph=graph)
+    fast = fresh(make(), recorder=AddressesOnly, kernels=reference, graph=graph)
     fast.sample(torch.randn(2, 4, 8, 8), [1, 2])
     drive(fast, 1)
     lanes = [lane for session in fast._sessions.all() for lane in session.run.lanes.all()]
@@ -66,14 +66,14 @@ def test_programs_that_are_dropped_are_gone_at_once_without_a_garbage_collection
         gc.enable()
 
 
-class Watched:
+class ObservedOrder:
     """Stands for StreamOrder and tells whether work is inside."""
 
-    made: list[Watched]
+    made: list[ObservedOrder]
 
     def __init__(self, device: torch.device, *, replays: bool = True) -> None:
         self.inside, self.uses, self.replays = 0, 0, replays
-        Watched.made.append(self)
+        ObservedOrder.made.append(self)
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -84,15 +84,15 @@ class Watched:
 
 
 @pytest.mark.parametrize("graph", ["step", "off"])
-def test_calls_runs_and_their_preparation_share_one_order_of_streams_as_they_share_slots(
+def test_calls_and_runs_share_one_order_of_streams_as_they_share_slots(
     monkeypatch: pytest.MonkeyPatch, graph: str
 ) -> None:
-    monkeypatch.setattr(workspace, "StreamOrder", Watched)
-    Watched.made = []
+    monkeypatch.setattr(workspace, "StreamOrder", ObservedOrder)
+    ObservedOrder.made = []
 
     class Inside(TapedKernels):
         def __getattr__(self, name: str) -> Any:
-            assert sum(order.inside for order in Watched.made) == 1
+            assert sum(order.inside for order in ObservedOrder.made) == 1
             return super().__getattr__(name)
 
     recorder = {"recorder": Eager} if graph == "off" else {}
@@ -101,11 +101,11 @@ def test_calls_runs_and_their_preparation_share_one_order_of_streams_as_they_sha
         session(noise(), torch.full((2,), 990), torch.tensor([1, 2]))
         session.sample(noise(), [1, 2], cfg_scale=1.0)
         session.sample(noise(images=1), [1], cfg_scale=4.0)
-        (order,) = Watched.made
+        (order,) = ObservedOrder.made
         assert order.uses == 3
         assert order.replays == (graph != "off")
 
 
-def test_noise_elsewhere_is_refused() -> None:
+def test_noise_on_another_device_is_refused() -> None:
     with pytest.raises(ValueError, match=r"noise is on meta, the model on cpu: pass noise.to\(cpu"):
         fresh().sample(noise().to("meta"), [1, 2])

@@ -31,7 +31,7 @@ def fresh(model: Any = None, **options: Any) -> Compiled:
 
 
 @pytest.mark.parametrize("make", [toy_dit, toy_uvit])
-def test_rung_4_replay_is_bitwise_the_launches_one_by_one_over_poisoned_slots(make: Any) -> None:
+def test_rung_4_replayed_calls_are_bitwise_the_launches_one_by_one(make: Any) -> None:
     model = make()
     eager, replayed = fresh(model, recorder=Eager, graph="off"), fresh(model)
     for run in range(4):
@@ -45,9 +45,7 @@ def test_rung_4_replay_is_bitwise_the_launches_one_by_one_over_poisoned_slots(ma
 
 @pytest.mark.parametrize("graph", ["step", "trajectory"])
 @pytest.mark.parametrize("make", [toy_dit, toy_uvit])
-def test_rung_4_replay_is_bitwise_the_launches_one_by_one_over_poison(
-    make: Any, graph: str
-) -> None:
+def test_rung_4_replayed_runs_are_bitwise_the_launches_one_by_one(make: Any, graph: str) -> None:
     model = make()
     eager, replayed = fresh(model, recorder=Eager, graph="off"), fresh(model, graph=graph)
     for seed in range(3):
