@@ -11,7 +11,7 @@ import torch
 from fake_torch_cuda import CPU, GPU, FakeCuda, FakeGraph
 
 from l2c_rt.device import graphs as replay
-from l2c_rt.device.graphs import CudaRecorder, drain, undisturbed
+from l2c_rt.device.graphs import CudaRecorder, GraphStats, drain, undisturbed
 
 
 def test_a_capture_waits_for_its_stream_and_has_workspaces_of_its_own(cuda: FakeCuda) -> None:
@@ -169,3 +169,19 @@ def test_undisturbed_may_be_asked_for_again_inside() -> None:
 def test_a_cpu_is_not_waited_for(cuda: FakeCuda) -> None:
     drain(CPU)
     assert cuda.log == []
+
+
+def test_stats_add_up_and_every_reason_is_said_once() -> None:
+    first = GraphStats(2, 10, 100, 1000, 0.5, 7, ("short of memory",))
+    second = GraphStats(1, 20, 200, 2000, 0.25, 3, ("short of memory", "odd"))
+    both = GraphStats(3, 30, 300, 3000, 0.75, 10, ("short of memory", "odd"))
+    assert first + second == both
+    assert sum([first, second], GraphStats()) == both
+
+
+def test_stats_say_graphs_kernels_and_mebibytes() -> None:
+    stats = GraphStats(2, 10, 3 << 19, 1 << 20, 0.5, 7)
+    assert str(stats) == (
+        "2 graphs of 10 kernels in 0.50 s, 7 evaluations replayed; 1.5 MiB, buffers 1.0 MiB"
+    )
+    assert str(GraphStats(buffer_bytes=1)) == "nothing captured"
