@@ -28,7 +28,7 @@ from recording_driver import Launch
 
 @pytest.mark.parametrize("calls", [False, True])
 @pytest.mark.parametrize("name", DISTINCT)
-def test_a_graph_per_distinct_row_launched_in_the_plans_order(name: str, calls: bool) -> None:
+def test_a_graph_per_distinct_step_is_launched_in_the_plans_order(name: str, calls: bool) -> None:
     record = recorded(name, calls=calls)
     plan, replays = record.compiled.plan, record.recorder.replays
     assert len(plan.steps) == DISTINCT[name]
@@ -40,7 +40,7 @@ def test_a_graph_per_distinct_row_launched_in_the_plans_order(name: str, calls: 
 
 
 @pytest.mark.parametrize("name", DISTINCT)
-def test_a_trajectory_is_one_graph_of_the_rows_in_the_plans_order(name: str) -> None:
+def test_a_trajectory_is_one_graph_of_the_steps_in_the_plans_order(name: str) -> None:
     record, steps = recorded(name, graph="trajectory"), recorded(name)
     first, end = record.recorder.captured[-1]
     assert len(record.recorder.captured) == FILLS + DISTINCT[name] + 1
@@ -69,7 +69,7 @@ def code(entries: list[Entry]) -> set[bytes]:
 
 
 @every_way
-def test_a_row_holds_the_same_addresses_and_numbers_whenever_it_is_made(
+def test_a_step_is_captured_with_the_addresses_and_numbers_it_was_warmed_with(
     name: str, way: str
 ) -> None:
     record = recorded(name, **WAYS[way])
@@ -77,7 +77,7 @@ def test_a_row_holds_the_same_addresses_and_numbers_whenever_it_is_made(
     warmed = [part for part in parts if code(part)]
     for number in range(len(record.compiled.plan.steps)):
         once = [fixed_arguments(entry) for entry in warmed[number]]
-        assert once == [fixed_arguments(entry) for entry in record.row(number)]
+        assert once == [fixed_arguments(entry) for entry in record.variant(number)]
 
 
 @pytest.mark.parametrize("way", ["sample", "trajectory"])

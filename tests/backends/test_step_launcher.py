@@ -28,7 +28,7 @@ def test_a_sampled_evaluation_launches_the_kernels_that_cost_counts(name: str) -
     if name.endswith("full"):
         assert record.compiled.cost.cached == record.compiled.cost.full
     rows = range(len(record.compiled.plan.steps))
-    assert record.shape_program.nodes == sum(len(record.row(row)) for row in rows)
+    assert record.shape_program.nodes == sum(len(record.variant(row)) for row in rows)
 
 
 @sampled

@@ -47,20 +47,22 @@ def test_every_reuse_reads_the_latest_compute_of_its_branch(schedule: CacheSched
 
 
 @given(schedules())
-def test_equal_rows_are_equal_plans_and_distinct_rows_are_not(schedule: CacheSchedule) -> None:
+def test_equal_schedule_rows_share_a_step_plan_and_distinct_ones_do_not(
+    schedule: CacheSchedule,
+) -> None:
     plan = build_plan(PROGRAM, schedule)
     assert len(plan.steps) == len({schedule.row(s) for s in range(schedule.steps)})
     assert len(set(plan.steps)) == len(plan.steps)
 
 
-def test_a_branch_that_nobody_reads_again_is_kept_nowhere() -> None:
+def test_an_output_that_nobody_reads_again_is_not_stored() -> None:
     plan = plan_of(["####", "#.##"])
     kept = [op for op in plan.at(0) if isinstance(op, Compute) and op.slot is not None]
     assert [op.branch for op in kept] == ["mlp-0"]
     assert plan.slots == ("mlp-0",)
 
 
-def test_rows_shared_by_evaluations_keep_what_any_of_them_needs() -> None:
+def test_a_step_shared_by_evaluations_stores_what_any_of_them_needs() -> None:
     plan = plan_of(["####", "#.##", "####", "##.#"])
     assert plan.order == (0, 1, 0, 2)
     kept = {op.branch for op in plan.at(0) if isinstance(op, Compute) and op.slot is not None}

@@ -38,7 +38,7 @@ FULL_DIT = 28 * (4 + 3) + 1
 
 @settings(max_examples=100, deadline=None)
 @given(planned())
-def test_cost_counts_the_launches_of_the_row(drawn: Any) -> None:
+def test_cost_counts_the_launches_of_a_lowered_step(drawn: Any) -> None:
     program, plan = drawn
     nodes = {node.name: node for node in program.nodes}
     rows = lowered(program, plan)
@@ -52,7 +52,7 @@ def test_cost_counts_the_launches_of_the_row(drawn: Any) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(planned(st.integers(1, 5).map(toy_program)))
-def test_a_gated_row_is_four_kernels_per_attention_three_per_mlp_and_the_ends(drawn: Any) -> None:
+def test_a_gated_step_is_four_kernels_per_attention_three_per_mlp_and_the_ends(drawn: Any) -> None:
     program, plan = drawn
     for row, counted in zip(plan.order, cost(program, plan).cached, strict=True):
         assert counted.kernels == gated_kernels(program, plan.steps[row])
@@ -60,7 +60,7 @@ def test_a_gated_row_is_four_kernels_per_attention_three_per_mlp_and_the_ends(dr
 
 @settings(max_examples=100, deadline=None)
 @given(planned(st.builds(skip_program, st.integers(1, 4), st.just(1))))
-def test_a_row_with_long_skips_sums_before_each_of_their_ends(drawn: Any) -> None:
+def test_a_step_with_long_skips_sums_at_both_ends_of_each(drawn: Any) -> None:
     program, plan = drawn
     for row, counted in zip(plan.order, cost(program, plan).cached, strict=True):
         assert counted.kernels == skip_kernels(program, plan.steps[row])

@@ -47,7 +47,7 @@ def computes(step: StepPlan) -> bool:
 @pytest.mark.parametrize("one_kernel", [False, True])
 @settings(max_examples=150, deadline=None)
 @given(planned())
-def test_a_row_gives_every_branch_its_slot_and_the_end_what_the_plan_gives(
+def test_a_lowered_step_gives_every_branch_and_the_final_kernel_what_the_plan_gives(
     one_kernel: bool, drawn: Any
 ) -> None:
     program, plan = drawn
@@ -103,26 +103,32 @@ def test_what_is_allocated_is_what_is_written(drawn: Any) -> None:
     assert set(named) == written | {STREAM}
 
 
-def row_of(program: BlockProgram, cells: str) -> LoweredStep:
+def lowered_step(program: BlockProgram, cells: str) -> LoweredStep:
     compute = np.array([[True] * len(cells), [c == "#" for c in cells]])
     plan = build_plan(program, CacheSchedule(compute, program.branch_names))
     plan = fuse_reuse_runs(hoist_conditioning(plan, program))
     return lowered(program, plan)[plan.order[1]]
 
 
-def spelled(row: LoweredStep) -> list[str]:
+def launch_names(row: LoweredStep) -> list[str]:
     return [type(launch).__name__ for launch in row]
 
 
-def test_a_row_of_dit_by_hand() -> None:
-    assert spelled(row_of(toy_program(2), "#..#")) == ["Embed", "Run", "Sum", "Run", "Final"]
-    assert spelled(row_of(toy_program(2), ".#..")) == ["Embed", "Sum", "Run", "Final"]
-    assert spelled(row_of(toy_program(2), "....")) == ["Final"]
+def test_lowered_steps_of_a_dit_by_hand() -> None:
+    assert launch_names(lowered_step(toy_program(2), "#..#")) == [
+        "Embed",
+        "Run",
+        "Sum",
+        "Run",
+        "Final",
+    ]
+    assert launch_names(lowered_step(toy_program(2), ".#..")) == ["Embed", "Sum", "Run", "Final"]
+    assert launch_names(lowered_step(toy_program(2), "....")) == ["Final"]
 
 
-def test_what_a_skip_keeps_stays_while_the_stream_goes_on_elsewhere() -> None:
-    row = row_of(skip_program(1), "......")
-    assert spelled(row) == ["Embed", "Sum", "Sum", "SkipLinear", "Final"]
+def test_the_sum_that_a_skip_reads_stays_while_the_stream_goes_on_in_another_buffer() -> None:
+    row = lowered_step(skip_program(1), "......")
+    assert launch_names(row) == ["Embed", "Sum", "Sum", "SkipLinear", "Final"]
     kept, summed, join = row[1:4]
     assert isinstance(kept, Sum)
     assert isinstance(summed, Sum)
@@ -131,10 +137,10 @@ def test_what_a_skip_keeps_stays_while_the_stream_goes_on_elsewhere() -> None:
     assert (join.source, join.skip) == (STREAM, kept.target)
 
 
-def test_a_node_without_a_role_does_not_change_what_a_skip_keeps() -> None:
+def test_a_node_without_a_role_does_not_write_to_the_sum_that_a_skip_reads() -> None:
     nodes = [*block(0, False), Fixed("save", role="skip_save"), linear_node("adapter", 16, 32, 32)]
     nodes += [*block(1, False), linear_node("join", 16, 64, 32, role="skip_linear")]
-    row = row_of(program_of(nodes), "....")
+    row = lowered_step(program_of(nodes), "....")
     (call,) = (launch for launch in row if isinstance(launch, Call))
     (join,) = (launch for launch in row if isinstance(launch, SkipLinear))
     assert call.source != join.skip

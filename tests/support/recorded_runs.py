@@ -46,7 +46,7 @@ SCHEDULES = (*DISTINCT, "dit full", "uvit full")
 
 
 IMAGES, WIDTH, FILLS = 2, 64, 3
-"""FILLS: the graphs that take the weights, fill the tables, fill one entry; then those of rows."""
+"""FILLS: the graphs that take the weights, fill the tables, fill one entry; before those of steps."""
 TAKE, ALL, ONE = range(FILLS)
 
 
@@ -76,13 +76,13 @@ class Record:
     def shape_program(self) -> ShapeProgram:
         return self.program.shape_program
 
-    def row(self, number: int) -> list[Entry]:
-        """What the graph of the plan's distinct row holds."""
+    def variant(self, number: int) -> list[Entry]:
+        """What the graph of the plan's distinct step holds."""
         first, end = self.recorder.captured[FILLS + number]
         return self.recorder.log[first:end]
 
     def evaluation(self, number: int) -> list[Entry]:
-        return self.row(self.compiled.plan.order[number])
+        return self.variant(self.compiled.plan.order[number])
 
     @property
     def evaluations(self) -> range:
