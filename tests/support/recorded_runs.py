@@ -46,7 +46,7 @@ SCHEDULES = (*DISTINCT, "dit full", "uvit full")
 
 
 IMAGES, WIDTH, FILLS = 2, 64, 3
-"""FILLS: the graphs that take the weights, fill the tables, fill one entry; before those of steps."""
+"""FILLS: the graphs that take the weights, fill the tables, fill one entry; steps come after."""
 TAKE, ALL, ONE = range(FILLS)
 
 
