@@ -92,7 +92,7 @@ def lacks_nothing() -> nn.Module:
         ({}, wrapped, "blocks.1.attn.proj is Sequential"),
     ],
 )
-def test_what_is_lacking_is_an_error_or_under_auto_a_note(
+def test_a_missing_requirement_is_an_error_or_under_auto_a_note(
     machine: Any, change: dict[str, Any], model: Any, says: str
 ) -> None:
     for name, value in change.items():

@@ -5,12 +5,65 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from l2c_rt.backends.cuda.tuning import timer as timing
 from l2c_rt.backends.cuda.tuning.timer import CaptureInProgress, cuda_measure
+
+
+class Stream:
+    def __init__(self, gpu: Gpu, device: Any, priority: int) -> None:
+        self.gpu = gpu
+        gpu.log.append(f"stream on {device} of priority {priority}")
+
+    def wait_stream(self, other: str) -> None:
+        self.gpu.log.append(f"wait for {other}")
+
+    def synchronize(self) -> None:
+        self.gpu.log.append("synchronize")
+
+
+class Event:
+    def __init__(self, gpu: Gpu, enable_timing: bool) -> None:
+        assert enable_timing
+        self.gpu = gpu
+        self.at = float("nan")
+
+    def record(self, stream: Any) -> None:
+        assert self.gpu.current is stream
+        self.at = self.gpu.now
+
+    def synchronize(self) -> None:
+        self.gpu.log.append("synchronize")
+
+    def elapsed_time(self, later: Event) -> float:
+        return 1e3 * (later.at - self.at)
+
+
+class CUDAGraph:
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
+    def capture_begin(self, capture_error_mode: str) -> None:
+        self.gpu.log.append(f"capture {capture_error_mode}")
+        self.gpu.recording = self.nodes = []
+
+    def capture_end(self) -> None:
+        self.gpu.recording = None
+        self.gpu.log.append(f"captured {len(self.nodes)}")
+        if self.gpu.refuses:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def replay(self) -> None:
+        assert self.gpu.recording is None
+        self.gpu.log.append("replay")
+        self.gpu.now += sum(self.nodes)
+
+    def reset(self) -> None:
+        self.gpu.log.append("reset")
 
 
 class Gpu:
@@ -23,53 +76,8 @@ class Gpu:
         self.recording: list[float] | None = None
         self.outer_capture = self.refuses = False
         self.current = "the caller's"
-        gpu = self
-
-        class Stream:
-            def __init__(self, device: Any, priority: int) -> None:
-                gpu.log.append(f"stream on {device} of priority {priority}")
-
-            def wait_stream(self, other: str) -> None:
-                gpu.log.append(f"wait for {other}")
-
-            def synchronize(self) -> None:
-                gpu.log.append("synchronize")
-
-        class Event:
-            def __init__(self, enable_timing: bool) -> None:
-                assert enable_timing
-                self.at = float("nan")
-
-            def record(self, stream: Any) -> None:
-                assert gpu.current is stream
-                self.at = gpu.now
-
-            def synchronize(self) -> None:
-                gpu.log.append("synchronize")
-
-            def elapsed_time(self, later: Event) -> float:
-                return 1e3 * (later.at - self.at)
-
-        class CUDAGraph:
-            def capture_begin(self, capture_error_mode: str) -> None:
-                gpu.log.append(f"capture {capture_error_mode}")
-                gpu.recording = self.nodes = []
-
-            def capture_end(self) -> None:
-                gpu.recording = None
-                gpu.log.append(f"captured {len(self.nodes)}")
-                if gpu.refuses:
-                    raise RuntimeError("operation failed due to a previous error during capture")
-
-            def replay(self) -> None:
-                assert gpu.recording is None
-                gpu.log.append("replay")
-                gpu.now += sum(self.nodes)
-
-            def reset(self) -> None:
-                gpu.log.append("reset")
-
-        self.Stream, self.Event, self.CUDAGraph = Stream, Event, CUDAGraph
+        self.Stream, self.Event = partial(Stream, self), partial(Event, self)
+        self.CUDAGraph = partial(CUDAGraph, self)
 
     def is_current_stream_capturing(self) -> bool:
         return self.outer_capture
@@ -118,15 +126,15 @@ def test_twenty_launches_make_a_group_and_five_groups_a_time() -> None:
 
 
 def test_one_slow_group_does_not_move_the_median() -> None:
-    gpu = Gpu()
-    replay, replays = gpu.CUDAGraph.replay, []
+    gpu, replays = Gpu(), list[int]()
 
-    def disturbed(graph: Any) -> None:
-        replays.append(1)
-        replay(graph)
-        gpu.now += 1.0 if len(replays) == 3 else 0.0
+    class Disturbed(CUDAGraph):
+        def replay(self) -> None:
+            replays.append(1)
+            super().replay()
+            gpu.now += 1.0 if len(replays) == 3 else 0.0
 
-    gpu.CUDAGraph.replay = disturbed  # type: ignore[method-assign]
+    gpu.CUDAGraph = partial(Disturbed, gpu)
     assert cuda_measure(cuda=gpu)(gpu.kernel(5e-6)) == pytest.approx(5e-6)
 
 

@@ -31,10 +31,6 @@ def variant(name: str) -> Any:
     return MODELS[name.partition("-")[0]](**VARIANTS[name])
 
 
-def branches(model: Any) -> int:
-    return 2 * sum(1 for name, _ in model.named_modules() if name.endswith("attn"))
-
-
 def published_loop(golden: Golden, fast: Any, predictions: list[torch.Tensor]) -> torch.Tensor:
     def keep(step: int, out: torch.Tensor) -> None:
         predictions.append(out[0, : golden.noise.shape[1]].clone())

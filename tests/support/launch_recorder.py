@@ -4,23 +4,17 @@ dispatch, graphs by a recorder that replays nothing.  Tensors lie on the CPU and
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field, replace
-from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from recording_driver import Launch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from l2c_rt.backends.cuda.cuda_parts import FUNCTIONS
 from l2c_rt.backends.cuda.tuning.problems import LinearConfig
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.kernels._launch import LINEAR_TILES
@@ -28,13 +22,22 @@ from l2c_rt.kernels._launch import LINEAR_TILES
 WAITING = ("_local_scalar_dense", "item", "nonzero", "equal", "is_nonzero", "masked_select",
            "_unique2", "lift_fresh")  # fmt: skip
 """Operators that wait for the device, or that bring a number of the host to it."""
+
+
 WAITING_METHODS = ("item", "tolist", "numpy", "cpu", "cuda", "nonzero", "__bool__", "__int__",
                    "__float__", "__index__", "__array__", "allclose", "equal")  # fmt: skip
+
+
 OVERWRITING = ("copy_", "zero_", "fill_")
+
+
 NO_KERNEL = ("empty", "new_empty", "empty_like", "empty_strided")
+
 
 Range = tuple[int, int]
 """Address and size in bytes."""
+
+
 Wait = tuple[str, Range]
 """What waited, and for which memory."""
 
@@ -180,139 +183,6 @@ class Choosing(Tuner):
         if self._products == "library":
             return super().linear(problem, make, check)
         return LinearConfig("triton", tile)
-
-
-# --- What a kernel reads and writes, by its arguments ---
-
-EFFECTS: dict[str, tuple[str, str, str]] = {
-    "_patch_embed_kernel": (
-        "latents", "x h:WRITE_H",
-        "weight bias positions table:EXTRAS rows:EXTRAS norm_weight:WRITE_H norm_bias:WRITE_H",
-    ),
-    "_patch_embed_norm_modulate_kernel": (
-        "latents counter", "x h", "weight bias positions table rows",
-    ),
-    "_reuse_run_kernel": (
-        "x arena counter", "x_out:WRITE_X h:WRITE_H", "slots gates table rows",
-    ),
-    "_reuse_run_norm_kernel": (
-        "x arena", "x_out:WRITE_X h:WRITE_H", "slots weight:WRITE_H bias:WRITE_H",
-    ),
-    "_gate_residual_kernel": (
-        "x y:!SPLITS partial_sums:SPLITS counter", "x_out h:WRITE_H y:SPLITS", "table rows",
-    ),
-    "_residual_norm_kernel": ("x y:!SPLITS partial_sums:SPLITS", "x_out h y:SPLITS", "weight bias"),
-    "_split_sum_kernel": ("partial_sums", "y", ""),
-    "_attention_kernel": ("qkv", "out", ""),
-    "_linear_kernel": ("x", "out", "weight bias"),
-    "_split_linear_kernel": ("x", "partial_sums", "weight bias"),
-    "_skip_linear_kernel": ("x skip", "out", "weight bias"),
-    "_final_update_kernel": (
-        "x:!EMBED arena latents counter", "out counter",
-        "slots gates table rows weight bias coefficients embed_weight:EMBED embed_bias:EMBED "
-        "positions:EMBED",
-    ),
-    "_final_update_norm_kernel": (
-        "x arena latents counter", "out counter",
-        "slots norm_weight norm_bias weight bias coefficients",
-    ),
-}  # fmt: skip
-"""Kernel -> arguments that are read, written, and read but the same for the whole run.
-
-`:FLAG` is the flag under which it is so.  The anchor, which a row of the solver's table turns on,
-is not among them.
-"""
-
-
-@dataclass(frozen=True)
-class Effect:
-    """`slots` and `gates` are what the kernel adds up, by number, in order."""
-
-    reads: tuple[Range, ...]
-    writes: tuple[Range, ...]
-    constants: tuple[Range, ...]
-    slots: tuple[int, ...] = ()
-    gates: tuple[int, ...] = ()
-    anchor: Range | None = None
-
-
-def effect(entry: Entry) -> Effect:
-    if isinstance(entry, Operator):
-        return Effect(entry.reads, entry.writes, ())
-    reads, writes, constants = (_arguments(entry, names) for names in EFFECTS[entry.kernel])
-    given = entry.arguments
-    slots: tuple[int, ...] = ()
-    gates: tuple[int, ...] = ()
-    if "slots_ptr" in given:
-        slots = tuple(given["slots_ptr"][: given["K"]].tolist())
-        gates = tuple(given["gates_ptr"][: given["K"]].tolist()) if "gates_ptr" in given else ()
-        base, stride = given["arena_ptr"].data_ptr(), 8 * given["stride_slot_vectors"]
-        size = given["arena_ptr"].element_size()
-        one = given["arena_ptr"][0].numel() * size
-        reads = [r for r in reads if r[0] != base or r[1] <= one]
-        reads += [(base + slot * stride * size, one) for slot in slots]
-    elif entry.kernel == "_gate_residual_kernel":
-        gates = (given["gate"],)
-    anchor = span(given["anchor_ptr"]) if "anchor_ptr" in given else None
-    return Effect(tuple(reads), tuple(writes), tuple(constants), slots, gates, anchor)
-
-
-def _arguments(launch: Launch, names: str) -> list[Range]:
-    found = []
-    for name, _, flag in (name.partition(":") for name in names.split()):
-        wanted = not flag or bool(launch.arguments[flag.lstrip("!")]) is not flag.startswith("!")
-        if wanted and launch.arguments[f"{name}_ptr"].numel():
-            found.append(span(launch.arguments[f"{name}_ptr"]))
-    return found
-
-
-@cache
-def _described() -> dict[str, Callable[..., dict[str, Any]]]:
-    modules = [importlib.import_module(f"l2c_rt.kernels.{file}") for file in FUNCTIONS]
-    return {
-        name: found.launch_metadata
-        for module in modules
-        for name, found in vars(module).items()
-        if name.startswith("_") and hasattr(found, "launch_metadata")
-    }
-
-
-def moved_bytes(launch: Launch) -> int:
-    """What the kernel's own byte model tells a profiler."""
-    describe = _described()[launch.kernel]
-    told = describe(launch.grid, SimpleNamespace(name=launch.kernel), launch.arguments)
-    return int(told["bytes"])
-
-
-class Memory:
-    """Which bytes hold a value; those that nobody wrote are poison."""
-
-    def __init__(self, regions: Sequence[Tensor]) -> None:
-        spans = [(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) for t in regions]
-        self._written: dict[Range, npt.NDArray[np.bool_]] = {
-            at: np.zeros(at[1], dtype=bool) for at in dict.fromkeys(spans)
-        }
-
-    def of(self, at: Range) -> npt.NDArray[np.bool_]:
-        """The bytes of a range; KeyError for memory that is none of the session's buffers."""
-        address, size = at
-        for (first, length), bytes_ in self._written.items():
-            if first <= address and address + size <= first + length:
-                return bytes_[address - first : address - first + size]
-        raise KeyError(f"{size} bytes at {address:#x} belong to no static buffer")
-
-    def has(self, at: Range) -> bool:
-        """Whether a range belongs to one of the buffers."""
-        return any(f <= at[0] and at[0] + at[1] <= f + n for f, n in self._written)
-
-    def write(self, at: Range) -> None:
-        self.of(at)[:] = True
-
-    def poison(self, at: Range) -> None:
-        self.of(at)[:] = False
-
-    def holds(self, at: Range) -> bool:
-        return bool(self.of(at).all())
 
 
 def fixed_arguments(entry: Entry) -> tuple[Any, ...]:

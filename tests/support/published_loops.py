@@ -40,7 +40,6 @@ def ddim_sample_loop(
     bar = np.cumprod(1.0 - np.linspace(0.0001, 0.02, 1000, dtype=np.float64))[kept]
     betas = 1.0 - bar / np.append(1.0, bar[:-1])
     bar = np.cumprod(1.0 - betas)
-    bar_before = np.append(1.0, bar[:-1])
     x = torch.cat([noise, noise])
     y = torch.cat([labels, torch.full_like(labels, null_label)])
     for i in reversed(range(steps)):
@@ -51,7 +50,7 @@ def ddim_sample_loop(
         scale, shift = _f32(np.sqrt(1.0 / bar[i])), _f32(np.sqrt(1.0 / bar[i] - 1))
         x0 = scale * x - shift * eps
         eps = (scale * x - x0) / shift
-        before = _f32(bar_before[i])
+        before = _f32(np.append(1.0, bar)[i])
         x = x0 * torch.sqrt(before) + torch.sqrt(1 - before) * eps
     return x[: len(noise)]
 
@@ -83,15 +82,23 @@ def dpm_solver_loop(
 
     x, grid = noise, torch.linspace(1.0, 1.0 / 1000, nfe // 2 + 1)
     for s, t in pairwise(grid):
-        h = schedule.lam(t) - schedule.lam(s)
-        mid = schedule.time(schedule.lam(s) + 0.5 * h)
-        at_s = x0_at(x, s)
-        x_mid = (schedule.sigma(mid) / schedule.sigma(s)) * x
-        x_mid = x_mid - (schedule.alpha(mid) * torch.expm1(-0.5 * h)) * at_s
-        at_mid = x0_at(x_mid, mid)
-        slope = schedule.alpha(t) * torch.expm1(-h)
-        x = (schedule.sigma(t) / schedule.sigma(s)) * x - slope * at_s - slope * (at_mid - at_s)
+        x = _second_order_step(schedule, x0_at, x, s, t)
     return x
+
+
+def _second_order_step(
+    schedule: DiscreteNoise, x0_at: Callable[[Tensor, Tensor], Tensor], x: Tensor, s: Tensor,
+    t: Tensor,
+) -> Tensor:  # fmt: skip
+    """From time s to time t, with an evaluation at s and one half way."""
+    h = schedule.lam(t) - schedule.lam(s)
+    mid = schedule.time(schedule.lam(s) + 0.5 * h)
+    at_s = x0_at(x, s)
+    x_mid = (schedule.sigma(mid) / schedule.sigma(s)) * x
+    x_mid = x_mid - (schedule.alpha(mid) * torch.expm1(-0.5 * h)) * at_s
+    at_mid = x0_at(x_mid, mid)
+    slope = schedule.alpha(t) * torch.expm1(-h)
+    return (schedule.sigma(t) / schedule.sigma(s)) * x - slope * at_s - slope * (at_mid - at_s)
 
 
 class DiscreteNoise:

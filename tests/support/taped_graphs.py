@@ -17,7 +17,7 @@ from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.api import build
 from l2c_rt.backends.backend import Backend
 from l2c_rt.backends.cuda.cuda_parts import CudaParts
-from l2c_rt.backends.cuda.support import fused_cuda_backend
+from l2c_rt.backends.cuda.support import fused_cuda_backend, why_not_model
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.options import Options
 from l2c_rt.kernels import reference
@@ -138,6 +138,8 @@ def compile_taped(
     cuda = CudaParts(kernels or TapedKernels(), recorder, tuner)
 
     def select(described: BoundModel) -> Backend:
+        if why_not := why_not_model(described, Options(**options)):
+            raise ValueError(f'backend="fused": {why_not}')
         return fused_cuda_backend(described, cuda, Options(**options))
 
     return build(model, schedule, select, steps=steps, calls_per_step=calls_per_step,

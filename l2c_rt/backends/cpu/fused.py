@@ -118,10 +118,11 @@ def custom_forward(fusable: FusableModel) -> str:
         tried.add(kind)
         weight = branch.norm.weight if branch.norm.weight is not None else _last(branch).weight
         width = branch.norm.normalized_shape[0]
-        h = torch.sin(torch.arange(4.0 * width, device=weight.device)).view(1, 4, width)
-        h, out = h.to(weight.dtype), torch.empty(1, 4, width, dtype=weight.dtype)
         plain = torch.autocast(weight.device.type, enabled=False)
+        # Made inside: a tensor of the user's inference mode is not written to outside of it.
         with torch.inference_mode(False), torch.no_grad(), plain:
+            h = torch.sin(torch.arange(4.0 * width, device=weight.device)).view(1, 4, width)
+            h, out = h.to(weight.dtype), torch.empty(1, 4, width, dtype=weight.dtype)
             run_branch(branch.inner, h.clone(), out)
             expected = branch.module(h)
         close = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 3e-2

@@ -1,0 +1,37 @@
+"""Toys on a GPU, compiled for the fused backend, and runs of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from toys import call_inputs, count_branches, random_schedule, toy_dit
+from toys import noise as noise_on_host
+
+from l2c_rt.api import compile
+from l2c_rt.runtime.compiled import Compiled
+
+STEPS = 10
+
+
+def fresh(model: Any = None, **options: Any) -> Compiled:
+    """A toy of STEPS steps, moved to the GPU; not tuned, which would take seconds."""
+    model = (toy_dit() if model is None else model).cuda()
+    schedule = random_schedule(STEPS, count_branches(model), seed=3)
+    return compile(model, schedule, backend="fused", **({"tune": False} | options))
+
+
+def on_gpu(step: int, seed: int = 0, batch: int = 2) -> list[torch.Tensor]:
+    """x, t and y of one call."""
+    return [value.cuda() for value in call_inputs(step, seed, batch)]
+
+
+def drive(fast: Any, seed: int = 0, steps: int = STEPS, batch: int = 2) -> list[torch.Tensor]:
+    """The outputs of a loop's calls."""
+    with torch.no_grad():
+        return [fast(*on_gpu(step, seed, batch)) for step in range(steps)]
+
+
+def noise(seed: int = 0, images: int = 2) -> torch.Tensor:
+    """Noise for `sample`."""
+    return noise_on_host(seed, images).cuda()
