@@ -17,6 +17,7 @@ from recorded_runs import (
     IMAGES,
     ONE,
     TAKE,
+    TWENTY_STEPS,
     WAYS,
     Record,
     call_all,
@@ -39,7 +40,7 @@ def test_a_graph_per_distinct_step_is_launched_in_the_plans_order(name: str, cal
     assert replays[: 1 + len(ran)] == [TAKE, *ran]
 
 
-@pytest.mark.parametrize("name", DISTINCT)
+@pytest.mark.parametrize("name", TWENTY_STEPS)
 def test_a_trajectory_is_one_graph_of_the_steps_in_the_plans_order(name: str) -> None:
     record, steps = recorded(name, graph="trajectory"), recorded(name)
     first, end = record.recorder.captured[-1]
@@ -81,7 +82,7 @@ def test_a_step_is_captured_with_the_addresses_and_numbers_it_was_warmed_with(
 
 
 @pytest.mark.parametrize("way", ["sample", "trajectory"])
-@pytest.mark.parametrize("name", DISTINCT)
+@pytest.mark.parametrize("name", TWENTY_STEPS)
 def test_another_run_with_other_inputs_only_copies_them_and_replays(name: str, way: str) -> None:
     record = recorded(name, **WAYS[way])
     log, captured = len(record.recorder.log), len(record.recorder.captured)
@@ -101,7 +102,7 @@ def test_another_run_with_other_inputs_only_copies_them_and_replays(name: str, w
     assert names <= {"copy_", "_to_copy", "clone", "cat", "full", "new_full", "fill_"}
 
 
-@pytest.mark.parametrize("name", ["dit-xl-2-256/ddim-20", "uvit-h-2-256/dpm-20"])
+@pytest.mark.parametrize("name", TWENTY_STEPS)
 def test_calls_whose_timesteps_are_known_fill_the_tables_once_a_run(name: str) -> None:
     record = recorded(name, calls=True)
     before = replays(record)

@@ -11,6 +11,7 @@ from launch_recorder import (
     span,
 )
 from recorded_runs import (
+    TWENTY_STEPS,
     recorded,
     sampled,
 )
@@ -44,7 +45,7 @@ def test_a_call_ends_in_three_launches_more_and_never_in_one_kernel(name: str) -
         assert operators_of == ["aten.addmm.out", "aten.copy_.default", "aten.add_.Tensor"]
 
 
-@pytest.mark.parametrize("name", ["dit-xl-2-256/ddim-20", "uvit-h-2-256/dpm-20"])
+@pytest.mark.parametrize("name", TWENTY_STEPS)
 def test_products_of_the_library_add_the_gelu_that_they_do_not_have(name: str) -> None:
     # Tanh GELU is in cuBLASLt's epilogue on a GPU, but not on a CPU; erf GELU is not on either.
     record = recorded(name, products="library")
@@ -56,7 +57,7 @@ def test_products_of_the_library_add_the_gelu_that_they_do_not_have(name: str) -
         assert len(entries) == counted.kernels + len(gelus)
 
 
-@pytest.mark.parametrize("name", ["dit-xl-2-256/ddim-20", "uvit-h-2-256/dpm-20"])
+@pytest.mark.parametrize("name", TWENTY_STEPS)
 def test_split_products_add_a_sum_only_where_the_next_kernel_has_more_to_add(name: str) -> None:
     record = recorded(name, products="split")
     found = set()

@@ -45,6 +45,7 @@ SCHEDULES = (*DISTINCT, "dit full", "uvit full")
 """The published ones, and every branch at each of four evaluations."""
 
 
+TWENTY_STEPS = ("dit-xl-2-256/ddim-20", "uvit-h-2-256/dpm-20")
 IMAGES, WIDTH, FILLS = 2, 64, 3
 """FILLS: the graphs that take the weights, fill the tables, fill one entry; steps come after."""
 TAKE, ALL, ONE = range(FILLS)
@@ -150,9 +151,9 @@ WAYS = {
 SOME = [
     *((name, "sample") for name in SCHEDULES),
     *((name, "calls") for name in SCHEDULES),
-    *((name, "trajectory") for name in DISTINCT),
+    *((name, "trajectory") for name in TWENTY_STEPS),
     *((name, f"sample, {products} products")
-      for name in ("dit-xl-2-256/ddim-20", "uvit-h-2-256/dpm-20")
+      for name in TWENTY_STEPS
       for products in ("library", "split")),
 ]  # fmt: skip
 
