@@ -27,6 +27,7 @@ DiT with a test
   reuse      6 of 24 branch calls (25.0%)
   memory     5 slots, 1.5 MiB, allocated once; tables 1.0 MiB
   runs       2 complete, 1 abandoned, 9 calls
+  checked    against the model's own forward: equal
   speed-up   expected at most 1.250x, measured not yet"""
 
 

@@ -72,7 +72,8 @@ class Interrupting(nn.Linear):
 INTRUSIONS: dict[str, Callable[[Session], object]] = {
     "call": lambda s: s(torch.zeros(2, 4, 8, 8), torch.tensor([5, 5]), torch.tensor([1, 2])),
     "forward_with_cfg": lambda s: s.forward_with_cfg(*call_inputs(0), cfg_scale=2.0),
-    "sample": lambda s: s.sample(noise(), [1, 2]),
+    # Of the session itself: a compiled model samples on another one.
+    "sample": lambda s: Session.sample(s, noise(), [1, 2]),
 }
 
 

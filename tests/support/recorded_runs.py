@@ -114,7 +114,8 @@ def recorded(
         compiled = build(
             model, Full() if full else presets.load(f"l2c/{name}"),
             lambda described: fused_cuda_backend(described, cuda, Options(graph=graph)),
-            steps=4 if full else None, strict=True,
+            # Recorded kernels compute nothing, so there is nothing to compare.
+            steps=4 if full else None, strict=True, check="off",
         )  # fmt: skip
         if calls:
             call_all(compiled)
