@@ -22,7 +22,7 @@ pytest.importorskip("matplotlib", reason="the plot extra is not installed")
 
 TORCHRUN = """
 import os, sys
-sys.path.insert(0, {support!r})
+sys.path[:0] = {support!r}
 import torch.distributed as dist
 from toy_learning import learn_briefly
 from toys import toy_dit

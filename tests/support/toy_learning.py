@@ -14,7 +14,7 @@ from l2c_rt.learning.options import resolve_options
 from l2c_rt.learning.task import Task
 from l2c_rt.policies.router import Router
 
-SUPPORT = str(Path(__file__).parent)
+SUPPORT = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "bench")]
 """What a process of its own puts on its path to import this module."""
 
 
