@@ -49,7 +49,9 @@ Examples:
 @click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--lr", type=FiniteRange(0), help="Default: fits the number of iterations.")
 @click.option("--straight-through", type=FiniteRange(0, 1), help="Binarise in the forward.")
-@click.option("--cfg-scale", type=FiniteRange(), help="Guidance of the trajectories; default as published.")
+@click.option(
+    "--cfg-scale", type=FiniteRange(), help="Guidance of the trajectories; default as published."
+)
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True)
 @num_heads_option
 @key_option

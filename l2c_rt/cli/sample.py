@@ -52,7 +52,9 @@ Examples:
 @key_option
 @click.option("--steps", type=click.IntRange(1, 1000), help="Evaluations of the run.")
 @click.option("--labels", default="0-7", show_default=True, help="Classes, as in 0,3,5-9.")
-@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Of the noise.")
+@click.option(
+    "--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Of the noise."
+)
 @click.option(
     "--cfg-scale",
     type=FiniteRange(),

@@ -84,7 +84,7 @@ def _check_same(metadata: Mapping[str, str], options: LearnOptions, model: str) 
     if absent or (metadata["format"], metadata["version"]) != (FORMAT, VERSION):
         file_format = f"{metadata.get('format')!r:.40} version {metadata.get('version')!r:.40}"
         raise ValueError(
-            f"format {file_format}, wanted {FORMAT} {VERSION} with a state; resume=False begins anew"
+            f"format {file_format}, wanted {FORMAT} {VERSION} and a state; resume=False begins anew"
         )
     saved, current = parse_json(metadata["options"].encode()), options.as_dict()
     if not isinstance(saved, dict):

@@ -1,4 +1,4 @@
-"""A folder that diffusers' save_pretrained wrote: config.json and safetensors weights, whole or cut.
+"""A folder that diffusers' save_pretrained wrote: config.json and weights, whole or in shards.
 
 Untrusted like any weight file: sizes that the configuration claims are checked against the weights'
 shapes before memory is taken, shards must lie in the folder, and tensors are read one by one.

@@ -14,10 +14,10 @@ from torch import nn
 from l2c_rt.models.dit import CONFIGS as DIT_SIZES
 from l2c_rt.models.dit import DiT, DiTConfig
 from l2c_rt.models.dit import config as dit_size
+from l2c_rt.models.state_dicts import first
 from l2c_rt.models.uvit import CONFIGS as UVIT_SIZES
 from l2c_rt.models.uvit import UViT, UViTConfig
 from l2c_rt.models.uvit import config as uvit_size
-from l2c_rt.models.state_dicts import first
 from l2c_rt.models.weight_files import Weights, open_weights
 
 MAX_BLOCKS = 1000
@@ -137,7 +137,9 @@ def _uvit_options(shapes: Shapes) -> dict[str, Any]:
 
 
 _DIT = _Layout("blocks.0.attn.qkv.weight", DiT, _dit_options, "hidden_size", dit_size, DIT_SIZES)
-_UVIT = _Layout("mid_block.attn.qkv.weight", UViT, _uvit_options, "embed_dim", uvit_size, UVIT_SIZES)
+_UVIT = _Layout(
+    "mid_block.attn.qkv.weight", UViT, _uvit_options, "embed_dim", uvit_size, UVIT_SIZES
+)
 
 
 def _axis(shapes: Shapes, key: str, rank: int, axis: int) -> int:

@@ -73,7 +73,7 @@ def read_tensors(path: Path, names: tuple[str, ...]) -> list[Tensor]:
     with naming(path), open_regular(path) as stream:
         file = SafetensorsFile(stream, os.fstat(stream.fileno()).st_size)
         if not file.entries.keys() >= {*names}:
-            raise ValueError(f"holds {first(sorted(file.entries))}, wanted {', '.join(names)}")
+            raise ValueError(f"holds {first(sorted(file.entries))}, wanted {' and '.join(names)}")
         entries = [file.entries[name] for name in names]
         known = FLOATS | INTEGERS
         _check_kinds({name: file.entries[name].kind for name in names}, known)

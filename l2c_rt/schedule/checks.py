@@ -98,8 +98,8 @@ def check_fingerprint(fingerprint: str) -> None:
     whole = isinstance(fingerprint, str) and FINGERPRINT.fullmatch(fingerprint)
     if not whole and fingerprint != "":
         raise ValueError(
-            f'fingerprint is {fingerprint!r:.80}, wanted "shapes:", "bfloat16:" and "float16:" with '
-            '64 hex digits each, or ""'
+            f'fingerprint is {fingerprint!r:.80}, wanted "shapes:", "bfloat16:" and "float16:", '
+            'each with 64 hex digits, or ""'
         )
 
 

@@ -183,15 +183,17 @@ def _completed(columns: Mapping[str, list[int]], steps: int) -> Mapping[str, lis
     Only where all of them are attention and MLP; other models' keys stay as they are.
     """
     parts = {name: name.rpartition("-") for name in columns}
-    if not all(kind in KINDS and block.isdecimal() for kind, _, block in parts.values()):
+    ours = (
+        kind in KINDS and block.isdecimal() and len(block) < 6 for kind, _, block in parts.values()
+    )
+    if not all(ours):
         return columns
     named = {
-        f"{KINDS[kind]}-{int(block[:6])}": columns[name]
-        for name, (kind, _, block) in parts.items()
+        f"{KINDS[kind]}-{int(block)}": columns[name] for name, (kind, _, block) in parts.items()
     }
     if len(named) != len(columns):
         raise ValueError("two keys are one branch, as attn-0 and attn1-0 are; leave one out")
-    blocks = 1 + max(int(block[:6]) for _, _, block in parts.values())
+    blocks = 1 + max(int(block) for _, _, block in parts.values())
     check_size(steps, 2 * blocks)
     return {name: named.get(name, [1] * steps)
             for b in range(blocks) for name in (f"attn-{b}", f"mlp-{b}")}  # fmt: skip

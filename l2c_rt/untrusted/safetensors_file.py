@@ -39,11 +39,14 @@ class SafetensorsFile:
         self._file = file
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise ValueError(f"damaged safetensors file: its header claims {length} of {size} bytes")
+            raise ValueError(
+                f"damaged safetensors file: its header claims {length} of {size} bytes"
+            )
         header = parse_json(file.read(length))
         if not isinstance(header, dict):
             raise ValueError("damaged safetensors file: its header is not a JSON object")
-        metadata = header.pop("__metadata__", None) or {}
+        metadata = header.pop("__metadata__", None)
+        metadata = {} if metadata is None else metadata
         if not isinstance(metadata, dict) or not all(type(v) is str for v in metadata.values()):
             raise ValueError("damaged safetensors file: its metadata is not a dict of texts")
         self.metadata: Mapping[str, str] = metadata
@@ -73,8 +76,8 @@ def _entry(name: str, fields: Any, begin: int) -> Entry:
         raise ValueError(f"damaged safetensors file: {name[:80]!r} has no shape or offsets")
     if len(shape) > MAX_DIMENSIONS or not isinstance(kind, str) or kind not in ITEM_BYTES:
         raise ValueError(
-            f"{name[:80]!r} is {kind!r:.40} with {len(shape)} axes, wanted at most {MAX_DIMENSIONS} "
-            f"and one of {', '.join(ITEM_BYTES)}"
+            f"{name[:80]!r} is {kind!r:.40} with {len(shape)} axes, wanted {MAX_DIMENSIONS} or "
+            f"less and one of {', '.join(ITEM_BYTES)}"
         )
     if offsets[1] - offsets[0] != math.prod(shape) * ITEM_BYTES[kind]:
         raise ValueError(

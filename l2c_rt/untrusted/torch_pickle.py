@@ -1,9 +1,8 @@
 """The pickle inside a torch.save file, read as plain values: nothing is imported, nothing called.
 
 Understands the 35 opcodes and the few names that a saved router holds and refuses all others;
-`weights_pickle` has a reader that takes more names. We do not call torch.load(weights_only=True):
-its list of allowed calls has bytearray(n), which allocates whatever n the file says, and versions
-of torch before the check believe any storage size.
+`weights_pickle` takes more names. We do not call torch.load(weights_only=True): it allows
+bytearray(n), of whatever n the file says, and versions of torch before the check believe any size.
 """
 
 from __future__ import annotations
@@ -119,9 +118,9 @@ class PickleReader:
 
     def last(self, kind: type) -> Any:
         value = self.top()
-        if type(value) is not kind:
-            raise ValueError(f"the pickle fills a {type(value).__name__} as a {kind.__name__}")
-        return value
+        if type(value) is kind:
+            return value
+        raise ValueError(f"the pickle fills a {type(value).__name__} as a {kind.__name__}")
 
     def name(self, text: str) -> Any:
         """What stands for the class or function `text`, "module name"."""
@@ -176,11 +175,6 @@ def _put(reader: PickleReader, index: int) -> None:
 def _tuple(reader: PickleReader, size: int) -> None:
     values = [reader.pop() for _ in range(size)]
     reader.push(tuple(reversed(values)))
-
-
-def _set_item(reader: PickleReader) -> None:
-    value = reader.pop()
-    reader.set_items([reader.pop(), value])
 
 
 def _call(reader: PickleReader) -> None:
@@ -242,7 +236,7 @@ OPCODES: dict[bytes, Callable[[PickleReader], None]] = {
     b"\x86": lambda r: _tuple(r, 2),
     b"\x87": lambda r: _tuple(r, 3),
     b"u": lambda r: r.set_items(r.pop_to_mark()),
-    b"s": _set_item,
+    b"s": lambda r: r.set_items([r.pop(), r.pop()][::-1]),
     b"a": lambda r: r.extend([r.pop()]),
     b"e": lambda r: r.extend(r.pop_to_mark()),
     b"c": lambda r: r.push(r.name(f"{r.line()} {r.line()}")),

@@ -12,14 +12,12 @@ from typing import Any
 
 from l2c_rt.untrusted.torch_pickle import MAX_KEY, NAMES, Name, Namespace, PickleReader
 
-HOSTILE = {"builtins", "__builtin__", "code", "commands", "ctypes", "importlib", "nt", "os",
-           "pickle", "posix", "pty", "runpy", "shutil", "socket", "subprocess", "sys",
-           "webbrowser"}  # fmt: skip
+HOSTILE = {"_io", "code", "commands", "ctypes", "importlib", "io", "nt", "os", "pickle", "posix",
+           "pty", "runpy", "shutil", "socket", "subprocess", "sys", "webbrowser"}  # fmt: skip
 """Modules that a pickle names to do harm.  Nothing would run here, but the user should know."""
 
-PLAIN = {"bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list",
-         "object", "range", "set", "slice", "str", "tuple"}  # fmt: skip
-"""What a pickle may name of builtins."""
+HOSTILE_BUILTINS = {"__import__", "apply", "breakpoint", "compile", "delattr", "eval", "exec",
+                    "execfile", "getattr", "globals", "input", "open", "setattr"}  # fmt: skip
 
 DICTS = ("collections OrderedDict", "collections defaultdict", "builtins dict", "__builtin__ dict")
 """What is filled item by item."""
@@ -45,8 +43,8 @@ class WeightsReader(PickleReader):
 
     def name(self, text: str) -> Any:
         module, _, what = text.partition(" ")
-        root = module.partition(".")[0]
-        if root in HOSTILE and not (root in ("builtins", "__builtin__") and what in PLAIN):
+        builtin = module in ("builtins", "__builtin__")
+        if module.partition(".")[0] in HOSTILE or (builtin and what in HOSTILE_BUILTINS):
             raise ValueError(
                 f"the pickle names {f'{module}.{what}'!r:.80}, which no weights need; torch.load "
                 "would run it, here nothing was executed. Do not load this file elsewhere"
@@ -60,7 +58,7 @@ class WeightsReader(PickleReader):
         if text in WRAPPED_TENSOR and isinstance(arguments, tuple) and arguments:
             return arguments[0]
         if text == "torch._tensor _rebuild_from_type_v2" and len(arguments) > 2:
-            # A tensor with attributes of its own: what rebuilds it, its class, that one's arguments.
+            # A tensor with attributes of its own: what rebuilds it, its class, the arguments.
             return self.call(arguments[0], arguments[2])
         if text in NAMES:
             return super().call(function, arguments)

@@ -22,7 +22,7 @@ from l2c_rt.backends.cuda.tuning.problems import (
     LinearProblem,
 )
 from l2c_rt.untrusted.atomic_write import write_whole
-from l2c_rt.untrusted.bounded_read import parse_json, read_bounded, require_regular
+from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded, require_regular
 
 VERSION = 1
 MAX_BYTES = 4 << 20
@@ -90,7 +90,8 @@ def _machines(path: Path) -> Machines:
     if path.stat().st_size == 0:
         # As a write interrupted by a power failure may leave it.
         return {}
-    content = parse_json(read_bounded(path, MAX_BYTES, "tuning"))
+    with naming(path):
+        content = parse_json(read_bounded(path, MAX_BYTES, "tuning"))
     version = content.get("version") if isinstance(content, dict) else None
     if type(version) is not int or version != VERSION:
         raise ValueError(f"{path}: version is {version!r:.40}, wanted {VERSION}; move it away")
