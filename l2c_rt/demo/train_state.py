@@ -157,7 +157,7 @@ def _checked_header(metadata: Mapping[str, str], settings: TrainSettings) -> dic
 
 
 def _number(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e300  # type: ignore[operator,arg-type]
+    return type(value) in (int, float) and abs(value) < 1e300  # type: ignore[arg-type]
 
 
 def _restore(state: TrainState, file: SafetensorsFile) -> None:

@@ -25,7 +25,9 @@ FORMAT = "l2c_rt.learning"
 VERSION = "2"
 MAX_BYTES = 1 << 28
 NUMBERS = ("lam", "error", "error_at_cut", "seconds")
-DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "BOOL": np.dtype("?")}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "BOOL": np.dtype("?"),
+}  # fmt: skip
 
 
 def save_checkpoint(path: Path, state: LearnState, options: LearnOptions, model: str) -> None:
@@ -116,12 +118,13 @@ def _header(header: Any, state: LearnState, options: LearnOptions) -> dict[str, 
         raise ValueError(f"iteration is {iteration!r:.40}, wanted 0..{options.iterations}")
     for name in NUMBERS:
         value = header.get(name)
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"{name} is {value!r:.40}, wanted a finite number")
     if header.get("rows") != list(state.rows):
         raise ValueError(f"rows are {header.get('rows')!r:.60}, wanted {state.rows}")
-    whole = isinstance(snapshots, list) and all(type(k) is int for k in snapshots)
-    if not whole or any(not 0 <= k <= iteration for k in snapshots):
+    if not isinstance(snapshots, list) or not all(
+        type(k) is int and 0 <= k <= iteration for k in snapshots
+    ):
         raise ValueError(f"snapshots are {snapshots!r:.60}, wanted iterations up to {iteration}")
     return header
 

@@ -88,6 +88,8 @@ def _begun(task: Task, folder: Path | None, workers: Workers) -> LearnState:
     if folder is not None and (folder / CHECKPOINT).exists():
         load_checkpoint(folder / CHECKPOINT, state, task.options, task.fingerprint)
     workers.check_equal("where to begin", state.iteration)
+    # 52 bits of it, which float64 carries.
+    workers.check_equal("the model", int(task.fingerprint[-13:], 16))
     return state
 
 

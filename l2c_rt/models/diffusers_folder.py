@@ -146,7 +146,7 @@ def _built(config: Mapping[str, Any]) -> nn.Module:
             "a folder of diffusers needs diffusers: pip install diffusers", name=error.name
         ) from error
     try:
-        model: nn.Module = DiTTransformer2DModel.from_config(dict(config))
+        model: nn.Module = DiTTransformer2DModel.from_config(dict(config))  # type: ignore[no-untyped-call]
     except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{CONFIG} describes no model: {error}") from error
     return model
