@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
@@ -13,8 +14,10 @@ from torch import nn
 from l2c_rt._deprecated import renamed_keyword
 from l2c_rt.adapters import describe
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.model_fingerprint import fingerprint_difference, model_fingerprint
 from l2c_rt.backends import select_backend
 from l2c_rt.backends.options import Options
+from l2c_rt.notices import L2CWarning
 from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
 from l2c_rt.resolve import resolve_schedule
@@ -49,8 +52,9 @@ def compile(
 
     `router` may also be a schedule, a policy (then `steps` is needed), a file, or a preset's name.
     `calls_per_step` is 2 where the loop calls cond and uncond separately, cond first.
-    `timesteps` [steps] are checked at every call.  With `strict`, changed weights and whatever
-    `summary()` would note as not fused raise instead.
+    `timesteps` [steps] are checked at every call.  A schedule that was learned on another model
+    warns (`L2CWarning`).  With `strict` that raises, and so do changed weights and whatever
+    `summary()` would note as not fused.
     On a GPU: `graph` is "step" (a CUDA graph per distinct step), "trajectory" (one per run of
     `sample`) or "off"; `residual_dtype` is that of the residual stream (None: the model's own);
     with `tune` the fastest products and attention are measured once per machine and remembered.
@@ -85,12 +89,30 @@ def build(
     described = describe(model, adapter)
     schedule = resolve_schedule(router, steps=steps, branches=described.program.branch_names)
     _check_family(schedule, described)
+    _check_fingerprint(schedule, described, strict)
     shared = SharedModel(
         described, schedule, partial(describe, adapter=adapter), select, strict=strict,
         proof=Proof(check),
     )  # fmt: skip
     expected = schedule.timesteps if timesteps is None else tuple(map(float, timesteps))
     return Compiled(shared, calls_per_step=calls_per_step, timesteps=expected)
+
+
+def _check_fingerprint(schedule: CacheSchedule, described: BoundModel, strict: bool) -> None:
+    if not schedule.fingerprint:
+        return
+    difference = fingerprint_difference(model_fingerprint(described.model), schedule.fingerprint)
+    if not difference:
+        return
+    text = (
+        f"compile: the schedule was learned on a model of other {difference} "
+        f"({schedule.source or 'no source given'}), so this model may lose quality on it; learn a "
+        "router on this model, or load the weights that it was learned on"
+    )
+    if strict:
+        raise ValueError(f"strict: {text}")
+    # Past this function, build, compile and its wrapper, to the line that calls compile.
+    warnings.warn(text, L2CWarning, stacklevel=5)
 
 
 def _check_family(schedule: CacheSchedule, described: BoundModel) -> None:

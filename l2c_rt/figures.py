@@ -5,9 +5,12 @@ Imports matplotlib when a picture is drawn, and no pyplot: no global state.
 
 from __future__ import annotations
 
+import io
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from l2c_rt.untrusted.atomic_write import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +32,13 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def save_figure(figure: Figure, path: str | Path, dpi: int) -> None:
+    """Write a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=dpi, format="png")
+    write_whole(path, buffer.getvalue())
 
 
 def require_matplotlib() -> None:

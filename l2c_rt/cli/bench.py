@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from l2c_rt.cli.exits import fitting, reading, refuse
-from l2c_rt.cli.options import cut_options, json_option, num_heads_option
+from l2c_rt.cli.options import cut_options, json_option, key_option, num_heads_option
 from l2c_rt.cli.sources import METAVAR, Threshold, read_source
 from l2c_rt.measure.ceilings import Ceilings, quick_ceilings, read_ceilings
 from l2c_rt.measure.clocks import Clock, Run, clock_for
@@ -40,6 +40,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 @cut_options
 @click.option("--weights", metavar="FILE", help="Model to run; default: random weights.")
 @num_heads_option
+@key_option
 @click.option("--width", type=click.IntRange(4), help="Width of the random model [384].")
 @click.option("--input-size", type=click.IntRange(2), help="Side of its latents, patch 2 [32].")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images.")
@@ -62,6 +63,7 @@ def bench_command(
     cut: Threshold,
     weights: str | None,
     num_heads: int | None,
+    key: str,
     width: int | None,
     input_size: int | None,
     batch: int,
@@ -84,7 +86,7 @@ def bench_command(
     with reading():
         rates = None if ceilings is None else read_ceilings(ceilings)
     schedule = read_source(source).schedule(cut)
-    loaded = _model(schedule, weights, num_heads, width, input_size)
+    loaded = _model(schedule, weights, num_heads, key, width, input_size)
     import torch
 
     if threads is not None:
@@ -147,6 +149,7 @@ def _model(
     schedule: CacheSchedule,
     weights: str | None,
     num_heads: int | None,
+    key: str,
     width: int | None,
     input_size: int | None,
 ) -> Loaded:
@@ -161,7 +164,7 @@ def _model(
     for option, value in (("--width", width), ("--input-size", input_size)):
         if value is not None:
             refuse(option, "is for a random model; leave it out with --weights")
-    return load(weights, schedule.family, num_heads)
+    return load(weights, schedule.family, num_heads, key)
 
 
 def _compiled_pair(

@@ -15,6 +15,7 @@ from l2c_rt.cli.options import (
     smoothcache_options,
 )
 from l2c_rt.cli.sources import SmoothCacheHeader, Source, Threshold, read_source
+from l2c_rt.untrusted.atomic_write import write_whole
 
 FORMATS = ("router", "schedule", "smoothcache")
 SUFFIXES = {"router": ".safetensors", "schedule": ".json", "smoothcache": ".json"}
@@ -90,7 +91,7 @@ def _write_schedule(origin: Source, target: Path, target_format: str, cut: Thres
     if target_format == "schedule":
         schedule.save(target)
     else:
-        target.write_text(json.dumps(schedule.to_smoothcache()) + "\n", encoding="utf-8")
+        write_whole(target, json.dumps(schedule.to_smoothcache()) + "\n")
     computed = int(schedule.compute.sum())
     click.echo(
         f"{target}: {target_format}, {schedule.steps} steps x {schedule.num_branches} branches, "

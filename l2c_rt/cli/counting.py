@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from l2c_rt.cli.exits import fitting, refuse
-from l2c_rt.cli.options import num_heads_option
+from l2c_rt.cli.options import key_option, num_heads_option
 from l2c_rt.families import FAMILIES
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class ModelOptions:
 
     weights: str | None
     num_heads: int | None
+    key: str
     depth: int | None
     width: int | None
     tokens: int | None
@@ -35,6 +36,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option("--weights", metavar="FILE", help="Count the model in this weights file.")
     @num_heads_option
+    @key_option
     @click.option("--depth", type=click.IntRange(1), help="Count a model of this depth.")
     @click.option("--width", type=click.IntRange(4), help="Count a model of this width.")
     @click.option("--tokens", type=click.IntRange(1), help="Tokens that its blocks see.")
@@ -42,12 +44,13 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(
         weights: str | None,
         num_heads: int | None,
+        key: str,
         depth: int | None,
         width: int | None,
         tokens: int | None,
         **rest: Any,
     ) -> Any:
-        return command(model=ModelOptions(weights, num_heads, depth, width, tokens), **rest)
+        return command(model=ModelOptions(weights, num_heads, key, depth, width, tokens), **rest)
 
     return run
 
@@ -115,7 +118,8 @@ def _from_weights(schedule: CacheSchedule, model: ModelOptions) -> tuple[BlockPr
     from l2c_rt.cli.models import load
 
     assert model.weights is not None
-    return load(model.weights, schedule.family, model.num_heads).bound_model.program, model.weights
+    loaded = load(model.weights, schedule.family, model.num_heads, model.key)
+    return loaded.bound_model.program, model.weights
 
 
 def _from_size(schedule: CacheSchedule, model: ModelOptions) -> tuple[BlockProgram, str] | str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from l2c_rt.figures import require_pillow
+from l2c_rt.untrusted.atomic_write import write_whole
 
 CELL = 64
 """Small images are enlarged to about this many pixels."""
@@ -39,4 +41,6 @@ def save_grid(images: npt.NDArray[np.float32], path: Path, columns: int) -> None
         top, left = (k // columns) * (height * zoom + GAP), (k % columns) * (width * zoom + GAP)
         grid[top : top + height * zoom, left : left + width * zoom] = image
     # Pillow takes grey images without a channel axis.
-    Image.fromarray(grid if channels == 3 else grid[..., 0]).save(path, format="PNG")
+    buffer = io.BytesIO()
+    Image.fromarray(grid if channels == 3 else grid[..., 0]).save(buffer, format="PNG")
+    write_whole(path, buffer.getvalue())

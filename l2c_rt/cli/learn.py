@@ -11,9 +11,11 @@ import click
 
 from l2c_rt.cli.exits import fitting, refuse
 from l2c_rt.cli.models import WEIGHTS_METAVAR, Loaded, load, place
-from l2c_rt.cli.options import num_heads_option
+from l2c_rt.cli.options import MAX_SEED, FiniteRange, key_option, num_heads_option
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from l2c_rt.policies.router import Router
 
 EXAMPLES = """\b
@@ -41,15 +43,18 @@ Examples:
     help="A .safetensors with latents [N, C, H, W] and labels [N]; without it, the model's own "
     "trajectories from noise.",
 )
-@click.option("--reuse", type=click.FloatRange(0, 1), help="Share to reuse.  [0.45 without --lam]")
-@click.option("--lam", type=click.FloatRange(0), help="The published penalty, instead of --reuse.")
+@click.option("--reuse", type=FiniteRange(0, 1), help="Share to reuse.  [0.45 without --lam]")
+@click.option("--lam", type=FiniteRange(0), help="The published penalty, instead of --reuse.")
 @click.option("--iterations", type=click.IntRange(1), help="Default: 120 visits of every row.")
 @click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True)
-@click.option("--lr", type=click.FloatRange(0), help="Default: fits the number of iterations.")
-@click.option("--straight-through", type=click.FloatRange(0, 1), help="Binarise in the forward.")
-@click.option("--cfg-scale", type=float, help="Guidance of the trajectories; default as published.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--lr", type=FiniteRange(0), help="Default: fits the number of iterations.")
+@click.option("--straight-through", type=FiniteRange(0, 1), help="Binarise in the forward.")
+@click.option(
+    "--cfg-scale", type=FiniteRange(), help="Guidance of the trajectories; default as published."
+)
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True)
 @num_heads_option
+@key_option
 @click.option("--device", default="cpu", show_default=True, help="A torch device.")
 @click.option("--report", type=click.IntRange(0), default=8, show_default=True,
               help="Images of the fit report; 0 leaves it out.")  # fmt: skip
@@ -61,6 +66,7 @@ def learn_command(
     out: Path,
     data: str | None,
     num_heads: int | None,
+    key: str,
     device: str,
     report: int,
     resume: bool,
@@ -74,7 +80,7 @@ def learn_command(
     """
     if (out / "router.safetensors").exists() and not (resume or force):
         refuse("--out", f"{out} has a router already; give --resume, --force or another folder")
-    loaded = load(weights, "", num_heads)
+    loaded = load(weights, "", num_heads, key)
     batches = None if data is None else read_batches(data, loaded, options)
     from l2c_rt.learning import learn
 
@@ -112,23 +118,19 @@ def read_batches(path: str, loaded: Loaded, options: dict[str, Any]) -> list[Any
     return [(latents[batch], labels[batch]) for batch in batches]
 
 
-def _tensors(path: str) -> tuple[Any, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _tensors(path: str) -> tuple[Tensor, Tensor]:
+    from l2c_rt.models.weight_files import read_tensors
 
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: no safetensors file: {error}") from error
-    if not {"latents", "labels"} <= tensors.keys():
-        raise ValueError(f"{path}: holds {sorted(tensors)[:5]}, wanted latents and labels")
-    latents, labels = tensors["latents"], tensors["labels"]
-    if latents.dim() != 4 or not latents.is_floating_point() or labels.shape != latents.shape[:1]:
+    latents, labels = read_tensors(Path(path), ("latents", "labels"))
+    sound = latents.is_floating_point() and not labels.is_floating_point()
+    if latents.dim() != 4 or not sound or labels.shape != latents.shape[:1] or not len(labels):
         raise ValueError(
             f"{path}: latents are {list(latents.shape)} {latents.dtype}, labels "
-            f"{list(labels.shape)}; wanted floats [N, C, H, W] and [N]"
+            f"{list(labels.shape)} {labels.dtype}; wanted floats [N, C, H, W] and integers [N]"
         )
-    return latents, labels
+    if not bool(latents.isfinite().all()):
+        raise ValueError(f"{path}: latents hold numbers that are not finite")
+    return latents, labels.long()
 
 
 @contextmanager

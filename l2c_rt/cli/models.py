@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2c_rt.cli.exits import BadInput, NoFit, fitting, reading, refuse
@@ -29,9 +30,9 @@ class Loaded:
     sampling: PublishedLoop
 
 
-def load(name: str, family: str, num_heads: int | None = None) -> Loaded:
+def load(name: str, family: str, num_heads: int | None = None, key: str = "") -> Loaded:
     """Load weights of that family, or of the one that the file fits where `family` is ""."""
-    return _described(_model(name, family, num_heads))
+    return _described(_model(name, family, num_heads, key))
 
 
 def random_model(family: str, blocks: int, width: int, input_size: int) -> Loaded:
@@ -76,20 +77,25 @@ def noise(loaded: Loaded, count: int, seed: int) -> torch.Tensor:
     return torch.randn((count, loop.channels, loop.size, loop.size), generator=generator)
 
 
-def _model(name: str, family: str, num_heads: int | None) -> nn.Module:
+def _model(name: str, family: str, num_heads: int | None, key: str) -> nn.Module:
     from l2c_rt.models import load_dit, load_uvit
 
     if name == DIGITS:
         from l2c_rt.demo.run import load_demo_model
 
         return load_demo_model()
+    if Path(name).is_dir():
+        from l2c_rt.models import load_diffusers
+
+        with reading():
+            return load_diffusers(name).requires_grad_(False)
     loaders: dict[str, Callable[..., nn.Module]] = {DIT.name: load_dit, UVIT.name: load_uvit}
     refusals = []
     # The schedule's own family first, so that its refusal is the one that is told.
     for candidate in sorted(loaders, key=lambda candidate: candidate != family):
         try:
             with reading():
-                model = loaders[candidate](name, num_heads=num_heads).requires_grad_(False)
+                model = loaders[candidate](name, num_heads=num_heads, key=key).requires_grad_(False)
         except BadInput as failure:
             refusals.append(failure)
             continue

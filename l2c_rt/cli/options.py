@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -15,6 +16,22 @@ from l2c_rt.families import FAMILIES, Family
 
 Command = Callable[..., Any]
 
+MAX_SEED = (1 << 32) - 1
+"""The largest that every generator takes, scikit-learn's included."""
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range, and neither NaN nor infinite: click's own lets NaN pass."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return float(number)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 force_option = click.option("--force", is_flag=True, help="Overwrite files that exist.")
 num_heads_option = click.option(
@@ -22,6 +39,10 @@ num_heads_option = click.option(
     type=click.IntRange(1),
     help="Attention heads, where the weights file does not say and the width is not published.",
 )
+key_option = click.option(
+    "--key", default="", metavar="KEY",
+    help="Where the weights lie in the file, as in ema or state_dict.model, if there are several.",
+)  # fmt: skip
 backend_option = click.option(
     "--backend", type=click.Choice(["auto", "reference", "fused"]), default="auto",
     show_default=True, help="How ops are run; auto is reference on a CPU.",

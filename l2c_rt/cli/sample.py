@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,19 @@ from l2c_rt.cli.exits import fitting, refuse
 from l2c_rt.cli.labels import parse_labels
 from l2c_rt.cli.models import DIGITS, WEIGHTS_METAVAR, Loaded, load, noise, place
 from l2c_rt.cli.options import (
+    MAX_SEED,
+    FiniteRange,
     backend_option,
     check_writable,
     cut_options,
     force_option,
+    key_option,
     num_heads_option,
     of_each_family,
 )
 from l2c_rt.cli.sources import METAVAR, Threshold, read_source
 from l2c_rt.figures import require_pillow
+from l2c_rt.untrusted.atomic_write import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,12 +49,15 @@ Examples:
 @click.option("--router", metavar=f"{METAVAR}|full", help="Cache schedule; full reuses nothing.")
 @cut_options
 @num_heads_option
+@key_option
 @click.option("--steps", type=click.IntRange(1, 1000), help="Evaluations of the run.")
 @click.option("--labels", default="0-7", show_default=True, help="Classes, as in 0,3,5-9.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")
+@click.option(
+    "--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Of the noise."
+)
 @click.option(
     "--cfg-scale",
-    type=float,
+    type=FiniteRange(),
     help=f"Guidance; default as published: {of_each_family(lambda family: family.cfg_scale)}.",
 )
 @backend_option
@@ -69,6 +77,7 @@ def sample_command(
     router: str | None,
     cut: Threshold,
     num_heads: int | None,
+    key: str,
     steps: int | None,
     labels: str,
     seed: int,
@@ -85,7 +94,7 @@ def sample_command(
     """
     _check_outs(outs, force)
     schedule = _schedule(weights, router, cut, steps)
-    loaded = load(weights, "" if schedule is None else schedule.family, num_heads)
+    loaded = load(weights, "" if schedule is None else schedule.family, num_heads, key)
     _check_png(outs, loaded)
     classes = parse_labels(labels, loaded.sampling.classes)
     place(loaded, device)
@@ -164,14 +173,16 @@ def _write(out: Path, latents: Tensor, classes: list[int], seed: int, fast: Comp
 
     array = latents.numpy()
     if out.suffix == ".npy":
-        np.save(out, array)
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        write_whole(out, buffer.getvalue())
     elif out.suffix == ".png":
         from l2c_rt.cli.images import save_grid
 
         save_grid(array, out, columns=min(len(classes), 10))
     else:
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         schedule = fast.schedule
         header = {"seed": str(seed), "schedule": schedule.digest, "source": schedule.source}
-        save_file({"latents": array, "labels": np.array(classes)}, out, metadata=header)
+        write_whole(out, save({"latents": array, "labels": np.array(classes)}, metadata=header))

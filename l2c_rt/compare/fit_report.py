@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from os import PathLike
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from l2c_rt.figures import PALETTE, new_figure, require_png
+from l2c_rt.figures import PALETTE, new_figure, require_png, save_figure
+from l2c_rt.untrusted.atomic_write import write_whole
 
 FORMAT = "l2c_rt.fit_report"
 VERSION = 1
@@ -70,11 +70,11 @@ class FitReport:
             fit["psnr"] = [value if math.isfinite(value) else None for value in fit["psnr"]]
         return plain
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the report as JSON, every image's PSNR included."""
-        Path(path).write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n")
+        write_whole(path, json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n")
 
-    def plot(self, path: str | PathLike[str]) -> None:
+    def plot(self, path: str | Path) -> None:
         """Draw reuse and error per evaluation as a PNG (needs matplotlib)."""
         draw(self, Path(path))
 
@@ -131,4 +131,4 @@ def draw(report: FitReport, path: Path) -> None:
     below.set_xlabel("evaluation: noisy \N{RIGHTWARDS ARROW} clean")
     for axis in (above, below):
         axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from l2c_rt.demo.digits import NUM_CLASSES
 from l2c_rt.demo.report import Result
+from l2c_rt.figures import save_figure
 
 COLUMNS = 4
 COLORS = {
@@ -75,7 +76,7 @@ def draw_samples(path: Path, pairs: Sequence[Pair], labels: Tensor) -> None:
             axis.tick_params(length=0)
             axis.spines[:].set_visible(False)
         block.suptitle(pair.title)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def _gain(difference: Tensor) -> int:
@@ -111,7 +112,7 @@ def draw_latency(path: Path, results: Sequence[Result], title: str) -> None:
         axis.grid(alpha=0.3)
     left.legend(fontsize="small")
     figure.suptitle(title)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def _middle_and_spread(line: Sequence[Result]) -> tuple[list[float], list[list[float]]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from l2c_rt.untrusted.atomic_write import write_whole
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -135,6 +137,6 @@ def write_report(
     pictures: Sequence[Path],
 ) -> None:
     """report.md with a table of `shown`, and report.json with the raw samples of all results."""
-    (out / "report.md").write_text(markdown(shown, about, pictures))
+    write_whole(out / "report.md", markdown(shown, about, pictures))
     raw = {"about": about, "results": [asdict(result) for result in results]}
-    (out / "report.json").write_text(json.dumps(raw, indent=1) + "\n")
+    write_whole(out / "report.json", json.dumps(raw, indent=1) + "\n")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -20,10 +19,11 @@ from l2c_rt.demo.digits import Digits, even_labels, load_digits
 from l2c_rt.demo.figures import Pair, draw_latency, draw_samples
 from l2c_rt.demo.metrics import frechet_distance, psnr_per_image
 from l2c_rt.demo.report import Result, Timing, table, write_report
-from l2c_rt.demo.train_state import WEIGHTS_NAME, digits_dit
+from l2c_rt.demo.train_state import WEIGHTS_NAME
 from l2c_rt.measure.clocks import host_seconds
 from l2c_rt.measure.interleaved import there_and_back
 from l2c_rt.measure.machine import processor_name
+from l2c_rt.models.load import load_dit
 from l2c_rt.policies import EveryN, Full, NoisiestFirst, Random
 from l2c_rt.policies.router import Router
 from l2c_rt.runtime.compiled import Compiled
@@ -63,9 +63,7 @@ class Trial:
 
 def load_demo_model() -> nn.Module:
     """The DiT that `l2c-rt demo train` made and the package ships."""
-    model = digits_dit().eval().requires_grad_(False)
-    model.load_state_dict(load_file(ASSETS / WEIGHTS_NAME))
-    return model
+    return load_dit(ASSETS / WEIGHTS_NAME, num_heads=2).requires_grad_(False)
 
 
 def load_demo_router(steps: int) -> Router:

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -27,11 +27,12 @@ from l2c_rt.demo.train_state import (
     save_checkpoint,
 )
 from l2c_rt.sampling.solvers import linear_alphas_bar
+from l2c_rt.untrusted.atomic_write import write_whole
 
 NUM_TIMESTEPS = 1000
 LOG_EVERY = 50
 LOG_NAME = "digits-dit.json"
-CHECKPOINT_NAME = "digits-dit.checkpoint.pt"
+CHECKPOINT_NAME = "digits-dit.checkpoint.safetensors"
 
 
 def draw_batch(
@@ -86,7 +87,7 @@ def write_result(out: Path, state: TrainState, settings: TrainSettings) -> Path:
     """The averaged weights and, beside them, the log: command, settings, versions, loss curve."""
     weights = {name: value.contiguous() for name, value in state.averaged.state_dict().items()}
     path = out / WEIGHTS_NAME
-    save_file(weights, path)
+    write_whole(path, save(weights))
     log = {
         "command": f"l2c-rt demo train --steps {settings.steps} --seed {settings.seed}",
         "settings": asdict(settings),
@@ -96,7 +97,7 @@ def write_result(out: Path, state: TrainState, settings: TrainSettings) -> Path:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "loss": [[step, round(loss, 5)] for step, loss in state.losses],
     }
-    (out / LOG_NAME).write_text(json.dumps(log) + "\n")
+    write_whole(out / LOG_NAME, json.dumps(log) + "\n")
     return path
 
 

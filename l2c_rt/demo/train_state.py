@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from l2c_rt.demo.digits import NUM_CLASSES, SIZE
 from l2c_rt.models.dit import DiT
+from l2c_rt.untrusted.atomic_write import write_whole
+from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded
+from l2c_rt.untrusted.safetensors_file import SafetensorsFile
 
+FORMAT = "l2c_rt.demo.training"
+VERSION = "1"
+MAX_BYTES = 1 << 28
+MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHTS_NAME = "digits-dit.safetensors"
 
 
@@ -84,41 +96,93 @@ def start(settings: TrainSettings) -> TrainState:
 
 
 def save_checkpoint(path: Path, state: TrainState, settings: TrainSettings) -> None:
-    """Everything needed to go on, in a new file first so that a kill leaves the old one whole."""
-    fresh = path.with_suffix(".partial")
-    torch.save(
-        {
-            "settings": asdict(settings),
-            "model": state.model.state_dict(),
-            "averaged": state.averaged.state_dict(),
-            "optimizer": state.optimizer.state_dict(),
-            "step": state.step,
-            "seconds": state.seconds,
-            "losses": state.losses,
-            "recent": state.recent,
-        },
-        fresh,
-    )
-    fresh.replace(path)
+    """Everything needed to go on, whole or not at all."""
+    tensors = {
+        f"{part}.{name}": value.contiguous()
+        for part, module in (("model", state.model), ("averaged", state.averaged))
+        for name, value in module.state_dict().items()
+    }
+    for k, moments in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{k}.{name}": value for name, value in moments.items()}
+    header = {
+        "step": state.step,
+        "seconds": state.seconds,
+        "losses": state.losses,
+        "recent": state.recent,
+    }
+    metadata = {"format": FORMAT, "version": VERSION, "settings": json.dumps(asdict(settings))}
+    write_whole(path, save(tensors, metadata | {"state": json.dumps(header)}))
 
 
 def resume(path: Path, settings: TrainSettings) -> TrainState:
     """The state at `path`, or a fresh one if there is none.
 
-    Raises: ValueError where the file was made with other settings.
+    Raises: ValueError where the file is damaged or was made with other settings; OSError.
     """
     state = start(settings)
     if not path.exists():
         return state
-    saved = torch.load(path, weights_only=True)
-    if saved["settings"] != asdict(settings):
-        raise ValueError(
-            f"{path} was made with {saved['settings']}, wanted {asdict(settings)}: "
-            "delete it or train with its settings"
-        )
-    state.model.load_state_dict(saved["model"])
-    state.averaged.load_state_dict(saved["averaged"])
-    state.optimizer.load_state_dict(saved["optimizer"])
-    state.step, state.seconds = saved["step"], saved["seconds"]
-    state.losses, state.recent = saved["losses"], saved["recent"]
+    content = read_bounded(path, MAX_BYTES, "checkpoint")
+    with naming(path):
+        file = SafetensorsFile(io.BytesIO(content), len(content))
+        header = _checked_header(file.metadata, settings)
+        _restore(state, file)
+    state.step, state.seconds = header["step"], float(header["seconds"])
+    state.losses = [(step, loss) for step, loss in header["losses"]]
+    state.recent = header["recent"]
     return state
+
+
+def _checked_header(metadata: Mapping[str, str], settings: TrainSettings) -> dict[str, Any]:
+    file_format = (metadata.get("format"), metadata.get("version"))
+    if file_format != (FORMAT, VERSION) or not {"settings", "state"} <= metadata.keys():
+        raise ValueError(f"not a checkpoint of {FORMAT} {VERSION}; delete it")
+    if parse_json(metadata["settings"].encode()) != asdict(settings):
+        raise ValueError(
+            f"was made with {metadata['settings']:.300}, wanted {asdict(settings)}: delete it or "
+            "train with its settings"
+        )
+    header = parse_json(metadata["state"].encode())
+    if not isinstance(header, dict) or header.keys() != {"step", "seconds", "losses", "recent"}:
+        raise ValueError("its state is damaged; delete it")
+    step, losses, recent = header["step"], header["losses"], header["recent"]
+    if type(step) is not int or not 0 <= step <= settings.steps or not _number(header["seconds"]):
+        raise ValueError(f"it stopped at step {step!r:.40}, wanted 0..{settings.steps}; delete it")
+    if not isinstance(recent, list) or not isinstance(losses, list):
+        raise ValueError("its losses are not lists; delete it")
+    pairs = all(isinstance(pair, list) and len(pair) == 2 for pair in losses)
+    if not pairs or not all(_number(v) for v in (*recent, *(v for pair in losses for v in pair))):
+        raise ValueError("its losses are not numbers; delete it")
+    return header
+
+
+def _number(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300  # type: ignore[arg-type]
+
+
+def _restore(state: TrainState, file: SafetensorsFile) -> None:
+    """Both copies of the weights and AdamW's moments, each of the shape that they have."""
+    parts = {"model": state.model, "averaged": state.averaged}
+    expected = {
+        f"{part}.{name}": value.shape
+        for part, module in parts.items()
+        for name, value in module.state_dict().items()
+    }
+    trained = [p for group in state.optimizer.param_groups for p in group["params"]]
+    for k, parameter in enumerate(trained):
+        expected |= {f"optimizer.{k}.{name}": parameter.shape for name in MOMENTS}
+        expected[f"optimizer.{k}.step"] = torch.Size(())
+    found = {name: torch.Size(entry.shape) for name, entry in file.entries.items()}
+    odd = sorted({*found.items()} ^ {*expected.items()})[:3]
+    if odd or any(entry.kind != "F32" for entry in file.entries.values()):
+        raise ValueError(f"its tensors are not this run's: {odd!r:.200}; delete it")
+    tensors = {
+        name: torch.frombuffer(file.read(file.entries[name]), dtype=torch.float32).reshape(shape)
+        for name, shape in expected.items()
+    }
+    for part, module in parts.items():
+        own = {name: tensors[f"{part}.{name}"] for name in module.state_dict()}
+        module.load_state_dict(own)
+    for k, parameter in enumerate(trained):
+        moments = {name: tensors[f"optimizer.{k}.{name}"] for name in ("step", *MOMENTS)}
+        state.optimizer.state[parameter] = moments

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import csv
+import re
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from l2c_rt.figures import new_figure
+from l2c_rt.figures import new_figure, save_figure
+from l2c_rt.untrusted.atomic_write import write_whole
+from l2c_rt.untrusted.bounded_read import read_bounded
 
 COLUMNS = ("iteration", "loss", "error", "penalty", "lam", "reused_share", "seconds")
 MOST_LINES = 1000
+MAX_BYTES = 1 << 24
+NUMBER = r"-?(?:\d+(?:\.\d+)?(?:e[+-]\d+)?|inf|nan)"
+LINE = re.compile(rf"(\d{{1,18}})(?:,{NUMBER}){{{len(COLUMNS) - 1}}}", re.ASCII)
 
 
 class CsvLog:
@@ -20,29 +25,30 @@ class CsvLog:
     def __init__(self, path: Path, iterations: int, resumed_at: int) -> None:
         self.every = -(-iterations // MOST_LINES)
         lines = _lines_until(path, resumed_at) if resumed_at else []
-        self._file = path.open("w", newline="")
-        self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerows([COLUMNS, *lines])
-        self._file.flush()
+        write_whole(path, "".join(f"{line}\n" for line in [",".join(COLUMNS), *lines]))
+        self._file = path.open("a", newline="", encoding="ascii")
 
     def add(self, iteration: int, **values: float) -> None:
         if iteration % self.every and iteration != 1:
             return
-        self._writer.writerow([iteration, *(f"{values[name]:.6g}" for name in COLUMNS[1:])])
+        cells = [str(iteration), *(f"{values[name]:.6g}" for name in COLUMNS[1:])]
+        self._file.write(",".join(cells) + "\n")
         self._file.flush()
 
     def close(self) -> None:
         self._file.close()
 
 
-def _lines_until(path: Path, iteration: int) -> list[list[str]]:
-    if not path.exists():
+def _lines_until(path: Path, iteration: int) -> list[str]:
+    """The whole lines of an earlier run up to an iteration; whatever else it holds is left out.
+
+    A killed run may have left half a line, and a log is not worth refusing to train.
+    """
+    if not path.exists() or not path.stat().st_size:
         return []
-    with path.open(newline="") as file:
-        lines = list(csv.reader(file))[1:]
-    # A killed run may have left half a line.
-    whole = [line for line in lines if len(line) == len(COLUMNS) and line[0].isdecimal()]
-    return [line for line in whole if int(line[0]) <= iteration]
+    content = read_bounded(path, MAX_BYTES, "log").decode("ascii", "replace")
+    matches = [LINE.fullmatch(line) for line in content.splitlines()]
+    return [m[0] for m in matches if m and int(m[1]) <= iteration]
 
 
 def draw_scores(
@@ -72,4 +78,4 @@ def draw_scores(
     axes[0].set_yticks(names, [branches[k] for k in names], fontsize=7)
     figure.supxlabel("evaluation: noisy \N{RIGHTWARDS ARROW} clean", fontsize=9)
     figure.colorbar(image, ax=list(axes), label="score (high: compute)")
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -92,6 +93,8 @@ def resolve_options(
 
 def _guidance(bound_model: BoundModel, cfg_scale: float | None, data: bool) -> float | None:
     assert bound_model.sampling is not None
+    if cfg_scale is not None and not math.isfinite(cfg_scale):
+        raise ValueError(f"learn: cfg_scale is {cfg_scale}, wanted a finite number")
     if data and cfg_scale is not None:
         raise ValueError(
             f"learn: cfg_scale={cfg_scale:g} with data: the published procedure on latents uses "
@@ -133,5 +136,5 @@ def _check_whole(name: str, value: Any, least: int) -> None:
 
 
 def _check_range(name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None and not low <= value <= high:
+    if value is not None and not (low <= value <= high and math.isfinite(value)):
         raise ValueError(f"learn: {name} is {value}, wanted a number in {low:g}..{high:g}")

@@ -67,7 +67,7 @@ class Output:
             self.begin_iteration(state)
         if last or state.iteration % self._save_every == 0:
             path, task = self._folder / CHECKPOINT, self._task
-            save_checkpoint(path, state, task.options, task.shapes)
+            save_checkpoint(path, state, task.options, task.fingerprint)
 
     def close(self) -> None:
         self._log.close()

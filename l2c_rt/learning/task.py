@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
+from l2c_rt.adapters.model_fingerprint import model_fingerprint
 from l2c_rt.families import Family, family_named
 from l2c_rt.learning.batches import Batch
 from l2c_rt.learning.options import LearnOptions
@@ -29,7 +28,7 @@ class Task:
     rows: dict[int, int]
     solver: PublishedSolver
     device: torch.device
-    shapes: str
+    fingerprint: str
 
     @staticmethod
     def of(bound_model: BoundModel, options: LearnOptions) -> Task:
@@ -43,7 +42,7 @@ class Task:
             rows=family.valid_rows(options.steps),
             solver=solver_for(bound_model.sampling.sampler, options.steps),
             device=bound_model.device,
-            shapes=shape_digest(bound_model.model),
+            fingerprint=model_fingerprint(bound_model.model),
         )
 
     def pairs(self, iteration: int, rank: int, batches: Iterator[Batch] | None) -> Iterator[Pair]:
@@ -65,9 +64,3 @@ class Task:
             labels = labels.to(self.device)
         scale = self.options.cfg_scale
         yield from trajectory_pairs(self.bound_model, self.solver, self.rows, noise, labels, scale)
-
-
-def shape_digest(model: nn.Module) -> str:
-    """sha256 of the names and shapes of all weights: which models a router can belong to."""
-    lines = [f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items()]
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

@@ -86,8 +86,10 @@ def _begun(task: Task, folder: Path | None, workers: Workers) -> LearnState:
     """A fresh state, or the one that a stopped run left in the folder."""
     state = start(task.rows.values(), len(task.bound_model.program.branches), task.options)
     if folder is not None and (folder / CHECKPOINT).exists():
-        load_checkpoint(folder / CHECKPOINT, state, task.options, task.shapes)
+        load_checkpoint(folder / CHECKPOINT, state, task.options, task.fingerprint)
     workers.check_equal("where to begin", state.iteration)
+    # 52 bits of it, which float64 carries.
+    workers.check_equal("the model", int(task.fingerprint[-13:], 16))
     return state
 
 
@@ -133,6 +135,7 @@ def _finished(task: Task, state: LearnState, workers: Workers) -> Router:
         sampler=task.loop.sampler,
         source=f"l2c_rt.learn, seed {options.seed}",
         training=json.dumps({**_about(task, state, workers), "shift_of_logits": shift}),
+        fingerprint=task.fingerprint,
     )
 
 
@@ -147,7 +150,7 @@ def _about(task: Task, state: LearnState, workers: Workers) -> dict[str, Any]:
         "error_at_end": state.error,
         "error_at_cut": state.error_at_cut,
         "loss_at_end": state.error + state.penalty,
-        "model": {"class": type(task.bound_model.model).__name__, "shapes_sha256": task.shapes},
+        "model": type(task.bound_model.model).__name__,
         "versions": {
             "l2c_rt": __version__,
             "torch": torch.__version__,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2c_rt.measure.clocks import Clock, median_seconds
+from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded
 
 if TYPE_CHECKING:
     import torch
+
+
+MAX_FILE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,8 @@ def read_ceilings(path: Path) -> Ceilings:
 
     Raises ValueError or OSError where the file holds no such object.
     """
-    content = json.loads(path.read_text())
+    with naming(path):
+        content = parse_json(read_bounded(path, MAX_FILE_BYTES, "ceilings"))
     rates = content.get("ceilings", content) if isinstance(content, dict) else content
     names = ("macs_per_second", "bytes_per_second")
     if not isinstance(rates, dict) or not all(_positive(rates.get(name)) for name in names):
@@ -36,7 +40,9 @@ def read_ceilings(path: Path) -> Ceilings:
 
 
 def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    # Below what a float holds: JSON numbers can be larger.
+    whole = isinstance(value, int | float) and not isinstance(value, bool)
+    return whole and 0 < value < 1e300  # type: ignore[operator]
 
 
 def copy_rate(clock: Clock, device: torch.device, moved: int) -> float:

@@ -14,12 +14,14 @@ from torch import nn
 from l2c_rt.models.dit import CONFIGS as DIT_SIZES
 from l2c_rt.models.dit import DiT, DiTConfig
 from l2c_rt.models.dit import config as dit_size
+from l2c_rt.models.state_dicts import first
 from l2c_rt.models.uvit import CONFIGS as UVIT_SIZES
 from l2c_rt.models.uvit import UViT, UViTConfig
 from l2c_rt.models.uvit import config as uvit_size
-from l2c_rt.models.weight_files import Weights, first, open_weights
+from l2c_rt.models.weight_files import Weights, open_weights
 
 MAX_BLOCKS = 1000
+USUAL_CLASSES = (10, 100, 1000)
 Model = TypeVar("Model", bound=nn.Module)
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -28,42 +30,63 @@ Shapes = Mapping[str, tuple[int, ...]]
 class _Layout(Generic[Model]):
     """A kind of model: what builds it from the options that are read off its weights' shapes.
 
-    `width` is the option that is the model's width, in its published sizes too.
+    `anchor` is a parameter that every such model has; `width` is the option that is the model's
+    width, in its published sizes too.
     """
 
+    anchor: str
     build: Callable[..., Model]
-    options: Callable[[Shapes], dict[str, Any]]
+    options: Callable[..., dict[str, Any]]
     width: str
     size: Callable[[str], DiTConfig | UViTConfig]
     sizes: Mapping[str, DiTConfig | UViTConfig]
 
 
-def load_dit(path: str | Path, name: str | None = None, *, num_heads: int | None = None) -> DiT:
-    """A DiT in eval mode, in float32, from a local .safetensors, .pt or .pth file.
+def load_dit(
+    path: str | Path,
+    name: str | None = None,
+    *,
+    num_heads: int | None = None,
+    num_classes: int | None = None,
+    key: str = "",
+) -> DiT:
+    """A DiT in eval mode, in float32, from a local .safetensors, .pt, .pth, .ckpt or .bin file.
 
-    A state dict, or one under the key "ema".  The number of heads cannot be seen in the shapes: it
-    is `num_heads`, or the header's "num_heads" (.safetensors), or the published one of that width.
-    `name`, such as "dit-xl-2", is checked against the file.  The last row of the label table is
-    taken for "no class".
-    Raises: ValueError naming the file and what is missing, unexpected or mis-shaped.
+    The weights may lie in dicts ("ema" comes first, then "state_dict", "model", ...) and under
+    prefixes ("module.", "_orig_mod.", "model.", ...); `key` says where, if there are several.
+    The number of heads cannot be seen in the shapes: it is `num_heads`, or the header's "num_heads"
+    (.safetensors), or the published one of that width.  `name`, such as "dit-xl-2", is checked
+    against the file.  The last row of the label table is "no class", unless there are
+    `num_classes` rows; without that argument, 10, 100 and 1000 rows are taken for as many classes.
+    Raises: ValueError naming the file and what is missing, unexpected or mis-shaped; OSError.
     """
-    return _loaded(_DIT, path, name, num_heads)
+    return _loaded(_DIT, path, name, num_heads, key, {"num_classes": num_classes})
 
 
-def load_uvit(path: str | Path, name: str | None = None, *, num_heads: int | None = None) -> UViT:
-    """A U-ViT in eval mode, in float32, from a local .safetensors, .pt or .pth file.
+def load_uvit(
+    path: str | Path, name: str | None = None, *, num_heads: int | None = None, key: str = ""
+) -> UViT:
+    """A U-ViT in eval mode, in float32, from a local file as for `load_dit`.
 
-    Heads, `name` and errors are as for `load_dit`.
+    `key`, heads, `name` and errors are as there.
     """
-    return _loaded(_UVIT, path, name, num_heads)
+    return _loaded(_UVIT, path, name, num_heads, key, {})
 
 
 def _loaded(
-    layout: _Layout[Model], path: str | Path, name: str | None, num_heads: int | None
+    layout: _Layout[Model],
+    path: str | Path,
+    name: str | None,
+    num_heads: int | None,
+    key: str,
+    given: Mapping[str, int | None],
 ) -> Model:
-    with open_weights(Path(path)) as weights:
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; l2c_rt.models.load_diffusers takes those of diffusers")
+    with open_weights(path, layout.anchor, key) as weights:
         size = layout.size(name) if name else None
-        options = layout.options(weights.shapes)
+        options = layout.options(weights.shapes, **given)
         width = options[layout.width]
         if size:
             got = (options["depth"], width, options["patch_size"])
@@ -77,7 +100,7 @@ def _loaded(
         return _filled(model, weights)
 
 
-def _dit_options(shapes: Shapes) -> dict[str, Any]:
+def _dit_options(shapes: Shapes, num_classes: int | None) -> dict[str, Any]:
     width = _width(shapes, "blocks.0.attn.qkv.weight")
     patch = _patch(shapes, "x_embedder.proj.weight")
     tokens = _axis(shapes, "pos_embed", 3, 1)
@@ -87,7 +110,7 @@ def _dit_options(shapes: Shapes) -> dict[str, Any]:
         "patch_size": patch,
         "in_channels": _axis(shapes, "x_embedder.proj.weight", 4, 1),
         "depth": _count(shapes, "blocks"),
-        "num_classes": _axis(shapes, "y_embedder.embedding_table.weight", 2, 0) - 1,
+        **_label_options(_axis(shapes, "y_embedder.embedding_table.weight", 2, 0), num_classes),
         "mlp_ratio": _mlp_ratio(shapes, "blocks.0", width),
         "learn_sigma": _learns_sigma(shapes, patch),
     }
@@ -113,8 +136,10 @@ def _uvit_options(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-_DIT = _Layout(DiT, _dit_options, "hidden_size", dit_size, DIT_SIZES)
-_UVIT = _Layout(UViT, _uvit_options, "embed_dim", uvit_size, UVIT_SIZES)
+_DIT = _Layout("blocks.0.attn.qkv.weight", DiT, _dit_options, "hidden_size", dit_size, DIT_SIZES)
+_UVIT = _Layout(
+    "mid_block.attn.qkv.weight", UViT, _uvit_options, "embed_dim", uvit_size, UVIT_SIZES
+)
 
 
 def _axis(shapes: Shapes, key: str, rank: int, axis: int) -> int:
@@ -124,6 +149,19 @@ def _axis(shapes: Shapes, key: str, rank: int, axis: int) -> int:
     if len(shape) != rank or 0 in shape:
         raise ValueError(f"{key} has shape {shape}, wanted {rank} axes, none of them empty")
     return shape[axis]
+
+
+def _label_options(rows: int, num_classes: int | None) -> dict[str, Any]:
+    """How many classes a label table of DiT has, and whether its last row is "no class".
+
+    The shapes do not say. Guidance with a real class in place of "no class" would be wrong without
+    a word, so the usual numbers of classes are taken for just that.
+    """
+    if num_classes is None:
+        num_classes = rows if rows in (1, *USUAL_CLASSES) else rows - 1
+    if rows - num_classes not in (0, 1) or num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}, but the label table has {rows} rows")
+    return {"num_classes": num_classes, "class_dropout_prob": 0.1 * (rows - num_classes)}
 
 
 # These two are checked before a model is built, so that its sizes are bounded by the file's.

@@ -1,8 +1,10 @@
 """Weight files on disk, described before they are read: safetensors, and torch.save's zip.
 
 Untrusted: nothing in a file is executed, every claimed size is checked against the file before
-memory is taken for it, and a damaged file raises ValueError.  This is stricter than
-torch.load(weights_only=True), which believes the sizes that a file claims.
+memory is taken for it, and a damaged file raises ValueError.  Tensors are read one by one and not
+mapped, since a mapped file that shrinks ends the process.  This is stricter than
+torch.load(weights_only=True), which believes the sizes that a file claims, and takes more files:
+see `untrusted.weights_pickle`.
 """
 
 from __future__ import annotations
@@ -13,22 +15,28 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
-from l2c_rt.untrusted.bounded_read import naming, require_regular
-from l2c_rt.untrusted.torch_pickle import PickleReader, StoredTensor
+from l2c_rt.models.state_dicts import find_weights, first
+from l2c_rt.untrusted.bounded_read import naming, open_regular
+from l2c_rt.untrusted.safetensors_file import Entry, SafetensorsFile
+from l2c_rt.untrusted.torch_pickle import StoredTensor
 from l2c_rt.untrusted.torch_zip import TorchArchive
+from l2c_rt.untrusted.weights_pickle import WeightsReader
 
-DTYPES = {
+STORAGES = {
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16,
     "DoubleStorage": torch.float64,
 }
-SAFETENSORS_DTYPES = ("F32", "F16", "BF16", "F64")
+FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+            "U8": torch.uint8}  # fmt: skip
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,88 +49,83 @@ class Weights:
 
 
 @contextmanager
-def open_weights(path: Path) -> Iterator[Weights]:
-    """Describe a .safetensors, .pt or .pth file of weights; its tensors can be read while open.
+def open_weights(path: Path, anchor: str, key: str = "") -> Iterator[Weights]:
+    """Describe the weights in a file by the names of the model, of which `anchor` is one.
 
-    Raises ValueError naming the file where it is damaged or holds anything but weights; any
-    ValueError of the caller inside is made to name it too.
+    Its tensors can be read while it is open.  `key` and errors are as for `find_weights`; any
+    ValueError of the caller inside is made to name the file too.
     """
-    suffixes = (".safetensors", ".pt", ".pth")
-    if path.suffix not in suffixes:
-        raise ValueError(f"{path}: a weight file ends in one of {', '.join(suffixes)}")
-    require_regular(path)
-    with naming(path):
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: a weight file ends in one of {', '.join(SUFFIXES)}")
+    with naming(path), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         if path.suffix == ".safetensors":
-            yield _safetensors(path)
+            yield _safetensors(SafetensorsFile(file, size), anchor, key)
         else:
-            with path.open("rb") as file:
-                yield _torch_zip(file)
+            yield _torch_zip(file, size, anchor, key)
 
 
-def _safetensors(path: Path) -> Weights:
-    from safetensors import SafetensorError, safe_open
+def read_tensors(path: Path, names: tuple[str, ...]) -> list[Tensor]:
+    """Tensors of any plain type from a .safetensors file, in their own types.
 
-    try:
-        # safe_open checks that the tensors lie within the file and cover it.
-        file: Any = safe_open(path, framework="pt")
-        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-        shapes = {key: tuple(part.get_shape()) for key, part in slices.items()}
-        kinds = {key: part.get_dtype() for key, part in slices.items()}
-    except SafetensorError as error:
-        raise ValueError(f"damaged safetensors file: {error}") from None
-    odd = [f"{key} ({kind})" for key, kind in kinds.items() if kind not in SAFETENSORS_DTYPES]
-    if odd:
-        raise ValueError(f"tensors that are not {', '.join(SAFETENSORS_DTYPES)}: {first(odd)}")
-
-    def read(key: str) -> Tensor:
-        # A copy: the file is mapped, and may change or shrink after it was loaded.
-        tensor: Tensor = file.get_tensor(key).to(torch.float32, copy=True)
-        return tensor
-
-    return Weights(shapes, read, file.metadata() or {})
+    Raises: ValueError or OSError naming the file.
+    """
+    with naming(path), open_regular(path) as stream:
+        file = SafetensorsFile(stream, os.fstat(stream.fileno()).st_size)
+        if not file.entries.keys() >= {*names}:
+            raise ValueError(f"holds {first(sorted(file.entries))}, wanted {' and '.join(names)}")
+        entries = [file.entries[name] for name in names]
+        known = FLOATS | INTEGERS
+        _check_kinds({name: file.entries[name].kind for name in names}, known)
+        return [tensor_of(file.read(entry), known[entry.kind], entry.shape) for entry in entries]
 
 
-def _torch_zip(file: BinaryIO) -> Weights:
-    # Read tensor by tensor and not mapped, since a mapped file that shrinks ends the process.
-    size = os.fstat(file.fileno()).st_size
+def _safetensors(file: SafetensorsFile, anchor: str, key: str) -> Weights:
+    found = find_weights(file.entries, Entry, anchor, key)
+    _check_kinds({name: entry.kind for name, entry in found.items()}, FLOATS)
+
+    def read(name: str) -> Tensor:
+        entry = found[name]
+        return tensor_of(file.read(entry), FLOATS[entry.kind], entry.shape).float()
+
+    return Weights({name: entry.shape for name, entry in found.items()}, read, file.metadata)
+
+
+def _torch_zip(file: BinaryIO, size: int, anchor: str, key: str) -> Weights:
     archive = TorchArchive(file, size)
     if archive.byte_order != "<":
         raise ValueError("the file is not little-endian; save it again on such a machine")
-    tensors = _weights_of(PickleReader(archive.read("data.pkl")).read())
-    claimed = sum(math.prod(t.shape) * DTYPES[t.storage.kind].itemsize for t in tensors.values())
+    saved = WeightsReader(archive.read("data.pkl")).read()
+    found = find_weights(saved, StoredTensor, anchor, key)
+    _check_kinds({name: stored.storage.kind for name, stored in found.items()}, STORAGES)
+    claimed = sum(math.prod(t.shape) * STORAGES[t.storage.kind].itemsize for t in found.values())
     # Tensors may share a storage, so that each fits the file and their sum does not.
     if claimed > size:
         raise ValueError(f"the tensors claim {claimed} bytes, but the file has {size}")
-    shapes = {key: tensor.shape for key, tensor in tensors.items()}
-    return Weights(shapes, lambda key: _tensor(archive, tensors[key], key), {})
+
+    def read(name: str) -> Tensor:
+        stored = found[name]
+        if not _is_contiguous(stored):
+            raise ValueError(f"{name} is a strided view; save contiguous weights")
+        dtype = STORAGES[stored.storage.kind]
+        with naming(name):
+            content = archive.elements(stored, dtype.itemsize)
+        # A bytearray, since torch warns of bytes that it must not write.
+        return tensor_of(bytearray(content), dtype, stored.shape).float()
+
+    return Weights({name: stored.shape for name, stored in found.items()}, read, {})
 
 
-def _tensor(archive: TorchArchive, stored: StoredTensor, key: str) -> Tensor:
-    if not _is_contiguous(stored):
-        raise ValueError(f"{key} is a strided view; save contiguous weights")
-    dtype = DTYPES[stored.storage.kind]
-    with naming(key):
-        content = archive.elements(stored, dtype.itemsize)
-    if not content:
-        return torch.empty(stored.shape)
-    # A bytearray, since torch warns of bytes that it must not write.
-    return torch.frombuffer(bytearray(content), dtype=dtype).reshape(stored.shape).float()
-
-
-def _weights_of(saved: Any) -> dict[str, StoredTensor]:
-    if isinstance(saved, dict) and isinstance(saved.get("ema"), dict):
-        saved = saved["ema"]
-    if not isinstance(saved, dict):
-        raise ValueError(f"the file holds a {type(saved).__name__}, wanted a dict of weights")
-    odd = [str(k) for k, v in saved.items() if not (type(k) is str and type(v) is StoredTensor)]
+def _check_kinds(kinds: Mapping[str, str], known: Mapping[str, torch.dtype]) -> None:
+    odd = [f"{name} ({kind})" for name, kind in kinds.items() if kind not in known]
     if odd:
-        raise ValueError(
-            f"entries that are not tensors: {first(odd)}; wanted a state dict, or one under 'ema'"
-        )
-    kinds = [f"{k} ({v.storage.kind})" for k, v in saved.items() if v.storage.kind not in DTYPES]
-    if kinds:
-        raise ValueError(f"tensors that are not {', '.join(DTYPES)}: {first(kinds)}")
-    return saved
+        raise ValueError(f"tensors that are not {', '.join(known)}: {first(odd)}")
+
+
+def tensor_of(content: bytearray, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    if not content:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(content, dtype=dtype).reshape(shape)
 
 
 def _is_contiguous(stored: StoredTensor) -> bool:
@@ -132,9 +135,3 @@ def _is_contiguous(stored: StoredTensor) -> bool:
             return False
         expected *= size
     return len(stored.shape) == len(stored.stride)
-
-
-def first(names: list[str], most: int = 3) -> str:
-    """The first few of many names, for an error message."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(name[:80] for name in names[:most]) + more

@@ -15,7 +15,12 @@ import numpy.typing as npt
 from l2c_rt.families import Family, family_named
 from l2c_rt.policies import router_files
 from l2c_rt.schedule.cache_schedule import CacheSchedule, default_branches
-from l2c_rt.schedule.checks import check_size, check_text, checked_branches
+from l2c_rt.schedule.checks import (
+    check_fingerprint,
+    check_size,
+    check_text,
+    checked_branches,
+)
 from l2c_rt.untrusted.bounded_read import naming, parse_json
 
 MAX_TRAINING_LENGTH = 1 << 16
@@ -28,7 +33,8 @@ class Router:
     Shapes: logits [R, K] float32, kept as a read-only copy. `steps` is S, the evaluations of a run.
     DiT has R = S rows that count from the clean end; U-ViT has one row per solver step, S / 2 of
     them, from the noisy end. `valid_rows` says which row is which evaluation's; all other rows
-    are ignored and may hold anything. `training` is a JSON text on how the router was learned.
+    are ignored and may hold anything. `training` is a JSON text on how the router was learned,
+    `fingerprint` names the model that it was learned on; "" where that is not known.
     """
 
     logits: npt.NDArray[np.float32]
@@ -38,6 +44,7 @@ class Router:
     sampler: str = ""
     source: str = ""
     training: str = ""
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         family = family_named(self.family)
@@ -46,6 +53,7 @@ class Router:
         branches = checked_branches(self.branches or default_branches(columns), columns)
         for field in ("sampler", "source"):
             check_text(field, getattr(self, field))
+        check_fingerprint(self.fingerprint)
         _check_training(self.training)
         object.__setattr__(self, "logits", logits)
         object.__setattr__(self, "branches", branches)
@@ -130,6 +138,7 @@ class Router:
             calls_per_step=family_named(self.family).calls_per_step,
             threshold=threshold,
             source=self.source,
+            fingerprint=self.fingerprint,
         )
 
     def _check_run(

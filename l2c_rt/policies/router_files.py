@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from l2c_rt.schedule.checks import MAX_CELLS, MAX_STEPS
+from l2c_rt.untrusted.atomic_write import write_whole
 from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded
-from l2c_rt.untrusted.safetensors_header import safetensors_header
+from l2c_rt.untrusted.safetensors_file import SafetensorsFile
 from l2c_rt.untrusted.torch_pickle import Namespace, PickleReader, StoredTensor
 from l2c_rt.untrusted.torch_zip import TorchArchive
 
@@ -41,6 +42,7 @@ class Fields(TypedDict):
     sampler: str
     source: str
     training: str
+    fingerprint: str
 
 
 def read(path: str | Path) -> Fields:
@@ -64,7 +66,9 @@ def write(path: str | Path, fields: Fields) -> None:
     header |= {"steps": str(fields["steps"]), "branches": json.dumps(fields["branches"])}
     header |= {"sampler": fields["sampler"], "source": fields["source"]}
     header |= {"training": fields["training"]}
-    safetensors.numpy.save_file({"logits": fields["logits"]}, path, metadata=header)
+    if fields["fingerprint"]:
+        header["fingerprint"] = fields["fingerprint"]
+    write_whole(path, safetensors.numpy.save({"logits": fields["logits"]}, metadata=header))
 
 
 def _published(content: bytes, name: str) -> Fields:
@@ -87,6 +91,7 @@ def _published(content: bytes, name: str) -> Fields:
         "sampler": "",
         "source": name,
         "training": json.dumps(training) if training else "",
+        "fingerprint": "",
     }
 
 
@@ -135,38 +140,28 @@ def _row(tensor: StoredTensor, archive: TorchArchive) -> Scores:
 
 
 def _ours(content: bytes, _name: str) -> Fields:
-    import safetensors
-    import safetensors.numpy
-
-    try:
-        tensors = safetensors.numpy.load(content)
-    # KeyError: an element type that numpy does not have.
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise ValueError(f"damaged safetensors file: {error}") from None
-    header = _own_header(content)
-    if tensors.keys() != {"logits"}:
-        raise ValueError(f"the file holds {len(tensors)} tensors, wanted one named logits")
-    if tensors["logits"].dtype != np.float32:
-        raise ValueError(f"logits are {tensors['logits'].dtype}, wanted float32")
+    file = SafetensorsFile(io.BytesIO(content), len(content))
+    header = file.metadata
+    if header.get("format") != FORMAT or header.get("version") != VERSION:
+        raise ValueError(
+            f"format {header.get('format')!r:.40} version {header.get('version')!r:.40}, "
+            f"wanted {FORMAT} {VERSION}; save the router with this version of l2c_rt"
+        )
+    if file.entries.keys() != {"logits"}:
+        raise ValueError(f"the file holds {len(file.entries)} tensors, wanted one named logits")
+    entry = file.entries["logits"]
+    if entry.kind != "F32":
+        raise ValueError(f"logits are {entry.kind}, wanted F32")
     steps, branches = header.get("steps", ""), parse_json(header.get("branches", "").encode())
     if not steps.isdecimal() or len(steps) > 6 or not isinstance(branches, list):
         raise ValueError(f"header field steps ({steps!r:.40}) or branches is damaged")
     return {
-        "logits": tensors["logits"],
+        "logits": np.frombuffer(file.read(entry), "<f4").reshape(entry.shape),
         "family": header.get("family", ""),
         "steps": int(steps),
         "branches": tuple(branches),
         "sampler": header.get("sampler", ""),
         "source": header.get("source", ""),
         "training": header.get("training", ""),
+        "fingerprint": header.get("fingerprint", ""),
     }
-
-
-def _own_header(content: bytes) -> dict[str, str]:
-    header = safetensors_header(content)
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise ValueError(
-            f"format {header.get('format')!r:.40} version {header.get('version')!r:.40}, "
-            f"wanted {FORMAT} {VERSION}; save the router with this version of l2c_rt"
-        )
-    return header

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from l2c_rt._deprecated import renamed_keyword, warn_renamed
 from l2c_rt.schedule import files, heatmap, text_map
 from l2c_rt.schedule.checks import (
+    check_fingerprint,
     check_first_row,
     check_text,
     checked_branches,
@@ -36,6 +37,7 @@ class CacheSchedule:
     kept as a read-only copy. Evaluation 0 has nothing to reuse, so its row is all True.
     `branches` names the columns in execution order; omitted, they are attn-0, mlp-0, attn-1, ...
     `calls_per_step` is the number of the model's calls at each evaluation of its loop.
+    `fingerprint` names the model that it was learned on; "" where it fits any.
     Two schedules are equal when `compute` and `branches` are.
     Raises: ValueError where a field is not what it says above.
     """
@@ -48,6 +50,7 @@ class CacheSchedule:
     threshold: float | None = None
     source: str = ""
     timesteps: tuple[float, ...] | None = None
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         compute = checked_compute(self.compute)
@@ -57,6 +60,7 @@ class CacheSchedule:
         check_first_row(compute, branches)
         for field in ("family", "sampler", "source"):
             check_text(field, getattr(self, field))
+        check_fingerprint(self.fingerprint)
         object.__setattr__(self, "compute", compute)
         object.__setattr__(self, "branches", branches)
         object.__setattr__(self, "calls_per_step", checked_calls(self.calls_per_step))

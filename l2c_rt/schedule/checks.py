@@ -5,6 +5,7 @@ Sizes are bounded, so that no file, however hostile, makes an unreasonably large
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ MAX_CELLS = 1 << 22
 MAX_NAME_LENGTH = 100
 MAX_TEXT_LENGTH = 1_000
 MAX_CALLS = 64
+FINGERPRINT = re.compile("shapes:{0} bfloat16:{0} float16:{0}".format("[0-9a-f]{64}"))
 
 
 def checked_compute(compute: npt.ArrayLike) -> npt.NDArray[np.bool_]:
@@ -89,6 +91,15 @@ def check_text(field: str, text: str, most: int = MAX_TEXT_LENGTH) -> None:
     if not isinstance(text, str) or len(text) > most or not text.isprintable():
         raise ValueError(
             f"{field} is {text!r:.80}, wanted a printable str of at most {most} characters"
+        )
+
+
+def check_fingerprint(fingerprint: str) -> None:
+    whole = isinstance(fingerprint, str) and FINGERPRINT.fullmatch(fingerprint)
+    if not whole and fingerprint != "":
+        raise ValueError(
+            f'fingerprint is {fingerprint!r:.80}, wanted "shapes:", "bfloat16:" and "float16:", '
+            'each with 64 hex digits, or ""'
         )
 
 

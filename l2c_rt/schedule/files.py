@@ -16,12 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from l2c_rt.schedule.checks import check_size, checked_branches
+from l2c_rt.untrusted.atomic_write import write_whole
 from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded
 
 FORMAT = "l2c_rt.schedule"
 VERSION = 1
 MAX_FILE_BYTES = 8 << 20
-HEADER = ("family", "sampler", "calls_per_step", "threshold", "source", "timesteps")
+HEADER = ("family", "sampler", "calls_per_step", "threshold", "source", "timesteps",
+          "fingerprint")  # fmt: skip
+KINDS = {"attn": "attn", "attn1": "attn", "mlp": "mlp", "ff": "mlp"}
+"""SmoothCache's types, diffusers' names among them, and ours."""
+
 REQUIRED = {"format", "version", "steps", "digest", "branches", "rows"}
 
 BoolArray = npt.NDArray[np.bool_]
@@ -36,6 +41,7 @@ class Header(TypedDict, total=False):
     threshold: float | None
     source: str
     timesteps: tuple[float, ...] | None
+    fingerprint: str
 
 
 class Fields(Header):
@@ -47,7 +53,7 @@ class Fields(Header):
 
 def write(path: str | Path, fields: Fields) -> None:
     """Write JSON that a diff shows evaluation by evaluation."""
-    Path(path).write_text(json_text(fields), encoding="utf-8")
+    write_whole(path, json_text(fields))
 
 
 def read(path: str | Path) -> Fields:
@@ -62,6 +68,9 @@ def json_text(fields: Fields) -> str:
     rows = _row_texts(fields["compute"])
     header: dict[str, Any] = {"format": FORMAT, "version": VERSION}
     header |= {name: value for name, value in fields.items() if name in HEADER}
+    if not header.get("fingerprint"):
+        # Left out where there is none, so that older versions read the file.
+        header.pop("fingerprint", None)
     header |= {"steps": len(rows), "digest": digest(fields["compute"], fields["branches"])}
     header |= {"branches": fields["branches"]}
     lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in header.items()]
@@ -123,12 +132,15 @@ def read_smoothcache(path: str | Path, blocks: int | None) -> Fields:
 def parse_smoothcache(columns: Mapping[str, list[int]], blocks: int | None) -> Fields:
     """The table in SmoothCache's dict, keyed by branch or, with `blocks`, by type.
 
-    Branches named type-block are put in execution order, by block and then by type as they come.
+    As SmoothCache does, "attn1" and "ff" are read as attention and MLP, and those that are not
+    listed are computed. Branches are put in execution order: by block, attention before MLP, other
+    types as they come.
     """
     if not isinstance(columns, Mapping) or not columns:
         raise ValueError('a SmoothCache schedule is an object {"attn-0": [1, 0, ...], ...}')
     columns = _spread_types(columns, blocks)
     steps = _checked_columns(columns)
+    columns = _completed(columns, steps)
     names = _execution_order(tuple(columns))
     check_size(steps, len(names))
     compute = np.array([columns[name] for name in names], dtype=np.bool_).T
@@ -163,6 +175,28 @@ def _spread_types(columns: Mapping[str, list[int]], blocks: int | None) -> Mappi
     if any(name.rpartition("-")[2].isdecimal() for name in columns):
         raise ValueError(f"keys are branches already ({next(iter(columns))!r:.40}); drop blocks=")
     return {f"{kind}-{b}": column for b in range(blocks) for kind, column in columns.items()}
+
+
+def _completed(columns: Mapping[str, list[int]], steps: int) -> Mapping[str, list[int]]:
+    """SmoothCache's branches by our names, those that it leaves out, and so computes, added.
+
+    Only where all of them are attention and MLP; other models' keys stay as they are.
+    """
+    parts = {name: name.rpartition("-") for name in columns}
+    ours = (
+        kind in KINDS and block.isdecimal() and len(block) < 6 for kind, _, block in parts.values()
+    )
+    if not all(ours):
+        return columns
+    named = {
+        f"{KINDS[kind]}-{int(block)}": columns[name] for name, (kind, _, block) in parts.items()
+    }
+    if len(named) != len(columns):
+        raise ValueError("two keys are one branch, as attn-0 and attn1-0 are; leave one out")
+    blocks = 1 + max(int(block) for _, _, block in parts.values())
+    check_size(steps, 2 * blocks)
+    return {name: named.get(name, [1] * steps)
+            for b in range(blocks) for name in (f"attn-{b}", f"mlp-{b}")}  # fmt: skip
 
 
 def _checked_columns(columns: Mapping[str, list[int]]) -> int:

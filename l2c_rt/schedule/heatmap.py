@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2c_rt.families import display_name
-from l2c_rt.figures import PALETTE, TINTS, new_figure, require_png
+from l2c_rt.figures import PALETTE, TINTS, new_figure, require_png, save_figure
 from l2c_rt.schedule.files import BoolArray, Fields
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ TITLES = {"attn": "attention", "mlp": "MLP"}
 def draw(path: str | Path, fields: Fields) -> None:
     """Write a PNG: evaluations from noisy to clean on x, branches on y."""
     require_png(path, "schedule")
-    figure(fields).savefig(path, dpi=150)
+    save_figure(figure(fields), path, dpi=150)
 
 
 def figure(fields: Fields) -> Figure:

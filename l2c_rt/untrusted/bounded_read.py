@@ -8,7 +8,27 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
+
+
+@contextmanager
+def open_regular(path: str | Path) -> Iterator[BinaryIO]:
+    """A regular file, open for reading; one that changes meanwhile is an error at the end.
+
+    Raises: ValueError where `path` is a folder, pipe, socket or device, before it is opened, and
+    where the file was written to while it was open; OSError as `open`.
+    """
+    require_regular(path)
+    # Not blocking, should a pipe have taken the file's place since the check.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        before = os.fstat(file.fileno())
+        if not stat.S_ISREG(before.st_mode):
+            raise ValueError(f"{path}: not a regular file")
+        yield file
+        after = os.fstat(file.fileno())
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise ValueError(f"{path}: changed while it was read; read it again")
 
 
 def read_bounded(path: str | Path, most_bytes: int, kind: str) -> bytes:
@@ -16,8 +36,7 @@ def read_bounded(path: str | Path, most_bytes: int, kind: str) -> bytes:
 
     Raises: ValueError where it is empty, too large or not a regular file; OSError as `open`.
     """
-    require_regular(path)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if not 0 < size <= most_bytes:
             raise ValueError(
@@ -40,18 +59,25 @@ def require_regular(path: str | Path) -> None:
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Put the file's name before the text of any ValueError that has not got it yet.
+    """Put the file's name before the text of any ValueError or OSError that has not got it yet.
 
-    A RecursionError becomes one too: files can nest values deeper than a message can print.
+    A RecursionError and an OverflowError become ValueErrors too: files can nest values deeper than
+    a message can print, and hold numbers larger than a float.
     """
     try:
         yield
     except RecursionError:
         raise ValueError(f"{path}: nested too deeply") from None
+    except OverflowError as error:
+        raise ValueError(f"{path}: {error}") from None
     except ValueError as error:
         if str(error).startswith(f"{path}: "):
             raise
         raise ValueError(f"{path}: {error}") from error
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def parse_json(text: bytes) -> Any:

@@ -1,8 +1,8 @@
 """The pickle inside a torch.save file, read as plain values: nothing is imported, nothing called.
 
-Understands the 35 opcodes and the few names that a saved router holds and refuses all others. We do
-not call torch.load(weights_only=True) here: its list of allowed calls has bytearray(n), which
-allocates whatever n the file says, and versions of torch before the check believe any storage size.
+Understands the 35 opcodes and the few names that a saved router holds and refuses all others;
+`weights_pickle` takes more names. We do not call torch.load(weights_only=True): it allows
+bytearray(n), of whatever n the file says, and versions of torch before the check believe any size.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class PickleReader:
             if opcode == b".":
                 return self.pop()
             if opcode not in OPCODES:
-                raise ValueError(f"pickle opcode {opcode!r} at byte {start} is not of a router")
+                raise ValueError(f"pickle opcode {opcode!r} at byte {start} is not read here")
             try:
                 OPCODES[opcode](self)
             except (TypeError, KeyError) as error:
@@ -103,6 +103,11 @@ class PickleReader:
             raise ValueError(f"the pickle takes a value at byte {self.at} that it never pushed")
         return self.stack.pop()
 
+    def top(self) -> Any:
+        value = self.pop()
+        self.push(value)
+        return value
+
     def pop_to_mark(self) -> list[Any]:
         for k in range(len(self.stack) - 1, -1, -1):
             if self.stack[k] is MARK:
@@ -112,17 +117,59 @@ class PickleReader:
         raise ValueError(f"the pickle takes a group at byte {self.at} that it never began")
 
     def last(self, kind: type) -> Any:
-        value = self.pop()
-        self.push(value)
-        if type(value) is not kind:
-            raise ValueError(f"the pickle fills a {type(value).__name__} as a {kind.__name__}")
-        return value
+        value = self.top()
+        if type(value) is kind:
+            return value
+        raise ValueError(f"the pickle fills a {type(value).__name__} as a {kind.__name__}")
+
+    def name(self, text: str) -> Any:
+        """What stands for the class or function `text`, "module name"."""
+        storage = text.startswith("torch ") and text.endswith("Storage") and text.count(".") == 0
+        if text not in NAMES and not storage:
+            raise ValueError(
+                f"the pickle names {text.replace(' ', '.')!r:.80}, which no router needs; refused, "
+                "and nothing was executed. Only load routers whose origin you know"
+            )
+        return Name(text)
+
+    def call(self, function: Any, arguments: Any) -> Any:
+        """What stands for the result of a call."""
+        text = function.text if isinstance(function, Name) else type(function).__name__
+        if text == "collections OrderedDict" and arguments == ():
+            return {}
+        if text == "argparse Namespace" and arguments == ():
+            return Namespace({})
+        if text == "torch._utils _rebuild_tensor_v2" and isinstance(arguments, tuple):
+            return _tensor(*arguments[:4])
+        raise ValueError(f"the pickle calls {text!r:.80} in a way that no router needs")
+
+    def build(self, target: Any, state: Any) -> Any:
+        """`target` with its state set."""
+        if isinstance(target, Namespace) and type(state) is dict:
+            return Namespace(state)
+        if type(target) is not dict:
+            raise ValueError(f"the pickle changes the state of a {type(target).__name__}")
+        # An OrderedDict's state is a state dict's _metadata (module versions): not needed.
+        return target
+
+    def set_items(self, items: list[Any]) -> None:
+        """Fill the dict on top of the stack from keys and values in turn."""
+        if len(items) % 2:
+            raise ValueError("the pickle sets a key without a value")
+        target = self.last(dict)
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # Larger ints can be chosen to collide in the dict, which makes filling it quadratic.
+            if type(key) is not str and not (type(key) is int and 0 <= key < MAX_KEY):
+                raise ValueError(f"the pickle uses a {type(key).__name__} as a key")
+            target[key] = value
+
+    def extend(self, values: list[Any]) -> None:
+        """Append to the list on top of the stack."""
+        self.last(list).extend(values)
 
 
 def _put(reader: PickleReader, index: int) -> None:
-    value = reader.pop()
-    reader.push(value)
-    reader.memo[index] = value
+    reader.memo[index] = reader.top()
 
 
 def _tuple(reader: PickleReader, size: int) -> None:
@@ -130,54 +177,9 @@ def _tuple(reader: PickleReader, size: int) -> None:
     reader.push(tuple(reversed(values)))
 
 
-def _set_items(reader: PickleReader, items: list[Any]) -> None:
-    if len(items) % 2:
-        raise ValueError("the pickle sets a key without a value")
-    target = reader.last(dict)
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        # Larger ints can be chosen to collide in the dict, which makes filling it quadratic.
-        if type(key) is not str and not (type(key) is int and 0 <= key < MAX_KEY):
-            raise ValueError(f"the pickle uses a {type(key).__name__} as a key")
-        target[key] = value
-
-
-def _set_item(reader: PickleReader) -> None:
-    value, key = reader.pop(), reader.pop()
-    _set_items(reader, [key, value])
-
-
-def _append(reader: PickleReader) -> None:
-    value = reader.pop()
-    reader.last(list).append(value)
-
-
-def _extend(reader: PickleReader) -> None:
-    values = reader.pop_to_mark()
-    reader.last(list).extend(values)
-
-
-def _name(reader: PickleReader) -> None:
-    text = f"{reader.line()} {reader.line()}"
-    storage = text.startswith("torch ") and text.endswith("Storage") and text.count(".") == 0
-    if text not in NAMES and not storage:
-        raise ValueError(
-            f"the pickle names {text.replace(' ', '.')!r:.80}, which no router needs; refused, and "
-            "nothing was executed. Only load routers whose origin you know"
-        )
-    reader.push(Name(text))
-
-
 def _call(reader: PickleReader) -> None:
-    arguments, function = reader.pop(), reader.pop()
-    text = function.text if isinstance(function, Name) else type(function).__name__
-    if text == "collections OrderedDict" and arguments == ():
-        reader.push({})
-    elif text == "argparse Namespace" and arguments == ():
-        reader.push(Namespace({}))
-    elif text == "torch._utils _rebuild_tensor_v2" and isinstance(arguments, tuple):
-        reader.push(_tensor(*arguments[:4]))
-    else:
-        raise ValueError(f"the pickle calls {text!r:.80} in a way that no router needs")
+    arguments = reader.pop()
+    reader.push(reader.call(reader.pop(), arguments))
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> StoredTensor:
@@ -190,13 +192,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> StoredTensor:
 
 
 def _build(reader: PickleReader) -> None:
-    state, target = reader.pop(), reader.pop()
-    if isinstance(target, Namespace) and type(state) is dict:
-        target = Namespace(state)
-    elif type(target) is not dict:
-        raise ValueError(f"the pickle changes the state of a {type(target).__name__}")
-    # An OrderedDict's state is a state dict's _metadata (module versions): not needed.
-    reader.push(target)
+    state = reader.pop()
+    reader.push(reader.build(reader.pop(), state))
 
 
 def _storage(reader: PickleReader) -> None:
@@ -238,11 +235,11 @@ OPCODES: dict[bytes, Callable[[PickleReader], None]] = {
     b"\x85": lambda r: _tuple(r, 1),
     b"\x86": lambda r: _tuple(r, 2),
     b"\x87": lambda r: _tuple(r, 3),
-    b"u": lambda r: _set_items(r, r.pop_to_mark()),
-    b"s": _set_item,
-    b"a": _append,
-    b"e": _extend,
-    b"c": _name,
+    b"u": lambda r: r.set_items(r.pop_to_mark()),
+    b"s": lambda r: r.set_items([r.pop(), r.pop()][::-1]),
+    b"a": lambda r: r.extend([r.pop()]),
+    b"e": lambda r: r.extend(r.pop_to_mark()),
+    b"c": lambda r: r.push(r.name(f"{r.line()} {r.line()}")),
     b"R": _call,
     b"\x81": _call,
     b"b": _build,

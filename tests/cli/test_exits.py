@@ -53,6 +53,21 @@ COMMANDS = ("inspect", "convert", "learn", "sample", "bench", "demo")
         (["sample", "{uvit}", "--router", "full", "--steps", "5", "--num-heads", "2", "-o",
           "x.npy"], 4, "even number of evaluations"),
         (["sample", "{router}", "--router", "{schedule}", "-o", "x.npy"], 3, "the file has logits"),
+        (["sample", "{dit}", "--router", "{schedule}", "-o", "x.npy", "--key", "ema"], 3,
+         "no weights under the key 'ema'; there are some under ''"),
+        (["sample", "{dit}", "--router", "{schedule}", "-o", "x.npy", "--seed", str(2**70)], 2,
+         "not in the range"),
+        (["sample", "{dit}", "--router", "{schedule}", "-o", "x.npy", "--cfg-scale", "nan"], 2,
+         "nan is not a finite number"),
+        (["sample", "{folder}", "--router", "{schedule}", "-o", "x.npy"], 3, "config.json: No"),
+        (["learn", "{dit}", "--steps", "4", "--out", "x", "--lam", "inf"], 2, "not a finite"),
+        (["learn", "{dit}", "--steps", "4", "--out", "x", "--lr", "nan"], 2, "not a finite"),
+        (["learn", "{dit}", "--steps", "4", "--out", "x", "--reuse", "nan"], 2, "not a finite"),
+        (["learn", "{dit}", "--steps", "4", "--out", "x", "--seed", str(2**70)], 2, "in the range"),
+        (["learn", "{dit}", "--steps", "4", "--out", "x", "--data", "{text}"], 3, "text.json"),
+        (["learn", "{dit}", "--steps", "4", "--out", "x", "--data", "{folder}"], 3,
+         "not a regular file"),
+        (["demo", "--seed", str(2**33)], 2, "not in the range"),
         (["bench", "{schedule}", "--weights", "{dit}", "--width", "32"], 2, "random model"),
         (["bench", "l2c/uvit-h-2-256/dpm-20", "--width", "6"], 4, "embed_dim"),
     ],
@@ -79,6 +94,14 @@ def test_a_refusal_has_its_code_and_one_line_that_says_why(
     assert lines[-1].startswith("Error: ")
     assert reason in lines[-1]
     assert len(lines) == 1 or code == 2 or "evaluation" in lines[0]
+
+
+@pytest.mark.parametrize("name", ["empty.json", "empty.safetensors", "empty.pt"])
+def test_an_error_names_the_file_once(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    result = run("inspect", tmp_path / name)
+    assert result.exit_code == 3
+    assert result.stderr.count(name) == 1
 
 
 def test_an_unforeseen_error_ends_with_1_and_debug_shows_where(

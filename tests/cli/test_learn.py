@@ -65,14 +65,19 @@ def test_learn_reads_latents_in_batches_drawn_by_the_seed(
     assert not torch.equal(torch.cat([each for _, each in other]), seen)
 
 
+NO_LABELS = torch.zeros(4, dtype=torch.int32)
+
+
 @pytest.mark.parametrize(
     ("tensors", "code", "reason"),
     [
         ({"latents": torch.zeros(4, 4, 8, 8)}, 3, "wanted latents and labels"),
         ({"latents": torch.zeros(4, 8, 8), "labels": torch.zeros(4)}, 3, "wanted floats"),
-        ({"latents": torch.zeros(4, 3, 8, 8), "labels": torch.zeros(4)}, 4, "wanted [N, 4, 8, 8]"),
-        ({"latents": torch.zeros(4, 4, 8, 8), "labels": torch.ones(4) * 10}, 4, "within 0..9"),
-        ({"latents": torch.zeros(1, 4, 8, 8), "labels": torch.zeros(1)}, 2, "less than one batch"),
+        ({"latents": torch.zeros(0, 4, 8, 8), "labels": NO_LABELS[:0]}, 3, "wanted floats"),
+        ({"latents": torch.ones(4, 4, 8, 8) / 0, "labels": NO_LABELS}, 3, "not finite"),
+        ({"latents": torch.zeros(4, 3, 8, 8), "labels": NO_LABELS}, 4, "wanted [N, 4, 8, 8]"),
+        ({"latents": torch.zeros(4, 4, 8, 8), "labels": NO_LABELS + 10}, 4, "within 0..9"),
+        ({"latents": torch.zeros(1, 4, 8, 8), "labels": NO_LABELS[:1]}, 2, "less than one batch"),
     ],
 )
 def test_learn_refuses_data_that_does_not_fit(

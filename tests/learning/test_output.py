@@ -11,6 +11,7 @@ import torch
 from toy_learning import learn_briefly
 from toys import toy_dit
 
+from l2c_rt.adapters.model_fingerprint import model_fingerprint
 from l2c_rt.policies.router import Router
 
 
@@ -32,11 +33,13 @@ def test_the_folder_tells_how_it_went(tmp_path: Path) -> None:
 
 
 def test_the_router_says_how_it_was_learned() -> None:
-    router = learn_briefly(toy_dit(), seed=3)
+    model = toy_dit()
+    router = learn_briefly(model, seed=3)
     about = json.loads(router.training)
     assert router.source == "l2c_rt.learn, seed 3"
     assert about["options"]["seed"] == 3
     assert about["options"]["iterations"] == 4
     assert about["versions"]["torch"] == torch.__version__
-    assert len(about["model"]["shapes_sha256"]) == 64
+    assert about["model"] == "DiT"
+    assert router.fingerprint == model_fingerprint(model)
     assert about["loss_at_end"] >= about["error_at_end"] >= 0

@@ -11,11 +11,20 @@ import torch
 from l2c_rt.measure.ceilings import copy_rate, product_rate, read_ceilings
 
 
-@pytest.mark.parametrize("text", ["[]", "1", "{", '{"macs_per_second": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "1", "{", '{"macs_per_second": 1}',
+     '{"macs_per_second": 1' + "0" * 400 + ', "bytes_per_second": 1}',
+     '{"macs_per_second": 1e999, "bytes_per_second": 1}'],
+    ids=lambda text: text[:24],
+)  # fmt: skip
 def test_a_file_without_ceilings_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(text)
-    with pytest.raises(ValueError, match=r"wanted positive numbers|Expecting property name"):
+    with pytest.raises(
+        ValueError, match=r"wanted positive numbers|Expecting property name"
+    ) as raised:
         read_ceilings(tmp_path / "c.json")
+    assert str(raised.value).startswith(f"{tmp_path / 'c.json'}: ")
 
 
 def test_a_file_of_the_gpu_suite_holds_ceilings(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pickle
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from unittest.mock import MagicMock
@@ -19,6 +20,7 @@ from l2c_rt.models.weight_files import open_weights
 from l2c_rt.untrusted.torch_zip import TorchArchive
 
 X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+ANCHOR = "blocks.0.attn.qkv.weight"
 T, Y = torch.tensor([500, 20]), torch.tensor([3, 10])
 
 
@@ -41,8 +43,8 @@ def test_files_that_hold_no_weights_are_refused(tmp_path):
     for content in ([1, 2], {"model": {}, "step": 3}, {1: torch.ones(1)}, {"ema": {"a": 1}}):
         with pytest.raises(ValueError, match=r"wanted a (state )?dict"):
             load_dit(write(tmp_path / "w.pt", content))
-    with pytest.raises(ValueError, match=r"weight file ends in one of \.safetensors, \.pt, \.pth"):
-        load_dit(tmp_path / "w.ckpt")
+    with pytest.raises(ValueError, match=r"weight file ends in one of \.safetensors, \.pt, "):
+        load_dit(tmp_path / "w.gguf")
     with pytest.raises(FileNotFoundError):
         load_dit(tmp_path / "absent.pt")
     (tmp_path / "empty.pt").write_bytes(b"")
@@ -133,7 +135,7 @@ def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(good, old, mes
 
 def test_tensors_that_share_one_storage_to_claim_more_than_the_file_are_refused(tmp_path):
     shared = torch.ones(1 << 16)
-    path = write(tmp_path / "w.pt", {f"t{i}": shared for i in range(100)})
+    path = write(tmp_path / "w.pt", {f"t{i}": shared for i in range(99)} | {ANCHOR: shared})
     assert path.stat().st_size < 1 << 19
     with pytest.raises(ValueError, match=r"claim 26214400 bytes, but the file has"):
         load_dit(path)
@@ -145,7 +147,7 @@ def test_expanded_and_strided_tensors_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"qkv.weight is a strided view"):
         load_dit(write(tmp_path / "w.pt", state), num_heads=2)
     with pytest.raises(ValueError, match=r"claim"):
-        load_dit(write(tmp_path / "w.pt", {"a": torch.ones(1).expand(1 << 40)}))
+        load_dit(write(tmp_path / "w.pt", {ANCHOR: torch.ones(1).expand(1 << 40)}))
 
 
 def test_a_changed_weight_fails_its_checksum(good):
@@ -174,10 +176,10 @@ def test_a_safetensors_header_that_claims_terabytes_is_refused(tmp_path):
 
 
 def test_only_the_tensors_that_are_asked_for_are_read(tmp_path, monkeypatch):
-    path = write(tmp_path / "w.pt", {"a": torch.ones(1 << 20), "b": torch.zeros(3, 1)})
+    path = write(tmp_path / "w.pt", {"x.a": torch.ones(1 << 20), "x.b": torch.zeros(3, 1)})
     read = MagicMock(wraps=TorchArchive.read)
     monkeypatch.setattr(TorchArchive, "read", lambda *args: read(*args))
-    with open_weights(path) as weights:
+    with open_weights(path, "b") as weights:
         assert weights.shapes == {"a": (1 << 20,), "b": (3, 1)}
         assert torch.equal(weights.read("b"), torch.zeros(3, 1))
     assert [call.args[1] for call in read.call_args_list] == ["byteorder", "data.pkl", "data/1"]
@@ -189,3 +191,32 @@ def test_a_pipe_is_refused_without_being_opened(tmp_path, suffix):
     os.mkfifo(tmp_path / f"pipe{suffix}")
     with pytest.raises(ValueError, match="not a regular file"):
         load_dit(tmp_path / f"pipe{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("change", ["shrinks", "is written to"])
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, suffix, change):
+    path = write(tmp_path / f"w{suffix}", {"a": torch.ones(1 << 20), "b": torch.ones(1 << 20)})
+
+    def read_both() -> None:
+        with open_weights(path, "b") as weights:
+            weights.read("a")
+            if change == "shrinks":
+                os.truncate(path, 4096)
+            else:
+                os.utime(path, ns=(0, 0))
+            weights.read("b")
+
+    with pytest.raises(ValueError, match=rf"w{suffix}: .*(changed|truncated|before a tensor does)"):
+        read_both()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_reading_takes_the_memory_of_one_tensor_beside_the_model(tmp_path, suffix):
+    path = write(tmp_path / f"w{suffix}", {f"x.{k}": torch.ones(1 << 18) for k in range(40)})
+    with open_weights(path, "0") as weights:
+        tracemalloc.start()
+        for name in weights.shapes:
+            weights.read(name)
+        assert tracemalloc.get_traced_memory()[1] < 6 << 20
+        tracemalloc.stop()

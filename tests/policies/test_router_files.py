@@ -150,7 +150,7 @@ def test_a_saved_router_loads_as_it_was(router, tmp_path_factory):
     router.save(path)
     loaded = Router.load(path)
     np.testing.assert_array_equal(loaded.logits, router.logits)
-    for field in ("family", "steps", "branches", "sampler", "source", "training"):
+    for field in ("family", "steps", "branches", "sampler", "source", "training", "fingerprint"):
         assert getattr(loaded, field) == getattr(router, field)
 
 
@@ -211,7 +211,7 @@ def other_tensors(tensors: dict[str, np.ndarray], header: bool = True) -> bytes:
         ),
         (other_tensors({"other": LOGITS}), "wanted one named logits"),
         (other_tensors({"logits": LOGITS, "more": LOGITS}), "holds 2 tensors"),
-        (other_tensors({"logits": LOGITS.astype(np.float64)}), "logits are float64"),
+        (other_tensors({"logits": LOGITS.astype(np.float64)}), "logits are F64"),
         (other_tensors({"logits": LOGITS[0]}), r"\(8,\)"),
     ],
 )

@@ -20,9 +20,10 @@ PURE = {"numpy", "safetensors"}
 ALLOWED: dict[str, set[str]] = {
     "_version": set(),
     "_deprecated": set(),
+    "notices": set(),
     # what is computed when: numpy only
     "untrusted": set(),
-    "figures": set(),
+    "figures": {"untrusted"},
     "families": set(),
     "schedule": {"_deprecated", "families", "figures", "untrusted"},
     "policies": {"families", "schedule", "untrusted"},
@@ -38,24 +39,26 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
     "device": {"_C"},
     "memory": {"_C", "device"},
-    "measure": set(),
+    "measure": {"untrusted"},
     # running
     "backends": {"adapters", "device", "kernels", "memory", "plan", "sampling", "untrusted"},
     "runtime": {"adapters", "backends", "device", "memory", "plan", "sampling", "schedule"},
-    "api": {"_deprecated", "adapters", "backends", "policies", "resolve", "runtime", "schedule"},
+    "api": {"_deprecated", "adapters", "backends", "notices", "policies", "resolve", "runtime",
+            "schedule"},
     # what is made with it
     "learning": {"_version", "adapters", "families", "figures", "policies", "sampling",
-                 "untrusted"},
-    "compare": {"adapters", "api", "figures", "policies", "resolve", "runtime", "schedule"},
+                 "schedule", "untrusted"},
+    "compare": {"adapters", "api", "figures", "policies", "resolve", "runtime", "schedule",
+                "untrusted"},
     "demo": {"api", "compare", "figures", "learning", "measure", "models", "policies", "runtime",
-             "sampling", "schedule"},
+             "sampling", "schedule", "untrusted"},
     "cli": {"_version", "adapters", "api", "backends", "compare", "demo", "families", "figures",
             "learning", "measure", "models", "plan", "policies", "presets", "runtime", "schedule",
             "untrusted"},
 }  # fmt: skip
 """Folder or module of l2c_rt -> those it may import; only l2c_rt itself imports all."""
 
-TORCH_FREE = ("_deprecated", "_version", "untrusted", "figures", "families", "schedule",
+TORCH_FREE = ("_deprecated", "_version", "notices", "untrusted", "figures", "families", "schedule",
               "policies", "presets", "resolve", "plan")  # fmt: skip
 """Rooms that import neither torch nor any other third party but PURE at module level."""
 

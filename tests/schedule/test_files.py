@@ -21,7 +21,8 @@ def test_a_saved_schedule_loads_as_it_was(schedule, tmp_path_factory):
     schedule.save(path)
     loaded = CacheSchedule.load(path)
     assert loaded == schedule
-    for field in ("family", "sampler", "calls_per_step", "threshold", "source", "timesteps"):
+    for field in ("family", "sampler", "calls_per_step", "threshold", "source", "timesteps",
+                  "fingerprint"):  # fmt: skip
         assert getattr(loaded, field) == getattr(schedule, field)
 
 

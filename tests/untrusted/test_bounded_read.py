@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded
+from l2c_rt.untrusted.bounded_read import naming, open_regular, parse_json, read_bounded
 
 
 def test_a_file_within_the_bound_is_read(tmp_path):
@@ -72,3 +72,33 @@ def test_a_value_too_deep_to_print_is_an_error_of_the_file():
 def test_other_errors_pass():
     with pytest.raises(KeyError), naming("a.json"):
         raise KeyError("x")
+
+
+def test_an_overflow_is_a_value_error_and_an_os_error_gets_its_name():
+    with pytest.raises(ValueError, match=r"^a\.json: too large$"), naming("a.json"):
+        raise OverflowError("too large")
+    with pytest.raises(OSError, match="broken") as raised, naming("a.json"):
+        raise OSError(5, "broken")
+    assert raised.value.filename == "a.json"
+    with pytest.raises(OSError, match="broken") as raised, naming("a.json"):
+        raise OSError(5, "broken", "b.json")
+    assert raised.value.filename == "b.json"
+
+
+def test_a_file_that_changes_while_it_is_open_is_an_error(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    with pytest.raises(ValueError, match=r"file: changed while it was read"), open_regular(path):
+        path.write_bytes(b"123456")
+    with open_regular(path) as file:
+        path.with_name("fresh").write_bytes(b"other")
+        os.replace(path.with_name("fresh"), path)
+        assert file.read() == b"123456"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_that_takes_the_place_of_a_checked_file_is_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr("l2c_rt.untrusted.bounded_read.require_regular", lambda path: None)
+    with pytest.raises(ValueError, match="not a regular file"), open_regular(tmp_path / "pipe"):
+        pass

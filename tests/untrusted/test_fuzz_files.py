@@ -1,79 +1,25 @@
 """10,000 damaged files: each loads as a valid object or fails with ValueError, and nothing else.
 
-Seeded, so that a failure can be run again: every message holds the case's number. The bytes go to
-the readers from memory; read_bounded, which files pass first, has tests of its own.
+Seeded, so that a failure can be run again: every message holds the case's number.
 """
 
 from __future__ import annotations
 
 import json
-import resource
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from damage import Draw, attack, cut, flip, mutate, repeated, safetensors_header
 from router_files import archive, dit_pickle, drawn_logits, text, uvit_pickle
 
-from l2c_rt.policies import router_files
 from l2c_rt.policies.router import Router
-from l2c_rt.schedule import files
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.untrusted.torch_pickle import OPCODES
 
-Draw = np.random.Generator
 LOGITS = drawn_logits(4, 4)
-MAX_SECONDS = 5.0
-MAX_GROWTH_BYTES = 256 << 20
 BRANCHES = ("attn-0", "mlp-0", "attn-1", "mlp-1")
-
-
-def flip(draw: Draw, content: bytes) -> bytes:
-    """A few bytes set to anything, or a few bits turned."""
-    damaged = bytearray(content)
-    for at in draw.integers(0, len(damaged), draw.integers(1, 5)):
-        damaged[at] = (
-            draw.integers(256) if draw.random() < 0.5 else damaged[at] ^ (1 << draw.integers(8))
-        )
-    return bytes(damaged)
-
-
-def cut(draw: Draw, content: bytes) -> bytes:
-    """The start of the file, its end, or the file without a piece, or with a piece twice."""
-    first, last = sorted(draw.integers(0, len(content) + 1, 2))
-    kinds = (content[:first], content[first:], content[:first] + content[last:])
-    return (*kinds, content[:last] + content[first:])[draw.integers(4)]
-
-
-def odd_value(draw: Draw) -> Any:
-    """A JSON value that some field will not expect."""
-    huge = 10 ** int(draw.integers(1, 400))
-    values = [None, True, -1, 0, 1, huge, -huge, 0.5, 1e308, "", "1", "\x00", "\ud800", "x" * 2_000]
-    values += [[], {}, [[]], ["1"], [1] * 5, {"a": 1}, "NaN", "10" * 3, BRANCHES[0], [[1, 0]] * 3]
-    return values[draw.integers(len(values))]
-
-
-def mutate(draw: Draw, value: Any) -> Any:
-    """Somewhere in a JSON value, something dropped, added, replaced or doubled."""
-    if isinstance(value, (dict, list)) and value and draw.random() < 0.8:
-        keys = list(value) if isinstance(value, dict) else range(len(value))
-        key = keys[draw.integers(len(keys))]
-        copy: Any = dict(value) if isinstance(value, dict) else list(value)
-        action = draw.random()
-        if action < 0.15:
-            del copy[key]
-        elif action < 0.25 and isinstance(copy, dict):
-            copy["x" + str(key)] = copy.pop(key)
-        elif action < 0.25:
-            copy.insert(key, odd_value(draw))
-        else:
-            copy[key] = mutate(draw, copy[key])
-        return copy
-    if isinstance(value, str) and value and draw.random() < 0.5:
-        return cut(draw, flip(draw, value.encode("utf-8", "surrogatepass"))).decode("latin-1")
-    return odd_value(draw)
 
 
 def snippets(canary: Path) -> list[bytes]:
@@ -100,19 +46,6 @@ def opcodes(draw: Draw, pickle: bytes, pieces: list[bytes]) -> bytes:
     return pickle
 
 
-def safetensors_header(draw: Draw, content: bytes) -> bytes:
-    """The header changed as JSON, as bytes, or in its length, and the tensor kept."""
-    size = int.from_bytes(content[:8], "little")
-    header, rest = content[8 : 8 + size], content[8 + size :]
-    if draw.random() < 0.7:
-        fields = mutate(draw, json.loads(header))
-        header = json.dumps(fields).encode()
-    else:
-        header = flip(draw, header)
-    length = len(header) if draw.random() < 0.9 else int(draw.integers(0, 1 << 63))
-    return length.to_bytes(8, "little") + header + rest
-
-
 def smoothcache(draw: Draw) -> bytes:
     columns = {name: [1, *map(int, draw.integers(0, 2, 3))] for name in BRANCHES}
     return json.dumps(mutate(draw, columns)).encode()
@@ -137,45 +70,12 @@ def use_smoothcache(path: Path) -> None:
     assert CacheSchedule.from_smoothcache(schedule.to_smoothcache()) == schedule
 
 
-def repeated(count: int, make: Callable[[Draw, bytes], bytes], good: bytes) -> Iterator[Any]:
-    return (lambda draw, make=make, good=good: make(draw, good) for _ in range(count))
-
-
 def good_files(folder: Path) -> tuple[bytes, bytes]:
     """A router and a schedule of ours."""
     router = Router(LOGITS, "dit", 4, source="fuzz", training='{"lr": 0.1}')
     router.save(folder / "good.safetensors")
     router.schedule().save(folder / "good.json")
     return (folder / "good.safetensors").read_bytes(), (folder / "good.json").read_bytes()
-
-
-def attack(folder: Path, name: str, makes: list[Any], use: Callable[[Path], None]) -> int:
-    """Load every case; the number of those that were valid objects."""
-    draw, path, valid = np.random.default_rng(2406_01733), folder / "cases" / name, 0
-    path.parent.mkdir()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for case, make in enumerate(makes):
-        content = make(draw)
-        start = time.perf_counter()
-        try:
-            with_content(content, use, path)
-            valid += 1
-        except ValueError:
-            pass
-        except BaseException as error:
-            raise AssertionError(f"case {case} raised {error!r}") from error
-        assert time.perf_counter() - start < MAX_SECONDS, f"case {case} is slow"
-    growth_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert growth_kib * 1024 < MAX_GROWTH_BYTES
-    assert not list(path.parent.iterdir()), "a file was executed"
-    return valid
-
-
-def with_content(content: bytes, use: Callable[[Path], None], path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (router_files, files):
-            patch.setattr(module, "read_bounded", lambda *_: content)
-        use(path)
 
 
 @pytest.mark.parametrize("family", ["dit", "uvit"])

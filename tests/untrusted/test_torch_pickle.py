@@ -61,7 +61,7 @@ def test_a_router_is_read_as_namespace_and_tensors():
         (b"\x80\x02NNa.", "fills a NoneType as a list"),
         (b"\x80\x02(NQ.", "opcode b'Q' at byte 4: TypeError"),
         (b"\x80\x02" + b"N" * (4 << 20), "4194306 bytes, wanted 4194304 at most"),
-        (b"\x80\x02" + b"N0" * 600_000, "opcode b'0' at byte 3 is not of a router"),
+        (b"\x80\x02" + b"N0" * 600_000, "opcode b'0' at byte 3 is not read here"),
         (b"\x80\x02" + b"N" * 1_000_001, "more than 1000000 opcodes"),
         (dit_pickle(drawn_logits(), offset=text("0")), "without storage, offset"),
         (dit_pickle(drawn_logits(), offset=b"J\xff\xff\xff\xff"), "without storage, offset"),

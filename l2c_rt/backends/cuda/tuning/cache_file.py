@@ -9,8 +9,6 @@ holds by then, and holds the lock beside it meanwhile; readers need no lock.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ from l2c_rt.backends.cuda.tuning.problems import (
     LinearConfig,
     LinearProblem,
 )
-from l2c_rt.untrusted.bounded_read import parse_json, read_bounded, require_regular
+from l2c_rt.untrusted.atomic_write import write_whole
+from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded, require_regular
 
 VERSION = 1
 MAX_BYTES = 4 << 20
@@ -59,7 +58,7 @@ def write_choices(path: Path, machine: str, choices: Choices) -> None:
     lock = filelock.FileLock(path.with_name(f"{path.name}.lock"), timeout=LOCK_SECONDS)
     try:
         with lock:
-            _replace(path, _merged(path, machine, choices))
+            write_whole(path, _merged(path, machine, choices))
     except NotImplementedError as error:
         raise OSError(f"{path}: its file system has no locks") from error
 
@@ -91,7 +90,8 @@ def _machines(path: Path) -> Machines:
     if path.stat().st_size == 0:
         # As a write interrupted by a power failure may leave it.
         return {}
-    content = parse_json(read_bounded(path, MAX_BYTES, "tuning"))
+    with naming(path):
+        content = parse_json(read_bounded(path, MAX_BYTES, "tuning"))
     version = content.get("version") if isinstance(content, dict) else None
     if type(version) is not int or version != VERSION:
         raise ValueError(f"{path}: version is {version!r:.40}, wanted {VERSION}; move it away")
@@ -117,17 +117,3 @@ def _choices(entries: list[Any]) -> Choices:
 
 def _text(machines: Machines) -> bytes:
     return (json.dumps({"version": VERSION, "machines": machines}, indent=1) + "\n").encode()
-
-
-def _replace(path: Path, text: bytes) -> None:
-    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text)
-            file.flush()
-            # Before the rename, so that a power failure leaves the old file or the new one.
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-    except BaseException:
-        Path(fresh).unlink(missing_ok=True)
-        raise
