@@ -59,7 +59,7 @@ def _sampled(tensors: list[Tensor]) -> Tensor:
         and tensor.layout == torch.strided and tensor.device.type != "meta" and tensor.numel()
     ]  # fmt: skip
     share = max(1, MAX_VALUES // max(len(plain), 1))
-    parts = [torch.empty(0)]
+    parts = [torch.empty(0, dtype=torch.float32, device="cpu")]
     for tensor in plain[:MAX_VALUES]:
         flat = tensor.reshape(-1)
         parts.append(flat[:: -(-len(flat) // share)].to("cpu", torch.float32))

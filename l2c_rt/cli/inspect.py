@@ -85,7 +85,8 @@ def _fields(name: str, origin: Source, schedule: CacheSchedule) -> dict[str, Any
     import json
 
     fields: dict[str, Any] = {"name": name, "kind": origin.kind}
-    for key in ("family", "sampler", "calls_per_step", "threshold", "source", "steps", "digest"):
+    for key in ("family", "sampler", "calls_per_step", "threshold", "source", "steps", "digest",
+                "fingerprint"):  # fmt: skip
         fields[key] = getattr(schedule, key)
     if origin.router is not None:
         fields["training"] = json.loads(origin.router.training or "null")

@@ -123,9 +123,11 @@ def _check_kinds(kinds: Mapping[str, str], known: Mapping[str, torch.dtype]) -> 
 
 
 def tensor_of(content: bytearray, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    if not content:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(content, dtype=dtype).reshape(shape)
+    # On the CPU, whatever torch.set_default_device says.
+    with torch.device("cpu"):
+        if not content:
+            return torch.empty(shape, dtype=dtype)
+        return torch.frombuffer(content, dtype=dtype).reshape(shape)
 
 
 def _is_contiguous(stored: StoredTensor) -> bool:

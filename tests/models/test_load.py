@@ -82,6 +82,27 @@ def test_other_float_types_become_float32(tmp_path, dtype, suffix):
         assert torch.equal(got, saved.float())
 
 
+@pytest.fixture
+def defaults():
+    """torch's default device and type, put back after the test."""
+    yield
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_weights_are_float32_on_the_cpu_whatever_torchs_defaults_are(
+    tmp_path, suffix, dtype, defaults
+):
+    path = write(tmp_path / f"w{suffix}", filled(DiT, SMALL_DIT).state_dict())
+    torch.set_default_device("meta")
+    torch.set_default_dtype(dtype)
+    loaded = load_dit(path, num_heads=2)
+    tensors = [*loaded.parameters(), *loaded.buffers()]
+    assert {(tensor.device.type, tensor.dtype) for tensor in tensors} == {("cpu", torch.float32)}
+
+
 def test_heads_come_from_the_argument_then_the_name_then_the_header_then_the_width(tmp_path):
     small = SMALL_DIT | {"hidden_size": 384, "num_heads": 6, "depth": 1}
     state = filled(DiT, small).state_dict()

@@ -22,7 +22,7 @@ from l2c_rt.learning.checkpoint import load_checkpoint
 from l2c_rt.learning.log import COLUMNS, CsvLog
 from l2c_rt.learning.state import start
 from l2c_rt.measure.ceilings import read_ceilings
-from l2c_rt.models import DiT, load_dit
+from l2c_rt.models import DiT, load_diffusers, load_dit
 
 TINY = SMALL_DIT | {"depth": 1, "hidden_size": 8, "input_size": 4}
 
@@ -140,3 +140,32 @@ def test_300_damaged_logs_never_stop_a_resumed_run(tmp_path: Path) -> None:
 
     makes: list[Any] = [*repeated(200, flip, good), *repeated(99, cut, good), lambda _: good]
     assert attack(tmp_path, "case.csv", makes, use) == 300
+
+
+def test_200_damaged_folders_of_diffusers(tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    folder = tmp_path / "whole"
+    saved = diffusers.DiTTransformer2DModel(
+        sample_size=4, num_layers=1, num_attention_heads=1, attention_head_dim=8, in_channels=4,
+        out_channels=8, num_embeds_ada_norm=5,
+    )  # fmt: skip
+    saved.save_pretrained(tmp_path / "good", max_shard_size="3KB")
+    index = "diffusion_pytorch_model.safetensors.index.json"
+
+    def use(path: Path) -> None:
+        for file in (tmp_path / "good").iterdir():
+            if file.name != path.name:
+                (folder / file.name).write_bytes(file.read_bytes())
+        (folder / path.name).write_bytes(path.read_bytes())
+        try:
+            load_diffusers(folder)
+        except (ValueError, OSError) as error:
+            assert str(folder) in str(error)  # noqa: PT017
+            raise ValueError(path) from error
+
+    folder.mkdir()
+    for name in ("config.json", index):
+        good = json.loads((tmp_path / "good" / name).read_text())
+        makes = [lambda draw, good=good: json.dumps(mutate(draw, good)).encode()] * 100
+        (tmp_path / name).mkdir()
+        assert 0 < attack(tmp_path / name, name, makes, use) < 100
