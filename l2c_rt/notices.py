@@ -1,7 +1,5 @@
-"""The category of every warning of this package, for `warnings.filterwarnings`."""
-
-from __future__ import annotations
+"""The category of this package's own warnings."""
 
 
 class L2CWarning(UserWarning):
-    """Something runs, but perhaps not as was meant; under `strict=True` it raises instead."""
+    """Something does not run as it might be thought to; `summary()` says the same."""

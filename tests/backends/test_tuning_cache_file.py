@@ -18,6 +18,7 @@ from l2c_rt.backends.cuda.tuning.problems import (
     LinearConfig,
     LinearProblem,
 )
+from l2c_rt.untrusted import atomic_write
 
 
 def test_what_was_tuned_is_used_by_the_next_run_unmeasured(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache_file.os, "replace", full)
+    monkeypatch.setattr(atomic_write.os, "replace", full)
     bench = Bench({})
     chooser = tuner(bench, path)
     chooser.linear(FC1, bench.make)
