@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -85,14 +86,45 @@ py::object to_dlpack(const View& view, std::optional<std::int64_t> stream,
   return make_capsule(export_unversioned(view), "dltensor");
 }
 
-void bind_view(py::module_& m) {
-  py::class_<View>(m, "View")
-      .def("__dlpack__", to_dlpack, py::kw_only(), "stream"_a = py::none(),
-           "max_version"_a = py::none(), "dl_device"_a = py::none(), "copy"_a = py::none())
-      .def("__dlpack_device__", [](const View& view) {
-        return Device(view.device().device_type, view.device().device_id);
-      });
+// A function of an object by its holder. Of one whose __init__ never ran, as `Arena.__new__(Arena)`
+// makes it, pybind11 refuses the holder, but would pass a reference to memory that nobody wrote.
+template <typename Object, typename Result, typename... Arguments>
+auto held(Result (*function)(Object&, Arguments...)) {
+  return
+      [function](const std::shared_ptr<std::remove_const_t<Object>>& self, Arguments... arguments) {
+        return function(*self, std::forward<Arguments>(arguments)...);
+      };
 }
+
+template <typename Object, typename Result, typename... Arguments>
+auto held(Result (Object::*method)(Arguments...)) {
+  return [method](const std::shared_ptr<Object>& self, Arguments... arguments) {
+    return (*self.*method)(std::forward<Arguments>(arguments)...);
+  };
+}
+
+template <typename Object, typename Result, typename... Arguments>
+auto held(Result (Object::*method)(Arguments...) const) {
+  return [method](const std::shared_ptr<Object>& self, Arguments... arguments) {
+    return (*self.*method)(std::forward<Arguments>(arguments)...);
+  };
+}
+
+Device dlpack_device(const View& view) {
+  return Device(view.device().device_type, view.device().device_id);
+}
+
+void bind_view(py::module_& m) {
+  py::class_<View, std::shared_ptr<View>>(m, "View")
+      .def("__dlpack__", held(to_dlpack), py::kw_only(), "stream"_a = py::none(),
+           "max_version"_a = py::none(), "dl_device"_a = py::none(), "copy"_a = py::none())
+      .def("__dlpack_device__", held(dlpack_device));
+}
+
+std::int64_t num_slots(const Arena& arena) { return arena.layout().num_slots; }
+std::int64_t slot_bytes(const Arena& arena) { return arena.layout().slot_bytes; }
+std::int64_t stride_bytes(const Arena& arena) { return arena.layout().stride_bytes; }
+std::int64_t live_views(Arena& arena) { return arena.live_views().load(); }
 
 void bind_arena(py::module_& m) {
   py::class_<Arena, std::shared_ptr<Arena>>(m, "Arena")
@@ -100,21 +132,21 @@ void bind_arena(py::module_& m) {
            "device"_a = Arena::kHost)
       .def("view", view_slot, "slot"_a, "shape"_a, "dtype"_a)
       .def("all_slots", view_all_slots, "shape"_a, "dtype"_a)
-      .def("sleep", &Arena::sleep, NoGil())
-      .def("wake", &Arena::wake, NoGil())
-      .def("poison", &Arena::poison, NoGil())
-      .def_property_readonly("base", &Arena::base)
-      .def_property_readonly("device", &Arena::device)
-      .def_property_readonly("num_slots", [](const Arena& a) { return a.layout().num_slots; })
-      .def_property_readonly("slot_bytes", [](const Arena& a) { return a.layout().slot_bytes; })
-      .def_property_readonly("stride_bytes", [](const Arena& a) { return a.layout().stride_bytes; })
-      .def_property_readonly("reserved_bytes", &Arena::reserved_bytes)
-      .def_property_readonly("mapped_bytes", &Arena::mapped_bytes)
-      .def_property_readonly("awake", &Arena::awake)
-      .def_property_readonly("allocations", &Arena::allocations)
-      .def_property_readonly("sleeps", &Arena::sleeps)
-      .def_property_readonly("wakes", &Arena::wakes)
-      .def_property_readonly("live_views", [](Arena& a) { return a.live_views().load(); });
+      .def("sleep", held(&Arena::sleep), NoGil())
+      .def("wake", held(&Arena::wake), NoGil())
+      .def("poison", held(&Arena::poison), NoGil())
+      .def_property_readonly("base", held(&Arena::base))
+      .def_property_readonly("device", held(&Arena::device))
+      .def_property_readonly("num_slots", held(num_slots))
+      .def_property_readonly("slot_bytes", held(slot_bytes))
+      .def_property_readonly("stride_bytes", held(stride_bytes))
+      .def_property_readonly("reserved_bytes", held(&Arena::reserved_bytes))
+      .def_property_readonly("mapped_bytes", held(&Arena::mapped_bytes))
+      .def_property_readonly("awake", held(&Arena::awake))
+      .def_property_readonly("allocations", held(&Arena::allocations))
+      .def_property_readonly("sleeps", held(&Arena::sleeps))
+      .def_property_readonly("wakes", held(&Arena::wakes))
+      .def_property_readonly("live_views", held(live_views));
 }
 
 void bind_graph_loop(py::module_& m) {
@@ -123,9 +155,10 @@ void bind_graph_loop(py::module_& m) {
   py::class_<GraphLoop, std::shared_ptr<GraphLoop>>(m, "GraphLoop")
       .def(py::init(&make<GraphLoop, int, Graphs, Arenas>), "device"_a, "graphs"_a,
            "arenas"_a = Arenas())
-      .def("launch", &GraphLoop::launch, "stream"_a, "first"_a = 0, "count"_a = py::none(), NoGil())
-      .def("__len__", &GraphLoop::size)
-      .def_property_readonly("device", &GraphLoop::device);
+      .def("launch", held(&GraphLoop::launch), "stream"_a, "first"_a = 0, "count"_a = py::none(),
+           NoGil())
+      .def("__len__", held(&GraphLoop::size))
+      .def_property_readonly("device", held(&GraphLoop::device));
 }
 
 // (bytes from slot to slot, bytes reserved), as an arena with that allocation granularity has them.

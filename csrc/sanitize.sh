@@ -27,4 +27,4 @@ export PYTHONPATH=$build/python
 libraries=$(for name in libasan.so libubsan.so libstdc++.so; do gcc -print-file-name=$name; done)
 export LD_PRELOAD=${libraries//$'\n'/ } ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc
 (cd / && "$python" -c "import l2c_rt._C as built; assert 'sanitize' in built.__file__, built.__file__")
-"$python" -m pytest -q -p no:cacheprovider "$root"/tests/memory/test_arena{,_views,_cuda}.py
+"$python" -m pytest -q -p no:cacheprovider "$root"/tests/memory/test_{arena,arena_views,arena_cuda,uninitialised}.py

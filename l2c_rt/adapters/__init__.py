@@ -12,6 +12,7 @@ from l2c_rt.adapters import dit, uvit
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.diffusers import dit as diffusers_dit
 from l2c_rt.adapters.model_checks import check_bypassed, check_mode
+from l2c_rt.adapters.wrappers import find_wrapped
 
 SUPPORTED = {
     "DiT (facebookresearch/DiT, l2c_rt.models.DiT)": dit,
@@ -36,14 +37,17 @@ def describe(model: nn.Module, adapter: Callable[[Any], BoundModel] | None = Non
 def bind(model: nn.Module) -> BoundModel:
     """Describe a model with the first adapter that recognises it.
 
-    Raises TypeError listing what is supported, where no adapter does.
+    Raises TypeError listing what is supported, where no adapter does; for a model inside of a
+    wrapper, saying how to take it out.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"compile: model must be a torch.nn.Module, got {type(model).__name__}")
-    if hasattr(model, "_orig_mod"):
+    if wrapped := find_wrapped(model, _matches):
+        by = type(model).__name__
+        if "_orig_mod" in wrapped:
+            by = "torch.compile, whose graphs would not be run"
         raise TypeError(
-            "compile: the model is wrapped by torch.compile, whose graphs would not be run; give "
-            "the model itself (model._orig_mod)"
+            f"compile: the model is wrapped by {by}; give the model itself: compile({wrapped}, ...)"
         )
     for adapter in SUPPORTED.values():
         if adapter.matches(model):
@@ -54,3 +58,7 @@ def bind(model: nn.Module) -> BoundModel:
         f"compile: no adapter for {type(model).__name__}. Supported by structure: {names}. "
         'To add one, follow "add a model" in CONTRIBUTING.md.'
     )
+
+
+def _matches(model: nn.Module) -> bool:
+    return any(adapter.matches(model) for adapter in SUPPORTED.values())

@@ -5,7 +5,7 @@ An adapter describes; it never patches, copies or re-parents the user's model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,7 @@ class PublishedLoop:
     """What `sample` needs to know: the published loop of the family.
 
     Latents are [n, channels, size, size]; labels are 0 .. classes - 1, none where classes is 0.
+    They are cut into `tokens` patches of `patch` x `patch`; None where the model takes any number.
     `guidance` is on the first `guided_channels`.
     """
 
@@ -58,6 +59,8 @@ class PublishedLoop:
     guided_channels: int
     cfg_scale: float
     guidance: Guidance = FROM_UNCOND
+    patch: int = 1
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,15 @@ class FusableModel:
     condition: Callable[[Tensor, Tensor], Any] | None = None
     modulation: Callable[[int, Any], Tensor] | None = None
     outer: OuterLayers | None = None
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module whose own forward a fused backend does not call."""
+        for branch in self.branches.values():
+            yield branch.norm
+            yield from branch.module.modules()
+        if self.outer is not None:
+            yield from (self.outer.patches, self.outer.norm, self.outer.linear)
+            yield from self.outer.skip_linears.values()
 
 
 @dataclass(frozen=True)

@@ -179,4 +179,6 @@ def _sampling(model: Any) -> PublishedLoop:
         guided_channels=3,
         cfg_scale=DIT.cfg_scale,
         guidance=DIT.guidance,
+        patch=patch,
+        tokens=model.pos_embed.shape[1],
     )

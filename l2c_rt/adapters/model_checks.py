@@ -6,6 +6,13 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from l2c_rt.adapters.wrappers import (
+    compiled_by_torch,
+    how_to_unwrap,
+    replaced_forward,
+    without_torch_compile,
+)
+
 
 def check_mode(model: nn.Module) -> None:
     """Refuse a model whose forward is random: what is reused would not be what was computed."""
@@ -20,18 +27,40 @@ def check_mode(model: nn.Module) -> None:
 
 
 def check_bypassed(modules: Sequence[nn.Module]) -> tuple[str, ...]:
-    """Notes on the hooks of modules whose children are run one by one: they are not called.
+    """Notes on what is left out of modules whose children are run one by one: hooks, torch.compile.
 
     Raises ValueError for a forward that was replaced on an instance: it would be left out.
     """
+    notes: dict[str, None] = {}
     for module in modules:
-        if "forward" in vars(module):
+        own = without_torch_compile(module)
+        name = type(own).__name__
+        if replaced_forward(own):
             raise ValueError(
-                f"{type(module).__name__}.forward was replaced on the instance; a compiled model "
-                "runs its children one by one and would not call it: remove the replacement"
+                f"{name}.forward was replaced on the instance; a compiled model runs its children "
+                f"one by one and would not call it: {how_to_unwrap(own)}"
             )
-    hooked = sorted({type(module).__name__ for module in modules if count_hooks(module)})
-    return tuple(f"forward hooks on {name} are not called" for name in hooked)
+        if count_hooks(module) or count_hooks(own):
+            notes[f"forward hooks on {name} are not called"] = None
+        if compiled_by_torch(module) or compiled_by_torch(own):
+            notes[
+                f"the graphs that torch.compile made of {name} are not run: its children are, one "
+                "by one"
+            ] = None
+    return tuple(sorted(notes))
+
+
+def check_device(model: nn.Module) -> None:
+    """Refuse to run a model whose weights are not there: on the meta device.
+
+    It may be compiled, to be counted.
+    """
+    first = next(model.parameters(), None)
+    if first is not None and first.device.type == "meta":
+        raise ValueError(
+            "the model's weights are on the meta device: load them, or take off what offloads them "
+            "(accelerate.hooks.remove_hook_from_module(model, recurse=True))"
+        )
 
 
 def count_hooks(module: nn.Module) -> int:

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from l2c_rt.adapters.bound_model import FusableAttention, FusableMlp
+from l2c_rt.adapters.wrappers import compiled_by_torch, package_of, replaced_forward
 
 
 class NotFusable(Exception):
@@ -27,16 +28,21 @@ def require_unhooked(module: nn.Module, where: str) -> None:
     """Refuse a module that somebody has hooked, patched or parametrized."""
     if module._forward_hooks or module._forward_pre_hooks:
         raise NotFusable(f"{where} has forward hooks, which a fused kernel would not call")
-    if "forward" in vars(module):
+    if compiled_by_torch(module):
+        raise NotFusable(f"{where} is compiled by torch.compile, whose graphs would not be run")
+    if replaced_forward(module):
         raise NotFusable(f"{where}.forward was replaced, which a fused kernel would not call")
     if parametrize.is_parametrized(module):
         raise NotFusable(f"{where} is parametrized")
+    for name, tensor in module._parameters.items():
+        if tensor is not None and type(tensor) is not nn.Parameter:
+            raise NotFusable(f"{where}.{name} is {type(tensor).__name__}, not a plain tensor")
 
 
 def plain_linear(module: nn.Module, where: str) -> nn.Linear:
     """The module itself, if it is an nn.Linear that nobody has wrapped, replaced or hooked."""
     if type(module) is not nn.Linear:
-        raise NotFusable(f"{where} is {type(module).__name__}, not a plain nn.Linear")
+        raise NotFusable(f"{where} is {package_of(module)}, not a plain nn.Linear")
     require_unhooked(module, where)
     return module
 

@@ -50,7 +50,7 @@ def matches(model: nn.Module) -> bool:
 
 
 def bind(model: Any) -> BoundModel:
-    """Describe a U-ViT."""
+    """Describe a U-ViT.  Raises TypeError for a variant that reads more than time and labels."""
     fixed: dict[str, Callable[[State], None]] = {
         "embed": partial(_embed, model),
         "final": partial(_final, model),
@@ -202,13 +202,22 @@ def _sampling(model: Any) -> PublishedLoop:
     channels, patch = model.patch_embed.proj.weight.shape[1:3]
     labels = getattr(model, "label_emb", None)
     prefix_tokens = 1 if labels is None else 2
+    tokens = model.pos_embed.shape[1] - prefix_tokens
+    if hasattr(model, "context_embed") or math.isqrt(max(tokens, 0)) ** 2 != tokens:
+        raise TypeError(
+            f"compile: this U-ViT has {tokens + prefix_tokens} positions, wanted {prefix_tokens} "
+            "for time and label and a square of patches; variants with more tokens, such as "
+            "text-to-image (context_embed), are not supported: describe it with adapter="
+        )
     return PublishedLoop(
         sampler=UVIT.sampler,
         null_label=None if labels is None else labels.num_embeddings - 1,
         classes=0 if labels is None else labels.num_embeddings - 1,
         channels=channels,
-        size=patch * math.isqrt(model.pos_embed.shape[1] - prefix_tokens),
+        size=patch * math.isqrt(tokens),
         guided_channels=channels,
         cfg_scale=UVIT.cfg_scale,
         guidance=UVIT.guidance,
+        patch=patch,
+        tokens=tokens,
     )

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-from l2c_rt.cli.options import MAX_SEED
-
 EXAMPLES = """\b
 Examples:
   l2c-rt demo
@@ -29,7 +27,7 @@ Examples:
     show_default=True,
     help="Folder for the pictures and the report.",
 )
-@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.pass_context
 def demo_command(ctx: click.Context, out: Path, seed: int) -> None:
     """Sample digits with and without the cache and write a report with pictures.
@@ -59,7 +57,7 @@ Examples:
     help="Folder for weights, log and checkpoint; a checkpoint in it is taken up again.",
 )
 @click.option("--steps", type=click.IntRange(1), default=6000, show_default=True)
-@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 def train_command(out: Path, steps: int, seed: int) -> None:
     """Train the digits model from scratch."""
     from l2c_rt.demo.train import train_digits

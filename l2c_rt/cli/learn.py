@@ -11,7 +11,7 @@ import click
 
 from l2c_rt.cli.exits import fitting, refuse
 from l2c_rt.cli.models import WEIGHTS_METAVAR, Loaded, load, place
-from l2c_rt.cli.options import MAX_SEED, FiniteRange, key_option, num_heads_option
+from l2c_rt.cli.options import SEED, FiniteFloat, key_option, num_heads_option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,16 +43,16 @@ Examples:
     help="A .safetensors with latents [N, C, H, W] and labels [N]; without it, the model's own "
     "trajectories from noise.",
 )
-@click.option("--reuse", type=FiniteRange(0, 1), help="Share to reuse.  [0.45 without --lam]")
-@click.option("--lam", type=FiniteRange(0), help="The published penalty, instead of --reuse.")
+@click.option("--reuse", type=FiniteFloat(0, 1), help="Share to reuse.  [0.45 without --lam]")
+@click.option("--lam", type=FiniteFloat(0), help="The published penalty, instead of --reuse.")
 @click.option("--iterations", type=click.IntRange(1), help="Default: 120 visits of every row.")
 @click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True)
-@click.option("--lr", type=FiniteRange(0), help="Default: fits the number of iterations.")
-@click.option("--straight-through", type=FiniteRange(0, 1), help="Binarise in the forward.")
+@click.option("--lr", type=FiniteFloat(0), help="Default: fits the number of iterations.")
+@click.option("--straight-through", type=FiniteFloat(0, 1), help="Binarise in the forward.")
 @click.option(
-    "--cfg-scale", type=FiniteRange(), help="Guidance of the trajectories; default as published."
+    "--cfg-scale", type=FiniteFloat(), help="Guidance of the trajectories; default as published."
 )
-@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @num_heads_option
 @key_option
 @click.option("--device", default="cpu", show_default=True, help="A torch device.")

@@ -16,21 +16,19 @@ from l2c_rt.families import FAMILIES, Family
 
 Command = Callable[..., Any]
 
-MAX_SEED = (1 << 32) - 1
-"""The largest that every generator takes, scikit-learn's included."""
 
+class FiniteFloat(click.FloatRange):
+    """A number of a range, infinity and nan left out."""
 
-class FiniteRange(click.FloatRange):
-    """A number in a range, and neither NaN nor infinite: click's own lets NaN pass."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
-        return float(number)
+        return number
 
+
+SEED = click.IntRange(0, 2**63 - 1)
+"""What torch's generators take."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 force_option = click.option("--force", is_flag=True, help="Overwrite files that exist.")

@@ -12,8 +12,8 @@ from l2c_rt.cli.exits import fitting, refuse
 from l2c_rt.cli.labels import parse_labels
 from l2c_rt.cli.models import DIGITS, WEIGHTS_METAVAR, Loaded, load, noise, place
 from l2c_rt.cli.options import (
-    MAX_SEED,
-    FiniteRange,
+    SEED,
+    FiniteFloat,
     backend_option,
     check_writable,
     cut_options,
@@ -52,12 +52,10 @@ Examples:
 @key_option
 @click.option("--steps", type=click.IntRange(1, 1000), help="Evaluations of the run.")
 @click.option("--labels", default="0-7", show_default=True, help="Classes, as in 0,3,5-9.")
-@click.option(
-    "--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Of the noise."
-)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the noise.")
 @click.option(
     "--cfg-scale",
-    type=FiniteRange(),
+    type=FiniteFloat(),
     help=f"Guidance; default as published: {of_each_family(lambda family: family.cfg_scale)}.",
 )
 @backend_option

@@ -88,10 +88,13 @@ def _inputs(
     bound_model: BoundModel, loop: PublishedLoop, images: int, seed: int
 ) -> tuple[Tensor, Tensor | None]:
     """Noise by the seed, and labels that go round the classes, if there are any."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"fit_report: seed is {seed!r:.80}, wanted an int from 0 to 2**63 - 1")
     device = next(bound_model.model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(images, loop.channels, loop.size, loop.size, generator=generator)
-    labels = torch.arange(images) % loop.classes if loop.classes else None
+    shape = (images, loop.channels, loop.size, loop.size)
+    noise = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+    labels = torch.arange(images, device="cpu") % loop.classes if loop.classes else None
     return noise.to(device), None if labels is None else labels.to(device)
 
 

@@ -76,6 +76,7 @@ def resolve_options(
     _check_range("reuse", reuse, 0.0, 1.0)
     _check_range("straight_through", straight_through, 0.0, 1.0)
     _check_range("lr", lr, 0.0, float("inf"))
+    _check_range("cfg_scale", cfg_scale, -float("inf"), float("inf"))
     visits = iterations // rows if data else iterations
     return LearnOptions(
         steps=steps,
@@ -137,4 +138,4 @@ def _check_whole(name: str, value: Any, least: int) -> None:
 
 def _check_range(name: str, value: float | None, low: float, high: float) -> None:
     if value is not None and not (low <= value <= high and math.isfinite(value)):
-        raise ValueError(f"learn: {name} is {value}, wanted a number in {low:g}..{high:g}")
+        raise ValueError(f"learn: {name} is {value}, wanted a finite number in {low:g}..{high:g}")

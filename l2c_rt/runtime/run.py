@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from l2c_rt.adapters.bound_model import PublishedLoop, State
+from l2c_rt.adapters.model_checks import check_device
 from l2c_rt.backends.backend import Callback, Evaluation, RunRequest, WholeRuns
 from l2c_rt.runtime.cache_context import StepHint
 from l2c_rt.runtime.lanes import InputKey, Lane, Lanes
+from l2c_rt.runtime.profiler_ranges import trace_range
 from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.runtime.step_clock import StepClock, StepError, Tick
 from l2c_rt.runtime.timestep_check import TimestepCheck
+from l2c_rt.sampling.inputs import LabelCheck, check_batch, check_images
+
+NO_GRADIENTS = (
+    "x requires grad, but compiled calls have no gradients: what is computed from their outputs "
+    "lacks those of the model; for them, call the model itself"
+)
 
 
 class Run:
@@ -31,10 +41,12 @@ class Run:
         self.shared, self.version = shared, shared.version
         self.clock = StepClock(schedule.steps, lanes, timesteps, schedule.sampler, shared.counts)
         self._check = TimestepCheck(self.clock)
+        self._labels = LabelCheck()
         self.lanes = Lanes(lanes, shared.memory_taken)
         self._key: InputKey | None = None
         self._in_call = False
         self._asleep = self._closed = False
+        self._restarts = 0
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], hint: StepHint) -> Any:
         """One evaluation, with the model's own arguments and return value.
@@ -46,32 +58,38 @@ class Run:
             # A call that was interrupted before it could reset: Ctrl-C may come at any line.
             self.reset()
         self._in_call = True
+        wants_grad = torch.is_grad_enabled()
         # Slots and tables outlive the call, so they must not be inference tensors.
-        with torch.inference_mode(False), torch.no_grad():
-            out = self._evaluate(args, kwargs, hint)
+        inside = torch.is_inference_mode_enabled()
+        with torch.inference_mode(False) if inside else nullcontext(), torch.no_grad():
+            out = self._evaluate(args, kwargs, hint, wants_grad)
         self._check.done()
         self._in_call = False
         return out
 
-    def begin_whole(self, key: InputKey) -> Lane:
-        """The lane of a run that is done in one go; the run under way is forgotten."""
+    def begin_whole(self) -> None:
+        """A run that is done in one go begins: the run under way is forgotten."""
         self._check_usable()
         self.reset()
         self.renew()
+
+    def whole_lane(self, key: InputKey) -> Lane:
+        """The lane of a run that is done in one go."""
         return self._lanes_of_new_run(key)[0]
 
     def whole(self, lane: Lane, request: RunRequest, callback: Callback | None) -> Tensor:
         """A run done by a workspace in one go."""
         workspace = lane.workspace
         assert isinstance(workspace, WholeRuns)
-        with torch.inference_mode(False), torch.no_grad():
-            latents = workspace.whole_run(request, lane.slots, callback)
+        latents = workspace.whole_run(request, lane.slots, callback)
+        self.shared.tell(workspace.graph_stats.reasons)
         self.shared.counts.add_whole_run(self.clock.steps, workspace.run_seconds())
         return latents
 
     def renew(self) -> bool:
         """Take the model as it is now; True where it has changed since the last run."""
         version = self.shared.current()
+        check_device(version.model.model)
         if version is self.version:
             return False
         self.lanes.renew(version)
@@ -109,13 +127,22 @@ class Run:
         if self._asleep or self.shared.asleep:
             raise RuntimeError("this model is asleep: call wake() before the next run")
 
-    def _evaluate(self, args: tuple[Any, ...], kwargs: dict[str, Any], hint: StepHint) -> Any:
+    def _evaluate(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], hint: StepHint, wants_grad: bool
+    ) -> Any:
         state = self.version.model.begin(*args, **kwargs)
+        key = InputKey.of(tuple(state.x.shape), state.x.dtype, state.x.device)
+        check_batch(key.shape, state.t)
+        abandoned = self.clock.abandoned
         tick = self._check.tick(state.t, hint)
         if tick.first and self.renew():
             state = self.version.model.begin(*args, **kwargs)
-        key = InputKey.of(tuple(state.x.shape), state.x.dtype, state.x.device)
+        loop = self.version.model.sampling
+        if loop is not None:
+            self._labels.check(state.y, key.shape[0], loop)
         if tick.first:
+            self._check_first(state, loop, wants_grad)
+            self._note_restart(self.clock.abandoned > abandoned)
             lanes = self._lanes_of_new_run(key)
         else:
             self._check_key(key, tick)
@@ -124,12 +151,28 @@ class Run:
         variant = plan.order[tick.step]
         evaluation = Evaluation(state, lane.slots, tick.step, variant, self.clock.timesteps)
         began = time.perf_counter()
-        out = lane.workspace.evaluate(plan.steps[variant], evaluation)
+        with trace_range("evaluation", tick.step):
+            out = lane.workspace.evaluate(plan.steps[variant], evaluation)
         self._count(key, lane, variant, time.perf_counter() - began)
         if tick.step == 0 and self.shared.proof.due(self.version.model):
             exact = self.version.backend.name == "reference"
             self.shared.proof.check(self.version.model, args, kwargs, out, exact=exact)
+        if tick.first:
+            self.shared.tell(lane.workspace.graph_stats.reasons)
         return out
+
+    def _check_first(self, state: State, loop: PublishedLoop | None, wants_grad: bool) -> None:
+        if loop is not None:
+            check_images("x", state.x, loop)
+        if wants_grad and state.x.requires_grad:
+            self.shared.notices.tell([NO_GRADIENTS])
+
+    def _note_restart(self, restarted: bool) -> None:
+        """Say what may be wrong with a loop that starts over again and again."""
+        self._restarts += restarted
+        # Once may be meant: a user who cancels.
+        if self._restarts > 1:
+            self.shared.notices.tell(self.shared.loop_notes())
 
     def _lanes_of_new_run(self, key: InputKey) -> list[Lane]:
         lanes = self.lanes.at(key, self.version)

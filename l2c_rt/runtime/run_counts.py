@@ -48,9 +48,9 @@ class RunCounts:
         return {variant: median(samples) for variant, samples in times.items()}
 
     def speedup(self, order: tuple[int, ...], full_variant: int) -> float | None:
-        """Full over cached time of a run, from medians per step or from runs timed as a whole.
+        """Full over cached time of a run, estimated: a full run is S times its first evaluation.
 
-        None before there is either.
+        From medians per step, or from runs timed as a whole; None before there is either.
         """
         times = self.seconds_per_variant()
         if any(variant not in times for variant in order):

@@ -12,10 +12,12 @@ from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
 from l2c_rt.backends.backend import Callback, RunRequest, WholeRuns
 from l2c_rt.runtime.cache_context import StepHint
 from l2c_rt.runtime.lanes import InputKey
+from l2c_rt.runtime.previews import Previews
+from l2c_rt.runtime.profiler_ranges import trace_range
 from l2c_rt.runtime.proof import described_forward
 from l2c_rt.runtime.run import Run
 from l2c_rt.runtime.step_clock import same_timestep
-from l2c_rt.sampling import loops
+from l2c_rt.sampling import inputs, loops
 from l2c_rt.sampling.solvers import PublishedSolver, solver_for
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -25,34 +27,36 @@ def sample(
 ) -> Tensor:
     """The latents after the run; see `Session.sample`.
 
-    Where the backend has whole runs, guidance and solver are on the device, and the callback is
-    given float32 copies on the host.
+    Where the backend has whole runs, guidance and solver are on the device.
     """
     if run.lanes.count != 1:
         raise ValueError(
             "sample: batches cond and uncond, so it needs a session with one call per step; call "
             "sample() of the compiled model"
         )
+    previews = None if callback is None else Previews(callback, run.shared.notices)
+    run.begin_whole()
     model, schedule = run.version.model, run.shared.schedule
     loop = published_loop(model)
     solver = published_solver(model, schedule, run.clock.given_timesteps)
-    labels = loops.check_inputs(noise, y, loop)
-    scale = loop.cfg_scale if cfg_scale is None else float(cfg_scale)
+    inputs.check_noise(noise, loop, model.device)
+    labels, scale = inputs.check_labels(y, noise, loop), inputs.check_scale(cfg_scale, loop)
     guided = loops.is_guided(loop, labels, scale)
     request = RunRequest(noise, labels, scale, guided, solver)
     shape = (2 * len(noise) if guided else len(noise), *noise.shape[1:])
-    lane = run.begin_whole(InputKey.of(shape, _dtype(model), model.device))
-    if isinstance(lane.workspace, WholeRuns):
-        _prove(run, request, loop)
-        return run.whole(lane, request, callback)
-    return _step_by_step(run, request, loop, callback)
+    lane = run.whole_lane(InputKey.of(shape, _dtype(model), model.device))
+    # The latents outlive the call, so they must not be inference tensors.
+    with torch.inference_mode(False), torch.no_grad(), trace_range("run"):
+        if isinstance(lane.workspace, WholeRuns):
+            _prove(run, request, loop)
+            return run.whole(lane, request, previews)
+        return _step_by_step(run, request, loop, previews)
 
 
 def _prove(run: Run, request: RunRequest, loop: PublishedLoop) -> None:
     """Check the description at the first evaluation of a run that the device does alone."""
     model, proof = run.version.model, run.shared.proof
-    # Noise elsewhere is refused by the run itself.
-    if request.noise.device != model.device or not proof.due(model):
+    if not proof.due(model):
         return
 
     def call(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
@@ -62,8 +66,7 @@ def _prove(run: Run, request: RunRequest, loop: PublishedLoop) -> None:
         return model.to_tensor(out)
 
     guided = loops.guided_call(call, loop, request.labels, request.cfg_scale)
-    with torch.inference_mode(False), torch.no_grad():
-        guided(request.noise, request.solver.timesteps[0])
+    guided(request.noise, request.solver.timesteps[0])
 
 
 def published_loop(model: BoundModel) -> PublishedLoop:
@@ -111,7 +114,7 @@ def _step_by_step(
     latents = request.noise
     for latents in loops.run(request.solver, guided, request.noise):
         if callback is not None:
-            callback(step, latents)
+            callback(step, latents.to("cpu", torch.float32, copy=True))
         step += 1
     return latents
 

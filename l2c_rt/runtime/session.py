@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -113,6 +113,12 @@ class Session:
         """Fill every slot with NaN, so that a stale read would show."""
         for lane in self.run.lanes.all():
             lane.slots.poison()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            "a session is not copied or pickled: open another session with fast.session(); in "
+            "another process, compile the model there"
+        )
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], lane: int | None) -> Any:
         return self.run.call(args, kwargs, self._hints.current(lane))

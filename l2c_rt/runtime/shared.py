@@ -12,7 +12,8 @@ from l2c_rt.backends.backend import Backend
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.prepare import prepare
-from l2c_rt.runtime.fingerprint import fingerprint
+from l2c_rt.runtime.fingerprint import PlainAttributes, fingerprint
+from l2c_rt.runtime.notices import Notices, logger
 from l2c_rt.runtime.proof import Proof
 from l2c_rt.runtime.run_counts import RunCounts
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -35,6 +36,7 @@ class ModelVersion:
     plan: Plan
     cost: Cost
     fingerprint: int
+    attributes: PlainAttributes
 
     @property
     def num_slots(self) -> int:
@@ -63,6 +65,7 @@ class SharedModel:
         self.schedule = schedule
         self.strict, self.proof = strict, proof
         self.counts = RunCounts()
+        self.notices = Notices()
         self.asleep = False
         self._describe, self._select_backend = describe, select_backend
         self._lock = threading.Lock()
@@ -70,6 +73,9 @@ class SharedModel:
         """The last version that a run began with."""
         if strict and self.version.reasons:
             raise ValueError(f"strict: {'; '.join(self.version.reasons)}")
+        logger.info("compiled %s with %s, backend %s", type(model.model).__name__,
+                    schedule.source or "a schedule", self.version.backend.name)  # fmt: skip
+        self.tell()
 
     def current(self) -> ModelVersion:
         """The model as it is now; described, planned and verified anew where it has changed.
@@ -78,7 +84,7 @@ class SharedModel:
         """
         model = self.version.model.model
         marks = fingerprint(model)
-        if marks == self.version.fingerprint:
+        if self._is_of(self.version, marks):
             return self.version
         if self.strict:
             raise ValueError(
@@ -87,13 +93,28 @@ class SharedModel:
             )
         with self._lock:
             # Another run may have noticed the same change meanwhile.
-            if marks != self.version.fingerprint:
+            if not self._is_of(self.version, marks):
                 described = self._describe(model)
                 if described.program != self.version.model.program:
                     raise ValueError("the model's structure changed since compile; compile again")
                 self.version = self._version_of(described)
                 self.counts.weight_changes += 1
-            return self.version
+                logger.info("the model changed: described, planned and verified again")
+        self.tell()
+        return self.version
+
+    def tell(self, graph_reasons: tuple[str, ...] = ()) -> None:
+        """Warn of what `summary()` notes, each once."""
+        self.notices.tell(self.version.reasons + graph_reasons)
+
+    def loop_notes(self) -> tuple[str, ...]:
+        """What the runs so far say about the user's loop."""
+        if self.counts.completed or not self.counts.abandoned:
+            return ()
+        return (
+            f"no run has been completed; does the loop have {self.schedule.steps} steps, as the "
+            "schedule has?",
+        )
 
     def memory_taken(self) -> None:
         """Called by slots whenever they take memory from an arena."""
@@ -103,4 +124,9 @@ class SharedModel:
         marks = fingerprint(model.model)
         backend = self._select_backend(model)
         plan, cost = prepare(model.program, self.schedule, backend.passes)
-        return ModelVersion(model, backend, plan, cost, marks)
+        attributes = PlainAttributes([] if model.fusable is None else model.fusable.modules())
+        return ModelVersion(model, backend, plan, cost, marks, attributes)
+
+    @staticmethod
+    def _is_of(version: ModelVersion, marks: int) -> bool:
+        return marks == version.fingerprint and version.attributes.unchanged()

@@ -33,13 +33,13 @@ class Summary:
     weight_changes: int
     checked: str
     expected_speedup: float
-    measured_speedup: float | None
+    estimated_speedup: float | None
     graphs: GraphStats
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:
         total = self.steps * self.branches
-        measured = self.measured_speedup
+        estimated = self.estimated_speedup
         lines = [
             f"{self.model} with {self.source or 'a schedule'}",
             f"  backend    {self.backend} on {self.device}",
@@ -50,8 +50,8 @@ class Summary:
             f"{_times(self.arena_allocations)}; tables {self.table_bytes / 2**20:.1f} MiB",
             f"  runs       {self.runs} complete, {self.abandoned} abandoned, {self.calls} calls",
             f"  checked    against the model's own forward: {self.checked}",
-            f"  speed-up   expected at most {self.expected_speedup:.3f}x, measured "
-            + ("not yet" if measured is None else f"{measured:.3f}x"),
+            f"  speed-up   expected at most {self.expected_speedup:.3f}x, estimated "
+            + ("not yet" if estimated is None else f"{estimated:.3f}x from the steps' times"),
         ]
         if self.graphs.buffer_bytes:
             lines.append(f"  graphs     {self.graphs}")
@@ -94,16 +94,7 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
         weight_changes=counts.weight_changes,
         checked=shared.proof.status,
         expected_speedup=version.cost.speedup_limit,
-        measured_speedup=counts.speedup(plan.order, plan.order[0]),
+        estimated_speedup=counts.speedup(plan.order, plan.order[0]),
         graphs=graphs,
-        reasons=version.reasons + _loop_notes(shared) + graphs.reasons,
-    )
-
-
-def _loop_notes(shared: SharedModel) -> tuple[str, ...]:
-    if shared.counts.completed or not shared.counts.abandoned:
-        return ()
-    return (
-        f"no run has been completed; does the loop have {shared.schedule.steps} steps, as the "
-        "schedule has?",
+        reasons=version.reasons + shared.loop_notes() + graphs.reasons,
     )

@@ -91,7 +91,9 @@ class DeferredCheck:
             self._seen = torch.zeros(steps, dtype=torch.float64, device=device)
             self._verdict = torch.empty(3, dtype=torch.float64, device=device)
         self._check = _check_for(device)
-        self._host = torch.empty(3, dtype=torch.float64, pin_memory=device.type == "cuda")
+        self._host = torch.empty(
+            3, dtype=torch.float64, device="cpu", pin_memory=device.type == "cuda"
+        )
         self.clear()
 
     def clear(self) -> None:

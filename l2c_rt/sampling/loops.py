@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,32 +81,3 @@ def timestep_tensor(t: float, x: Tensor) -> Tensor:
     """
     dtype = torch.int64 if isinstance(t, int) else torch.float32
     return torch.full((len(x),), t, dtype=dtype, device=x.device)
-
-
-def check_inputs(noise: Any, y: Any, how: PublishedLoop) -> Tensor | None:
-    """The labels as int64 beside the noise; None for a model without labels.
-
-    Raises ValueError where they do not fit.
-    """
-    shaped = isinstance(noise, Tensor) and noise.dim() == 4 and noise.shape[1] == how.channels
-    if not shaped or not noise.is_floating_point() or len(noise) == 0:
-        got = type(noise).__name__
-        if isinstance(noise, Tensor):
-            got = f"{tuple(noise.shape)} {noise.dtype}"
-        raise ValueError(f"sample: noise must be floating [n, {how.channels}, H, W], got {got}")
-    if y is None and how.classes == 0:
-        return None
-    labels = torch.as_tensor(() if y is None else y)
-    if labels.device != noise.device:
-        # From pinned memory, or the copy would wait for what the device still has to do.
-        pinned = labels.pin_memory() if noise.is_cuda and not labels.is_cuda else labels
-        labels = pinned.to(noise.device, non_blocking=True)
-    is_integer = not (
-        labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
-    )
-    if not is_integer or labels.shape != noise.shape[:1]:
-        raise ValueError(
-            f"sample: y must be {len(noise)} integer labels, got {labels.dtype} "
-            f"{tuple(labels.shape)}"
-        )
-    return labels.long()

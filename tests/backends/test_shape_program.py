@@ -17,6 +17,7 @@ from toys import (
     toy_dit,
 )
 
+from l2c_rt.notices import L2CWarning
 from l2c_rt.policies import Full
 from l2c_rt.runtime.compiled import Compiled
 
@@ -51,7 +52,9 @@ class FailsToCapture(TapeRecorder):
 def test_steps_that_cannot_be_captured_are_launched_kernel_by_kernel_and_said() -> None:
     model = toy_dit()
     fast = fresh(model, recorder=FailsToCapture, forgiving=True)
-    assert_same(drive(fast, STEPS), drive(fresh(model), STEPS))
+    with pytest.warns(L2CWarning, match="graphs not captured"):
+        outputs = drive(fast, STEPS)
+    assert_same(outputs, drive(fresh(model), STEPS))
     (reason,) = fast.summary().reasons
     assert "graphs not captured" in reason
     assert "out of memory while capturing" in reason
@@ -85,5 +88,5 @@ def test_a_float32_stream_is_nearer_the_truth_than_a_bf16_one() -> None:
 def test_an_input_of_another_size_is_refused_with_the_sizes() -> None:
     fast = fresh()
     _, t, y = call_inputs(0)
-    with pytest.raises(ValueError, match=r"\[2, 4, 16, 8\] does not fit.*16 patches of 2 x 2"):
+    with pytest.raises(ValueError, match=r"x must be \[n, 4, 8, 8\].*got \[2, 4, 16, 8\]"):
         fast(torch.zeros(2, 4, 16, 8), t, y)

@@ -18,6 +18,7 @@ from l2c_rt.backends.cuda.cuda_parts import CudaParts
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.options import Options
 from l2c_rt.device.graphs import Eager
+from l2c_rt.notices import L2CWarning
 from l2c_rt.plan.program import Fixed
 from l2c_rt.policies import Full
 
@@ -134,7 +135,8 @@ def test_options_of_a_gpu_are_checked_and_on_a_cpu_said_to_be_idle() -> None:
     with pytest.raises(TypeError, match="tune: wanted True or False, got 'yes'"):
         rt.compile(model, Full(), steps=2, tune="yes")  # type: ignore[arg-type]
     for backend in ("reference", "fused"):
-        fast = rt.compile(model, random_schedule(4, 6), backend=backend, graph="trajectory")
+        with pytest.warns(L2CWarning, match="graph= has no effect here"):
+            fast = rt.compile(model, random_schedule(4, 6), backend=backend, graph="trajectory")
         assert fast.summary().reasons == (
             "graph= has no effect here: only the fused CUDA backend uses it",
         )

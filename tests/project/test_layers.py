@@ -42,7 +42,8 @@ ALLOWED: dict[str, set[str]] = {
     "measure": {"untrusted"},
     # running
     "backends": {"adapters", "device", "kernels", "memory", "plan", "sampling", "untrusted"},
-    "runtime": {"adapters", "backends", "device", "memory", "plan", "sampling", "schedule"},
+    "runtime": {"adapters", "backends", "device", "memory", "notices", "plan", "sampling",
+                "schedule"},
     "api": {"_deprecated", "adapters", "backends", "notices", "policies", "resolve", "runtime",
             "schedule"},
     # what is made with it

@@ -11,6 +11,7 @@ from toys import call_inputs, drive, random_schedule, toy_dit
 
 import l2c_rt as rt
 from l2c_rt import adapters
+from l2c_rt.notices import L2CWarning
 from l2c_rt.policies import EveryN, Full
 
 
@@ -114,7 +115,8 @@ def test_a_forward_replaced_on_an_instance_is_refused_where_it_would_be_left_out
 def test_hooks_that_are_not_called_are_noted_and_refused_under_strict() -> None:
     model = toy_dit()
     model.blocks[0].register_forward_hook(lambda *_: None)
-    fast = rt.compile(model, Full(), steps=2)
+    with pytest.warns(L2CWarning, match="forward hooks on DiTBlock are not called"):
+        fast = rt.compile(model, Full(), steps=2)
     assert "forward hooks on DiTBlock are not called" in str(fast.summary())
     with pytest.raises(ValueError, match="strict: forward hooks on DiTBlock"):
         rt.compile(model, Full(), steps=2, strict=True)

@@ -153,4 +153,5 @@ def _sampling(model: Any) -> PublishedLoop:
         guided_channels=config.in_channels,
         cfg_scale=DIT.cfg_scale,
         guidance=DIT.guidance,
+        patch=config.patch_size,
     )

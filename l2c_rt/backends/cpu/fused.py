@@ -29,16 +29,18 @@ from l2c_rt.backends.backend import (
     refuse_autocast,
 )
 from l2c_rt.backends.cpu.modulation import ModulationTable
-from l2c_rt.plan.ops import Compute, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.plan.ops import Compute, Plan, Reuse, ReuseRun, RunFixed, StepPlan
 
 
 class FusedCpu(OpByOp):
     """Keeps the modulation table and one scratch output between calls."""
 
-    def __init__(self, model: BoundModel, fusable: FusableModel) -> None:
+    def __init__(self, model: BoundModel, fusable: FusableModel, evaluations: int) -> None:
         super().__init__(model)
         self.fusable = fusable
-        self._table = ModulationTable(fusable) if fusable.modulation is not None else None
+        self._table: ModulationTable | None = None
+        if fusable.modulation is not None:
+            self._table = ModulationTable(fusable, evaluations)
         self._scratch: Tensor | None = None
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
@@ -102,7 +104,11 @@ def fused_cpu_backend(model: BoundModel, reasons: tuple[str, ...] = ()) -> Backe
     """The fused backend for a described model on a CPU."""
     fusable = model.fusable
     assert fusable is not None
-    return Backend("fused", fused_passes, lambda plan: FusedCpu(model, fusable), reasons)
+
+    def workspace(plan: Plan) -> FusedCpu:
+        return FusedCpu(model, fusable, plan.num_evaluations)
+
+    return Backend("fused", fused_passes, workspace, reasons)
 
 
 def custom_forward(fusable: FusableModel) -> str:
@@ -121,8 +127,9 @@ def custom_forward(fusable: FusableModel) -> str:
         plain = torch.autocast(weight.device.type, enabled=False)
         # Made inside: a tensor of the user's inference mode is not written to outside of it.
         with torch.inference_mode(False), torch.no_grad(), plain:
-            h = torch.sin(torch.arange(4.0 * width, device=weight.device)).view(1, 4, width)
-            h, out = h.to(weight.dtype), torch.empty(1, 4, width, dtype=weight.dtype)
+            rows = torch.arange(4 * width, dtype=torch.float32, device=weight.device)
+            h = torch.sin(rows).view(1, 4, width).to(weight.dtype)
+            out = torch.empty_like(h)
             run_branch(branch.inner, h.clone(), out)
             expected = branch.module(h)
         close = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 3e-2

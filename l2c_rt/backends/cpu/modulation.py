@@ -17,25 +17,28 @@ from l2c_rt.adapters.bound_model import FusableModel
 class ModulationTable:
     """Rows [steps, labels, 6 D] per block for the run under way.
 
-    Known timesteps are tabulated ahead, as many steps at a time as `cap_bytes` allows; otherwise
-    one step at a time.  Rebuilt when the labels change.
+    Known timesteps are tabulated ahead, a window of as many as `cap_bytes` allows.  An unknown one
+    is the same product as its window would be, of which one step is kept: a row's last bits depend
+    on the shape of the product, and a run must not depend on what runs before it have shown.
+    Rebuilt when the labels change.
     """
 
-    def __init__(self, fusable: FusableModel, cap_bytes: int = 256 << 20) -> None:
+    def __init__(self, fusable: FusableModel, evaluations: int, cap_bytes: int = 256 << 20) -> None:
         assert fusable.condition is not None
         assert fusable.modulation is not None
         self._condition, self._modulation = fusable.condition, fusable.modulation
         self._blocks = 1 + max(part.block for part in fusable.branches.values())
-        self._cap_bytes = cap_bytes
+        self._evaluations, self._cap_bytes = evaluations, cap_bytes
         self.drop()
 
     def drop(self) -> None:
         """Forget every row; the next call tabulates anew."""
         self._table: list[Tensor] = []
-        self._t: tuple[float, ...] = ()
+        self._t: list[float] = []
+        self._window = range(0)
         self._y: Tensor | None = None
         self._dtype: torch.dtype | None = None
-        self._labels = self._inverse = torch.empty(0)
+        self._labels = self._inverse = torch.empty(0, device="cpu")
         self._now: dict[int, tuple[Tensor, ...]] = {}
         self._row = 0
 
@@ -48,13 +51,18 @@ class ModulationTable:
         self._now = {}
         value = float(t.reshape(-1)[0])
         self._set_labels(y, t.dtype)
-        if value in self._t:
-            self._row = self._t.index(value)
+        if step not in self._window:
+            self._open_window(step, timesteps, t)
+        row = step - self._window.start
+        if self._t and self._t[row] == value:
+            self._row = row
             return
-        ahead: Sequence[float] = ()
-        if timesteps is not None and float(timesteps[step]) == value:
-            ahead = timesteps[step:]
-        self._build(list(ahead) or [value], t)
+        if timesteps is None:
+            self._table = self._rows_of([value] * len(self._window), t, slice(row, row + 1))
+        else:
+            # Not quite the timestep that was said: on its own, and a new window behind it.
+            self._table, self._window = self._rows_of([value], t), range(0)
+        self._t, self._row = [], 0
 
     def rows(self, block: int, first: int) -> tuple[Tensor, Tensor, Tensor]:
         """shift, scale, gate [B, 1, D] from chunk `first` of the block's six."""
@@ -71,16 +79,26 @@ class ModulationTable:
         self._y, self._dtype = y.clone(), dtype
         self._labels, self._inverse = torch.unique(y, return_inverse=True)
 
-    def _build(self, timesteps: list[float], like: Tensor) -> None:
-        first = self._rows_of(timesteps[:1], like)
-        per_step = sum(rows.numel() * rows.element_size() for rows in first)
-        ahead = timesteps[: max(1, self._cap_bytes // per_step)]
-        self._table = first if len(ahead) == 1 else self._rows_of(ahead, like)
-        self._t, self._row = tuple(ahead), 0
+    def _open_window(self, step: int, timesteps: Sequence[float] | None, like: Tensor) -> None:
+        one = self._rows_of([0.0], like)
+        per_step = sum(rows.numel() * rows.element_size() for rows in one)
+        end = min(step + max(1, self._cap_bytes // per_step), self._evaluations)
+        self._window, self._t = range(step, end), []
+        if timesteps is not None:
+            self._t = _in_dtype_of(like, timesteps[step:end]).tolist()
+            self._table = self._rows_of(self._t, like)
 
-    def _rows_of(self, timesteps: list[float], like: Tensor) -> list[Tensor]:
+    def _rows_of(
+        self, timesteps: Sequence[float], like: Tensor, kept: slice = slice(None)
+    ) -> list[Tensor]:
+        """Rows of the `kept` ones among `timesteps`, per block."""
         count = len(self._labels)
-        t = torch.tensor(timesteps, dtype=torch.float64, device=like.device).to(like.dtype)
+        t = _in_dtype_of(like, timesteps)
         c = self._condition(t.repeat_interleave(count), self._labels.repeat(len(timesteps)))
-        rows = [self._modulation(block, c) for block in range(self._blocks)]
-        return [row.view(len(timesteps), count, -1) for row in rows]
+        shape = (len(timesteps), count, -1)
+        rows = (self._modulation(block, c).view(shape)[kept] for block in range(self._blocks))
+        return [row if len(row) == len(timesteps) else row.clone() for row in rows]
+
+
+def _in_dtype_of(like: Tensor, values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, device=like.device).to(like.dtype)

@@ -21,7 +21,7 @@ class CallProgram:
     """A captured graph per distinct step, between a copy of x and a copy of the output.
 
     Timesteps that are known ahead are tabulated a window at a time.  Others, and labels that
-    change inside a run, are tabulated evaluation by evaluation.
+    change inside a run, are tabulated evaluation by evaluation, in products of the same shape.
     """
 
     def __init__(self, fused: FusedModel, slots: Slots, state: State) -> None:
@@ -42,11 +42,11 @@ class CallProgram:
         self._labels: Tensor | None = None
         self._begun = False
         self._version: int | None = None
-        self._covered = range(0)
+        self._window = range(0)
 
     def drop_tables(self) -> None:
         """A run begins: nothing is tabulated."""
-        self._labels, self._covered, self._begun = None, range(0), False
+        self._labels, self._window, self._begun = None, range(0), False
 
     def evaluate(self, evaluation: Evaluation) -> Tensor:
         """The model's output."""
@@ -63,18 +63,26 @@ class CallProgram:
         return out
 
     def _tabulate(self, state: State, step: int, timesteps: Sequence[float] | None) -> None:
-        y = state.y if isinstance(state.y, Tensor) else None
-        same = self._same_labels(y)
-        if step in self._covered and same:
-            return
-        known = timesteps is not None and step % self.shape_program.tables.steps == 0
-        if timesteps is not None and known:
-            self._covered = range(step, min(step + self.shape_program.tables.steps, len(timesteps)))
-            self.shape_program.fill(timesteps[self._covered.start : self._covered.stop], y)
+        p, y = self.shape_program, state.y if isinstance(state.y, Tensor) else None
+        begins = step % p.tables.steps == 0
+        if begins:
+            self._window = range(step, min(step + p.tables.steps, p.plan.num_evaluations))
             self._labels, self._version = y, _version(y)
-            return
-        self._covered = range(0)
-        self.shape_program.fill(_timestep(state.t, self.shape_program.tables.t), y)
+        elif step not in self._window or not self._same_labels(y):
+            self._window = range(0)
+        window = self._window
+        if step not in window:
+            p.fill(_timestep(state.t, p.tables.t), y)
+        elif timesteps is not None:
+            if begins:
+                p.fill(timesteps[window.start : window.stop], y)
+        elif isinstance(state.t, Tensor) and state.t.device.type != "cpu":
+            # Nobody can read it here, so that this loop is never known ahead.
+            p.fill(state.t, y)
+        else:
+            # The very product of a loop that is known, whose last bits depend on its shape.
+            p.fill([_number(state.t)] * len(window), y)
+            p.buffers.counter[:1].fill_(step - window.start)
 
     def _same_labels(self, y: Tensor | None) -> bool:
         """The very tensor that was tabulated, not written to since."""
@@ -125,11 +133,13 @@ def unpatchify_into(image: Tensor, tokens: Tensor, patch: int) -> None:
 
 def _timestep(t: Tensor | float, like: Tensor) -> Tensor:
     """On the device already, or a number of the host in a launch; a copy of it would wait."""
-    if isinstance(t, Tensor):
-        if t.device == like.device:
-            return t
-        t = t.reshape(-1)[0]
-    return torch.full((1,), float(t), dtype=like.dtype, device=like.device)
+    if isinstance(t, Tensor) and t.device == like.device:
+        return t
+    return torch.full((1,), _number(t), dtype=like.dtype, device=like.device)
+
+
+def _number(t: Tensor | float) -> float:
+    return float(t.reshape(-1)[0]) if isinstance(t, Tensor) else float(t)
 
 
 def _version(y: Tensor | None) -> int | None:

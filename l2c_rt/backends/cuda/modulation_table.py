@@ -34,9 +34,9 @@ class ModulationTable:
         fitting = fused.options.table_bytes // max(1, per_step)
         self.steps = max(1, min(fused.plan.num_evaluations, fitting))
         table = torch.zeros(self.steps, labels, chunks, width, dtype=like.dtype, device=device)
-        index = torch.tensor(rows, dtype=torch.int32).to(device)
+        index = torch.tensor(rows, dtype=torch.int32, device="cpu").to(device)
         self.modulation = Modulation(table, index, counter)
-        self.t = torch.zeros(self.steps, device=device)
+        self.t = torch.zeros(self.steps, dtype=torch.float32, device=device)
         has_labels = sampling is None or sampling.classes > 0
         self.y = torch.zeros(labels, dtype=torch.int64, device=device) if has_labels else None
 

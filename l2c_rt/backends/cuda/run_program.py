@@ -190,7 +190,7 @@ class _Reports:
         self._latents, self._callback = latents, callback
         cuda = latents.device.type == "cuda"
         self._free = [
-            torch.empty(latents.shape, dtype=latents.dtype, pin_memory=cuda)
+            torch.empty(latents.shape, dtype=latents.dtype, device="cpu", pin_memory=cuda)
             for _ in range(AHEAD + 1)
         ]
         self._queued: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()

@@ -151,5 +151,5 @@ class ShapeProgram:
 
 def host_tensor(values: Sequence[float], like: Tensor) -> Tensor:
     """Numbers on the host, in memory that a copy to the device need not wait for."""
-    tensor = torch.tensor([float(v) for v in values], dtype=like.dtype)
+    tensor = torch.tensor([float(v) for v in values], dtype=like.dtype, device="cpu")
     return tensor.pin_memory() if like.device.type == "cuda" else tensor

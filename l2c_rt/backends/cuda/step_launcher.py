@@ -66,7 +66,8 @@ class StepLauncher:
         if terms not in self._lists:
             device = self.buffers.counter.device
             gates = [self._chunk(term.branch, 2) for term in terms] if self._gated else []
-            numbers = torch.tensor([*(t.slot for t in terms), *gates], dtype=torch.int32)
+            listed = [*(t.slot for t in terms), *gates]
+            numbers = torch.tensor(listed, dtype=torch.int32, device="cpu")
             numbers = numbers.to(device)
             slots, rest = numbers[: len(terms)], numbers[len(terms) :]
             arena = self.buffers.memory.all_slots

@@ -1,0 +1,54 @@
+"""A run's last bits do not depend on what runs before it have shown of the loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from toys import call_inputs, random_schedule, toy_dit
+
+import l2c_rt as rt
+from l2c_rt.backends.cpu.modulation import ModulationTable
+
+STEPS = 8
+
+
+def run(fast: rt.Compiled, labels: Any = lambda k, y: y) -> list[Tensor]:
+    inputs = [call_inputs(k) for k in range(STEPS)]
+    return [fast(x, t, labels(k, y)) for k, (x, t, y) in enumerate(inputs)]
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("labels", ["same", "other in the middle"])
+def test_every_run_of_a_loop_is_the_same_to_the_bit(given: bool, labels: str) -> None:
+    known = [float(call_inputs(k)[1][0]) for k in range(STEPS)]
+    options: Any = {"timesteps": known} if given else {}
+    model = toy_dit(hidden_size=64, depth=4)
+    fast = rt.compile(model, random_schedule(STEPS, 8), backend="fused", **options)
+
+    def other(k: int, y: Tensor) -> Tensor:
+        return y if labels == "same" or k < 3 else y + 1
+
+    first = run(fast, other)
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(run(fast, other), first, strict=True))
+
+
+@pytest.mark.parametrize("window", [1, 3, STEPS])
+def test_rows_met_one_by_one_are_those_tabulated_ahead(window: int) -> None:
+    fusable = rt.compile(toy_dit(hidden_size=64), random_schedule(STEPS, 6)).bound_model.fusable
+    assert fusable is not None
+    cap = window * 2 * 6 * 64 * 4 * 3  # Two labels, three blocks.
+    ahead, single = (ModulationTable(fusable, STEPS, cap) for _ in range(2))
+    steps = [call_inputs(k) for k in range(STEPS)]
+    timesteps = [float(t[0]) for _, t, _ in steps]
+    for k, (_, t, y) in enumerate(steps):
+        ahead.begin(t, y, k, timesteps)
+        single.begin(t, y, k, None)
+        for block in range(3):
+            for a, b in zip(ahead.rows(block, 3), single.rows(block, 3), strict=True):
+                assert torch.equal(a, b)
+    assert ahead.nbytes == 2 * 6 * 64 * 4 * 3 * (STEPS % window or window)
+    assert single.nbytes == 2 * 6 * 64 * 4 * 3

@@ -1,0 +1,103 @@
+"""What summary() notes is warned of once, logged, and seen in a profile."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from toys import call_inputs, drive, toy_dit
+
+import l2c_rt as rt
+from l2c_rt.notices import L2CWarning
+from l2c_rt.policies import EveryN, Full
+
+
+def test_every_reason_is_warned_of_once_at_the_users_line() -> None:
+    model = toy_dit()
+    model.blocks[0].register_forward_hook(lambda *_: None)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        fast = rt.compile(model, EveryN(2), steps=4, graph="off")
+        for _ in range(3):
+            drive(fast, 4)
+            fast.sample(torch.randn(1, 4, 8, 8), [1])
+    assert sorted(str(w.message) for w in warned) == sorted(fast.summary().reasons)
+    assert {Path(w.filename).name for w in warned} == {Path(__file__).name}
+
+
+def test_a_reason_that_appears_later_is_warned_of_then() -> None:
+    model = toy_dit()
+    fast = rt.compile(model, EveryN(2), steps=4)
+    drive(fast, 4)
+    model.blocks[0].register_forward_hook(lambda *_: None)
+    with pytest.warns(L2CWarning, match="forward hooks on DiTBlock are not called"):
+        drive(fast, 4)
+    drive(fast, 4)
+
+
+def test_a_warning_made_an_error_is_one_error_and_leaves_the_model_usable() -> None:
+    model = toy_dit()
+    fast = rt.compile(model, EveryN(2), steps=4)
+    model.blocks[0].register_forward_hook(lambda *_: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(L2CWarning):
+            fast(*call_inputs(0))
+        plain = drive(rt.compile(toy_dit(), EveryN(2), steps=4), 4)
+        assert all(torch.equal(a, b) for a, b in zip(drive(fast, 4), plain, strict=True))
+
+
+def test_loops_that_never_complete_a_run_are_warned_of_with_the_number_of_steps() -> None:
+    fast = rt.compile(toy_dit(), EveryN(2), steps=4)
+    drive(fast, 3)
+    drive(fast, 3)  # One run that was abandoned may be meant.
+    with pytest.warns(L2CWarning, match="no run has been completed; does the loop have 4 steps"):
+        drive(fast, 3)
+    drive(fast, 3)
+
+
+def test_the_log_has_what_is_compiled_and_noted(caplog: pytest.LogCaptureFixture) -> None:
+    model = toy_dit()
+    with caplog.at_level(logging.INFO, "l2c_rt"):
+        fast = rt.compile(model, EveryN(2), steps=4)
+        drive(fast, 4)
+        model.blocks[0].mlp.fc1.weight.data = model.blocks[0].mlp.fc1.weight.data.clone()
+        drive(fast, 4)
+    texts = [record.getMessage() for record in caplog.records]
+    assert any("compiled DiT" in text for text in texts)
+    assert any("the model changed" in text for text in texts)
+    assert not logging.getLogger("l2c_rt").handlers
+
+
+def test_a_profile_shows_runs_and_evaluations_by_number() -> None:
+    fast = rt.compile(toy_dit(), EveryN(2), steps=3)
+    with torch.profiler.profile() as profile:
+        drive(fast, 3)
+        fast.sample(torch.randn(1, 4, 8, 8), [1])
+    counts = {event.key: event.count for event in profile.key_averages()}
+    assert {f"l2c_rt.evaluation {k}": counts.get(f"l2c_rt.evaluation {k}") for k in range(3)} == {
+        f"l2c_rt.evaluation {k}": 2 for k in range(3)
+    }
+    assert counts["l2c_rt.run"] == 1
+
+
+def test_a_warning_that_nobody_catches_is_printed_once_and_by_no_handler() -> None:
+    """In a process of its own, without pytest's filters and log capture."""
+    program = (
+        "import l2c_rt as rt\nfrom l2c_rt.models import DiT\nfrom l2c_rt.policies import Full\n"
+        "m = DiT(input_size=4, hidden_size=16, depth=1, num_heads=2, num_classes=10).eval()\n"
+        "rt.compile(m, Full(), steps=1, graph='off')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.count("graph= has no effect here") == 1
+    assert "L2CWarning" in run.stderr
+
+
+def test_full_runs_need_no_word() -> None:
+    drive(rt.compile(toy_dit(), Full(), steps=3), 3)
