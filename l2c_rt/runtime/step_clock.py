@@ -154,7 +154,9 @@ class StepClock:
         if self.timesteps is not None and k < self.steps:
             if same_timestep(t, self.timesteps[k]):
                 return False
-            return t >= self._last or same_timestep(t, self._last)
+            # Of a loop that rises, the start is the only sign of a new run.
+            start = same_timestep(t, self.timesteps[0])
+            return start or t >= self._last or same_timestep(t, self._last)
         if same_timestep(t, self._last):
             return self._repeated(t, k)
         return t > self._last
@@ -203,13 +205,14 @@ class StepClock:
         if expected is None or same_timestep(t, expected):
             return
         source = "timesteps=" if self._given else "earlier calls"
+        cause = _likely_cause(t, k, self.timesteps or ())
         if not self._given and not self._confirmed:
             # One run alone may have been the odd one: do not hold later loops to it for ever.
             self.timesteps = None
         raise StepError(
-            f"step {k}: expected timestep {expected:g} (from {source}), got {t:g}. The run was "
-            "reset; call reset(forget_timesteps=True) before a loop with other timesteps, or use "
-            "a schedule made for this loop"
+            f"step {k}: expected timestep {expected:g} (from {source}), got {t:g}{cause}. The run "
+            "was reset; call reset(forget_timesteps=True) before a loop with other timesteps, or "
+            "use a schedule made for this loop"
         )
 
     def done(self) -> bool:
@@ -224,3 +227,24 @@ class StepClock:
         self._repeats = 0
         self._clear()
         return True
+
+
+def _likely_cause(t: float, k: int, timesteps: Sequence[float]) -> str:
+    """What a call at step k with another timestep usually is, as the end of a clause."""
+    steps = len(timesteps)
+    places = [s for s, expected in enumerate(timesteps) if same_timestep(t, expected)]
+    if not timesteps:
+        return ""
+    # The last timestep once more is the second stage of a solver, rather than a run of one step.
+    if k == 0 and places and places[0] < steps - 1:
+        return f": a loop that starts at step {places[0]} of {steps} (strength, img2img)?"
+    falls = timesteps[0] > timesteps[-1]
+    beyond = t < timesteps[-1] if falls else t > timesteps[-1]
+    if k == 0 or beyond:
+        return (
+            f": does the loop make more calls than the {steps} evaluations of the schedule (a "
+            "second-order solver; or cond and uncond apart, which takes calls_per_step=2)?"
+        )
+    if places:
+        return ": two requests on one session? Open one session each"
+    return ""

@@ -169,3 +169,30 @@ def test_whatever_is_called_a_complete_falling_run_afterwards_is_right_or_refuse
             pass
     clock.reset()
     assert steps(run(clock, GRID)) == [0, 1, 2, 3]
+
+
+def test_a_known_loop_that_rises_starts_over_at_its_start() -> None:
+    clock = StepClock(4, timesteps=[0.0, 0.25, 0.5, 0.75])
+    for t in (0.0, 0.25):
+        clock.tick(t)
+        clock.done()
+    for t in (0.0, 0.25, 0.5, 0.75):
+        clock.tick(t)
+        clock.done()
+    assert (clock.completed, clock.abandoned) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("calls", "cause"),
+    [
+        ([900, 600, 300, 0, -300], r"more calls than the 4 evaluations.*calls_per_step=2"),
+        ([900, 600, 300, 0, 0], "more calls than the 4 evaluations"),
+        ([900, 600, 300, 0, 600], r"starts at step 1 of 4 \(strength, img2img\)"),
+        ([900, 600, 300, 0, 900, 300], "two requests on one session"),
+        ([900, 600, 300, 0, 900, 450], r"got 450\. The run was reset"),
+    ],
+)
+def test_a_misfit_names_its_likely_cause(calls: list[float], cause: str) -> None:
+    clock = StepClock(4)
+    with pytest.raises(StepError, match=cause):
+        run(clock, calls)
