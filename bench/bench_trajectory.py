@@ -70,7 +70,8 @@ def bench_runtime_python_per_evaluation(
     _, run = sampler(model, schedule, backend=backend)
     run()
     evaluation = host_seconds(run) / schedule.steps
-    idle = build(model, schedule, partial(_without_work, backend))
+    # What computes nothing does not agree with the model.
+    idle = build(model, schedule, partial(_without_work, backend), check="off")
     x, y = run_inputs(model)
     grid = [torch.full((1,), 990 - 7 * k) for k in range(schedule.steps)]
     labels = torch.tensor(y)
