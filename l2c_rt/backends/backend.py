@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,8 +26,7 @@ Callback = Callable[[int, Tensor], None]
 """(evaluation, latents after it)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """One evaluation of a run: its running values, its slots, and where in the run it is.
 
     `step` counts evaluations, `variant` is the plan's distinct step; `timesteps` [S] are those of
@@ -111,8 +110,9 @@ class OpByOp:
         self.model = model
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
+        ops = self.ops
         for op in step:
-            self.ops[type(op)](self, op, evaluation)
+            ops[type(op)](self, op, evaluation)
         return self.model.finish(evaluation.state)
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -18,9 +19,11 @@ MAX_SHAPES = 4
 """Input shapes whose slots a run keeps; the least recently used one is dropped."""
 
 
-@dataclass(frozen=True, slots=True)
-class InputKey:
-    """What a lane was made for: the input, and the dtype that autocast computes in."""
+class InputKey(NamedTuple):
+    """What a lane was made for: the input, and the dtype that autocast computes in.
+
+    A tuple, because one is made at every call and a frozen dataclass is slower to make.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
