@@ -12,6 +12,7 @@ from l2c_rt.adapters import dit, uvit
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.diffusers import dit as diffusers_dit
 from l2c_rt.adapters.model_checks import check_bypassed, check_mode
+from l2c_rt.adapters.own.describe import describe_own
 from l2c_rt.adapters.wrappers import find_wrapped
 
 SUPPORTED = {
@@ -22,16 +23,23 @@ SUPPORTED = {
 
 
 def describe(model: nn.Module, adapter: Callable[[Any], BoundModel] | None = None) -> BoundModel:
-    """Describe a model with `adapter`, or with the first of ours that recognises it, and check it.
+    """Describe a model with `adapter`, with the first of ours that recognises it, or by the modules
+    that its own forward calls, and check it.
 
-    Raises TypeError where there is no adapter, ValueError for a model that drops at random or whose
+    Raises TypeError for a model without blocks, ValueError for one that drops at random or whose
     own forward would be left out.
     """
-    described = bind(model) if adapter is None else adapter(model)
+    described = _describe(model) if adapter is None else adapter(model)
     if not isinstance(described, BoundModel):
         raise TypeError(f"adapter: wanted a BoundModel, got {type(described).__name__}")
     check_mode(model)
-    return replace(described, notes=check_bypassed(described.bypassed))
+    return replace(described, notes=described.notes + check_bypassed(described.bypassed))
+
+
+def _describe(model: nn.Module) -> BoundModel:
+    _refuse_wrapped(model)
+    known = any(adapter.matches(model) for adapter in SUPPORTED.values())
+    return bind(model) if known else describe_own(model)
 
 
 def bind(model: nn.Module) -> BoundModel:
@@ -40,15 +48,7 @@ def bind(model: nn.Module) -> BoundModel:
     Raises TypeError listing what is supported, where no adapter does; for a model inside of a
     wrapper, saying how to take it out.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"compile: model must be a torch.nn.Module, got {type(model).__name__}")
-    if wrapped := find_wrapped(model, _matches):
-        by = type(model).__name__
-        if "_orig_mod" in wrapped:
-            by = "torch.compile, whose graphs would not be run"
-        raise TypeError(
-            f"compile: the model is wrapped by {by}; give the model itself: compile({wrapped}, ...)"
-        )
+    _refuse_wrapped(model)
     for adapter in SUPPORTED.values():
         if adapter.matches(model):
             bound_model: BoundModel = adapter.bind(model)
@@ -58,6 +58,19 @@ def bind(model: nn.Module) -> BoundModel:
         f"compile: no adapter for {type(model).__name__}. Supported by structure: {names}. "
         'To add one, follow "add a model" in CONTRIBUTING.md.'
     )
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"compile: model must be a torch.nn.Module, got {type(model).__name__}")
+    by_torch = "model._orig_mod" if "_orig_mod" in model._modules else ""
+    if wrapped := find_wrapped(model, _matches) or by_torch:
+        by = type(model).__name__
+        if "_orig_mod" in wrapped:
+            by = "torch.compile, whose graphs would not be run"
+        raise TypeError(
+            f"compile: the model is wrapped by {by}; give the model itself: compile({wrapped}, ...)"
+        )
 
 
 def _matches(model: nn.Module) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l2c_rt.adapters.own.sites import Site
+from l2c_rt.adapters.own.stage import Visit
 from l2c_rt.families import FROM_UNCOND, Guidance
 from l2c_rt.plan.program import BlockProgram
 
@@ -150,6 +152,9 @@ class BoundModel:
     model's own return value.  `fusable` is None where a fused backend must not be used, and then
     `why_not_fusable` says why.  `bypassed` are the modules whose own forward is not called, because
     their children are run one by one; `notes` say what of them is therefore not carried out.
+    `sites` say where in the model the branches are.  `open_stage` gives a copy of the model whose
+    own forward asks a function at every site; a description with it needs no `fixed` and no
+    `branches`, and `begin` then puts "args" and "kwargs" into the state's options.
     """
 
     model: nn.Module
@@ -165,6 +170,8 @@ class BoundModel:
     why_not_fusable: str = ""
     bypassed: tuple[nn.Module, ...] = ()
     notes: tuple[str, ...] = ()
+    sites: tuple[Site, ...] = ()
+    open_stage: Callable[[Visit], Callable[..., Any]] | None = None
 
     @property
     def device(self) -> torch.device:

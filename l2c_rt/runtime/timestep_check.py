@@ -44,6 +44,8 @@ class TimestepCheck:
 
     def tick(self, t: Any, hint: StepHint) -> Tick:
         """Raises StepError for a call that does not fit, or for an earlier one on a device."""
+        if t is None:
+            return self._clock.tick(None, *hint)
         value = host_timestep(t)
         if value is not None:
             return self._clock.tick(value, *hint)
