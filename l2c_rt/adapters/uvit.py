@@ -80,6 +80,7 @@ def bind(model: Any) -> BoundModel:
         fusable=fusable,
         why_not_fusable=why,
         bypassed=(model, *_blocks(model)),
+        first_layer=model.patch_embed,
     )
 
 
