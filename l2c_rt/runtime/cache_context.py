@@ -5,15 +5,16 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple, SupportsIndex
+from typing import Any, NamedTuple
 
 from l2c_rt.runtime.step_clock import StepError
 
 KNOWN_LANES = {"cond": 0, "cond_uncond": 0, "pred_cond": 0, "uncond": 1, "pred_uncond": 1}
 """Names of diffusers' pipelines and guiders whose lane is the same in every run."""
 
-KEYWORDS = ("step", "num_steps", "step_index", "num_inference_steps", "sigma", "timestep")
+KEYWORDS = dict.fromkeys(
+    ("step", "num_steps", "step_index", "num_inference_steps", "sigma", "timestep")
+)
 """What `cache_context` takes: our names, and the fields of diffusers' `CacheContext`."""
 
 
@@ -25,9 +26,11 @@ class StepHint(NamedTuple):
     num_steps: int | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Announcement:
-    """What one context says of the calls inside.  None where it says nothing."""
+class Announcement(NamedTuple):
+    """What one context says of the calls inside.  None where it says nothing.
+
+    A tuple, because one is made at every call and a frozen dataclass is slower to make.
+    """
 
     name: str | None
     step: int | None = None
@@ -36,10 +39,10 @@ class Announcement:
     @staticmethod
     def of(name: object, **keywords: object) -> Announcement:
         """Checked: TypeError for another keyword or kind of value, ValueError for two steps."""
-        unknown = [keyword for keyword in keywords if keyword not in KEYWORDS]
-        if unknown:
+        if not keywords.keys() <= KEYWORDS.keys():
+            unknown = next(keyword for keyword in keywords if keyword not in KEYWORDS)
             raise TypeError(
-                f"cache_context: got the keyword {unknown[0]!r}, wanted {', '.join(KEYWORDS)}"
+                f"cache_context: got the keyword {unknown!r}, wanted {', '.join(KEYWORDS)}"
             )
         # None comes from guiders whose batch has no identifier.
         if not (name is None or isinstance(name, str)):
@@ -59,12 +62,13 @@ def _one_of(keywords: dict[str, object], ours: str, theirs: str) -> int | None:
     return b if a is None else a
 
 
-def _whole(keyword: str, value: object) -> int | None:
-    if value is None:
-        return None
-    if not isinstance(value, SupportsIndex):
-        raise TypeError(f"cache_context: {keyword} must be an int, got {value!r:.80}")
-    return operator.index(value)
+def _whole(keyword: str, value: Any) -> int | None:
+    if value is None or type(value) is int:
+        return value
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"cache_context: {keyword} must be an int, got {value!r:.80}") from error
 
 
 class LaneNames:
@@ -75,22 +79,38 @@ class LaneNames:
 
     def __init__(self, lanes: int) -> None:
         self._count = lanes
+        self.begin_run()
+
+    def begin_run(self) -> None:
+        """Forget the names: those of the run before hold no lane."""
         self._lanes: dict[str | None, int] = {}
+        self._last: tuple[str | None, int | None] = (None, None)
 
-    def begin_run(self, *, first: str | None = None) -> None:
-        """Forget the names, but for that of the call that the run began with."""
-        self._lanes = {name: lane for name, lane in self._lanes.items() if name == first}
+    def keep_only(self, name: str | None) -> None:
+        """Forget the others: the call just made in the context `name` began a run."""
+        self._lanes = {other: lane for other, lane in self._lanes.items() if other == name}
 
-    def lane(self, name: str | None, asked: int | None) -> int:
+    def lane(self, name: str | None, asked: int | None, step: int | None = None) -> int:
         """The lane of a call in the context `name`; a new name may ask for one by `lane=`.
 
         Raises StepError where there are more names than calls per step.
         """
         if self._count == 1:
+            self._check_step(name, step)
             return 0
         if name not in self._lanes:
             self._lanes[name] = self._free_lane(name, asked)
         return self._lanes[name]
+
+    def _check_step(self, name: str | None, step: int | None) -> None:
+        """With one lane, names are not told apart; two of them in one step are too many."""
+        last, last_step = self._last
+        self._last = name, step
+        if step is not None and step == last_step and name != last:
+            raise StepError(
+                f"cache_context: {last!r} and {name!r} are both step {step}, but the model was "
+                "compiled for one call per step; compile with calls_per_step=2"
+            )
 
     def _free_lane(self, name: str | None, asked: int | None) -> int:
         preferred = KNOWN_LANES.get(name or "", asked)
@@ -144,7 +164,7 @@ class StepHints:
         if not self._open:
             return StepHint(lane)
         inner = self._open[-1]
-        named = self.names.lane(inner.name, lane)
+        named = self.names.lane(inner.name, lane, inner.step)
         if lane is not None and lane != named:
             raise StepError(f"lane {lane} was called inside the context of lane {named}")
         return StepHint(named, inner.step, inner.num_steps)

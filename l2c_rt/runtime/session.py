@@ -125,8 +125,8 @@ class Session:
         abandoned = clock.abandoned
         out = self.run.call(args, kwargs, self._hints.current(lane))
         if clock.abandoned != abandoned:
-            # This call began a run: names of the run before it hold no lane any more.
-            names.begin_run(first=self._hints.name)
+            # A run that was not finished, and whose names the next calls may not find taken.
+            names.keep_only(self._hints.name)
         return out
 
 

@@ -80,6 +80,15 @@ def test_other_names_take_the_next_lane_in_order_of_first_use() -> None:
     assert [LaneNames(1).lane(name, None) for name in ("a", "cond", "uncond")] == [0, 0, 0]
 
 
+def test_two_names_in_one_step_of_one_call_name_the_remedy() -> None:
+    fast = fresh()
+    for names in (("cond", "uncond"), ("positive", "negative")):
+        remedy = rf"'{names[0]}' and '{names[1]}' are both step 0, .*calls_per_step=2"
+        with pytest.raises(ValueError, match=remedy):
+            run_named(fast, names)
+        assert_same(run_named(fast, names[1:])[0], run_alone(names[1:])[0])
+
+
 def test_a_new_name_takes_the_lane_that_its_call_asks_for() -> None:
     fast = fresh(calls_per_step=2)
     with fast.cache_context("negative"):
