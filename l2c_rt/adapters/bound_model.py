@@ -155,6 +155,7 @@ class BoundModel:
     `sites` say where in the model the branches are.  `open_stage` gives a copy of the model whose
     own forward asks a function at every site; a description with it needs no `fixed` and no
     `branches`, and `begin` then puts "args" and "kwargs" into the state's options.
+    `first_layer` is called with the model's x itself, if its dtype and device are to be checked.
     """
 
     model: nn.Module
@@ -172,6 +173,7 @@ class BoundModel:
     notes: tuple[str, ...] = ()
     sites: tuple[Site, ...] = ()
     open_stage: Callable[[Visit], Callable[..., Any]] | None = None
+    first_layer: nn.Module | None = None
 
     @property
     def device(self) -> torch.device:
