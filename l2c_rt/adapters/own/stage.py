@@ -20,11 +20,12 @@ from l2c_rt.adapters.own.instance_hooks import INSTANCE_FORWARD, forward_through
 Visit = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 """(path of the cut point, the module to call there, args, kwargs) -> what the call gives."""
 
-_HOOKS = (
+CALL_HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs",
     "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called", "_backward_hooks",
     "_backward_pre_hooks",
 )  # fmt: skip
+"""Where a module keeps the hooks of its calls."""
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ class _Stage:
         if stand_in_class is None:
             stand_in_class = self._classes[kind] = _stand_in_class(kind)
         stand_in = _twin(module, stand_in_class)
-        for name in _HOOKS:
+        for name in CALL_HOOKS:
             # The user's hooks run when the user's module is called.
             if name in stand_in.__dict__:
                 stand_in.__dict__[name] = OrderedDict()
