@@ -20,6 +20,7 @@ from l2c_rt.adapters.bound_model import (
     PublishedLoop,
     State,
 )
+from l2c_rt.adapters.own.sites import published_sites
 from l2c_rt.adapters.plain_layers import (
     NotFusable,
     features,
@@ -72,6 +73,7 @@ def bind(model: Any) -> BoundModel:
         fusable=fusable,
         why_not_fusable=why,
         bypassed=(model, *blocks),
+        sites=published_sites([f"blocks.{i}" for i in range(len(blocks))], ("attn", "mlp")),
     )
 
 

@@ -53,7 +53,7 @@ class OwnWorkspace:
         self._rows: tuple[Row, ...] = tuple(_row(step, sites) for step in plan.steps)
         self._slot_names = plan.slots
         self._alike = _alike([sites[name] for name in plan.slots])
-        self._forward = model.open_stage(self._visit)
+        self._stage = model.open_stage(self._visit)
         self._hollow: dict[tuple[str, int], Any] = {}
         self._calls: dict[str, int] = {}
         self._calls_at_first: dict[str, int] = {}
@@ -72,7 +72,7 @@ class OwnWorkspace:
         self._first = evaluation.step == 0
         self._calls = {}
         options = evaluation.state.options
-        out: object = self._forward(*options["args"], **options["kwargs"])
+        out: object = self._stage(*options["args"], **options["kwargs"])
         if self._first:
             self._calls_at_first = self._calls
         elif self._calls != self._calls_at_first:
@@ -80,8 +80,9 @@ class OwnWorkspace:
         return out
 
     def drop_tables(self) -> None:
-        """A run begins: it may have other shapes."""
+        """A run begins: it may have other shapes, and the model's attributes other values."""
         self._hollow.clear()
+        self._stage.refresh()
 
     @property
     def nbytes(self) -> int:

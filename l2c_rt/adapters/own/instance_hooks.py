@@ -29,12 +29,19 @@ def forward_through(
         return _through_registry(module, registry, own, args, kwargs)
     if "_hf_hook" in attributes:
         return _through_accelerate(module, attributes["_hf_hook"], own, args, kwargs)
-    if replaced_forward(module):
+    check_replaced(module)
+    return own(*args, **kwargs)
+
+
+def check_replaced(module: nn.Module) -> None:
+    """Raise ValueError for a forward that was replaced by other code than hooks: a copy of the
+    module would not run it."""
+    hooks = "_hf_hook" in vars(module) or "_diffusers_hook" in vars(module)
+    if replaced_forward(module) and not hooks:
         raise ValueError(
             f"{type(module).__name__}.forward was replaced on the instance; a compiled model runs "
             f"the class's own forward and would not call it: {how_to_unwrap(module)}"
         )
-    return own(*args, **kwargs)
 
 
 def _through_registry(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -63,6 +63,15 @@ def branch_sites(model: nn.Module) -> tuple[Site, ...]:
         f"compile: {type(model).__name__} has no list of blocks with children named like attn, ff "
         f"or mlp; lists of modules seen: {', '.join(seen[:8]) or 'none'}. Name the modules whose "
         'outputs may be kept: sites=["blocks.*.attention", ...]'
+    )
+
+
+def published_sites(blocks: Iterable[str], children: tuple[str, str]) -> tuple[Site, ...]:
+    """The branches attn-0, mlp-0, attn-1, ... of a published program: `children` of the blocks."""
+    return tuple(
+        Site(f"{kind}-{i}", (f"{block}.{child}",))
+        for i, block in enumerate(blocks)
+        for kind, child in zip(("attn", "mlp"), children, strict=True)
     )
 
 
