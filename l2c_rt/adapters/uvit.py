@@ -52,10 +52,8 @@ def matches(model: nn.Module) -> bool:
 
 def bind(model: Any) -> BoundModel:
     """Describe a U-ViT.  Raises TypeError for a variant that reads more than time and labels."""
-    fixed: dict[str, Callable[[State], None]] = {
-        "embed": partial(_embed, model),
-        "final": partial(_final, model),
-    }
+    fixed: dict[str, Callable[[State], None]] = {"embed": partial(_embed, model)}
+    fixed["final"] = partial(_final, model)
     branches: dict[str, BranchCode] = {}
     for i, block in enumerate(_blocks(model)):
         fixed[f"skip-save-{i}"] = _save_skip
