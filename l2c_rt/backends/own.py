@@ -80,7 +80,7 @@ class OwnWorkspace:
             self._check_called()
             self._calls_at_first = self._calls
         elif self._calls != self._calls_at_first:
-            raise ValueError(self._other_calls())
+            raise ValueError(self._other_calls(self._first_difference()))
         return out
 
     def drop_tables(self) -> None:
@@ -110,7 +110,7 @@ class OwnWorkspace:
         act, slot = action
         if act is Act.REUSE or act is Act.HOLLOW:
             if call >= self._calls_at_first.get(path, 0):
-                raise ValueError(self._other_calls())
+                raise ValueError(self._other_calls(path))
             return self._kept(slot, call, path) if act is Act.REUSE else self._hollow[path, call]
         out = module(*args, **kwargs)
         if act is Act.KEEP:
@@ -147,18 +147,21 @@ class OwnWorkspace:
                 "so nothing can be kept there; name modules that it calls: sites=[...]"
             )
 
-    def _other_calls(self) -> str:
+    def _first_difference(self) -> str:
         paths = {**self._calls_at_first, **self._calls}
-        for path in paths:
-            now, first = self._calls.get(path, 0), self._calls_at_first.get(path, 0)
-            if now != first:
-                break
-        times = f"{now} times" if now else "not"
+        return next(p for p in paths if self._calls.get(p) != self._calls_at_first.get(p))
+
+    def _other_calls(self, path: str) -> str:
+        now, first = self._calls.get(path, 0), self._calls_at_first.get(path, 0)
         return (
-            f"{path} was called {times}, and {first} times at evaluation 0 of the run; a compiled "
-            "model's forward must make the same calls at every evaluation (are there arguments "
-            "that skip layers?)"
+            f"{path} was called {_times(now)} and {_times(first)} at evaluation 0 of the run; the "
+            "forward of a compiled model must make the same calls at every evaluation (are there "
+            "arguments that skip layers?)"
         )
+
+
+def _times(count: int) -> str:
+    return ("not", "once", "twice")[count] if count < 3 else f"{count} times"
 
 
 def own_backend(model: BoundModel, reasons: tuple[str, ...] = ()) -> Backend:

@@ -138,10 +138,9 @@ def _blocks_below(model: nn.Module, parent: str) -> Iterator[tuple[str, nn.Modul
 def _sites_of(path: str, block: nn.Module) -> Iterator[Site]:
     names = [name for name, _ in block.named_children()]
     listed = BLOCK_BRANCHES.get(type(block).__name__)
+    branches: list[tuple[str, ...]] = [pieces for pieces in IN_PIECES if set(pieces) <= set(names)]
     if listed is not None:
         names, branches = [], [(name,) for name in listed if _child(block, name) is not None]
-    else:
-        branches = [pieces for pieces in IN_PIECES if set(pieces) <= set(names)]
     taken = {name for pieces in branches for name in pieces}
     branches += [(n,) for n in names if n not in taken and BRANCH_NAMES.fullmatch(n)]
     for children in branches:
