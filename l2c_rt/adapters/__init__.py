@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,8 @@ from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.diffusers import dit as diffusers_dit
 from l2c_rt.adapters.model_checks import check_bypassed, check_mode
 from l2c_rt.adapters.model_view import ModelView
-from l2c_rt.adapters.own.describe import describe_own
+from l2c_rt.adapters.own.describe import describe_own, own_instead
+from l2c_rt.adapters.own.site_patterns import named_sites
 from l2c_rt.adapters.wrappers import find_wrapped, sharded_by_fsdp
 
 SUPPORTED = {
@@ -23,24 +24,50 @@ SUPPORTED = {
 }
 
 
-def describe(model: nn.Module, adapter: Callable[[Any], BoundModel] | None = None) -> BoundModel:
-    """Describe a model with `adapter`, with the first of ours that recognises it, or by the modules
-    that its own forward calls, and check it.
+def describe(
+    model: nn.Module,
+    adapter: Callable[[Any], BoundModel] | None = None,
+    sites: Sequence[str] | None = None,
+) -> BoundModel:
+    """Describe a model with `adapter`, with the first of ours that recognises it, or else by the
+    modules that its own forward calls, and check it.  `sites` are patterns of their paths.
 
     Raises TypeError for a model without blocks, ValueError for one that drops at random or whose
-    own forward would be left out.
+    own forward would be left out, or for patterns that name no module.
     """
-    described = _describe(model) if adapter is None else adapter(model)
-    if not isinstance(described, BoundModel):
-        raise TypeError(f"adapter: wanted a BoundModel, got {type(described).__name__}")
+    if adapter is not None and sites is not None:
+        raise ValueError("compile: got both adapter= and sites=; an adapter names its sites itself")
+    if adapter is None:
+        _refuse_wrapped(model)
+        described = _described(model, sites)
+    else:
+        described = adapter(model)
+        if not isinstance(described, BoundModel):
+            raise TypeError(f"adapter: wanted a BoundModel, got {type(described).__name__}")
+        described = _checked(described)
     check_mode(model)
+    return described
+
+
+def _described(model: nn.Module, sites: Sequence[str] | None) -> BoundModel:
+    if sites is not None:
+        return describe_own(model, named_sites(model, sites))
+    for name, adapter in SUPPORTED.items():
+        if adapter.matches(model):
+            described: BoundModel | None = None
+            try:
+                described = adapter.bind(model)
+                return _checked(described)
+            except (TypeError, ValueError, AttributeError) as problem:
+                reason = f"the adapter of {name} does not fit: {problem}"
+                if described is not None:
+                    return own_instead(described, reason)
+                return replace(describe_own(model), refused=reason, notes=(reason,))
+    return describe_own(model)
+
+
+def _checked(described: BoundModel) -> BoundModel:
     return replace(described, notes=described.notes + check_bypassed(described.bypassed))
-
-
-def _describe(model: nn.Module) -> BoundModel:
-    _refuse_wrapped(model)
-    known = any(adapter.matches(model) for adapter in SUPPORTED.values())
-    return bind(model) if known else describe_own(model)
 
 
 def bind(model: nn.Module) -> BoundModel:

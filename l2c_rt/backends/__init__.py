@@ -27,7 +27,7 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
     if name not in NAMES:
         raise ValueError(f"backend: got {name!r}, wanted one of {', '.join(map(repr, NAMES))}")
     by_sites = model.open_stage is not None
-    if by_sites and name in ("auto", "own"):
+    if by_sites and (name in ("auto", "own") or model.refused):
         return own_backend(model, _unused_options(options))
     if by_sites or name == "own":
         kind, by = type(model.model).__name__, "its sites" if by_sites else "an adapter"

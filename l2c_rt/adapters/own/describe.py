@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.bound_model import BoundModel, State
+from l2c_rt.adapters.own.instance_hooks import check_replaced
 from l2c_rt.adapters.own.sites import Site, branch_sites
-from l2c_rt.adapters.own.stage import Visit, stage
+from l2c_rt.adapters.own.stage import Stage, ancestors
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed, Node
 
 TIMESTEP = ("timestep", "timesteps", "t", "timestep_ratio")
@@ -25,32 +27,49 @@ BEFORE, AFTER = "before", "after"
 def describe_own(model: nn.Module, sites: Sequence[Site] | None = None) -> BoundModel:
     """A description that runs the model's own forward, cut at `sites` or where the rule says.
 
-    Raises TypeError naming the lists of modules seen, where the rule finds no branch.
+    Raises TypeError naming the lists of modules seen, where the rule finds no branch; ValueError
+    where a forward that would have to run on a copy was replaced.
     """
     sites = tuple(branch_sites(model) if sites is None else sites)
-    arguments = tuple(inspect.signature(type(model).forward).parameters)[1:]
-    notes: tuple[str, ...] = ()
-    if "_compiled_call_impl" in vars(model):
-        name = type(model).__name__
-        notes = (f"the graphs that {name}.compile() made are not run: its own forward is",)
+    paths = [path for site in sites for path in site.children]
+    for module in ancestors(model, paths):
+        check_replaced(module)
+    names, kind = _argument_names(model), type(model).__name__
+    notes = f"the graphs that {kind}.compile() made are not run: its own forward is"
     return BoundModel(
         model=model,
         program=_program(model, sites),
-        begin=partial(_begin, arguments),
+        begin=partial(_begin, names),
         fixed={},
         branches={},
         finish=_no_op,
-        arguments=partial(_arguments, arguments),
+        arguments=partial(_arguments, names),
         to_tensor=_first_tensor,
-        why_not_fusable=f"{type(model).__name__} runs its own forward, not fused kernels",
-        notes=notes,
+        why_not_fusable=f"{kind} runs its own forward",
+        notes=(notes,) if "_compiled_call_impl" in vars(model) else (),
         sites=sites,
-        open_stage=partial(_open_stage, model, sites),
+        open_stage=partial(Stage, model, paths),
     )
 
 
-def _open_stage(model: nn.Module, sites: tuple[Site, ...], visit: Visit) -> Callable[..., Any]:
-    return stage(model, (path for site in sites for path in site.children), visit)
+def own_instead(described: BoundModel, reason: str) -> BoundModel:
+    """The same model and program with the model's own forward, where a description is wrong.
+
+    `reason` says what is wrong with it.  Raises ValueError with it where the description names no
+    sites.
+    """
+    if not described.sites:
+        raise ValueError(reason)
+    own = describe_own(described.model, described.sites)
+    note = f"the model's own forward runs, not fused kernels: {reason}"
+    return replace(
+        own, program=described.program, arguments=described.arguments, refused=reason,
+        to_tensor=described.to_tensor, sampling=described.sampling, notes=(note, *own.notes),
+    )  # fmt: skip
+
+
+def _argument_names(model: nn.Module) -> tuple[str, ...]:
+    return tuple(inspect.signature(type(model).forward).parameters)[1:]
 
 
 def _begin(names: tuple[str, ...], /, *args: Any, **kwargs: Any) -> State:
@@ -85,10 +104,7 @@ def _first_tensor(value: object) -> Tensor:
 
 def _arguments(names: tuple[str, ...], x: Tensor, t: Tensor, y: Tensor | None) -> dict[str, Any]:
     timestep = next((name for name in TIMESTEP if name in names), None)
-    given: dict[str, Any] = {names[0]: x}
-    if timestep is not None:
-        given[timestep] = t
-    return given
+    return {names[0]: x} | ({} if timestep is None else {timestep: t})
 
 
 def _no_op(state: State) -> None:

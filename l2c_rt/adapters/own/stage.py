@@ -8,10 +8,10 @@ the call to `visit`.  Nothing is written to the user's modules.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from torch import nn
 
@@ -28,6 +28,72 @@ CALL_HOOKS = (
 """Where a module keeps the hooks of its calls."""
 
 
+class Stage:
+    """The copy; call it like the model.
+
+    The module that `visit` is given is the user's own, or a copy of it where other cut points lie
+    inside.  Raises ValueError for a path at which there is no module.
+    """
+
+    def __init__(self, model: nn.Module, paths: Iterable[str], visit: Visit) -> None:
+        self._visit = visit
+        self._classes: dict[type, type[nn.Module]] = {}
+        self._copies: list[_Copy] = []
+        self.root = self._copy(model, _tree(paths))
+        self.refresh()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.root(*args, **kwargs)
+
+    def refresh(self) -> None:
+        """Take the attributes of the user's modules as they are now: sizes of chunks, flags."""
+        for twin, original, replaced in self._copies:
+            attributes = twin.__dict__
+            attributes.clear()
+            attributes.update(original.__dict__)
+            for name in INSTANCE_FORWARD:
+                attributes.pop(name, None)
+            attributes.update(replaced)
+
+    def _copy(self, module: nn.Module, node: _Node) -> nn.Module:
+        """The module with everything below it that is cut replaced."""
+        twin: nn.Module = object.__new__(type(module))
+        modules = OrderedDict(module._modules)
+        for name, below in node.children.items():
+            child = module._modules.get(name)
+            if child is None:
+                raise ValueError(f"the model has no module {below.path!r}")
+            inner = self._copy(child, below) if below.children else child
+            modules[name] = self._stand_in(inner, child, below.path) if below.is_cut else inner
+        replaced: dict[str, Any] = {"_modules": modules}
+        if "forward" in module.__dict__:
+            own = partial(type(module).forward, twin)
+            replaced["forward"] = partial(forward_through, module, own)
+        self._copies.append(_Copy(twin, module, replaced))
+        return twin
+
+    def _stand_in(self, called: nn.Module, original: nn.Module, path: str) -> nn.Module:
+        kind = type(original)
+        if kind not in self._classes:
+            self._classes[kind] = _stand_in_class(kind)
+        twin: nn.Module = object.__new__(self._classes[kind])
+        # The user's hooks run when the user's module is called.
+        replaced: dict[str, Any] = {
+            name: OrderedDict() for name in CALL_HOOKS if name in original.__dict__
+        }
+        replaced["_l2c_call"] = partial(self._visit, path, called)
+        self._copies.append(_Copy(twin, original, replaced))
+        return twin
+
+
+class _Copy(NamedTuple):
+    """A module of the stage, the user's module, and the attributes in which they differ."""
+
+    twin: nn.Module
+    original: nn.Module
+    replaced: dict[str, Any]
+
+
 @dataclass(slots=True)
 class _Node:
     """What lies below a module: cut points may lie inside others."""
@@ -37,12 +103,7 @@ class _Node:
     children: dict[str, _Node] = field(default_factory=dict)
 
 
-def stage(model: nn.Module, paths: Iterable[str], visit: Visit) -> nn.Module:
-    """A copy of the model that calls `visit` at each of `paths`, and else runs its own forward.
-
-    The module that `visit` is given is the user's own, or a copy of it where other cut points lie
-    inside.  Raises ValueError for a path at which there is no module.
-    """
+def _tree(paths: Iterable[str]) -> _Node:
     root = _Node()
     for path in paths:
         node = root
@@ -50,55 +111,19 @@ def stage(model: nn.Module, paths: Iterable[str], visit: Visit) -> nn.Module:
             below = f"{node.path}.{name}" if node.path else name
             node = node.children.setdefault(name, _Node(below))
         node.is_cut = True
-    return _Stage(visit).copy(model, root)
+    return root
 
 
-class _Stage:
-    def __init__(self, visit: Visit) -> None:
-        self._visit = visit
-        self._classes: dict[type, type] = {}
-
-    def copy(self, module: nn.Module, node: _Node) -> nn.Module:
-        """The module with everything below it that is cut replaced."""
-        twin = _twin(module)
-        modules = OrderedDict(module._modules)
-        for name, below in node.children.items():
-            child = module._modules.get(name)
-            if child is None:
-                raise ValueError(f"the model has no module {below.path!r}")
-            inner = self.copy(child, below) if below.children else child
-            modules[name] = self._stand_in(inner, below.path) if below.is_cut else inner
-        twin.__dict__["_modules"] = modules
-        if "forward" in vars(module):
-            own = partial(type(module).forward, twin)
-            twin.__dict__["forward"] = partial(forward_through, module, own)
-        return twin
-
-    def _stand_in(self, module: nn.Module, path: str) -> nn.Module:
-        kind = type(module)
-        stand_in_class = self._classes.get(kind)
-        if stand_in_class is None:
-            stand_in_class = self._classes[kind] = _stand_in_class(kind)
-        stand_in = _twin(module, stand_in_class)
-        for name in CALL_HOOKS:
-            # The user's hooks run when the user's module is called.
-            if name in stand_in.__dict__:
-                stand_in.__dict__[name] = OrderedDict()
-        # Past nn.Module.__setattr__, which would register the module as a child.
-        stand_in.__dict__["_l2c_call"] = partial(self._visit, path, module)
-        return stand_in
+def ancestors(model: nn.Module, paths: Iterable[str]) -> Iterator[nn.Module]:
+    """The user's modules whose own forward runs on a copy: the root, and those above the paths."""
+    names = {"": None}
+    for path in paths:
+        parts = path.split(".")[:-1]
+        names |= {".".join(parts[: i + 1]): None for i in range(len(parts))}
+    return (model.get_submodule(name) for name in names)
 
 
-def _twin(module: nn.Module, kind: type[nn.Module] | None = None) -> nn.Module:
-    """Another object with the module's attributes, sharing its dictionaries of tensors."""
-    twin: nn.Module = object.__new__(kind or type(module))
-    twin.__dict__.update(module.__dict__)
-    for name in INSTANCE_FORWARD:
-        twin.__dict__.pop(name, None)
-    return twin
-
-
-def _stand_in_class(kind: type) -> type:
+def _stand_in_class(kind: type[nn.Module]) -> type[nn.Module]:
     """A class of the same name, so that code which asks for the class or its name finds it."""
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
