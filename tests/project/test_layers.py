@@ -46,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
                 "schedule"},
     "api": {"_deprecated", "adapters", "backends", "notices", "policies", "resolve", "runtime",
             "schedule"},
+    "pipelines": {"api", "runtime"},
     # what is made with it
     "learning": {"_version", "adapters", "families", "figures", "policies", "sampling",
                  "schedule", "untrusted"},
