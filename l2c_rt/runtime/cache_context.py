@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from l2c_rt.runtime.step_clock import StepError
+from l2c_rt.runtime.calls import StepError
 
 LANES = {"cond": 0, "uncond": 1}
 
