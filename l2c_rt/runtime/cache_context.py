@@ -19,6 +19,9 @@ class StepHint(NamedTuple):
     num_steps: int | None = None
 
 
+NO_HINT = StepHint()
+
+
 class StepHints:
     """The contexts that calls are made in, innermost last."""
 

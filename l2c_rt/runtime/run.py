@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -63,7 +62,7 @@ class Run:
         inside = torch.is_inference_mode_enabled()
         with torch.inference_mode(False) if inside else nullcontext(), torch.no_grad():
             tick, out = self._evaluate(args, kwargs, hint, wants_grad)
-            self._check.done(tick.step, partial(self.version.model.to_tensor, out))
+            self._check.done(tick.step, self.version.model.to_tensor, out)
         self._share_loop()
         self._in_call = False
         return out

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from l2c_rt.runtime import loop_messages as messages
-from l2c_rt.runtime.calls import Call, StepError
-from l2c_rt.runtime.known_loop import direction, goes_on, same_timestep
+from l2c_rt.runtime.calls import Call, StepError, Tick
+from l2c_rt.runtime.known_loop import KnownLoop, direction, goes_on, same_timestep
 
 
 @dataclass(slots=True)
@@ -54,6 +54,16 @@ class RunState:
             self.last = t
         self.counts[lane] += 1
         self.calls += 1
+
+    def next_known(self, t: float, known: KnownLoop) -> Tick | None:
+        """The place of a call that goes on, its lane in turn, in a trusted run; else None."""
+        if not self.calls or not self.trusted or not self.checked:
+            return None
+        k, lane = divmod(self.calls, self.lanes)
+        if self.counts[lane] != k or not same_timestep(t, known.timesteps[k]):
+            return None
+        self.add(t, lane, k)
+        return Tick(k, lane, False, True)
 
     def latents_start_over(self, call: Call) -> bool:
         """Whether a call of a loop that is not known begins a new run.

@@ -94,6 +94,11 @@ class StepClock:
             self._abandon()
             raise
 
+    def tick_known(self, t: float) -> Tick | None:
+        """The place of a call that just goes on in a trusted run: what `tick` gives, but faster."""
+        known = self.known
+        return None if known is None else self._run.next_known(t, known)
+
     def done(self) -> bool:
         """The call just placed has succeeded; True where it completes the run."""
         run = self._run

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.device.streams import StreamOrder, on
-from l2c_rt.runtime.cache_context import StepHint
+from l2c_rt.runtime.cache_context import NO_HINT, StepHint
 from l2c_rt.runtime.calls import Relation, StepError, Tick
 from l2c_rt.runtime.lineage import Lineage
 from l2c_rt.runtime.step_clock import StepClock
@@ -58,8 +58,13 @@ class TimestepCheck:
         clock = self._clock
         if self._deferred is not None:
             self._deferred.raise_if_bad()
+        host = on_host(t)
+        if host and hint == NO_HINT:
+            known = clock.tick_known(host_timestep(t))
+            if known is not None:
+                return known
         latents = _LatentsOf(x, self._run, self._run_before)
-        if on_host(t) or not (capturing(x.device) or (clock.mid_run and clock.trusted)):
+        if host or not (capturing(x.device) or (clock.mid_run and clock.trusted)):
             tick = clock.tick(host_timestep(t), *hint, latents)
         else:
             tick = clock.tick(None, *hint, latents)
@@ -69,10 +74,10 @@ class TimestepCheck:
         self._input = None if clock.trusted or capturing(x.device) else x
         return tick
 
-    def done(self, step: int, out: Callable[[], Tensor]) -> None:
+    def done(self, step: int, to_tensor: Callable[[Any], Tensor], out: Any) -> None:
         """The call just placed has succeeded; at the end of a run, say what was found by now."""
         if self._input is not None:
-            self._run.add(step, self._input, out())
+            self._run.add(step, self._input, to_tensor(out))
             self._input = None
         if self._clock.done() and self._deferred is not None:
             self._deferred.raise_if_bad()
