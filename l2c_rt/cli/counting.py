@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from l2c_rt.cli.checks import check_weights
 from l2c_rt.cli.exits import fitting, refuse
 from l2c_rt.cli.options import key_option, num_heads_option
 from l2c_rt.families import FAMILIES
@@ -115,9 +116,10 @@ def _from_weights(schedule: CacheSchedule, model: ModelOptions) -> tuple[BlockPr
     for option in ("depth", "width", "tokens"):
         if getattr(model, option) is not None:
             refuse(f"--{option}", "the weights file says this; give one or the other")
+    assert model.weights is not None
+    check_weights(model.weights)
     from l2c_rt.cli.models import load
 
-    assert model.weights is not None
     loaded = load(model.weights, schedule.family, model.num_heads, model.key)
     return loaded.bound_model.program, model.weights
 

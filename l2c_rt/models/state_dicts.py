@@ -83,7 +83,7 @@ def _best(paths: list[tuple[str, ...]], wanted: tuple[str, ...]) -> tuple[str, .
         if group:
             break
     several = first([repr(".".join(path)) for path in group], 8)
-    raise ValueError(f"holds several models: {several}; say which by key= (--key)")
+    raise ValueError(f"holds several models: {several}; say which by key=")
 
 
 def _refuse_whole_module(saved: Any, where: str) -> None:
