@@ -11,7 +11,7 @@ import pytest
 import torch
 from command_line import done, run
 
-from l2c_rt.cli.vae import VaeSource, find_vae
+from l2c_rt.cli.vae import VaeSource, find_vae, load_vae
 
 diffusers = pytest.importorskip("diffusers", reason="the diffusers extra is not installed")
 Image = pytest.importorskip("PIL.Image", reason="the plot extra is not installed")
@@ -52,6 +52,16 @@ def test_the_picture_is_that_of_the_decoded_latents(vae: Path) -> None:
     # Decoded in a batch of one here too; a value may stand between two pixels.
     assert np.abs(pixels[::4, 66:130:4].astype(int) - expected).max() <= 1
     assert "x.png" in shown
+
+
+def test_latents_are_scaled_and_shifted_as_the_configuration_says(vae: Path) -> None:
+    # On the tensors: the norms of a decoder hide a wrong scale from eight bits.
+    latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = diffusers.AutoencoderKL.from_pretrained(vae)
+    with torch.no_grad():
+        expected = model.decode(latents / SCALE + SHIFT).sample
+    images = load_vae(find_vae(str(vae)), 4, "cpu")(latents)
+    torch.testing.assert_close(images, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_folder_of_a_pipeline_has_it_under_vae(vae: Path) -> None:
