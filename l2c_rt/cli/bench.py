@@ -14,7 +14,15 @@ from l2c_rt.cli.bench_text import bench_text
 from l2c_rt.cli.checks import check_weights, device_name
 from l2c_rt.cli.exits import fitting, reading, refuse
 from l2c_rt.cli.models import check_device
-from l2c_rt.cli.options import BACKENDS, cut_options, json_option, key_option, num_heads_option
+from l2c_rt.cli.options import (
+    BACKENDS,
+    MOST,
+    WIDEST,
+    cut_options,
+    json_option,
+    key_option,
+    num_heads_option,
+)
 from l2c_rt.cli.sources import METAVAR, Threshold, read_source
 from l2c_rt.measure.ceilings import Ceilings, quick_ceilings, read_ceilings
 from l2c_rt.measure.clocks import Clock, Run, clock_for
@@ -44,18 +52,15 @@ DTYPES = ("float32", "bfloat16", "float16")
 @click.option("--weights", metavar="FILE", help="Model to run; default: random weights.")
 @num_heads_option
 @key_option
-@click.option("--width", type=click.IntRange(4), help="Width of the random model [384].")
-@click.option("--input-size", type=click.IntRange(2), help="Side of its latents, patch 2 [32].")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images.")
+@click.option("--width", type=click.IntRange(4, WIDEST), help="Width of the random model [384].")
+@click.option("--input-size", type=click.IntRange(2, MOST), help="Side of its latents [32].")
+@click.option("--batch", type=click.IntRange(1, MOST), default=1, show_default=True, help="Images.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="torch threads; default as torch finds.")
+@click.option("--threads", type=click.IntRange(1, MOST), help="Of torch; default its own number.")
 @click.option(
-    "--backend",
-    type=click.Choice(BACKENDS),
-    default="fused",
-    show_default=True,
+    "--backend", type=click.Choice(BACKENDS), default="fused", show_default=True,
     help="How ops are run.",
-)
+)  # fmt: skip
 @click.option(
     "--device", callback=device_name, help="A torch device; default cuda if there is one, else cpu."
 )

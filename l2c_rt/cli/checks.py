@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,11 +36,12 @@ device_option = click.option(
 
 def check_writable(option: str, path: Path, force: bool) -> None:
     """End with a usage error where a file cannot be written, or only over one without --force."""
-    if path.exists() and not force:
-        refuse(option, f"{path} exists; give --force to overwrite it")
-    if not path.absolute().parent.is_dir():
-        refuse(option, f"{path.parent} is not a folder")
-    _probe(option, path, path)
+    with _writing(option, path):
+        if path.exists() and not force:
+            refuse(option, f"{path} exists; give --force to overwrite it")
+        if not path.absolute().parent.is_dir():
+            refuse(option, f"{path.parent} is not a folder")
+        require_writable(path)
 
 
 def check_picture(option: str, path: Path, force: bool) -> None:
@@ -51,20 +54,22 @@ def check_picture(option: str, path: Path, force: bool) -> None:
 
 def check_folder(option: str, folder: Path) -> None:
     """End with a usage error where a folder cannot be made or cannot be written into."""
-    place = folder.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        refuse(option, f"{place} is not a folder")
-    _probe(option, folder, place / "file")
+    with _writing(option, folder):
+        place = folder.absolute()
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            refuse(option, f"{place} is not a folder")
+        require_writable(place / "file")
 
 
-def _probe(option: str, named: Path, path: Path) -> None:
+@contextmanager
+def _writing(option: str, path: Path) -> Iterator[None]:
     try:
-        require_writable(path)
+        yield
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a regular file"
-        refuse(option, f"{named} cannot be written: {reason}")
+        refuse(option, f"{path} cannot be written: {reason}")
 
 
 def check_weights(name: str) -> None:

@@ -18,6 +18,7 @@ from l2c_rt.cli.checks import (
 from l2c_rt.cli.exits import fitting, refuse
 from l2c_rt.cli.models import Loaded, check_device, load
 from l2c_rt.cli.options import (
+    MOST,
     SEED,
     FiniteFloat,
     backend_option,
@@ -65,7 +66,7 @@ def parse_shares(
 )
 @num_heads_option
 @key_option
-@click.option("--images", type=click.IntRange(1, 4096), default=8, show_default=True)
+@click.option("--images", type=click.IntRange(1, MOST), default=8, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Timed runs.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of noise and random reuse.")
 @click.option(

@@ -63,12 +63,12 @@ class ExitCodes(click.Group):
 
 
 def _told(error: Exception, command: click.Command) -> click.ClickException:
-    """The error in one line; of a good file a usage error where it names an option."""
+    """The error in one line; a usage error where it names an option, which is the remedy."""
     if isinstance(error, click.UsageError):
         return click.UsageError(in_one_line(error.format_message()))
     failure = error if isinstance(error, Failure) else Failure(error)
     text, names_option = in_cli_words(failure.message, command)
-    if names_option and not isinstance(failure, BadInput):
+    if names_option:
         return click.UsageError(text)
     return type(failure)(ValueError(text))
 

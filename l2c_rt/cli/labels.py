@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 from l2c_rt.cli.exits import refuse
-
-MOST = 4096
+from l2c_rt.cli.options import MOST
 
 
 def parse_labels(text: str) -> list[int]:

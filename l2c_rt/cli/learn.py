@@ -18,7 +18,7 @@ from l2c_rt.cli.checks import (
 )
 from l2c_rt.cli.exits import fitting, refuse
 from l2c_rt.cli.models import Loaded, check_device, load
-from l2c_rt.cli.options import SEED, FiniteFloat, key_option, num_heads_option
+from l2c_rt.cli.options import MOST, SEED, FiniteFloat, key_option, num_heads_option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ Examples:
 @click.option("--reuse", type=FiniteFloat(0, 1), help="Share to reuse.  [0.45 without --lam]")
 @click.option("--lam", type=FiniteFloat(0), help="The published penalty, instead of --reuse.")
 @click.option("--iterations", type=click.IntRange(1), help="Default: 120 visits of every row.")
-@click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1, MOST), default=4, show_default=True)
 @click.option("--lr", type=FiniteFloat(0), help="Default: fits the number of iterations.")
 @click.option("--straight-through", type=FiniteFloat(0, 1), help="Binarise in the forward.")
 @click.option(
@@ -63,7 +63,7 @@ Examples:
 @num_heads_option
 @key_option
 @device_option
-@click.option("--report", type=click.IntRange(0), default=8, show_default=True,
+@click.option("--report", type=click.IntRange(0, MOST), default=8, show_default=True,
               help="Images of the fit report; 0 leaves it out.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Take up the checkpoint in the folder, if any.")
 @click.option("--force", is_flag=True, help="Begin anew although the folder has a router.")
@@ -85,9 +85,9 @@ def learn_command(
     Ends with a fit report: the error of the cached run against the full run, beside random,
     every-N and noisiest-first schedules of equal compute.
     """
+    check_folder("--out", out)
     if (out / "router.safetensors").exists() and not (resume or force):
         refuse("--out", f"{out} has a router already; give --resume, --force or another folder")
-    check_folder("--out", out)
     check_weights(weights)
     if data is not None:
         check_file(data)

@@ -25,6 +25,12 @@ class FiniteFloat(click.FloatRange):
         return number
 
 
+MOST = 4096
+"""Images of a run, and other numbers that memory bounds."""
+
+WIDEST = 65536
+"""Of a model."""
+
 SEED = click.IntRange(0, 2**63 - 1)
 """What torch's generators take."""
 
@@ -32,7 +38,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 force_option = click.option("--force", is_flag=True, help="Overwrite files that exist.")
 num_heads_option = click.option(
     "--num-heads",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST),
     help="Attention heads, where the weights file does not say and the width is not published.",
 )
 key_option = click.option(
@@ -77,7 +83,7 @@ def smoothcache_options(command: Command) -> Command:
 
     @click.option(
         "--blocks",
-        type=click.IntRange(1),
+        type=click.IntRange(1, MOST),
         help='SmoothCache file keyed by type ("attn", "mlp"): number of blocks.',
     )
     @click.option(

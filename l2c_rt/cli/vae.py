@@ -61,7 +61,9 @@ def find_vae(name: str) -> VaeSource:
 
     The folder of a whole pipeline has the autoencoder under vae/, and so may a hub id: ID/vae.
     """
-    source = _local(Path(name)) if Path(name).exists() else _on_the_hub(name)
+    with reading():
+        there = Path(name).exists()
+    source = _local(Path(name)) if there else _on_the_hub(name)
     require_package("diffusers", "--vae", "diffusers")
     return source
 

@@ -16,6 +16,7 @@ from l2c_rt.compare.methods import Method
 from l2c_rt.compare.runs import RunInputs, psnr_per_image, relative_error
 from l2c_rt.measure.clocks import clock_for
 from l2c_rt.policies import Full
+from l2c_rt.resolve import resolve_schedule
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 PEAK = 2.0
@@ -49,6 +50,10 @@ def compare(
         raise ValueError("compare: no schedules, wanted at least one")
     bound_model = adapters.bind(model)
     inputs = RunInputs.drawn("compare", bound_model, images, cfg_scale, seed)
+    for schedule in schedules:
+        resolve_schedule(
+            schedule, steps=schedules[0].steps, branches=bound_model.program.branch_names
+        )
     clock, steps = clock_for(bound_model.device), schedules[0].steps
 
     def row(name: str, router: Schedulable, full: Tensor | None) -> tuple[Row, Tensor]:

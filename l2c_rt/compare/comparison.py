@@ -57,6 +57,7 @@ class Comparison:
         plain: dict[str, Any] = {"format": FORMAT, "version": VERSION, **asdict(self)}
         for row in plain["rows"]:
             row["psnr"] = [value if math.isfinite(value) else None for value in row["psnr"]]
+            row["error"] = row["error"] if math.isfinite(row["error"]) else None
         return plain
 
     def plot(self, path: str | Path) -> None:

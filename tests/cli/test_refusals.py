@@ -24,6 +24,8 @@ CASES = (
     ("inspect l2c/dit-xl-2-256/ddim-20 --depth 12", 4,
      "FILE|PRESET: 56 branches, but this model has 24"),
     ("inspect schedule.json --weights text.json", 3, "ends in one of"),
+    ("inspect l2c/dit-xl-2-256/ddim-20 --depth 1000000000", 2, "not in the range"),
+    ("inspect text.json --blocks 1000000000000", 2, "not in the range"),
     ("convert l2c/dit-xl-2-256/ddim-20 out.safetensors", 2, "needs scores, and IN is a preset"),
     ("convert router.safetensors out.txt", 2, "ends in none of"),
     ("convert router.safetensors out.json --to router", 2, "ends in .safetensors"),
@@ -44,14 +46,16 @@ CASES = (
      "'--steps': 5, and"),
     ("sample dit.safetensors --router schedule.json -o x.npy --vae no", 2, "--vae"),
     ("sample no-null.safetensors --router schedule.json -o x.npy", 2, "pass --cfg-scale 1"),
-    ("sample no-heads.safetensors --router schedule.json -o x.npy", 3, "give --num-heads"),
+    ("sample no-heads.safetensors --router schedule.json -o x.npy", 2, "give --num-heads"),
+    ("sample no-heads.safetensors --router schedule.json --num-heads 5 -o x.npy", 2,
+     "width 32 is not a multiple of --num-heads 5"),
     ("sample uvit.pt --router schedule.json --num-heads 2 -o x.npy", 4,
      "holds a U-ViT, the schedule is for a DiT"),
     ("sample uvit.pt --router full --steps 5 --num-heads 2 -o x.npy", 2,
      "'--steps': DPM-Solver takes 2 evaluations"),
     ("sample router.safetensors --router schedule.json -o x.npy", 3, "the file has logits"),
-    ("sample dit.safetensors --router schedule.json -o x.npy --key ema", 3,
-     "no weights under the key 'ema'; there are some under ''"),
+    ("sample dit.safetensors --router schedule.json -o x.npy --key ema", 2,
+     "no weights under --key ema; there are some under ''"),
     ("sample dit.safetensors --router schedule.json -o x.npy --seed 1180591620717411303424", 2,
      "not in the range"),
     ("sample dit.safetensors --router schedule.json -o x.npy --cfg-scale nan", 2,
@@ -69,6 +73,9 @@ CASES = (
     ("learn uvit.pt --steps 5 --out x --num-heads 2", 2, "--steps 5"),
     ("bench l2c/uvit-h-2-256/dpm-20 --width 6", 2, "not a multiple of 4"),
     ("bench l2c/dit-xl-2-256/ddim-20 --backend fuse", 2, "--backend"),
+    ("bench schedule.json --threads 10000000000000", 2, "not in the range"),
+    ("bench schedule.json --batch 10000000000000", 2, "not in the range"),
+    ("bench schedule.json --width 10000000000000", 2, "not in the range"),
     ("bench even.json", 4, "4 blocks, and a U-ViT an odd number"),
     ("compare router.safetensors", 2, "'--weights': needed for"),
     ("compare schedule.json --reuse 0.3 --weights dit.safetensors", 2, "needs the scores"),
@@ -104,3 +111,20 @@ def test_a_refusal_has_its_code_and_one_line_that_says_why(
     assert not PYTHON.search(told)
     assert all("|" in line for line in progress)
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_name_that_the_system_does_not_take_is_refused_like_any_other(folder: Path) -> None:
+    name = "x" * 300
+    for words, code in (
+        (f"inspect {name}.pt", 3),
+        (f"inspect schedule.json --weights {name}.pt", 3),
+        (f"inspect schedule.json --plot {name}.png", 2),
+        (f"convert schedule.json {name}.json", 2),
+        (f"sample dit.safetensors --router schedule.json -o {name}.npy", 2),
+        (f"sample dit.safetensors --router schedule.json -o x.png --vae {name}", 3),
+        (f"learn dit.safetensors --steps 4 --out {name}", 2),
+        (f"demo --out {name}", 2),
+    ):
+        result = run(*words.split())
+        assert result.exit_code == code, result.output
+        assert result.stderr.count("\n") == 1

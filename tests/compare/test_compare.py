@@ -81,8 +81,21 @@ def test_what_does_not_fit_is_refused() -> None:
         compare(toy_dit(), [], equal_compute("learned", 0))
     with pytest.raises(ValueError, match="images is 0"):
         compare(toy_dit(), [schedule_of(0.5)], equal_compute("learned", 0), images=0)
-    with pytest.raises(ValueError, match="8 branches, the model has 6"):
-        compare(toy_dit(), [random_schedule(6, 8)], equal_compute("learned", 0), images=1)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (4, 6)])
+def test_a_schedule_that_does_not_fit_is_refused_before_the_first_run(
+    size: tuple[int, int],
+) -> None:
+    rows: list[None] = []
+    with pytest.raises(
+        ValueError, match=r"branches, the model has 6|is for 4 steps, the run has 6"
+    ):
+        compare(
+            toy_dit(), [schedule_of(0.5), random_schedule(*size)], equal_compute("learned", 0),
+            images=1, advance=lambda: rows.append(None),
+        )  # fmt: skip
+    assert not rows
 
 
 def comparison() -> Comparison:
@@ -105,6 +118,8 @@ def test_the_fields_are_json_without_infinities() -> None:
     fields = json.loads(json.dumps(comparison().as_dict(), allow_nan=False))
     assert fields["rows"][0]["psnr"] == [None, None]
     assert fields["rows"][2]["error"] == comparison().rows[2].error
+    broken = replace(comparison(), rows=(replace(comparison().rows[0], error=math.nan),))
+    assert json.loads(json.dumps(broken.as_dict(), allow_nan=False))["rows"][0]["error"] is None
     assert (fields["format"], fields["version"]) == ("l2c_rt.comparison", 1)
 
 
