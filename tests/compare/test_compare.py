@@ -88,9 +88,7 @@ def test_a_schedule_that_does_not_fit_is_refused_before_the_first_run(
     size: tuple[int, int],
 ) -> None:
     rows: list[None] = []
-    with pytest.raises(
-        ValueError, match=r"branches, the model has 6|is for 4 steps, the run has 6"
-    ):
+    with pytest.raises(ValueError, match="the model has 6|the run has 6"):
         compare(
             toy_dit(), [schedule_of(0.5), random_schedule(*size)], equal_compute("learned", 0),
             images=1, advance=lambda: rows.append(None),
