@@ -100,10 +100,12 @@ def as_text(report: FitReport) -> str:
         for k in range(report.steps)
     ]
     under = 'relative L2 of the latents after each evaluation ("reused": this schedule\'s share)'
-    return "\n".join([title, "", *_table([heads, *rows]), "", under, *_table([steps, *errors])])
+    first_table, second_table = text_table([heads, *rows]), text_table([steps, *errors])
+    return "\n".join([title, "", *first_table, "", under, *second_table])
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines whose columns line up: the first to the left, all others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:],
