@@ -88,8 +88,8 @@ def draw_samples(path: Path, blocks: Sequence[Block], labels: Tensor) -> None:
             axis.set_anchor("N")
             shown = _show(axis, (samples.images - block.full.images)[chosen], "RdBu", limit)
     bar = figure.colorbar(shown, ax=list(axes.flat), location="bottom", extend="both",
-                          aspect=50, shrink=0.7, pad=0.02,
-                          ticks=[-limit, -limit / 2, 0, limit / 2, limit], format="{x:g}")  # fmt: skip
+                          ticks=[-limit, -limit / 2, 0, limit / 2, limit], format="{x:g}",
+                          aspect=50, shrink=0.7, pad=0.02)  # fmt: skip
     bar.set_label("difference of a pixel (pixels: -1 is white, 1 is black)")
     save_figure(figure, path, dpi=150, description="; ".join(map(str, blocks)))
 
