@@ -6,12 +6,10 @@ Imports matplotlib when a picture is drawn, and no pyplot: no global state.
 from __future__ import annotations
 
 import io
-import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from l2c_rt.notices import L2CWarning
 from l2c_rt.untrusted.atomic_write import write_whole
 
 if TYPE_CHECKING:
@@ -58,12 +56,11 @@ def method_colour(name: str) -> str:
     return METHOD_COLOURS.get(name, METHOD_COLOURS["learned"])
 
 
-def can_draw(pictures: str) -> bool:
-    """Whether matplotlib is installed; L2CWarning that `pictures` are left out where it is not."""
+def has_matplotlib() -> bool:
+    """Whether pictures can be drawn."""
     try:
         require_matplotlib()
-    except ImportError as error:
-        warnings.warn(f"{pictures} are not drawn: {error}", L2CWarning, stacklevel=2)
+    except ImportError:
         return False
     return True
 

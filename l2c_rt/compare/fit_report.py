@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from l2c_rt.figures import FULL_RUN, GRID, method_colour, new_figure, require_png, save_figure
 from l2c_rt.untrusted.atomic_write import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMAT = "l2c_rt.fit_report"
 VERSION = 1
@@ -114,8 +117,13 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def draw(report: FitReport, path: Path) -> None:
-    """Error above; below, a line of bars per schedule with its reuse, from noisy to clean."""
+    """Write `figure_of` as a PNG."""
     require_png(path, "fit report")
+    save_figure(figure_of(report), path, dpi=170)
+
+
+def figure_of(report: FitReport) -> Figure:
+    """Error above; below, a line of bars per schedule with its reuse, from noisy to clean."""
     figure = new_figure(7, 5)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1 + len(report.fits)])
     for y, fit in enumerate(report.fits):
@@ -128,17 +136,23 @@ def draw(report: FitReport, path: Path) -> None:
     names = [f"{fit.name}\nPSNR {fit.mean_psnr:.1f} dB" for fit in report.fits]
     below.set_yticks([y - 0.4 for y in range(len(names))], names)
     below.set_ylim(len(names) - 1, -1)
+    # Without any error there is nothing that a log axis could show, and matplotlib refuses.
+    if any(value > 0 for fit in report.fits for value in fit.error):
+        _make_logarithmic(above)
     _label_axes(above, below)
-    save_figure(figure, path, dpi=170)
+    return figure
+
+
+def _make_logarithmic(axis: Any) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _label_axes(above: Any, below: Any) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    above.set_yscale("log")
-    above.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    above.yaxis.set_major_formatter("{x:g}")
-    above.yaxis.set_minor_formatter(NullFormatter())
     above.set_title("relative L2 error of the latents", loc="left", fontsize="medium")
     below.locator_params(axis="x", integer=True, nbins=11, min_n_ticks=1)
     below.set_xlabel("evaluation: noisy \N{RIGHTWARDS ARROW} clean")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from l2c_rt.demo.digits import NUM_CLASSES
@@ -66,49 +67,56 @@ class Block:
 
 
 def draw_samples(path: Path, blocks: Sequence[Block], labels: Tensor) -> None:
+    """Write `samples_figure` as a PNG whose description has the PSNRs as text."""
+    figure = samples_figure(blocks, labels)
+    save_figure(figure, path, dpi=150, description="; ".join(map(str, blocks)))
+
+
+def samples_figure(blocks: Sequence[Block], labels: Tensor) -> Figure:
     """Per block a row of samples and a row of differences to the full run, on one colour scale.
 
-    The file's description has the PSNRs.  Shapes: labels [N], at least 2 of each class.
+    Shapes: labels [N], at least 2 of each class.
     """
     chosen = by_class(labels)
     limit = _limit([s.images - block.full.images for block in blocks for s in block.cached])
     columns = 1 + len(blocks[0].cached)
     figure = new_figure(1.55 * columns, 4.25 * len(blocks) + 0.65)
     axes = figure.subplots(2 * len(blocks), columns, squeeze=False)
-    for block, row, below in zip(blocks, axes[::2], axes[1::2], strict=True):
-        for axis, samples in zip(row, (block.full, *block.cached), strict=True):
-            _show(axis, samples.images[chosen], "gray_r", 1.0)
-            axis.set_anchor("S")
-            _head(axis, samples, FULL_RUN if samples is block.full else method_colour(samples.name))
-        row[0].set_ylabel(block.title, fontsize=11)
+    for block, above, below in zip(blocks, axes[::2], axes[1::2], strict=True):
+        above[0].set_ylabel(block.title, fontsize=11)
+        _show_samples(above[0], block.full, chosen, FULL_RUN)
         below[0].set_axis_off()
         below[0].text(1, 0.5, "difference\nto the\nfull run", transform=below[0].transAxes,
                       ha="right", va="center", fontsize=11)  # fmt: skip
-        for axis, samples in zip(below[1:], block.cached, strict=True):
-            axis.set_anchor("N")
-            shown = _show(axis, (samples.images - block.full.images)[chosen], "RdBu", limit)
+        for top, bottom, samples in zip(above[1:], below[1:], block.cached, strict=True):
+            _show_samples(top, samples, chosen, method_colour(samples.name))
+            difference = (samples.images - block.full.images)[chosen]
+            shown = _show(bottom, difference, "RdBu", limit, "N")
     bar = figure.colorbar(shown, ax=list(axes.flat), location="bottom", extend="both",
                           ticks=[-limit, -limit / 2, 0, limit / 2, limit], format="{x:g}",
                           aspect=50, shrink=0.7, pad=0.02)  # fmt: skip
     bar.set_label("difference of a pixel (pixels: -1 is white, 1 is black)")
-    save_figure(figure, path, dpi=150, description="; ".join(map(str, blocks)))
+    return figure
 
 
-def _show(axis: Any, images: Tensor, colours: str, limit: float) -> Any:
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.spines[:].set_visible(False)
-    sheet = tile(images, COLUMNS)
-    return axis.imshow(sheet, cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
-
-
-def _head(axis: Any, samples: Samples, colour: str) -> None:
-    """Name and PSNR, and the colour of the method as a bar above its images."""
+def _show_samples(axis: Any, samples: Samples, chosen: Sequence[int], colour: str) -> None:
+    """The images under name and PSNR, and the colour of the method as a bar between them."""
+    _show(axis, samples.images[chosen], "gray_r", 1.0, "S")
     name = "full run" if samples.psnr is None else samples.name
     for y, text in ((1.15, name), (1.05, samples.decibels)):
         axis.text(0.5, y, text, fontsize=11, ha="center", transform=axis.transAxes)
     axis.plot([0, 1], [1.02, 1.02], color=colour, linewidth=4, transform=axis.transAxes,
               clip_on=False, solid_capstyle="butt")  # fmt: skip
+
+
+def _show(axis: Any, images: Tensor, colours: str, limit: float, anchor: str) -> Any:
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+    # Samples stand on the differences below them: the space is left between blocks.
+    axis.set_anchor(anchor)
+    sheet = tile(images, COLUMNS)
+    return axis.imshow(sheet, cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
 
 
 def _limit(differences: Sequence[Tensor]) -> float:
@@ -117,7 +125,7 @@ def _limit(differences: Sequence[Tensor]) -> float:
     return float(f"{max(float(largest), 1e-9):.0e}")
 
 
-def draw_latency(path: Path, results: Sequence[Result], title: str) -> None:
+def latency_figure(results: Sequence[Result], title: str) -> Figure:
     """A line per schedule: time over the full run's beside PSNR to the full run."""
     lines = _lines([result for result in results if result.psnr])
     figure = new_figure(9, 0.3 * len(lines) + 1.7)
@@ -143,7 +151,7 @@ def draw_latency(path: Path, results: Sequence[Result], title: str) -> None:
         axis.spines[["top", "right", "left"]].set_visible(False)
     _legend(figure)
     figure.suptitle(title)
-    save_figure(figure, path, dpi=150)
+    return figure
 
 
 def _lines(cached: Sequence[Result]) -> list[Result | str]:

@@ -16,10 +16,11 @@ from tqdm import tqdm
 from l2c_rt.api import compile
 from l2c_rt.demo.classifier import Classifier, train_classifier
 from l2c_rt.demo.digits import Digits, even_labels, load_digits
-from l2c_rt.demo.figures import Block, Samples, draw_latency, draw_samples
+from l2c_rt.demo.figures import Block, Samples, draw_samples, latency_figure
 from l2c_rt.demo.metrics import frechet_distance, psnr_per_image
 from l2c_rt.demo.report import Result, Timing, table, write_report
 from l2c_rt.demo.train_state import WEIGHTS_NAME
+from l2c_rt.figures import save_figure
 from l2c_rt.measure.clocks import host_seconds
 from l2c_rt.measure.interleaved import there_and_back
 from l2c_rt.measure.machine import processor_name
@@ -203,7 +204,8 @@ def run_demo(out: Path, settings: DemoSettings | None = None, *, progress: bool 
     ]
     shown = [r for r in results if r.name == "full" or r.ratio == settings.reuse]
     pictures = [*draw(out, trials, shown), out / "latency.png"]
-    draw_latency(pictures[-1], results, "Digits DiT: time and fidelity of the cached runs")
+    latency = latency_figure(results, "Digits DiT: time and fidelity of the cached runs")
+    save_figure(latency, pictures[-1], dpi=150)
     write_report(out, results, shown, about(settings, digits, classifier), pictures)
     return "\n".join([table(shown), "", *map(str, pictures), str(out / "report.md")])
 

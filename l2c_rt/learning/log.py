@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from l2c_rt.figures import new_figure, save_figure
+from l2c_rt.figures import new_figure
 from l2c_rt.schedule.heatmap import kinds_of, label_of
 from l2c_rt.untrusted.atomic_write import write_whole
 from l2c_rt.untrusted.bounded_read import read_bounded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = ("iteration", "loss", "error", "penalty", "lam", "reused_share", "seconds")
 MOST_LINES = 1000
@@ -52,12 +56,11 @@ def _lines_until(path: Path, iteration: int) -> list[str]:
     return [m[0] for m in matches if m and int(m[1]) <= iteration]
 
 
-def draw_scores(
-    path: Path,
+def scores_figure(
     snapshots: list[tuple[int, Tensor]],
     evaluations: list[int],
     branches: tuple[str, ...],
-) -> None:
+) -> Figure:
     """The scores at several iterations, a column each, with a line per kind of branch.
 
     Needs matplotlib.  Shapes: each snapshot [rows, K], its rows in the order of `evaluations`.
@@ -77,4 +80,4 @@ def draw_scores(
     axes[0, 0].set_xticks(ticks, [str(evaluations[i]) for i in ticks])
     figure.supxlabel("evaluation: noisy \N{RIGHTWARDS ARROW} clean", fontsize="medium")
     figure.colorbar(image, ax=list(axes.flat), label="score (high: compute)")
-    save_figure(figure, path, dpi=150)
+    return figure
