@@ -80,7 +80,7 @@ def samples_figure(blocks: Sequence[Block], labels: Tensor) -> Figure:
     chosen = by_class(labels)
     limit = _limit([s.images - block.full.images for block in blocks for s in block.cached])
     columns = 1 + len(blocks[0].cached)
-    figure = new_figure(1.55 * columns, 4.25 * len(blocks) + 0.65)
+    figure = new_figure(1.55 * columns, 4.15 * len(blocks) + 0.75)
     axes = figure.subplots(2 * len(blocks), columns, squeeze=False)
     for block, above, below in zip(blocks, axes[::2], axes[1::2], strict=True):
         above[0].set_ylabel(block.title, fontsize=11)
@@ -94,7 +94,7 @@ def samples_figure(blocks: Sequence[Block], labels: Tensor) -> Figure:
             shown = _show(bottom, difference, "RdBu", limit, "N")
     bar = figure.colorbar(shown, ax=list(axes.flat), location="bottom", extend="both",
                           ticks=[-limit, -limit / 2, 0, limit / 2, limit], format="{x:g}",
-                          aspect=50, shrink=0.7, pad=0.02)  # fmt: skip
+                          aspect=50, shrink=0.7, pad=0.02, panchor=False)  # fmt: skip
     bar.set_label("difference of a pixel (pixels: -1 is white, 1 is black)")
     return figure
 

@@ -28,7 +28,7 @@ TITLES = {"attn": "attention", "mlp": "MLP"}
 def draw(path: str | Path, fields: Fields) -> None:
     """Write a PNG: evaluations from noisy to clean on x, branches on y."""
     require_png(path, "schedule")
-    save_figure(figure(fields), path, dpi=180)
+    save_figure(figure(fields), path, dpi=180, description=_summary(fields))
 
 
 def figure(fields: Fields) -> Figure:
@@ -41,7 +41,8 @@ def figure(fields: Fields) -> Figure:
     for axis, (kind, columns) in zip(axes, panels.items(), strict=False):
         _draw_panel(axis, _shades(compute)[:, columns], kind, colours[kind])
     _draw_shares(axes[-1], compute, panels, colours)
-    _title(picture, fields)
+    lines = [_summary(fields), *wrap(fields["source"][:160], 80)]
+    picture.suptitle("\n".join(lines), fontsize=10, parse_math=False)
     _legend(picture, colours)
     picture.align_ylabels(axes)
     return picture
@@ -130,14 +131,12 @@ def _draw_shares(
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _title(picture: Figure, fields: Fields) -> None:
+def _summary(fields: Fields) -> str:
     parts = [display_name(name) for name in (fields["family"], fields["sampler"]) if name]
     compute = fields["compute"]
     loop = " ".join([*parts, f"{len(compute)} evaluations"])
     computed = f"{100 * compute.mean():.1f} % of branches computed"
-    distinct = f"{len(np.unique(compute, axis=0))} distinct evaluations"
-    lines = [f"{loop}: {computed}, {distinct}", *wrap(fields["source"][:160], 80)]
-    picture.suptitle("\n".join(lines), fontsize=10, parse_math=False)
+    return f"{loop}: {computed}, {len(np.unique(compute, axis=0))} distinct evaluations"
 
 
 def _legend(picture: Any, colours: dict[str, tuple[str, str]]) -> None:
