@@ -164,9 +164,14 @@ def _lines(cached: Sequence[Result]) -> list[Result | str]:
     return lines
 
 
-MEDIAN = {"marker": "o", "linestyle": "none", "markersize": 7}
-LIMIT = {"marker": "|", "linestyle": "none", "color": FULL_RUN, "markersize": 13,
-         "markeredgewidth": 2}  # fmt: skip
+MEDIAN: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 7}
+LIMIT: dict[str, Any] = {
+    "marker": "|",
+    "linestyle": "none",
+    "color": FULL_RUN,
+    "markersize": 13,
+    "markeredgewidth": 2,
+}
 
 
 def _draw_line(left: Any, right: Any, y: int, result: Result) -> None:
