@@ -42,7 +42,7 @@ Examples:
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
-    help="Folder for router.safetensors, log.csv, router.png and the checkpoint.",
+    help="Folder for the router, its fit report, log, pictures and checkpoint.",
 )
 @click.option(
     "--data",
@@ -102,7 +102,7 @@ def learn_command(
 
         with fitting():
             router = learn(
-                loaded.model, steps=steps, data=batches, out=out, resume=resume, **options
+                loaded.model, steps=steps, data=batches, out=out, resume=resume, report=0, **options
             )
     if first:
         click.echo(str(out / "router.safetensors"))
@@ -170,12 +170,8 @@ def _tell(loaded: Loaded, router: Router, out: Path, images: int, options: dict[
     click.echo(f"\n{router.schedule()}\n")
     if not images:
         return
-    from l2c_rt.compare.fit import fit_report
+    from l2c_rt.learning.output import write_fit
 
     with fitting():
-        report = fit_report(
-            loaded.model, router, images=images, cfg_scale=options["cfg_scale"],
-            seed=options["seed"],
-        )  # fmt: skip
-    report.save(out / "fit.json")
+        report = write_fit(out, loaded.model, router, images, options["cfg_scale"], options["seed"])
     click.echo(str(report))

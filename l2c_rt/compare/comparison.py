@@ -9,7 +9,7 @@ from statistics import fmean, median
 from typing import Any
 
 from l2c_rt.compare.fit_report import text_table
-from l2c_rt.figures import PALETTE, new_figure, require_png, save_figure
+from l2c_rt.figures import method_colour, new_figure, require_png, save_figure
 
 FORMAT = "l2c_rt.comparison"
 VERSION = 1
@@ -69,7 +69,7 @@ class Comparison:
             rows = sorted((row.computed, row.error) for row in self.rows if row.method == method)
             # A run that reuses nothing has no error, which a log axis cannot show.
             errors = [error if error > 0 else math.nan for _, error in rows]
-            colour, marker = PALETTE[k % len(PALETTE)], MARKERS[k % len(MARKERS)]
+            colour, marker = method_colour(method), MARKERS[k % len(MARKERS)]
             shares = [100 * computed for computed, _ in rows]
             axis.plot(shares, errors, label=method, color=colour, marker=marker)
         axis.set_yscale("log")
