@@ -12,7 +12,7 @@ from l2c_rt.adapters import dit, uvit
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.diffusers import dit as diffusers_dit
 from l2c_rt.adapters.model_checks import check_bypassed, check_mode
-from l2c_rt.adapters.wrappers import find_wrapped
+from l2c_rt.adapters.wrappers import find_wrapped, sharded_by_fsdp
 
 SUPPORTED = {
     "DiT (facebookresearch/DiT, l2c_rt.models.DiT)": dit,
@@ -42,6 +42,13 @@ def bind(model: nn.Module) -> BoundModel:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"compile: model must be a torch.nn.Module, got {type(model).__name__}")
+    if sharded_by_fsdp(model):
+        raise TypeError(
+            "compile: the model's parameters are sharded by FullyShardedDataParallel; gather them "
+            "into a model without it, plain.load_state_dict(get_model_state_dict(model, "
+            "options=StateDictOptions(full_state_dict=True))), and compile(plain, ...); both names "
+            "are from torch.distributed.checkpoint.state_dict"
+        )
     if wrapped := find_wrapped(model, _matches):
         by = type(model).__name__
         if "_orig_mod" in wrapped:

@@ -150,6 +150,7 @@ class BoundModel:
     model's own return value.  `fusable` is None where a fused backend must not be used, and then
     `why_not_fusable` says why.  `bypassed` are the modules whose own forward is not called, because
     their children are run one by one; `notes` say what of them is therefore not carried out.
+    `first_layer` is called with the model's x itself, if its dtype and device are to be checked.
     """
 
     model: nn.Module
@@ -165,6 +166,7 @@ class BoundModel:
     why_not_fusable: str = ""
     bypassed: tuple[nn.Module, ...] = ()
     notes: tuple[str, ...] = ()
+    first_layer: nn.Module | None = None
 
     @property
     def device(self) -> torch.device:

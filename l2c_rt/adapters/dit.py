@@ -72,6 +72,7 @@ def bind(model: Any) -> BoundModel:
         fusable=fusable,
         why_not_fusable=why,
         bypassed=(model, *blocks),
+        first_layer=model.x_embedder,
     )
 
 

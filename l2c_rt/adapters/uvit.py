@@ -51,10 +51,8 @@ def matches(model: nn.Module) -> bool:
 
 def bind(model: Any) -> BoundModel:
     """Describe a U-ViT.  Raises TypeError for a variant that reads more than time and labels."""
-    fixed: dict[str, Callable[[State], None]] = {
-        "embed": partial(_embed, model),
-        "final": partial(_final, model),
-    }
+    fixed: dict[str, Callable[[State], None]] = {"embed": partial(_embed, model)}
+    fixed["final"] = partial(_final, model)
     branches: dict[str, BranchCode] = {}
     for i, block in enumerate(_blocks(model)):
         fixed[f"skip-save-{i}"] = _save_skip
@@ -80,6 +78,7 @@ def bind(model: Any) -> BoundModel:
         fusable=fusable,
         why_not_fusable=why,
         bypassed=(model, *_blocks(model)),
+        first_layer=model.patch_embed,
     )
 
 

@@ -6,20 +6,25 @@ from collections.abc import Sequence
 
 from l2c_rt.runtime.known_loop import KnownLoop, goes_on, same_timestep
 
-MORE_CALLS = (
-    "does the loop make more calls than the {steps} evaluations of the schedule (more steps, a "
-    "second-order solver; or cond and uncond apart, which takes calls_per_step=2)?"
-)
 TWO_REQUESTS = "two requests on one session? Open one session each, with fast.session()"
+
+
+def more_calls(steps: int) -> str:
+    """Why there may be more calls than evaluations."""
+    return (
+        f"does the loop make more calls than the {steps} evaluations of the schedule (more steps, "
+        "a second-order solver; or cond and uncond apart, which takes calls_per_step=2)?"
+    )
 
 
 def misfit(t: float, k: int, expected: float, loop: KnownLoop | None) -> str:
     """A call whose timestep is not that of its evaluation."""
     source = "timesteps=" if loop is not None and loop.given else "earlier calls"
     cause = _cause(t, k, () if loop is None else loop.timesteps)
+    end = "" if cause.endswith("?") else "."
     return (
-        f"step {k}: expected timestep {expected:g} (from {source}), got {t:g}{cause}. The run was "
-        "reset; compile with the timesteps of this loop, or use a schedule made for it"
+        f"step {k}: expected timestep {expected:g} (from {source}), got {t:g}{cause}{end} The run "
+        "was reset; compile with the timesteps of this loop, or use a schedule made for it"
     )
 
 
@@ -33,7 +38,7 @@ def _cause(t: float, k: int, timesteps: Sequence[float]) -> str:
     if k == 0 and places and places[0] < steps - 1:
         return f": a loop that starts at step {places[0]} of {steps} (strength, img2img)?"
     if k == 0 or goes_on(t, timesteps):
-        return ": " + MORE_CALLS.format(steps=steps)
+        return ": " + more_calls(steps)
     return f": {TWO_REQUESTS}" if places else ""
 
 
@@ -57,7 +62,7 @@ def too_long(t: float, steps: int) -> str:
     """A call that goes on after the last evaluation."""
     return (
         f"call {steps + 1}: timestep {t:g} goes on after the {steps} evaluations of the schedule: "
-        f"{MORE_CALLS.format(steps=steps)} Use a schedule for the number of calls that the loop "
+        f"{more_calls(steps)} Use a schedule for the number of calls that the loop "
         "makes"
     )
 

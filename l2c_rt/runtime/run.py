@@ -25,7 +25,7 @@ from l2c_rt.runtime.profiler_ranges import trace_range
 from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.runtime.step_clock import StepClock
 from l2c_rt.runtime.timestep_check import TimestepCheck
-from l2c_rt.sampling.inputs import LabelCheck, check_batch, check_images
+from l2c_rt.sampling.inputs import LabelCheck, check_batch, check_dtype, check_images
 
 NO_GRADIENTS = (
     "x requires grad, but compiled calls have no gradients: what is computed from their outputs "
@@ -171,6 +171,7 @@ class Run:
     def _check_first(self, state: State, loop: PublishedLoop | None, wants_grad: bool) -> None:
         if loop is not None:
             check_images("x", state.x, loop)
+        check_dtype(state.x, self.version.model.first_layer)
         if wants_grad and state.x.requires_grad:
             self.shared.notices.tell([NO_GRADIENTS])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import subprocess
 import sys
@@ -109,6 +110,24 @@ def test_a_profile_shows_runs_and_evaluations_by_number() -> None:
         f"l2c_rt.evaluation {k}": 2 for k in range(3)
     }
     assert counts["l2c_rt.run"] == 1
+
+
+def test_a_loop_that_stops_half_way_leaves_no_range_open() -> None:
+    fast = rt.compile(toy_dit(), EveryN(2), steps=6)
+    with torch.profiler.profile() as profile:
+        for stop in (2, 3):
+            with contextlib.suppress(KeyError), torch.profiler.record_function(f"loop {stop}"):
+                drive(fast, stop)
+                fast.reset()
+                raise KeyError
+        with pytest.raises(ValueError, match="x is"):
+            fast(call_inputs(0)[0].half(), *call_inputs(0)[1:])
+        with torch.profiler.record_function("after"):
+            pass
+    events = profile.events()
+    ours = [event for event in events if event.name.startswith("l2c_rt.")]
+    assert [event.cpu_parent.name for event in ours] == 2 * ["loop 2"] + 3 * ["loop 3"]
+    assert next(event for event in events if event.name == "after").cpu_parent is None
 
 
 def test_a_warning_that_nobody_catches_is_printed_once_and_by_no_handler() -> None:

@@ -64,6 +64,7 @@ def bind(model: Any) -> BoundModel:
         fusable=fusable,
         why_not_fusable=why,
         bypassed=(model, *blocks, *(block.norm1 for block in blocks)),
+        first_layer=model.pos_embed,
     )
 
 
