@@ -48,6 +48,7 @@ def compile(
     strict: bool = False,
     check: str = "on",
     adapter: Callable[[Any], BoundModel] | None = None,
+    sites: Sequence[str] | None = None,
 ) -> Compiled:
     """Plan a schedule for a model, verify the plan, and return a callable to use in its place.
 
@@ -59,10 +60,12 @@ def compile(
     On a GPU: `graph` is "step" (a CUDA graph per distinct step), "trajectory" (one per run of
     `sample`) or "off"; `residual_dtype` is that of the residual stream (None: the model's own);
     with `tune` the fastest products and attention are measured once per machine and remembered.
-    At the first run one evaluation is compared with the model's own forward, and a model that
-    computes something else is refused; `check="off"` is for those who know the difference.
-    `adapter` describes a model that none of the built-in adapters knows.
-    Raises TypeError for a model without adapter, ValueError for a schedule that does not fit.
+    A model that no built-in adapter knows runs its own forward, cut at the attention and MLP
+    modules of its blocks, or at `sites`, patterns of module paths such as "blocks.*.attn".
+    At the first run one evaluation of an adapter's description is compared with the model's own
+    forward.  Where it computes something else, the own forward runs in its place, with a warning;
+    `check="off"` is for those who know the difference.  `adapter` gives another description.
+    Raises TypeError for a model without blocks, ValueError for a schedule that does not fit.
     """
     if not isinstance(tune, bool):
         raise TypeError(f"tune: wanted True or False, got {tune!r}")
@@ -70,7 +73,7 @@ def compile(
     return build(
         model, router, partial(select_backend, backend, options), steps=steps,
         calls_per_step=calls_per_step, timesteps=timesteps, strict=strict, check=check,
-        adapter=adapter,
+        adapter=adapter, sites=sites,
     )  # fmt: skip
 
 
@@ -85,14 +88,15 @@ def build(
     strict: bool = False,
     check: str = "on",
     adapter: Callable[[Any], BoundModel] | None = None,
+    sites: Sequence[str] | None = None,
 ) -> Compiled:
     """`compile`, with the backend as a function of the described model."""
-    described = describe(model, adapter)
+    described = describe(model, adapter, sites)
     schedule = resolve_schedule(router, steps=steps, branches=described.program.branch_names)
     _check_family(schedule, described)
     _check_fingerprint(schedule, described, strict)
     shared = SharedModel(
-        described, schedule, partial(describe, adapter=adapter), select, strict=strict,
+        described, schedule, partial(describe, adapter=adapter, sites=sites), select, strict=strict,
         proof=Proof(check), loop=loop_of(schedule, timesteps),
     )  # fmt: skip
     return Compiled(shared, calls_per_step=calls_per_step)

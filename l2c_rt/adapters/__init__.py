@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from l2c_rt.adapters import dit, uvit
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.diffusers import dit as diffusers_dit
 from l2c_rt.adapters.model_checks import check_bypassed, check_mode
+from l2c_rt.adapters.own.describe import describe_own, own_instead
+from l2c_rt.adapters.own.site_patterns import named_sites
 from l2c_rt.adapters.wrappers import find_wrapped, sharded_by_fsdp
 
 SUPPORTED = {
@@ -21,17 +23,50 @@ SUPPORTED = {
 }
 
 
-def describe(model: nn.Module, adapter: Callable[[Any], BoundModel] | None = None) -> BoundModel:
-    """Describe a model with `adapter`, or with the first of ours that recognises it, and check it.
+def describe(
+    model: nn.Module,
+    adapter: Callable[[Any], BoundModel] | None = None,
+    sites: Sequence[str] | None = None,
+) -> BoundModel:
+    """Describe a model with `adapter`, with the first of ours that recognises it, or else by the
+    modules that its own forward calls, and check it.  `sites` are patterns of their paths.
 
-    Raises TypeError where there is no adapter, ValueError for a model that drops at random or whose
-    own forward would be left out.
+    Raises TypeError for a model without blocks, ValueError for one that drops at random or whose
+    own forward would be left out, or for patterns that name no module.
     """
-    described = bind(model) if adapter is None else adapter(model)
-    if not isinstance(described, BoundModel):
-        raise TypeError(f"adapter: wanted a BoundModel, got {type(described).__name__}")
+    if adapter is not None and sites is not None:
+        raise ValueError("compile: got both adapter= and sites=; an adapter names its sites itself")
+    if adapter is None:
+        _refuse_wrapped(model)
+        described = _described(model, sites)
+    else:
+        described = adapter(model)
+        if not isinstance(described, BoundModel):
+            raise TypeError(f"adapter: wanted a BoundModel, got {type(described).__name__}")
+        described = _checked(described)
     check_mode(model)
-    return replace(described, notes=check_bypassed(described.bypassed))
+    return described
+
+
+def _described(model: nn.Module, sites: Sequence[str] | None) -> BoundModel:
+    if sites is not None:
+        return describe_own(model, named_sites(model, sites))
+    for name, adapter in SUPPORTED.items():
+        if adapter.matches(model):
+            described: BoundModel | None = None
+            try:
+                described = adapter.bind(model)
+                return _checked(described)
+            except (TypeError, ValueError, AttributeError) as problem:
+                reason = f"the adapter of {name} does not fit: {problem}"
+                if described is not None:
+                    return own_instead(described, reason)
+                return replace(describe_own(model), refused=reason, notes=(reason,))
+    return describe_own(model)
+
+
+def _checked(described: BoundModel) -> BoundModel:
+    return replace(described, notes=described.notes + check_bypassed(described.bypassed))
 
 
 def bind(model: nn.Module) -> BoundModel:
@@ -40,22 +75,7 @@ def bind(model: nn.Module) -> BoundModel:
     Raises TypeError listing what is supported, where no adapter does; for a model inside of a
     wrapper, saying how to take it out.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"compile: model must be a torch.nn.Module, got {type(model).__name__}")
-    if sharded_by_fsdp(model):
-        raise TypeError(
-            "compile: the model's parameters are sharded by FullyShardedDataParallel; gather them "
-            "into a model without it, plain.load_state_dict(get_model_state_dict(model, "
-            "options=StateDictOptions(full_state_dict=True))), and compile(plain, ...); both names "
-            "are from torch.distributed.checkpoint.state_dict"
-        )
-    if wrapped := find_wrapped(model, _matches):
-        by = type(model).__name__
-        if "_orig_mod" in wrapped:
-            by = "torch.compile, whose graphs would not be run"
-        raise TypeError(
-            f"compile: the model is wrapped by {by}; give the model itself: compile({wrapped}, ...)"
-        )
+    _refuse_wrapped(model)
     for adapter in SUPPORTED.values():
         if adapter.matches(model):
             bound_model: BoundModel = adapter.bind(model)
@@ -65,6 +85,26 @@ def bind(model: nn.Module) -> BoundModel:
         f"compile: no adapter for {type(model).__name__}. Supported by structure: {names}. "
         'To add one, follow "add a model" in CONTRIBUTING.md.'
     )
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"compile: model must be a torch.nn.Module, got {type(model).__name__}")
+    if sharded_by_fsdp(model):
+        raise TypeError(
+            "compile: the model's parameters are sharded by FullyShardedDataParallel; gather them "
+            "into a model without it, plain.load_state_dict(get_model_state_dict(model, "
+            "options=StateDictOptions(full_state_dict=True))), and compile(plain, ...); both names "
+            "are from torch.distributed.checkpoint.state_dict"
+        )
+    by_torch = "model._orig_mod" if "_orig_mod" in model._modules else ""
+    if wrapped := find_wrapped(model, _matches) or by_torch:
+        by = type(model).__name__
+        if "_orig_mod" in wrapped:
+            by = "torch.compile, whose graphs would not be run"
+        raise TypeError(
+            f"compile: the model is wrapped by {by}; give the model itself: compile({wrapped}, ...)"
+        )
 
 
 def _matches(model: nn.Module) -> bool:

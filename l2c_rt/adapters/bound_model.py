@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l2c_rt.adapters.own.sites import Site
+from l2c_rt.adapters.own.stage import Stage, Visit
 from l2c_rt.families import FROM_UNCOND, Guidance
 from l2c_rt.plan.program import BlockProgram
 
@@ -151,6 +153,10 @@ class BoundModel:
     `why_not_fusable` says why.  `bypassed` are the modules whose own forward is not called, because
     their children are run one by one; `notes` say what of them is therefore not carried out.
     `first_layer` is called with the model's x itself, if its dtype and device are to be checked.
+    `sites` say where in the model the branches are.  `open_stage` gives a copy of the model whose
+    own forward asks a function at every site; a description with it needs no `fixed` and no
+    `branches`, and `begin` then puts "args" and "kwargs" into the state's options.  `refused` says
+    why it stands in place of another description.
     """
 
     model: nn.Module
@@ -167,8 +173,17 @@ class BoundModel:
     bypassed: tuple[nn.Module, ...] = ()
     notes: tuple[str, ...] = ()
     first_layer: nn.Module | None = None
+    sites: tuple[Site, ...] = ()
+    open_stage: Callable[[Visit], Stage] | None = None
+    refused: str = ""
 
     @property
     def device(self) -> torch.device:
         """Where the model's first parameter lives."""
         return next(self.model.parameters()).device
+
+    @property
+    def checked_loop(self) -> PublishedLoop | None:
+        """The loop that the inputs of calls are checked against; None where the model's own forward
+        runs, which takes what it takes."""
+        return self.sampling if self.open_stage is None else None

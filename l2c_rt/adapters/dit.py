@@ -20,6 +20,7 @@ from l2c_rt.adapters.bound_model import (
     PublishedLoop,
     State,
 )
+from l2c_rt.adapters.own.sites import published_sites
 from l2c_rt.adapters.plain_layers import (
     NotFusable,
     features,
@@ -73,6 +74,7 @@ def bind(model: Any) -> BoundModel:
         why_not_fusable=why,
         bypassed=(model, *blocks),
         first_layer=model.x_embedder,
+        sites=published_sites([f"blocks.{i}" for i in range(len(blocks))], ("attn", "mlp")),
     )
 
 

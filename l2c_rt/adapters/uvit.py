@@ -22,6 +22,7 @@ from l2c_rt.adapters.bound_model import (
     PublishedLoop,
     State,
 )
+from l2c_rt.adapters.own.sites import published_sites
 from l2c_rt.adapters.plain_layers import (
     NotFusable,
     features,
@@ -79,11 +80,20 @@ def bind(model: Any) -> BoundModel:
         why_not_fusable=why,
         bypassed=(model, *_blocks(model)),
         first_layer=model.patch_embed,
+        sites=published_sites(_block_paths(model), ("attn", "mlp")),
     )
 
 
 def _blocks(model: Any) -> list[Any]:
     return [*model.in_blocks, model.mid_block, *model.out_blocks]
+
+
+def _block_paths(model: Any) -> list[str]:
+    return [
+        *(f"in_blocks.{i}" for i in range(len(model.in_blocks))),
+        "mid_block",
+        *(f"out_blocks.{i}" for i in range(len(model.out_blocks))),
+    ]
 
 
 def _begin(x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> State:

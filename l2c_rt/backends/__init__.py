@@ -9,22 +9,29 @@ from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend
 from l2c_rt.backends.cpu.fused import custom_forward, fused_cpu_backend
 from l2c_rt.backends.options import Options
+from l2c_rt.backends.own import own_backend
 from l2c_rt.backends.reference import reference_backend
 
 __all__ = ["NAMES", "Backend", "Options", "select_backend"]
 
-NAMES = ("auto", "reference", "fused")
+NAMES = ("auto", "reference", "fused", "own")
 
 
 def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
     """The backend of that name for this model and device.
 
-    "auto" is the reference on a CPU, where it is bitwise the model's own arithmetic, and the fused
-    one on a GPU where it can be had.
-    Raises ValueError for an unknown name, or for "fused" where it cannot be had, with the reason.
+    "auto" is "own" for a model that is described by its sites, the reference on a CPU, where it is
+    bitwise the model's own arithmetic, and the fused one on a GPU where it can be had.
+    Raises ValueError for an unknown name, or for one that cannot be had, with the reason.
     """
     if name not in NAMES:
         raise ValueError(f"backend: got {name!r}, wanted one of {', '.join(map(repr, NAMES))}")
+    by_sites = model.open_stage is not None
+    if by_sites and (name in ("auto", "own") or model.refused):
+        return own_backend(model, _unused_options(options))
+    if by_sites or name == "own":
+        kind, by = type(model.model).__name__, "its sites" if by_sites else "an adapter"
+        raise ValueError(f"backend={name!r}: {kind} is described by {by}; leave backend= out")
     on_cpu = model.device.type == "cpu"
     if name == "reference" or (name == "auto" and on_cpu):
         return reference_backend(model, _unused_options(options))

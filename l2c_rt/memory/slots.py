@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from l2c_rt.memory.arena import SlotMemory
+from l2c_rt.memory.kept_values import KeptValues
 
 
 class Slots:
     """`num_slots` tensors of one shape, taken from an arena when the first branch is stored.
 
+    Or, where outputs have several shapes or are tuples, `values`: a backend uses one or the other.
     `on_taken` is called whenever memory is taken.
     """
 
@@ -20,6 +22,7 @@ class Slots:
         self.num_slots = num_slots
         self._on_taken = on_taken
         self._memory: SlotMemory | None = None
+        self.values = KeptValues(on_taken)
 
     def target(self, slot: int, like: Tensor) -> Tensor:
         """The slot's tensor, to be written; shape and dtype are fixed by the first `like`."""
@@ -58,22 +61,25 @@ class Slots:
 
     @property
     def nbytes(self) -> int:
-        return 0 if self._memory is None else self._memory.nbytes
+        return self.values.nbytes + (0 if self._memory is None else self._memory.nbytes)
 
     @property
     def awake(self) -> bool:
-        return self._memory is None or self._memory.awake
+        return self.values.awake and (self._memory is None or self._memory.awake)
 
     def poison(self) -> None:
         """Fill with NaN, so that a read of a stale value shows."""
+        self.values.poison()
         if self._memory is not None and self._memory.awake:
             self._memory.poison()
 
     def sleep(self) -> None:
+        self.values.sleep()
         if self._memory is not None and self._memory.awake:
             self._memory.sleep()
 
     def wake(self) -> None:
+        self.values.wake()
         if self._memory is not None and not self._memory.awake:
             self._memory.wake()
             self._on_taken()

@@ -16,6 +16,10 @@ from torch.utils._pytree import tree_leaves
 from l2c_rt.adapters.bound_model import BoundModel
 
 CHECKS = ("on", "off")
+REMEDY = (
+    "Describe it with an adapter (docs/adding-a-model.md) and give adapter=, or pass check='off' "
+    "if the difference is meant"
+)
 ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 3e-2}
 """How far a fused backend may be from the model's own output, as |difference| / |output|."""
 
@@ -36,9 +40,12 @@ class Proof:
 
     def due(self, model: BoundModel) -> bool:
         """Whether this structure has not been proved yet."""
+        if model.open_stage is not None:
+            self.status = "not needed, it is what runs"
+            return False
         if not self._on or model is self._last:
             return False
-        if _structure(model) in self._proved:
+        if structure(model) in self._proved:
             self._last = model
             return False
         # Reading a result would end a capture: the first call outside one is checked.
@@ -52,18 +59,19 @@ class Proof:
         out: object,
         *,
         exact: bool,
-    ) -> None:
+    ) -> str:
         """Compare `out`, an evaluation that computed everything, with the model's own.
 
         Bitwise where `exact` (the reference's arithmetic is the model's own), within `ROUNDING`
-        elsewhere.  Raises ValueError saying which block is the first that differs.
+        elsewhere.  Returns what differs and from which block on; "" where nothing does.
         """
         problem = _difference(out, own_forward(model.model, args, kwargs), exact=exact)
         if problem:
-            raise ValueError(_refusal(model, args, kwargs, problem))
-        self._proved.add(_structure(model))
+            return _refusal(model, args, kwargs, problem)
+        self._proved.add(structure(model))
         self._last = model
         self.status = "equal" if exact else "equal up to rounding"
+        return ""
 
 
 def own_forward(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
@@ -91,7 +99,7 @@ def described_forward(
         return model.finish(state), streams
 
 
-def _structure(model: BoundModel) -> int:
+def structure(model: BoundModel) -> int:
     """Classes of all modules: another class of the same names may have another forward."""
     return hash((model.program, *(type(module) for module in model.model.modules())))
 
@@ -126,8 +134,7 @@ def _refusal(
     name = type(model.model).__name__
     return (
         f"{name} has the layers of a {model.program.family} model and computes something else: "
-        f"{problem}{_first_block(model, args, kwargs)}. Describe it with an adapter "
-        "(docs/adding-a-model.md) and give adapter=, or pass check='off' if the difference is meant"
+        f"{problem}{_first_block(model, args, kwargs)}"
     )
 
 

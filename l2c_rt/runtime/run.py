@@ -63,7 +63,9 @@ class Run:
         with torch.inference_mode(False) if inside else nullcontext(), torch.no_grad():
             tick, out = self._evaluate(args, kwargs, hint, wants_grad)
             self._check.done(tick.step, self.version.model.to_tensor, out)
-        self._share_loop()
+        if self.shared.loop is None:
+            # Known to the sessions that are opened from now on.
+            self.shared.loop = self.clock.known
         self._in_call = False
         return out
 
@@ -139,34 +141,31 @@ class Run:
         tick = self._check.tick(state.t, hint, state.x)
         if tick.first and self.renew():
             state = self.version.model.begin(*args, **kwargs)
-        loop = self.version.model.sampling
+        loop = self.version.model.checked_loop
         if loop is not None:
             self._labels.check(state.y, key.shape[0], loop)
         if tick.first:
             self._check_first(state, loop, wants_grad)
-            lanes = self._lanes_of_new_run(key)
+            self._lanes_of_new_run(key)
         else:
             self._check_key(key, tick)
-            lanes = self.lanes.at(key, self.version)
-        plan, lane = self.version.plan, lanes[tick.lane]
+        out = self._at(tick, key, state)
+        if tick.step == 0 and self.shared.refuted(self.version, args, kwargs, out) and self.renew():
+            # Evaluation 0 reads nothing that was kept, so it can be done again.
+            out = self._at(tick, key, self.version.model.begin(*args, **kwargs))
+        return tick, out
+
+    def _at(self, tick: Tick, key: InputKey, state: State) -> object:
+        lane, plan = self.lanes.at(key, self.version)[tick.lane], self.version.plan
         # Evaluation 0 computes everything.
-        variant = plan.order[tick.step if tick.reuse else 0]
+        variant, began = plan.order[tick.step if tick.reuse else 0], time.perf_counter()
         evaluation = Evaluation(state, lane.slots, tick.step, variant, self.clock.timesteps)
-        began = time.perf_counter()
         with trace_range("evaluation", tick.step):
             out = lane.workspace.evaluate(plan.steps[variant], evaluation)
         self._count(key, lane, variant, time.perf_counter() - began)
-        if tick.step == 0 and self.shared.proof.due(self.version.model):
-            exact = self.version.backend.name == "reference"
-            self.shared.proof.check(self.version.model, args, kwargs, out, exact=exact)
         if tick.first:
             self.shared.tell(lane.workspace.graph_stats.reasons)
-        return tick, out
-
-    def _share_loop(self) -> None:
-        """What a complete run has shown is known to the sessions that are opened from now on."""
-        if self.shared.loop is None:
-            self.shared.loop = self.clock.known
+        return out
 
     def _check_first(self, state: State, loop: PublishedLoop | None, wants_grad: bool) -> None:
         if loop is not None:

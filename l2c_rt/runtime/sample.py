@@ -46,26 +46,34 @@ def sample(
     lane = run.whole_lane(InputKey.of(shape, _dtype(model), model.device))
     # The latents outlive the call, so they must not be inference tensors.
     with torch.inference_mode(False), torch.no_grad(), trace_range("run"):
-        if isinstance(lane.workspace, WholeRuns):
-            _prove(run, request, loop)
+        if isinstance(lane.workspace, WholeRuns) and not _refuted(run, request, loop):
             return run.whole(lane, request, previews)
         return _step_by_step(run, request, loop, previews)
 
 
-def _prove(run: Run, request: RunRequest, loop: PublishedLoop) -> None:
-    """Check the description at the first evaluation of a run that the device does alone."""
-    model, proof = run.version.model, run.shared.proof
+def _refuted(run: Run, request: RunRequest, loop: PublishedLoop) -> bool:
+    """Check the description at the first evaluation of a run that the device would do alone.
+
+    True where it was wrong, and the run has the model's own forward now.
+    """
+    version, proof = run.version, run.shared.proof
+    model = version.model
     if not proof.due(model):
-        return
+        return False
+    problems: list[str] = []
 
     def call(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         kwargs = model.arguments(x.to(_dtype(model)), t, y)
         out, _ = described_forward(model, (), kwargs)
-        proof.check(model, (), kwargs, out, exact=True)
+        problems.append(proof.check(model, (), kwargs, out, exact=True))
         return model.to_tensor(out)
 
     guided = loops.guided_call(call, loop, request.labels, request.cfg_scale)
     guided(request.noise, request.solver.timesteps[0])
+    problem = next(filter(None, problems), "")
+    if problem:
+        run.shared.refuse(version, problem)
+    return bool(problem) and run.renew()
 
 
 def published_loop(model: BoundModel) -> PublishedLoop:

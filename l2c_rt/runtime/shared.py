@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.own.describe import own_instead
 from l2c_rt.backends.backend import Backend
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
@@ -16,7 +17,7 @@ from l2c_rt.runtime.calls import LoopNote
 from l2c_rt.runtime.fingerprint import PlainAttributes, fingerprint
 from l2c_rt.runtime.known_loop import KnownLoop
 from l2c_rt.runtime.notices import Notices, logger
-from l2c_rt.runtime.proof import Proof
+from l2c_rt.runtime.proof import REMEDY, Proof, structure
 from l2c_rt.runtime.run_counts import RunCounts
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -75,6 +76,7 @@ class SharedModel:
         self._loop_notes: dict[LoopNote, str] = {}
         self._describe, self._select_backend = describe, select_backend
         self._lock = threading.Lock()
+        self._refused: dict[int, str] = {}
         self.version = self._version_of(model)
         """The last version that a run began with."""
         if strict and self.version.reasons:
@@ -101,13 +103,40 @@ class SharedModel:
             # Another run may have noticed the same change meanwhile.
             if not self._is_of(self.version, marks):
                 described = self._describe(model)
-                if described.program != self.version.model.program:
+                if described.program.branch_names != self.version.model.program.branch_names:
                     raise ValueError("the model's structure changed since compile; compile again")
                 self.version = self._version_of(described)
                 self.counts.weight_changes += 1
                 logger.info("the model changed: described, planned and verified again")
         self.tell()
         return self.version
+
+    def refuted(
+        self, version: ModelVersion, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: object
+    ) -> bool:
+        """Whether the description that gave `out`, an evaluation that computed everything, is
+        wrong; the current version is then one that runs the model's own forward.
+
+        Raises ValueError in its place under `strict`, and where the description names no sites.
+        """
+        if not self.proof.due(version.model):
+            return False
+        exact = version.backend.name == "reference"
+        problem = self.proof.check(version.model, args, kwargs, out, exact=exact)
+        if problem:
+            self.refuse(version, problem)
+        return bool(problem)
+
+    def refuse(self, version: ModelVersion, problem: str) -> None:
+        """Run the model's own forward from now on, in place of a description that is wrong."""
+        if self.strict or not version.model.sites:
+            raise ValueError(f"{problem}. {REMEDY}")
+        with self._lock:
+            own = own_instead(version.model, problem)
+            self._refused[structure(version.model)] = problem
+            if self.version is version:
+                self.version = self._version_of(own)
+        self.tell()
 
     def tell(self, graph_reasons: tuple[str, ...] = ()) -> None:
         """Warn of what `summary()` notes, each once."""
@@ -118,6 +147,8 @@ class SharedModel:
 
         Raises ValueError under `strict` where the loop is not cached as planned.
         """
+        if kind in ("late start", "not proved") and bool(self.schedule.compute.all()):
+            return
         if self.strict and kind not in ("restarted", "closed"):
             raise ValueError(f"strict: {text}")
         if kind not in self._loop_notes:
@@ -135,6 +166,9 @@ class SharedModel:
 
     def _version_of(self, model: BoundModel) -> ModelVersion:
         marks = fingerprint(model.model)
+        if self._refused and model.open_stage is None:
+            problem = self._refused.get(structure(model))
+            model = own_instead(model, problem) if problem else model
         backend = self._select_backend(model)
         plan, cost = prepare(model.program, self.schedule, backend.passes)
         attributes = PlainAttributes([] if model.fusable is None else model.fusable.modules())

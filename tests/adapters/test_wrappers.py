@@ -135,7 +135,6 @@ def test_a_bound_method_that_is_not_the_modules_own_is_a_replacement(whose: str)
 @pytest.mark.parametrize(
     ("mark", "remedy"),
     [
-        ("_hf_hook", r"remove_hook_from_module\(model, recurse=True\)"),
         ("_original_forward", "keep_fp32_wrapper=False"),
         (None, "del module.forward"),
     ],

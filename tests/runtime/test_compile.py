@@ -37,8 +37,8 @@ def test_a_preset_for_another_depth_is_refused_with_both_depths() -> None:
         rt.compile(toy_dit(), "l2c/dit-xl-2-256/ddim-50")
 
 
-def test_a_model_without_adapter_is_refused_and_told_what_is_supported() -> None:
-    with pytest.raises(TypeError, match=r"no adapter for Linear.*DiT.*U-ViT.*CONTRIBUTING"):
+def test_a_model_without_blocks_is_refused_and_told_what_was_looked_for() -> None:
+    with pytest.raises(TypeError, match=r"Linear has no list of blocks .* seen: none"):
         rt.compile(nn.Linear(2, 2), Full(), steps=2)
     with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got str"):
         rt.compile("dit", Full(), steps=2)  # type: ignore[arg-type]

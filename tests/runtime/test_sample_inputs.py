@@ -163,12 +163,15 @@ def test_labels_of_a_larger_table_are_taken_once_the_model_has_it() -> None:
     assert isinstance(fast.sample(NOISE, [18, 19]), Tensor)
 
 
-def test_text_to_image_variants_of_uvit_are_refused_at_compile() -> None:
+def test_text_to_image_variants_of_uvit_run_their_own_forward_and_have_no_published_loop() -> None:
     model = toy_uvit(num_classes=-1)
     model.context_embed = torch.nn.Linear(6, 32)
-    with pytest.raises(TypeError, match=r"text-to-image.*context_embed"):
-        rt.compile(model, Full(), steps=1)
+    with pytest.warns(L2CWarning, match=r"does not fit: .*text-to-image.*context_embed"):
+        fast = rt.compile(model, Full(), steps=1)
+    assert fast.backend.name == "own"
+    with pytest.raises(ValueError, match="no published loop for UViT"):
+        fast.sample(NOISE)
     model = toy_uvit()
     model.pos_embed = torch.nn.Parameter(torch.zeros(1, 22, 32))
-    with pytest.raises(TypeError, match="22 positions, wanted 2 for time and label"):
-        rt.compile(model, Full(), steps=1)
+    with pytest.raises(ValueError, match="strict: .*22 positions, wanted 2 for time and label"):
+        rt.compile(model, Full(), steps=1, strict=True)

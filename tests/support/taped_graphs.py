@@ -20,6 +20,7 @@ from l2c_rt.backends.cuda.cuda_parts import CudaParts
 from l2c_rt.backends.cuda.support import fused_cuda_backend, why_not_model
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.options import Options
+from l2c_rt.backends.own import own_backend
 from l2c_rt.kernels import reference
 from l2c_rt.runtime.compiled import Compiled
 
@@ -138,6 +139,8 @@ def compile_taped(
     cuda = CudaParts(kernels or TapedKernels(), recorder, tuner)
 
     def select(described: BoundModel) -> Backend:
+        if described.open_stage is not None:
+            return own_backend(described)
         if why_not := why_not_model(described, Options(**options)):
             raise ValueError(f'backend="fused": {why_not}')
         return fused_cuda_backend(described, cuda, Options(**options))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from l2c_rt.adapters.bound_model import BoundModel, BranchCode, PublishedLoop, State
 from l2c_rt.adapters.diffusers.plain_layers import take_apart
+from l2c_rt.adapters.own.sites import published_sites
 from l2c_rt.adapters.plain_layers import NotFusable
 from l2c_rt.families import DIT
 from l2c_rt.plan.program import BlockProgram
@@ -65,6 +66,9 @@ def bind(model: Any) -> BoundModel:
         why_not_fusable=why,
         bypassed=(model, *blocks, *(block.norm1 for block in blocks)),
         first_layer=model.pos_embed,
+        sites=published_sites(
+            [f"transformer_blocks.{i}" for i in range(len(blocks))], ("attn1", "ff")
+        ),
     )
 
 

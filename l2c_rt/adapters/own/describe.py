@@ -1,0 +1,132 @@
+"""Any model with attention and MLP modules, described by what its own forward calls."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from l2c_rt.adapters.bound_model import BoundModel, State
+from l2c_rt.adapters.own.instance_hooks import check_replaced
+from l2c_rt.adapters.own.sites import Site, branch_sites
+from l2c_rt.adapters.own.stage import Stage, ancestors
+from l2c_rt.plan.program import BlockProgram, Branch, Fixed, Node
+
+TIMESTEP = ("timestep", "timesteps", "t", "timestep_ratio")
+"""What the timestep is called in a forward; a model with none of them is counted only."""
+
+BEFORE, AFTER = "before", "after"
+
+
+def describe_own(model: nn.Module, sites: Sequence[Site] | None = None) -> BoundModel:
+    """A description that runs the model's own forward, cut at `sites` or where the rule says.
+
+    Raises TypeError naming the lists of modules seen, where the rule finds no branch; ValueError
+    where a forward that would have to run on a copy was replaced.
+    """
+    sites = tuple(branch_sites(model) if sites is None else sites)
+    paths = [path for site in sites for path in site.children]
+    for module in ancestors(model, paths):
+        check_replaced(module)
+    names, kind = _argument_names(model), type(model).__name__
+    notes = f"the graphs that {kind}.compile() made are not run: its own forward is"
+    return BoundModel(
+        model=model,
+        program=_program(model, sites),
+        begin=partial(_begin, names),
+        fixed={},
+        branches={},
+        finish=_no_op,
+        arguments=partial(_arguments, names),
+        to_tensor=_first_tensor,
+        why_not_fusable=f"{kind} runs its own forward",
+        notes=(notes,) if "_compiled_call_impl" in vars(model) else (),
+        sites=sites,
+        open_stage=partial(Stage, model, paths),
+    )
+
+
+def own_instead(described: BoundModel, reason: str) -> BoundModel:
+    """The same model and program with the model's own forward, where a description is wrong.
+
+    `reason` says what is wrong with it.  Raises ValueError with it where the description names no
+    sites.
+    """
+    if not described.sites:
+        raise ValueError(reason)
+    own = describe_own(described.model, described.sites)
+    note = f"the model's own forward runs, not fused kernels: {reason}"
+    return replace(
+        own, program=described.program, arguments=described.arguments, refused=reason,
+        to_tensor=described.to_tensor, sampling=described.sampling, notes=(note, *own.notes),
+    )  # fmt: skip
+
+
+def _argument_names(model: nn.Module) -> tuple[str, ...]:
+    return tuple(inspect.signature(type(model).forward).parameters)[1:]
+
+
+def _begin(names: tuple[str, ...], /, *args: Any, **kwargs: Any) -> State:
+    x = _argument(names[:1], names, args, kwargs)
+    x = _first_tensor(x if x is not None else (args, kwargs))
+    t = _argument(TIMESTEP, names, args, kwargs)
+    if isinstance(t, Tensor) and t.numel() not in (1, *x.shape[:1]):
+        # One per token, 0 for those of a first frame that was given; or x is one image of a list.
+        t = t.amax()
+    return State(x=x, t=t, y=None, options={"args": args, "kwargs": kwargs})
+
+
+def _argument(
+    wanted: Sequence[str], names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    for name in wanted:
+        if name in kwargs:
+            return kwargs[name]
+        if name in names and names.index(name) < len(args):
+            return args[names.index(name)]
+    return None
+
+
+def _first_tensor(value: object) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            return leaf
+    raise TypeError(f"wanted a tensor, or a container with one, got {type(value).__name__}")
+
+
+def _arguments(names: tuple[str, ...], x: Tensor, t: Tensor, y: Tensor | None) -> dict[str, Any]:
+    timestep = next((name for name in TIMESTEP if name in names), None)
+    return {names[0]: x} | ({} if timestep is None else {timestep: t})
+
+
+def _no_op(state: State) -> None:
+    """The model's own forward gives its return value."""
+
+
+def _program(model: nn.Module, sites: tuple[Site, ...]) -> BlockProgram:
+    """`macs` are weights of matrices, which is MACs per token, until a call has been counted."""
+    blocks: dict[str, int] = {}
+    branches: list[Branch] = []
+    for site in sites:
+        block, _, child = site.children[-1].rpartition(".")
+        weights = sum(_matrix_weights(model.get_submodule(path)) for path in site.children)
+        number = blocks.setdefault(block, len(blocks))
+        branches.append(
+            Branch(site.name, re.sub(r"\d+$", "", child), number, gated=False,
+                   macs=max(weights, 1), weights=weights, activations=0, kernels=0)
+        )  # fmt: skip
+    rest = max(_matrix_weights(model) - sum(branch.weights for branch in branches), 0)
+    nodes: tuple[Node, ...] = (Fixed(BEFORE), *branches, Fixed(AFTER, macs=rest, weights=rest))
+    return BlockProgram(type(model).__name__, nodes, tokens=1, width=1)
+
+
+def _matrix_weights(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.dim() > 1)

@@ -1,0 +1,220 @@
+"""The backend of models without a hand-written adapter: their own forward, cut at its sites.
+
+Bitwise equal to the model where nothing is reused, and to a naive cached forward where something
+is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from enum import Enum, auto
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.own.sites import Site
+from l2c_rt.backends.backend import Backend, Evaluation, unchanged
+from l2c_rt.device.graphs import GraphStats
+from l2c_rt.memory.kept_values import KeptValues, ValueKey
+from l2c_rt.plan.ops import Compute, Plan, StepPlan, reuses
+
+
+class Act(Enum):
+    """What is done at a cut point."""
+
+    KEEP = auto()
+    REUSE = auto()
+    SHAPE = auto()
+    NARROW = auto()
+    HOLLOW = auto()
+
+
+class Action(NamedTuple):
+    """`slot` is the branch's; cut points without an action just call their module."""
+
+    act: Act
+    slot: int
+
+
+Row = Mapping[str, Action]
+"""The path of a cut point -> what is done there in one distinct step of a plan."""
+
+
+class OwnWorkspace:
+    """One stage of the model, and what its cut points gave at evaluation 0 of the run."""
+
+    def __init__(self, model: BoundModel, plan: Plan) -> None:
+        assert model.open_stage is not None
+        sites = {site.name: site for site in model.sites}
+        self._rows: tuple[Row, ...] = tuple(_row(step, sites) for step in plan.steps)
+        self._reuses = tuple(bool(reuses(step)) for step in plan.steps)
+        self._sites = model.sites
+        self._alike = _alike([sites[name] for name in plan.slots])
+        self._stage = model.open_stage(self._visit)
+        self._hollow: dict[tuple[str, int], Any] = {}
+        self._written: set[tuple[str, int]] = set()
+        self._calls: dict[str, int] = {}
+        self._calls_at_first: dict[str, int] = {}
+        self._row: Row = {}
+        self._values = KeptValues()
+        self._first = True
+
+    def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
+        """The model's own return value.
+
+        Raises ValueError naming the cut point where the forward does other calls, or gives other
+        shapes, than at evaluation 0.
+        """
+        self._row = self._rows[evaluation.variant]
+        self._values = evaluation.slots.values
+        self._first = evaluation.step == 0
+        self._calls = {}
+        options = evaluation.state.options
+        out: object = self._stage(*options["args"], **options["kwargs"])
+        if self._first:
+            self._check_called()
+            self._calls_at_first = self._calls
+        elif self._calls != self._calls_at_first:
+            raise ValueError(self._other_calls(self._first_difference()))
+        # A branch may be the last module: what the user is given must not be our memory.
+        return tree_map(self._values.not_kept, out) if self._reuses[evaluation.variant] else out
+
+    def drop_tables(self) -> None:
+        """A run begins: shapes may be others, and the attributes of the model's modules."""
+        self._written.clear()
+        self._stage.refresh()
+
+    @property
+    def nbytes(self) -> int:
+        return 0
+
+    @property
+    def graph_stats(self) -> GraphStats:
+        return GraphStats()
+
+    def step_seconds(self) -> Iterable[tuple[int, float]]:
+        return ()
+
+    def _visit(
+        self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        call = self._calls.get(path, 0)
+        self._calls[path] = call + 1
+        action = self._row.get(path)
+        if action is None:
+            return module(*args, **kwargs)
+        act, slot = action
+        if act is Act.REUSE or act is Act.HOLLOW:
+            if call >= self._calls_at_first.get(path, 0):
+                raise ValueError(self._other_calls(path))
+            return self._kept(slot, call, path) if act is Act.REUSE else self._hollow[path, call]
+        out = module(*args, **kwargs)
+        if act is Act.KEEP:
+            self._keep(slot, call, path, out)
+        elif (path, call) not in self._written:
+            self._written.add((path, call))
+            before = self._hollow.get((path, call))
+            self._hollow[path, call] = _hollow_like(out, before, narrow=act is Act.NARROW)
+        return out
+
+    def _keep(self, slot: int, call: int, path: str, out: object) -> None:
+        new = (path, call) not in self._written
+        self._written.add((path, call))
+        try:
+            self._values.keep(ValueKey(slot, call), out, self._alike[slot], may_change=new)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"output of {path}: {error}") from None
+
+    def _kept(self, slot: int, call: int, path: str) -> Any:
+        try:
+            return self._values.get(ValueKey(slot, call))
+        except ValueError as error:
+            raise ValueError(f"output of {path}: {error}") from None
+
+    def _check_called(self) -> None:
+        """At evaluation 0: some branches of a model may have nothing to do, but not all of them."""
+        missing = [site for site in self._sites if site.children[-1] not in self._calls]
+        required = [site.name for site in missing if site.required]
+        if required or len(missing) == len(self._sites):
+            names = required or [site.name for site in missing]
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            raise ValueError(
+                f"{', '.join(names[:4])}{more}: not called by the model's forward at evaluation 0, "
+                "so nothing can be kept there; name modules that it calls: sites=[...]"
+            )
+
+    def _first_difference(self) -> str:
+        paths = {**self._calls_at_first, **self._calls}
+        return next(p for p in paths if self._calls.get(p) != self._calls_at_first.get(p))
+
+    def _other_calls(self, path: str) -> str:
+        now, first = self._calls.get(path, 0), self._calls_at_first.get(path, 0)
+        return (
+            f"{path} was called {_times(now)} and {_times(first)} at evaluation 0 of the run; the "
+            "forward of a compiled model must make the same calls at every evaluation (are there "
+            "arguments that skip layers?)"
+        )
+
+
+def _times(count: int) -> str:
+    return ("not", "once", "twice")[count] if count < 3 else f"{count} times"
+
+
+def own_backend(model: BoundModel, reasons: tuple[str, ...] = ()) -> Backend:
+    """The backend for a model described by its sites."""
+    return Backend("own", unchanged, lambda plan: OwnWorkspace(model, plan), reasons)
+
+
+def _row(step: StepPlan, sites: Mapping[str, Site]) -> Row:
+    actions: dict[str, Action] = {}
+    for op in step:
+        if isinstance(op, Compute) and op.slot is not None:
+            site = sites[op.branch]
+            _act(actions, site, op.slot, Act.KEEP, Act.NARROW if site.narrow else Act.SHAPE)
+    for item in reuses(step):
+        _act(actions, sites[item.branch], item.slot, Act.REUSE, Act.HOLLOW)
+    return actions
+
+
+def _act(actions: dict[str, Action], site: Site, slot: int, last: Act, earlier: Act) -> None:
+    *others, kept = site.children
+    actions[kept] = Action(last, slot)
+    actions.update((path, Action(earlier, slot)) for path in others)
+
+
+def _alike(sites: list[Site]) -> list[int]:
+    """How many of the sites are the same child of a block of the same list, for each of them."""
+    kinds = [re.sub(r"\d+", "*", site.children[-1]) for site in sites]
+    counts = Counter(kinds)
+    return [counts[kind] for kind in kinds]
+
+
+def _hollow_like(out: Any, before: Any, *, narrow: bool) -> Any:
+    """What stands for an output that only the branch's last child would read: NaN, so that it shows
+    where anything else reads it, without memory of its own.
+
+    `narrow` is of width 2: activations and concatenations on the way then cost next to nothing.
+    `before` is kept where it is alike: captured graphs hold its address.
+    """
+    hollow = tree_map(partial(_nan_like, narrow=narrow), out)
+    old, new = tree_leaves(before), tree_leaves(hollow)
+    alike = len(old) == len(new) and all(
+        isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
+        and a.dtype == b.dtype and a.device == b.device
+        for a, b in zip(old, new, strict=True)
+    )  # fmt: skip
+    return before if alike else hollow
+
+
+def _nan_like(value: Any, *, narrow: bool) -> Any:
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    nan = torch.full((), torch.nan, dtype=value.dtype, device=value.device)
+    width = min(2, value.shape[-1]) if narrow else value.shape[-1]
+    return nan.expand(*value.shape[:-1], width)
