@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from l2c_rt.runtime.step_clock import StepError
+from l2c_rt.runtime.calls import StepError
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ class PipelineModel(Compiled):
     __slots__ = ("_closed", "_others", "_position")
 
     def __init__(self, shared: SharedModel, *, position: LoopPosition) -> None:
-        super().__init__(shared, calls_per_step=1, timesteps=None)
+        super().__init__(shared, calls_per_step=1)
         self._position = position
         self._others: list[Session] = []
         self._closed: Summary | None = None
@@ -85,5 +85,7 @@ class PipelineModel(Compiled):
 
     def _forget_run(self) -> None:
         for session in (self, *self._others):
-            session.run.reset(forget_timesteps=True)
+            known = session.run.clock.known
+            # Every run may have another loop; what a schedule was made for stays to be compared.
+            session.run.reset(forget_timesteps=known is not None and known.source != "the schedule")
         self._position.forget()

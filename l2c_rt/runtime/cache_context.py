@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from l2c_rt.runtime.step_clock import StepError
+from l2c_rt.runtime.calls import StepError
 
 KNOWN_LANES = {"cond": 0, "cond_uncond": 0, "pred_cond": 0, "uncond": 1, "pred_uncond": 1}
-"""Names of diffusers' pipelines and guiders whose lane is the same in every run."""
+"""Names of diffusers' pipelines and guiders that have the same lane in every run."""
 
 KEYWORDS = dict.fromkeys(
     ("step", "num_steps", "step_index", "num_inference_steps", "sigma", "timestep")
@@ -24,6 +24,9 @@ class StepHint(NamedTuple):
     lane: int | None = None
     step: int | None = None
     num_steps: int | None = None
+
+
+NO_HINT = StepHint()
 
 
 class Announcement(NamedTuple):
@@ -74,7 +77,8 @@ def _whole(keyword: str, value: Any) -> int | None:
 class LaneNames:
     """The lane of each name in the run under way.
 
-    Known names have their lane; others take the lowest free one, in order of their first call.
+    A known name has its lane, unless another name was there first (Cosmos3 calls
+    "cond_no_control" before "uncond"); others take the lowest free one, in order of first call.
     """
 
     def __init__(self, lanes: int) -> None:

@@ -12,6 +12,7 @@ from l2c_rt.adapters.model_view import ModelView, view_of
 from l2c_rt.backends.backend import Backend, Callback
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
+from l2c_rt.runtime.known_loop import KnownLoop
 from l2c_rt.runtime.run import Run
 from l2c_rt.runtime.sample import published_solver
 from l2c_rt.runtime.session import OpenSessions, Session
@@ -32,16 +33,14 @@ class Compiled(Session, ModelView):
     model's, which `bound_model.model` has.  Forward hooks on it run around its calls.
     """
 
-    __slots__ = ("_idle", "_sessions", "_shared", "_sleeping", "calls_per_step", "timesteps")
+    __slots__ = ("_idle", "_sessions", "_shared", "_sleeping", "calls_per_step")
 
     def __new__(cls, shared: SharedModel, **_: object) -> Self:
         return view_of(shared.version.model.model, cls)
 
-    def __init__(
-        self, shared: SharedModel, *, calls_per_step: int, timesteps: tuple[float, ...] | None
-    ) -> None:
-        Session.__init__(self, Run(shared, lanes=calls_per_step, timesteps=timesteps))
-        self.calls_per_step, self.timesteps = calls_per_step, timesteps
+    def __init__(self, shared: SharedModel, *, calls_per_step: int) -> None:
+        Session.__init__(self, Run(shared, lanes=calls_per_step, loop=shared.loop))
+        self.calls_per_step = calls_per_step
         self._shared = shared
         self._sessions = OpenSessions()
         # One after another: sleeping and waking go through all sessions.
@@ -64,6 +63,12 @@ class Compiled(Session, ModelView):
         return self._shared.version.plan
 
     @property
+    def timesteps(self) -> tuple[float, ...] | None:
+        """Those of the loop, given or shown by a complete run; None where nothing is known."""
+        loop = self._shared.loop
+        return None if loop is None else loop.timesteps
+
+    @property
     def cost(self) -> Cost:
         """What a run of the plan costs, and a full run."""
         return self._shared.version.cost
@@ -75,7 +80,7 @@ class Compiled(Session, ModelView):
 
     def session(self) -> Session:
         """A run of its own: cache and counter.  Close it, or use it in a `with`."""
-        return self._new_session(self.calls_per_step, self.timesteps)
+        return self._new_session(self.calls_per_step, self._shared.loop)
 
     def sample(
         self,
@@ -91,8 +96,9 @@ class Compiled(Session, ModelView):
         try:
             session = self._idle.pop()
         except IndexError:
-            solver = published_solver(self.bound_model, self.schedule, self.timesteps)
-            session = self._new_session(1, solver.timesteps)
+            solver = published_solver(self.bound_model, self.schedule, self._shared.loop)
+            loop = KnownLoop(tuple(solver.timesteps), "timesteps=")
+            session = self._new_session(1, loop)
         latents = session.sample(noise, y, cfg_scale, callback)
         # Only after a run that ended well: one that was interrupted is dropped with its memory.
         self._idle.append(session)
@@ -138,8 +144,8 @@ class Compiled(Session, ModelView):
         """What diffusers' pipelines call after their loop, or where they gave it up."""
         self.reset()
 
-    def _new_session(self, lanes: int, timesteps: tuple[float, ...] | None) -> Session:
-        session = Session(Run(self._shared, lanes=lanes, timesteps=timesteps))
+    def _new_session(self, lanes: int, loop: KnownLoop | None) -> Session:
+        session = Session(Run(self._shared, lanes=lanes, loop=loop))
         self._sessions.add(session)
         return session
 

@@ -91,7 +91,10 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is not None:
+            # Who leaves by an error knows that the run was not finished.
+            self._turn.wait("reset", self.run.reset)
         self.close()
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from l2c_rt.pipelines.loop_position import LoopPosition, Part, Place
-from l2c_rt.runtime.step_clock import StepError
+from l2c_rt.runtime.calls import StepError
 
 Name = str | None
 

@@ -61,7 +61,9 @@ def test_every_block_without_a_language_is_a_quote() -> None:
     assert len(quotes()) == len(KIND.findall(PAGE)) > 30
 
 
-def test_every_entry_has_its_message_but_for_loops() -> None:
-    for section in PAGE.split("\n## ")[1:]:
-        for entry in section.split("\n### ")[1:]:
-            assert ("```" in entry) == (not section.startswith("Loops")), entry
+def test_entries_have_the_message_that_they_are_about() -> None:
+    entries = [
+        entry for section in PAGE.split("\n## ")[1:] for entry in section.split("\n### ")[1:]
+    ]
+    without = [entry.partition("\n")[0] for entry in entries if "```" not in entry]
+    assert without == ['"The solver makes more calls than steps"', '"Time rises from 0 to 1"']

@@ -105,6 +105,7 @@ def test_a_name_too_many_names_the_remedy_and_leaves_the_next_run_right() -> Non
     assert_same(run_named(fast, LTX2[:2])[1], run_alone(LTX2[:2])[1])
 
 
+@pytest.mark.filterwarnings("ignore:a run began after:l2c_rt.notices.L2CWarning")
 @pytest.mark.parametrize("end", ["complete", "reset", "abandoned", "error"])
 def test_names_belong_to_one_run(end: str) -> None:
     fast = fresh(calls_per_step=2)

@@ -47,5 +47,5 @@ def test_every_name_is_taken_with_every_field_of_diffusers_own_context(passed: P
     assert set(values) == context_fields(PACKAGE)
     for name in passed.names:
         fast = fresh(calls_per_step=2)
-        with fast.cache_context(name, **values):
+        with fast.cache_context(name=name, **values):
             fast(*call_inputs(0))
