@@ -43,6 +43,12 @@ class RunInputs:
         device = bound_model.device
         return cls(noise.to(device), None if labels is None else labels.to(device), cfg_scale)
 
+    def latents(self, fast: Compiled) -> tuple[list[Tensor], list[Tensor]]:
+        """The latents after every evaluation, and the images at the end."""
+        steps: list[Tensor] = []
+        self.run(fast, lambda step, latents: steps.append(latents.float()))
+        return steps, steps[-1:]
+
     def run(self, fast: Compiled, callback: Callback | None = None) -> Tensor:
         """The latents at the end of a whole run, in float32."""
         return fast.sample(self.noise, self.labels, self.cfg_scale, callback=callback).float()
