@@ -25,12 +25,12 @@ class Site:
 
     `children` are paths of modules in the order in which they are called.  The last one's output is
     kept; nothing but the last reads what the others give, so on reuse they give nothing.
-    `streams` (block level) names the argument that each output continues.
+    Of a block, what is kept is what it adds to its arguments.
     """
 
     name: str
     children: tuple[str, ...]
-    streams: tuple[str | None, ...] = ()
+    is_block: bool = False
 
 
 @dataclass(frozen=True, slots=True)
