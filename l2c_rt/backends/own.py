@@ -10,11 +10,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import Enum, auto
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.sites import Site
@@ -32,6 +33,7 @@ class Act(Enum):
     KEEP = auto()
     REUSE = auto()
     SHAPE = auto()
+    NARROW = auto()
     HOLLOW = auto()
 
 
@@ -53,12 +55,13 @@ class OwnWorkspace:
         assert model.open_stage is not None
         sites = {site.name: site for site in model.sites}
         self._rows: tuple[Row, ...] = tuple(_row(step, sites) for step in plan.steps)
-        self._slot_names = plan.slots
+        self._sites = model.sites
         self._alike = _alike([sites[name] for name in plan.slots])
         self._stage = model.open_stage(self._visit)
         self._lane = LaneCalls(plan, plans)
         self._blocks = BlockVisits(self._lane) if model.sites[0].is_block else None
         self._hollow: dict[tuple[str, int], Any] = {}
+        self._written: set[tuple[str, int]] = set()
         self._calls: dict[str, int] = {}
         self._calls_at_first: dict[str, int] = {}
         self._row: Row = {}
@@ -81,14 +84,15 @@ class OwnWorkspace:
             self._blocks.begin(evaluation.variant, self._values, is_first=self._first)
         out: object = self._lane.forward(self._stage, evaluation.state)
         if self._first:
+            self._check_called()
             self._calls_at_first = self._calls
         elif self._calls != self._calls_at_first:
-            raise ValueError(self._other_calls())
+            raise ValueError(self._other_calls(self._first_difference()))
         return out
 
     def drop_tables(self) -> None:
-        """A run begins: it may have other shapes, and the model's attributes other values."""
-        self._hollow.clear()
+        """A run begins: shapes may be others, and the attributes of the model's modules."""
+        self._written.clear()
         self._stage.refresh()
 
     @property
@@ -113,7 +117,7 @@ class OwnWorkspace:
         self._calls[path] = call + 1
         if self._blocks is not None:
             if not self._first and call >= self._calls_at_first.get(path, 0):
-                raise ValueError(self._other_calls())
+                raise ValueError(self._other_calls(path))
             return self._blocks.visit(BlockCall(path, call, module, args, kwargs))
         action = self._row.get(path)
         if action is None:
@@ -121,19 +125,22 @@ class OwnWorkspace:
         act, slot = action
         if act is Act.REUSE or act is Act.HOLLOW:
             if call >= self._calls_at_first.get(path, 0):
-                raise ValueError(self._other_calls())
+                raise ValueError(self._other_calls(path))
             return self._kept(slot, call, path) if act is Act.REUSE else self._hollow[path, call]
         out = self._lane.call(path, module, args, kwargs)
         if act is Act.KEEP:
             self._keep(slot, call, path, out)
-        elif (path, call) not in self._hollow:
-            # On meta: what another module than the last child makes of it is an error, not a value.
-            self._hollow[path, call] = tree_map(_on_meta, out)
+        elif (path, call) not in self._written:
+            self._written.add((path, call))
+            before = self._hollow.get((path, call))
+            self._hollow[path, call] = _hollow_like(out, before, narrow=act is Act.NARROW)
         return out
 
     def _keep(self, slot: int, call: int, path: str, out: object) -> None:
+        new = (path, call) not in self._written
+        self._written.add((path, call))
         try:
-            self._values.keep(ValueKey(slot, call), out, self._alike[slot], may_change=self._first)
+            self._values.keep(ValueKey(slot, call), out, self._alike[slot], may_change=new)
         except (TypeError, ValueError) as error:
             raise type(error)(f"output of {path}: {error}") from None
 
@@ -143,18 +150,33 @@ class OwnWorkspace:
         except ValueError as error:
             raise ValueError(f"output of {path}: {error}") from None
 
-    def _other_calls(self) -> str:
+    def _check_called(self) -> None:
+        """At evaluation 0: some branches of a model may have nothing to do, but not all of them."""
+        missing = [site for site in self._sites if site.children[-1] not in self._calls]
+        required = [site.name for site in missing if site.required]
+        if required or len(missing) == len(self._sites):
+            names = required or [site.name for site in missing]
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            raise ValueError(
+                f"{', '.join(names[:4])}{more}: not called by the model's forward at evaluation 0, "
+                "so nothing can be kept there; name modules that it calls: sites=[...]"
+            )
+
+    def _first_difference(self) -> str:
         paths = {**self._calls_at_first, **self._calls}
-        for path in paths:
-            now, first = self._calls.get(path, 0), self._calls_at_first.get(path, 0)
-            if now != first:
-                break
-        times = f"{now} times" if now else "not"
+        return next(p for p in paths if self._calls.get(p) != self._calls_at_first.get(p))
+
+    def _other_calls(self, path: str) -> str:
+        now, first = self._calls.get(path, 0), self._calls_at_first.get(path, 0)
         return (
-            f"{path} was called {times}, and {first} times at evaluation 0 of the run; a compiled "
-            "model's forward must make the same calls at every evaluation (are there arguments "
-            "that skip layers?)"
+            f"{path} was called {_times(now)} and {_times(first)} at evaluation 0 of the run; the "
+            "forward of a compiled model must make the same calls at every evaluation (are there "
+            "arguments that skip layers?)"
         )
+
+
+def _times(count: int) -> str:
+    return ("not", "once", "twice")[count] if count < 3 else f"{count} times"
 
 
 def own_backend(model: BoundModel, reasons: tuple[str, ...] = (), *, merge: bool = True) -> Backend:
@@ -167,7 +189,8 @@ def _row(step: StepPlan, sites: Mapping[str, Site]) -> Row:
     actions: dict[str, Action] = {}
     for op in step:
         if isinstance(op, Compute) and op.slot is not None:
-            _act(actions, sites[op.branch], op.slot, Act.KEEP, Act.SHAPE)
+            site = sites[op.branch]
+            _act(actions, site, op.slot, Act.KEEP, Act.NARROW if site.narrow else Act.SHAPE)
     for item in reuses(step):
         _act(actions, sites[item.branch], item.slot, Act.REUSE, Act.HOLLOW)
     return actions
@@ -186,5 +209,26 @@ def _alike(sites: list[Site]) -> list[int]:
     return [counts[kind] for kind in kinds]
 
 
-def _on_meta(value: Any) -> Any:
-    return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
+def _hollow_like(out: Any, before: Any, *, narrow: bool) -> Any:
+    """What stands for an output that only the branch's last child would read: NaN, so that it shows
+    where anything else reads it, without memory of its own.
+
+    `narrow` is of width 2: activations and concatenations on the way then cost next to nothing.
+    `before` is kept where it is alike: captured graphs hold its address.
+    """
+    hollow = tree_map(partial(_nan_like, narrow=narrow), out)
+    old, new = tree_leaves(before), tree_leaves(hollow)
+    alike = len(old) == len(new) and all(
+        isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
+        and a.dtype == b.dtype and a.device == b.device
+        for a, b in zip(old, new, strict=True)
+    )  # fmt: skip
+    return before if alike else hollow
+
+
+def _nan_like(value: Any, *, narrow: bool) -> Any:
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    nan = torch.full((), torch.nan, dtype=value.dtype, device=value.device)
+    width = min(2, value.shape[-1]) if narrow else value.shape[-1]
+    return nan.expand(*value.shape[:-1], width)

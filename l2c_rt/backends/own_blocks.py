@@ -199,11 +199,16 @@ def _row(step: StepPlan, groups: Mapping[str, tuple[str, ...]], planned: CallPla
             continue
         first, last = groups[branch][0], groups[branch][-1]
         for name in groups[branch]:
-            site = planned.probe.sites[name]
-            in_place = bool(site.overwritten)
-            row[name] = BlockAction(
-                computes, slot, name == first, name == last, site.streams, in_place
-            )
+            site = planned.probe.sites.get(name)
+            if site is not None:
+                row[name] = BlockAction(
+                    computes,
+                    slot,
+                    name == first,
+                    name == last,
+                    site.streams,
+                    bool(site.overwritten),
+                )
     return row
 
 

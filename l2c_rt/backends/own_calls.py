@@ -58,7 +58,8 @@ class CallPlan:
 
     def sizes(self) -> Counter[int]:
         """How many tensors the plan keeps, by number of elements."""
-        return Counter(size for slot in self.slots for size in self.probe.sites[slot[-1]].sizes)
+        kept = [self.probe.sites[slot[-1]] for slot in self.slots if slot[-1] in self.probe.sites]
+        return Counter(size for site in kept for size in site.sizes)
 
     @property
     def slots(self) -> tuple[tuple[str, ...], ...]:
@@ -109,8 +110,8 @@ class CallPlans:
 
     def _check_writes(self, call_plan: CallPlan) -> None:
         for name in (name for slot in call_plan.slots for name in slot):
-            site = call_plan.probe.sites[name]
-            if not site.overwritten:
+            site = call_plan.probe.sites.get(name)
+            if site is None or not site.overwritten:
                 continue
             streams = {
                 s.name for s, own in zip(site.streams, site.returned, strict=True) if s and own

@@ -93,7 +93,9 @@ class KeptValues:
         if kept is None or not _fits(kept, container, parts):
             if kept is not None:
                 if not may_change:
-                    raise ValueError(f"{_spell(parts)}, but at evaluation 0 {_spell(kept.parts)}")
+                    raise ValueError(
+                        f"{_spell(parts)}, but earlier in the run {_spell(kept.parts)}"
+                    )
                 self._release(self._kept.pop(key))
             kept = self._kept[key] = self._place(container, parts, alike)
         if bases:
