@@ -49,8 +49,8 @@ class Summary:
             f"  plan       {self.steps} evaluations x {self.branches} branches, "
             f"{self.distinct_steps} distinct steps{self._calls_per_step()}",
             f"  reuse      {self.reused} of {total} branch calls ({self.reused / total:.1%})",
-            f"  memory     {self.slots} slots{self._unmerged()}, {self.slot_bytes / 2**20:.1f} MiB, "
-            f"allocated {_times(self.arena_allocations)}; tables {self.table_bytes / 2**20:.1f} MiB",
+            f"  memory     {self._slots()}, {self.slot_bytes / 2**20:.1f} MiB, allocated "
+            f"{_times(self.arena_allocations)}; tables {self.table_bytes / 2**20:.1f} MiB",
             f"  runs       {self.runs} complete, {self.abandoned} abandoned, {self.calls} calls",
             f"  checked    against the model's own forward: {self.checked}",
             f"  speed-up   expected at most {self.expected_speedup:.3f}x{not_counted}, estimated "
@@ -66,9 +66,10 @@ class Summary:
     def _calls_per_step(self) -> str:
         return f", {self.calls_per_step} calls per step" if self.calls_per_step > 1 else ""
 
-    def _unmerged(self) -> str:
+    def _slots(self) -> str:
         before = self.slots_unmerged
-        return "" if before in (None, self.slots) else f" ({before} before merging)"
+        unmerged = "" if before in (None, self.slots) else f" ({before} before merging)"
+        return f"{self.slots} slots{unmerged}"
 
 
 def _times(count: int) -> str:
