@@ -72,6 +72,7 @@ def test_slots_are_what_the_plan_says_and_merging_leaves_one_of_equal_columns(
     value = 2 * 512 * 8 * 4
     print(apart.summary(), merged.summary(), sep="\n")
     assert (apart.summary().slots, apart.summary().slot_bytes) == (6, 6 * value)
+    assert apart.summary().arena_allocations == 1
     assert (merged.summary().slots, merged.summary().slot_bytes) == (1, value)
     assert "1 slots (6 before merging)" in capsys.readouterr().out
 
@@ -156,6 +157,22 @@ def test_a_block_that_writes_to_its_argument_is_kept_by_itself_only() -> None:
     apart = compiled(model, merge=False)
     assert all_equal(run(apart), run(BlockOracle(model, apart.schedule, ("hidden_states",))))
     assert all_equal(run(compiled(model, Full())), run(model))
+
+
+class WritesOnly(OneStream):
+    """Takes what its blocks have written, not what they return."""
+
+    def forward(self, hidden_states: Tensor, timestep: Tensor) -> Tensor:
+        x, temb = self.proj_in(hidden_states), timestep[:, None].cos() / 2
+        for block in self.blocks:
+            block(x, temb)
+        return x
+
+
+def test_a_block_that_is_called_for_what_it_writes_writes_on_reuse_as_well() -> None:
+    returned, written = built(OneStream, in_place=True), built(WritesOnly, in_place=True)
+    returned.proj_out = torch.nn.Identity()
+    assert all_equal(run(compiled(written, merge=False)), run(compiled(returned, merge=False)))
 
 
 class Host(OneStream):
