@@ -55,6 +55,7 @@ class OwnWorkspace:
         assert model.open_stage is not None
         sites = {site.name: site for site in model.sites}
         self._rows: tuple[Row, ...] = tuple(_row(step, sites) for step in plan.steps)
+        self._reuses = tuple(bool(reuses(step)) for step in plan.steps)
         self._sites = model.sites
         self._alike = _alike([sites[name] for name in plan.slots])
         self._stage = model.open_stage(self._visit)
@@ -88,7 +89,8 @@ class OwnWorkspace:
             self._calls_at_first = self._calls
         elif self._calls != self._calls_at_first:
             raise ValueError(self._other_calls(self._first_difference()))
-        return out
+        # A branch may be the last module: what the user is given must not be our memory.
+        return tree_map(self._values.not_kept, out) if self._reuses[evaluation.variant] else out
 
     def drop_tables(self) -> None:
         """A run begins: shapes may be others, and the attributes of the model's modules."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from l2c_rt.adapters.own.count import counted_program
 from l2c_rt.adapters.own.observe import Observer, SiteCall
 from l2c_rt.adapters.own.probe import Probe, ProbeStoppedError, probe, probe_of
 from l2c_rt.backends.backend import Counted
-from l2c_rt.memory.kept_values import KeptValues
+from l2c_rt.memory.kept_values import KeptValues, Size
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.prepare import prepare_merged
 
@@ -56,10 +57,14 @@ class CallPlan:
     groups: tuple[tuple[str, ...], ...]
     reason: str = ""
 
-    def sizes(self) -> Counter[int]:
-        """How many tensors the plan keeps, by number of elements."""
-        kept = [self.probe.sites[slot[-1]] for slot in self.slots if slot[-1] in self.probe.sites]
-        return Counter(size for site in kept for size in site.sizes)
+    def sizes(self) -> Counter[Size]:
+        """How many tensors of each size the plan keeps."""
+        return Counter(
+            (prod(shape), dtype)
+            for slot in self.slots
+            if slot[-1] in self.probe.sites
+            for shape, dtype in self.probe.sites[slot[-1]].outputs
+        )
 
     @property
     def slots(self) -> tuple[tuple[str, ...], ...]:
@@ -105,6 +110,11 @@ class CallPlans:
         merged, plan, cost = prepare_merged(program, plan, gaps if self.merge else names)
         call_plan = CallPlan(seen, Counted(merged.program, plan, cost), merged.groups, reason)
         self._check_writes(call_plan)
+        if plan.num_slots:
+            elements = sum(size * count for (size, _), count in call_plan.sizes().items())
+            # The mean, since a slot may hold a tuple, or what a block of another width gives.
+            cost = replace(cost, slot_elements=-(-elements // (plan.num_slots * given.rows)))
+            call_plan = replace(call_plan, counted=Counted(merged.program, plan, cost))
         self._plans = [*self._plans, (given, call_plan)][-MAX_CALLS:]
         return call_plan
 

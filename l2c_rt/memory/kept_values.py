@@ -11,6 +11,9 @@ from torch import Tensor
 
 from l2c_rt.memory.arena import SlotMemory
 
+Size = tuple[int, torch.dtype]
+"""Number of elements and dtype of a tensor."""
+
 
 class ValueKey(NamedTuple):
     """Whose output: the slot, and which call of the evaluation, where there are several."""
@@ -60,16 +63,17 @@ class KeptValues:
         self._on_taken = on_taken
         self._kept: dict[ValueKey, _Kept] = {}
         self._arenas: list[_Arena] = []
-        self._expected: Mapping[int, int] = {}
+        self._addresses: set[int] = set()
+        self._expected: Mapping[Size, int] = {}
 
-    def expect(self, counts: Mapping[int, int]) -> None:
-        """From now on as many tensors are kept as `counts` says, by number of elements; where that
-        is news, all values are forgotten."""
-        if counts == self._expected:
-            return
-        self._kept.clear()
-        self._arenas.clear()
-        self._expected = counts
+    def expect(self, counts: Mapping[Size, int]) -> None:
+        """From now on as many tensors of each size are kept as `counts` says; where that is news,
+        all values are forgotten."""
+        if counts != self._expected:
+            self._kept.clear()
+            self._arenas.clear()
+            self._addresses.clear()
+            self._expected = counts
 
     def keep(
         self,
@@ -119,6 +123,12 @@ class KeptValues:
             return tensors[0]
         return kept.parts if kept.container is tuple else list(kept.parts)
 
+    def not_kept(self, value: Any) -> Any:
+        """The value, or a copy of it where it is a tensor in the memory of a kept one."""
+        if isinstance(value, Tensor) and value.untyped_storage().data_ptr() in self._addresses:
+            return value.clone()
+        return value
+
     @property
     def nbytes(self) -> int:
         """Bytes physically mapped: 0 while asleep."""
@@ -158,6 +168,7 @@ class KeptValues:
             for home, part in zip(homes, parts, strict=True)
         )
         tensors = tuple(part for part in placed if isinstance(part, Tensor))
+        self._addresses.update(tensor.data_ptr() for tensor in tensors)
         return _Kept(tensors, container, placed, (), [home for home in homes if home is not None])
 
     def _home(self, tensor: Tensor, alike: int) -> _Home:
@@ -165,7 +176,7 @@ class KeptValues:
         for arena in self._arenas:
             if arena.kind == kind and arena.free:
                 return _Home(arena, arena.free.pop(0))
-        count = self._expected.get(tensor.numel(), alike)
+        count = self._expected.get((tensor.numel(), tensor.dtype), alike)
         memory = SlotMemory(count, (tensor.numel(),), tensor.dtype, tensor.device)
         first, *rest = memory.slots
         self._arenas.append(_Arena(kind, memory, rest))
@@ -174,6 +185,7 @@ class KeptValues:
 
     def _release(self, kept: _Kept) -> None:
         """Give a value's addresses back; an arena of which nothing is used goes."""
+        self._addresses.difference_update(tensor.data_ptr() for tensor in kept.tensors)
         for home in kept.homes:
             home.arena.free.append(home.flat)
         self._arenas = [a for a in self._arenas if len(a.free) < len(a.memory.slots)]

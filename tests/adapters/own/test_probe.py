@@ -50,10 +50,11 @@ def test_a_stream_is_the_argument_of_the_next_block_that_an_output_is() -> None:
     assert gaps(found) == ["transformer_blocks.0"]
 
 
-def test_sizes_are_those_of_the_outputs() -> None:
+def test_outputs_are_known_by_shape_and_dtype() -> None:
     found = seen(built(TwoStreams), text=3)
-    assert found.sites["transformer_blocks.0"].sizes == (2 * 3 * 8, 2 * 6 * 8)
-    assert found.sites["transformer_blocks.3"].sizes == (2 * 6 * 8,)
+    text, image = ((2, 3, 8), torch.float32), ((2, 6, 8), torch.float32)
+    assert found.sites["transformer_blocks.0"].outputs == (text, image)
+    assert found.sites["transformer_blocks.3"].outputs == (image,)
 
 
 @pytest.mark.parametrize(("options", "expected"), [

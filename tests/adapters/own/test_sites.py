@@ -75,6 +75,18 @@ def test_named_sites_take_the_place_of_the_rule_and_of_an_adapter() -> None:
     assert (own.backend.name, own.schedule.num_branches) == ("own", 1)
 
 
+def test_an_output_that_is_a_kept_one_belongs_to_the_caller() -> None:
+    fast = compiled(["body.*"])
+    with torch.no_grad():
+        outputs = [fast(*odd_call(step)) for step in range(STEPS)]
+        copies = [out.clone() for out in outputs]
+        for out in outputs:
+            out.zero_()
+        again = [fast(*odd_call(step)) for step in range(STEPS)]
+    assert all_equal(copies, again)
+    assert torch.equal(copies[2], copies[1])
+
+
 @pytest.mark.parametrize(
     ("sites", "kind", "message"),
     [
