@@ -187,7 +187,7 @@ class LaneCalls:
         stopped = self._stopped if self.planned is None else self.planned.reason
         if not stopped or not self._plans.merge or self._plan.num_slots < 2:
             return ()
-        return (f"no blocks are merged: the forward cannot be probed on meta tensors ({stopped})",)
+        return (f"no blocks are merged: the forward cannot run without data ({stopped})",)
 
     @property
     def last_seen(self) -> SiteCall:

@@ -1,4 +1,4 @@
-"""What a call does at its sites, found before it: the forward of a twin on meta, computing nothing.
+"""What a call does at its sites, found before it: the forward of a twin without data.
 
 Streams are the tensors that blocks hand on to each other; a gap is a place between two blocks where
 the model's own code, or a later block, needs what the first one gives.
@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-from l2c_rt.adapters.own.meta_twin import meta_twin, on_meta
+from l2c_rt.adapters.own.meta_twin import META, meta_twin, without_data
 from l2c_rt.adapters.own.observe import Kind, Observer, SiteCall, Stream
 from l2c_rt.adapters.own.sites import Site
 from l2c_rt.adapters.own.stage import Stage
@@ -49,28 +50,45 @@ class Probe:
 
 
 class ProbeStoppedError(Exception):
-    """The forward cannot run on meta: it reads values, or moves tensors to a device."""
+    """The forward cannot run without data: it reads values."""
 
 
 def probe(
     model: nn.Module, sites: Sequence[Site], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Probe:
-    """Run the model's forward on meta tensors of the shapes of the arguments.
+    """Run the model's forward on tensors without data, of the shapes of the arguments.
 
-    Raises ProbeStoppedError with the reason, where it does not run there.
+    On meta, which is faster, or where that stops on fake tensors, which say that they are on the
+    device: a forward may enter an autocast of its device, and meta has none.
+    Raises ProbeStoppedError with the reason, where it runs on neither.
     """
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    device = tensors[0].device.type
-    if torch.is_autocast_enabled(device):
-        raise ProbeStoppedError("autocast, which meta has none of")
-    floats = [t.dtype for t in tensors if t.is_floating_point() and t.element_size() > 1]
-    dtype = floats[0] if floats else torch.get_default_dtype()
+    device = tensors[0].device
+    if not torch.is_autocast_enabled(device.type):
+        try:
+            return _probe_on(META, model, sites, args, kwargs)
+        except ProbeStoppedError:
+            pass
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return _probe_on(device, model, sites, args, kwargs)
+
+
+def _probe_on(
+    device: torch.device,
+    model: nn.Module,
+    sites: Sequence[Site],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Probe:
+    dtypes = [leaf.dtype for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    wide = [dtype for dtype in dtypes if dtype.is_floating_point and dtype.itemsize > 1]
     observer = Observer(sites, follow=True)
     paths = [path for site in sites for path in site.children]
     try:
-        stage = Stage(meta_twin(model, dtype), paths, observer.visit)
+        twin = meta_twin(model, wide[0] if wide else torch.get_default_dtype(), device)
+        stage = Stage(twin, paths, observer.visit)
         with torch.no_grad(), observer:
-            stage(*on_meta(args), **on_meta(dict(kwargs)))
+            stage(*without_data(args, device), **without_data(dict(kwargs), device))
     except Exception as error:
         # Any: this is the model's code in a place that it was not written for.
         text = str(error).partition("\n")[0][:100]
