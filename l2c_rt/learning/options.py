@@ -30,6 +30,15 @@ class LoopOptions:
     def __post_init__(self) -> None:
         check_whole("calls_per_step", self.calls_per_step, 1)
 
+    def check_guidance(self, cfg_scale: float | None) -> None:
+        """ValueError where there are more calls than cond and uncond."""
+        if cfg_scale is not None and self.calls_per_step > 2:
+            raise ValueError(
+                f"learn: cfg_scale={cfg_scale:g} with calls_per_step={self.calls_per_step}: "
+                "guidance is known of two calls, or of the two halves of one call's batch; leave "
+                "cfg_scale out, and the loss is of each call by itself"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class LearnOptions:
@@ -37,7 +46,7 @@ class LearnOptions:
 
     `lam` None means that it follows a path, and `reuse` where that is cut; `cfg_scale` None means
     no guidance; `data` says whether latents were given.  In a loop of the user's own, `own_loop`
-    is set and `batch_size` None.
+    is set and `batch_size` None, and `cfg_scale` None means that the loss is of each call.
     """
 
     steps: int
@@ -89,7 +98,8 @@ def resolve_options(
     """
     check_whole("steps", steps, 1)
     if own_loop is not None:
-        _refuse_beside_loop(batch_size=batch_size, cfg_scale=cfg_scale, data=data or None)
+        _refuse_beside_loop(batch_size=batch_size, data=data or None)
+        own_loop.check_guidance(cfg_scale)
     rows = _trained_rows(bound_model, steps)
     check_whole("seed", seed, 0)
     if iterations is None:
@@ -122,7 +132,8 @@ def _refuse_beside_loop(**options: object) -> None:
     for name, value in options.items():
         if value is not None:
             raise ValueError(
-                f"learn: got loop= and {name}={value!r:.40}, which the loop decides; leave {name} out"
+                f"learn: got loop= and {name}={value!r:.40}, which the loop decides; leave {name} "
+                "out"
             )
 
 
@@ -134,12 +145,7 @@ def _batch_size(bound_model: BoundModel | None, batch_size: int | None) -> int |
     return batch_size
 
 
-def _guidance(
-    bound_model: BoundModel | None, cfg_scale: float | None, data: bool
-) -> float | None:
-    if bound_model is None:
-        return None
-    assert bound_model.sampling is not None
+def _guidance(bound_model: BoundModel | None, cfg_scale: float | None, data: bool) -> float | None:
     if cfg_scale is not None and not math.isfinite(cfg_scale):
         raise ValueError(f"learn: cfg_scale is {cfg_scale}, wanted a finite number")
     if data and cfg_scale is not None:
@@ -147,6 +153,9 @@ def _guidance(
             f"learn: cfg_scale={cfg_scale:g} with data: the published procedure on latents uses "
             "no guidance; leave out one of the two"
         )
+    if bound_model is None:
+        return cfg_scale
+    assert bound_model.sampling is not None
     if data or bound_model.sampling.null_label is None:
         return cfg_scale
     return bound_model.sampling.cfg_scale if cfg_scale is None else cfg_scale

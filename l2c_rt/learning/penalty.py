@@ -1,7 +1,8 @@
 """The path of lambda, and the cut that gives exactly a wanted share of reuse.
 
 Were the error quadratic in its score, a branch would be given up at one lambda: its price,
-slope / (1 - score), per unit of its cost.  So the lambda at which a share q is reused is the q-quantile of the prices.
+slope / (1 - score), per unit of its cost.  So the lambda at which a share q is reused is the
+q-quantile of the prices.
 Prices move as other branches are given up, and lambda with them: q goes from 0 to 1 over the run.
 A branch's score is its mean over that path, so that scores rank the branches for every share.
 """
@@ -29,7 +30,8 @@ class Prices:
     """Running means of the error's fall per unit of score and of 1 - score; rows met so far.
 
     `costs` weigh the branches in the penalty: 1 each as published, or in proportion to what they
-    compute, 1 on average.  Shapes: fall, rest [rows, K] float64; met [rows] bool; costs [K] float64.
+    compute, 1 on average.
+    Shapes: fall, rest [rows, K] float64; met [rows] bool; costs [K] float64.
     """
 
     fall: Tensor

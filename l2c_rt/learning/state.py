@@ -149,13 +149,14 @@ def error_of(rules: RouterRules, student: Any, teacher: Any) -> Tensor:
 
     Predictions may be of several tensors, in any containers.
     """
-    pairs = zip(_tensors(student), _tensors(teacher), strict=True)
+    pairs = zip(tensors_of(student), tensors_of(teacher), strict=True)
     parts = [(a.float() - b.float()).square() for a, b in pairs]
     squares = parts[0] if len(parts) == 1 else torch.cat([part.flatten() for part in parts])
     return squares.mean() if rules.loss == "mean" else squares.sum() / len(parts[0])
 
 
-def _tensors(prediction: Any) -> list[Tensor]:
+def tensors_of(prediction: Any) -> list[Tensor]:
+    """The floating-point tensors of a prediction, in order."""
     leaves = tree_leaves(prediction)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
@@ -166,8 +167,8 @@ def update(
     """One AdamW step on the rows that were met, clamped where the rules or a path ask for it.
 
     The slope of error + lambda * sum of cost * score in a logit is (slope + lambda cost) s (1 - s):
-    soft, and straight through the binarised scores alike.  Averaged over processes as data-parallel training
-    does, a process without a pair of that row counting as zero.
+    soft, and straight through the binarised scores alike.  Averaged over processes as data-parallel
+    training does, a process without a pair of that row counting as zero.
     """
     _take_error(state, sums, options)
     scores = state.logits.double().sigmoid()

@@ -91,8 +91,10 @@ def learn(
             task = loop_task(model, loop, options, checkpointing, folder is not None and report > 0)
         router, wrote = _trained(task, folder, resume, save_every, progress)
     if folder is not None and wrote and report:
-        given = {"images": report, "cfg_scale": cfg_scale, "seed": seed, "loop": loop}
-        fit = fit_report(model, router, **given, calls_per_step=calls_per_step)
+        fit = fit_report(
+            model, router, images=report, cfg_scale=None if loop else cfg_scale, seed=seed,
+            loop=loop, calls_per_step=calls_per_step,
+        )  # fmt: skip
         write_fit(folder, fit)
     return router
 

@@ -72,7 +72,7 @@ class LoopModel(ModelView):
         """What diffusers' pipelines call after their loop."""
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("what stands for a model in a loop is not copied or pickled: copy the model")
+        raise TypeError("a model in a loop is not copied or pickled: copy the model itself")
 
     def __deepcopy__(self, memo: object) -> NoReturn:
         self.__reduce_ex__(None)

@@ -11,6 +11,7 @@ from torch import Tensor
 from l2c_rt import adapters
 from l2c_rt.learning import learn
 from l2c_rt.learning.options import resolve_options
+from l2c_rt.learning.published_loop import published_task
 from l2c_rt.learning.task import Task
 from l2c_rt.policies.router import Router
 
@@ -37,9 +38,10 @@ def task_of(model: Any, **options: Any) -> Task:
         "seed": 0,
         "straight_through": None,
         "cfg_scale": None,
-        "data": False,
     }
-    return Task.of(bound_model, resolve_options(bound_model, **(defaults | options)))
+    data = options.pop("data", None)
+    resolved = resolve_options(bound_model, **(defaults | options), data=data is not None)
+    return published_task(bound_model, resolved, data)
 
 
 def toy_latents(batches: int = 3) -> list[tuple[Tensor, Tensor]]:
