@@ -20,7 +20,7 @@ from l2c_rt.backends.options import Options
 from l2c_rt.notices import L2CWarning
 from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
-from l2c_rt.resolve import resolve_schedule
+from l2c_rt.resolve import read_spec, resolve_schedule
 from l2c_rt.runtime.compiled import Compiled
 from l2c_rt.runtime.known_loop import loop_of
 from l2c_rt.runtime.proof import Proof
@@ -49,7 +49,7 @@ def compile(
     check: str = "on",
     adapter: Callable[[Any], BoundModel] | None = None,
     sites: Sequence[str] | None = None,
-    granularity: str = "branch",
+    granularity: str | None = None,
     merge: bool = True,
 ) -> Compiled:
     """Plan a schedule for a model, verify the plan, and return a callable to use in its place.
@@ -64,6 +64,7 @@ def compile(
     with `tune` the fastest products and attention are measured once per machine and remembered.
     A model that no built-in adapter knows runs its own forward, cut at the attention and MLP
     modules of its blocks, or at `sites`, patterns of module paths such as "blocks.*.attn".
+    A schedule that was learned on whole blocks, or on sites, says so itself.
     With the granularity "block" the schedule is of whole blocks, what is kept is what a block adds
     to its arguments, and with `merge` neighbours that are always reused together are kept as one
     (exact up to rounding; `merge=False` keeps each by itself).
@@ -96,12 +97,17 @@ def build(
     check: str = "on",
     adapter: Callable[[Any], BoundModel] | None = None,
     sites: Sequence[str] | None = None,
-    granularity: str = "branch",
+    granularity: str | None = None,
 ) -> Compiled:
     """`compile`, with the backend as a function of the described model."""
+    spec = read_spec(router)
+    if granularity is None:
+        granularity = getattr(spec, "granularity", "branch")
+    if adapter is None and sites is None:
+        sites = _named_sites(spec, model, granularity)
     describe_again = partial(describe, adapter=adapter, sites=sites, granularity=granularity)
     described = describe_again(model)
-    schedule = resolve_schedule(router, steps=steps, branches=described.program.branch_names)
+    schedule = resolve_schedule(spec, steps=steps, branches=described.program.branch_names)
     _check_family(schedule, described)
     _check_fingerprint(schedule, described, strict)
     shared = SharedModel(
@@ -109,6 +115,20 @@ def build(
         loop=loop_of(schedule, timesteps),
     )  # fmt: skip
     return Compiled(shared, calls_per_step=calls_per_step)
+
+
+def _named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str, ...] | None:
+    """The sites that a schedule's branches name, where they are not those of the rule."""
+    names: tuple[str, ...] = getattr(spec, "branches", ())
+    if not names or not isinstance(model, nn.Module):
+        return None
+    if not set(names) <= {path for path, _ in model.named_modules()}:
+        return None
+    try:
+        ruled = describe(model, granularity=granularity).program.branch_names
+    except TypeError:
+        return names
+    return None if set(ruled) == set(names) else names
 
 
 def _check_fingerprint(schedule: CacheSchedule, described: BoundModel, strict: bool) -> None:

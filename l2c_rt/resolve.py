@@ -36,13 +36,17 @@ def resolve_schedule(
     return schedule
 
 
+def read_spec(spec: Any) -> Any:
+    """`spec`, read from its file or preset where it names one."""
+    return _schedule_at(spec) if isinstance(spec, str | PathLike) else spec
+
+
 def _schedule_of(spec: Any, steps: int | None, branches: tuple[str, ...] | None) -> CacheSchedule:
-    if isinstance(spec, CacheSchedule):
-        return spec
-    if isinstance(spec, Router):
-        return spec.schedule()
-    if isinstance(spec, (str, PathLike)):
-        return _schedule_at(spec)
+    read = read_spec(spec)
+    if isinstance(read, CacheSchedule):
+        return read
+    if isinstance(read, Router):
+        return read.schedule()
     if isinstance(spec, type) or not callable(getattr(spec, "schedule", None)):
         raise TypeError(f"got a {_named(spec)}, wanted {ACCEPTED}")
     if steps is None or branches is None:

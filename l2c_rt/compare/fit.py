@@ -6,6 +6,7 @@ from functools import partial
 from os import PathLike
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor, nn
 
 from l2c_rt import adapters
@@ -15,7 +16,7 @@ from l2c_rt.compare.fit_report import Fit, FitReport
 from l2c_rt.compare.loop_runs import Loop, LoopRuns
 from l2c_rt.compare.methods import equal_compute
 from l2c_rt.compare.runs import RunInputs, psnr_per_image, relative_error
-from l2c_rt.policies import Full
+from l2c_rt.policies.policy import alike
 from l2c_rt.policies.router import Router
 from l2c_rt.resolve import resolve_schedule
 from l2c_rt.runtime.compiled import Compiled
@@ -62,7 +63,7 @@ def fit_report(
         runs = LoopRuns(loop, seed, images, calls_per_step)
     build = partial(compile, model, calls_per_step=calls_per_step)
     with frozen(model):
-        latents, full = runs.latents(build(Full(), steps=schedule.steps))
+        latents, full = runs.latents(build(_full(schedule)))
         span = _span(full) if peak is None else float(peak)
         fits = tuple(
             _fit(name, build(method(schedule)), runs, latents, full, span)
@@ -72,6 +73,10 @@ def fit_report(
     return FitReport(
         schedule.steps, schedule.num_branches, computed, shown, seed, runs.cfg_scale, span, fits
     )
+
+
+def _full(schedule: CacheSchedule) -> CacheSchedule:
+    return alike(schedule, np.ones_like(schedule.compute), "full")
 
 
 def _span(images: list[Tensor]) -> float:

@@ -166,12 +166,7 @@ def check_counts(counts: Sequence[int], options: LearnOptions, *, again: bool) -
 
 
 def check_modes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Raise ValueError where autograd cannot follow a call."""
-    if torch.compiler.is_compiling():
-        raise ValueError(
-            "learn: loop calls the model under torch.compile, whose graphs cannot be learned in; "
-            "take torch.compile off the loop while learning"
-        )
+    """Raise ValueError where autograd cannot record a call."""
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if torch.is_inference_mode_enabled() or any(tensor.is_inference() for tensor in tensors):
         raise ValueError(

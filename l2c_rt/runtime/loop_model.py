@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+import torch
 from torch import nn
 
 from l2c_rt.adapters.model_view import ModelView, view_of
@@ -27,7 +28,7 @@ OnCall = Callable[[Place, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class LoopModel(ModelView):
-    """Of the model's own class; its calls go to a function.
+    """Of the model's own class; its calls go to a function, which torch.compile leaves alone.
 
     Each of several calls per evaluation has a count of its own.  Names of `cache_context` tell them
     apart; without names they take turns.
@@ -41,7 +42,8 @@ class LoopModel(ModelView):
     def __init__(self, model: nn.Module, calls_per_step: int, on_call: OnCall) -> None:
         self._counts = [0] * calls_per_step
         self._hints = StepHints(calls_per_step)
-        self._on_call = on_call
+        # A loop that is compiled by torch breaks its graph here.
+        self._on_call = torch.compiler.disable(on_call)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         lane = self._lane()
