@@ -15,7 +15,12 @@ from l2c_rt.api import compile
 from l2c_rt.compare.fit_report import Fit, FitReport
 from l2c_rt.compare.loop_runs import Loop, LoopRuns
 from l2c_rt.compare.methods import equal_compute
-from l2c_rt.compare.runs import RunInputs, psnr_per_image, relative_error
+from l2c_rt.compare.runs import (
+    RunInputs,
+    check_images_and_seed,
+    psnr_per_image,
+    relative_error,
+)
 from l2c_rt.policies.policy import alike
 from l2c_rt.policies.router import Router
 from l2c_rt.resolve import resolve_schedule
@@ -60,6 +65,12 @@ def fit_report(
         runs = RunInputs.drawn("fit_report", bound_model, images, cfg_scale, seed)
         resolve_schedule(schedule, branches=bound_model.program.branch_names)
     else:
+        if cfg_scale is not None:
+            raise ValueError(
+                f"fit_report: got loop= and cfg_scale={cfg_scale:g}; the loop has its own guidance, "
+                "leave cfg_scale out"
+            )
+        check_images_and_seed("fit_report", images, seed)
         runs = LoopRuns(loop, seed, images, calls_per_step)
     build = partial(compile, model, calls_per_step=calls_per_step)
     with frozen(model):

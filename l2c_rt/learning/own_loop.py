@@ -109,7 +109,8 @@ class OwnLoopPairs:
         check_modes(args, kwargs)
         recording = Recording() if step + 1 in self._rows else None
         with torch.no_grad():
-            teacher = self._passes.run(recording and recording.keep, args, kwargs)
+            keep = None if recording is None else recording.keep
+            teacher = self._passes.run(keep, args, kwargs)
         if recording is not None:
             self._recordings[lane] = recording
         if before is not None:

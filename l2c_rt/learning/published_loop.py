@@ -34,7 +34,7 @@ def published_task(
 class PublishedLoopPairs:
     """The pairs of `published_task`; every branch costs alike, as published."""
 
-    timesteps = None
+    timesteps: tuple[float, ...] | None = None
 
     def __init__(
         self,

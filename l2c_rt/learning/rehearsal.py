@@ -49,11 +49,14 @@ def rehearse(
     (result, timesteps), *others = [watcher.run(loop, seed) for seed in seeds]
     if compares:
         images_of(result)
-    known = None not in timesteps and all(
-        all(map(same_timestep, timesteps, other)) for _, other in others
+    known = all(_same(timesteps, other) for _, other in others)
+    return Rehearsal(
+        timesteps if known else None, _costs(bound_model, watcher.seen), _streams(watcher.seen)
     )
-    known_timesteps = tuple(t for t in timesteps if t is not None) if known else None
-    return Rehearsal(known_timesteps, _costs(bound_model, watcher.seen), _streams(watcher.seen))
+
+
+def _same(timesteps: tuple[float, ...] | None, others: tuple[float, ...] | None) -> bool:
+    return all(map(same_timestep, timesteps or (), others or ()))
 
 
 class _Watcher:
@@ -66,8 +69,8 @@ class _Watcher:
         self._timesteps: list[float | None] | None = None
         self.seen: Probe | None = None
 
-    def run(self, loop: Loop, seed: int) -> tuple[Any, list[float | None]]:
-        """The result of one whole run, and its timesteps."""
+    def run(self, loop: Loop, seed: int) -> tuple[Any, tuple[float, ...] | None]:
+        """The result of one whole run, and its timesteps where the model has any."""
         again = self.seen is not None
         # Numbers explain better than names that there are more calls than was said.
         model = LoopModel(self._bound_model.model, self._calls_per_step if again else 1, self._call)
@@ -78,7 +81,8 @@ class _Watcher:
         finally:
             self._timesteps = None
         check_counts(model.counts, self._options, again=again)
-        return result, timesteps[:: self._calls_per_step]
+        known = tuple(t for t in timesteps[:: self._calls_per_step] if t is not None)
+        return result, known or None
 
     def _call(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._timesteps is not None:

@@ -43,7 +43,7 @@ class LoopModel(ModelView):
         self._counts = [0] * calls_per_step
         self._hints = StepHints(calls_per_step)
         # A loop that is compiled by torch breaks its graph here.
-        self._on_call = torch.compiler.disable(on_call)
+        self._on_call = torch.compiler.disable(on_call)  # type: ignore[no-untyped-call]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         lane = self._lane()

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from toy_learning import toy_inputs, toy_loop
 from toys import toy_dit
-from torch import nn
 
 from l2c_rt.learning import learn
 

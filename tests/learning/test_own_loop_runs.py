@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from toy_learning import toy_inputs, toy_loop
 from toys import toy_dit
-from torch import Tensor
 
 from l2c_rt.learning import learn
 from l2c_rt.policies.router import Router
