@@ -22,6 +22,7 @@ from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
 from l2c_rt.resolve import resolve_schedule
 from l2c_rt.runtime.compiled import Compiled
+from l2c_rt.runtime.known_loop import loop_of
 from l2c_rt.runtime.proof import Proof
 from l2c_rt.runtime.shared import SelectBackend, SharedModel
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -104,10 +105,10 @@ def build(
     _check_family(schedule, described)
     _check_fingerprint(schedule, described, strict)
     shared = SharedModel(
-        described, schedule, describe_again, select, strict=strict, proof=Proof(check)
-    )
-    expected = schedule.timesteps if timesteps is None else tuple(map(float, timesteps))
-    return Compiled(shared, calls_per_step=calls_per_step, timesteps=expected)
+        described, schedule, describe_again, select, strict=strict, proof=Proof(check),
+        loop=loop_of(schedule, timesteps),
+    )  # fmt: skip
+    return Compiled(shared, calls_per_step=calls_per_step)
 
 
 def _check_fingerprint(schedule: CacheSchedule, described: BoundModel, strict: bool) -> None:

@@ -156,6 +156,7 @@ class BoundModel:
     own forward asks a function at every site; a description with it needs no `fixed` and no
     `branches`, and `begin` then puts "args" and "kwargs" into the state's options.  `refused` says
     why it stands in place of another description.
+    `first_layer` is called with the model's x itself, if its dtype and device are to be checked.
     """
 
     model: nn.Module
@@ -174,6 +175,7 @@ class BoundModel:
     sites: tuple[Site, ...] = ()
     open_stage: Callable[[Visit], Stage] | None = None
     refused: str = ""
+    first_layer: nn.Module | None = None
 
     @property
     def device(self) -> torch.device:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from l2c_rt.cli.checks import check_weights
 from l2c_rt.cli.exits import fitting, refuse
-from l2c_rt.cli.options import key_option, num_heads_option
+from l2c_rt.cli.options import MOST, WIDEST, key_option, num_heads_option
 from l2c_rt.families import FAMILIES
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--weights", metavar="FILE", help="Count the model in this weights file.")
     @num_heads_option
     @key_option
-    @click.option("--depth", type=click.IntRange(1), help="Count a model of this depth.")
-    @click.option("--width", type=click.IntRange(4), help="Count a model of this width.")
-    @click.option("--tokens", type=click.IntRange(1), help="Tokens that its blocks see.")
+    @click.option("--depth", type=click.IntRange(1, MOST), help="Count a model of this depth.")
+    @click.option("--width", type=click.IntRange(4, WIDEST), help="Count a model of this width.")
+    @click.option("--tokens", type=click.IntRange(1, WIDEST**2), help="Tokens that its blocks see.")
     @wraps(command)
     def run(
         weights: str | None,
@@ -115,9 +116,10 @@ def _from_weights(schedule: CacheSchedule, model: ModelOptions) -> tuple[BlockPr
     for option in ("depth", "width", "tokens"):
         if getattr(model, option) is not None:
             refuse(f"--{option}", "the weights file says this; give one or the other")
+    assert model.weights is not None
+    check_weights(model.weights)
     from l2c_rt.cli.models import load
 
-    assert model.weights is not None
     loaded = load(model.weights, schedule.family, model.num_heads, model.key)
     return loaded.bound_model.program, model.weights
 
