@@ -15,12 +15,13 @@ from l2c_rt._deprecated import renamed_keyword
 from l2c_rt.adapters import describe
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.model_fingerprint import fingerprint_difference, model_fingerprint
+from l2c_rt.adapters.own.unet import describe_unet
 from l2c_rt.backends import select_backend
 from l2c_rt.backends.options import Options
 from l2c_rt.notices import L2CWarning
 from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
-from l2c_rt.resolve import resolve_schedule
+from l2c_rt.resolve import evaluations, read_spec, resolve_schedule, wants_shells
 from l2c_rt.runtime.compiled import Compiled
 from l2c_rt.runtime.proof import Proof
 from l2c_rt.runtime.shared import SelectBackend, SharedModel
@@ -90,15 +91,22 @@ def build(
     sites: Sequence[str] | None = None,
 ) -> Compiled:
     """`compile`, with the backend as a function of the described model."""
+    timesteps = None if timesteps is None else tuple(map(float, timesteps))
+    spec = read_spec(router)
+    if adapter is None and sites is None and wants_shells(spec):
+        adapter = describe_unet
     described = describe(model, adapter, sites)
-    schedule = resolve_schedule(router, steps=steps, branches=described.program.branch_names)
+    schedule = resolve_schedule(
+        spec, steps=evaluations(spec, steps, timesteps), branches=described.program.branch_names,
+        timesteps=timesteps,
+    )  # fmt: skip
     _check_family(schedule, described)
     _check_fingerprint(schedule, described, strict)
     shared = SharedModel(
         described, schedule, partial(describe, adapter=adapter, sites=sites), select, strict=strict,
         proof=Proof(check),
     )  # fmt: skip
-    expected = schedule.timesteps if timesteps is None else tuple(map(float, timesteps))
+    expected = schedule.timesteps if timesteps is None else timesteps
     return Compiled(shared, calls_per_step=calls_per_step, timesteps=expected)
 
 

@@ -154,8 +154,10 @@ class BoundModel:
     their children are run one by one; `notes` say what of them is therefore not carried out.
     `sites` say where in the model the branches are.  `open_stage` gives a copy of the model whose
     own forward asks a function at every site; a description with it needs no `fixed` and no
-    `branches`, and `begin` then puts "args" and "kwargs" into the state's options.  `refused` says
-    why it stands in place of another description.
+    `branches`, and `begin` then puts "args" and "kwargs" into the state's options, and
+    "reads_hollow" where the model's code does something with outputs of which nothing is read,
+    "writes_kept" where it writes to what it is handed.  `refused` says why it stands in place of
+    another description.
     """
 
     model: nn.Module

@@ -21,7 +21,7 @@ from l2c_rt.adapters.own.sites import Site
 from l2c_rt.backends.backend import Backend, Evaluation, unchanged
 from l2c_rt.device.graphs import GraphStats
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
-from l2c_rt.plan.ops import Compute, Plan, StepPlan, reuses
+from l2c_rt.plan.ops import Compute, LeaveOut, Plan, Reuse, StepPlan
 
 
 class Act(Enum):
@@ -34,11 +34,16 @@ class Act(Enum):
 
 
 class Action(NamedTuple):
-    """`slot` is the branch's; cut points without an action just call their module."""
+    """`slot` is the branch's, -1 for none; cut points without an action just call their module."""
 
     act: Act
     slot: int
 
+
+READS_HOLLOW = (
+    "the model's forward reads an output that this step of the schedule does not compute: it is "
+    "not made of the branches that it was cut into; name others with sites="
+)
 
 Row = Mapping[str, Action]
 """The path of a cut point -> what is done there in one distinct step of a plan."""
@@ -50,7 +55,7 @@ class OwnWorkspace:
     def __init__(self, model: BoundModel, plan: Plan) -> None:
         assert model.open_stage is not None
         sites = {site.name: site for site in model.sites}
-        self._rows: tuple[Row, ...] = tuple(_row(step, sites) for step in plan.steps)
+        self._rows = _rows(plan, sites)
         self._slot_names = plan.slots
         self._alike = _alike([sites[name] for name in plan.slots])
         self._stage = model.open_stage(self._visit)
@@ -60,6 +65,9 @@ class OwnWorkspace:
         self._row: Row = {}
         self._values = KeptValues()
         self._first = True
+        self._reads_hollow = self._writes_kept = False
+        self._device = model.device
+        self._nan: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
         """The model's own return value.
@@ -72,7 +80,15 @@ class OwnWorkspace:
         self._first = evaluation.step == 0
         self._calls = {}
         options = evaluation.state.options
-        out: object = self._stage(*options["args"], **options["kwargs"])
+        self._device = evaluation.state.x.device
+        self._reads_hollow = options.get("reads_hollow", False)
+        self._writes_kept = options.get("writes_kept", False)
+        try:
+            out: object = self._stage(*options["args"], **options["kwargs"])
+        except (RuntimeError, NotImplementedError) as error:
+            if "meta" in str(error):
+                raise ValueError(READS_HOLLOW) from error
+            raise
         if self._first:
             self._calls_at_first = self._calls
         elif self._calls != self._calls_at_first:
@@ -107,14 +123,26 @@ class OwnWorkspace:
         if act is Act.REUSE or act is Act.HOLLOW:
             if call >= self._calls_at_first.get(path, 0):
                 raise ValueError(self._other_calls())
-            return self._kept(slot, call, path) if act is Act.REUSE else self._hollow[path, call]
+            if act is Act.REUSE:
+                return self._kept(slot, call, path)
+            hollow = self._hollow[path, call]
+            return tree_map(self._filled, hollow) if self._reads_hollow else hollow
         out = module(*args, **kwargs)
         if act is Act.KEEP:
             self._keep(slot, call, path, out)
-        elif (path, call) not in self._hollow:
+        if (path, call) not in self._hollow:
             # On meta: what another module than the last child makes of it is an error, not a value.
             self._hollow[path, call] = tree_map(_on_meta, out)
         return out
+
+    def _filled(self, value: Any) -> Any:
+        """NaN of that shape without memory of its own, for code that does arithmetic with it."""
+        if not isinstance(value, Tensor):
+            return value
+        kind = (value.dtype, self._device)
+        if kind not in self._nan:
+            self._nan[kind] = torch.full((), torch.nan, dtype=kind[0], device=kind[1])
+        return self._nan[kind].expand(value.shape)
 
     def _keep(self, slot: int, call: int, path: str, out: object) -> None:
         try:
@@ -124,7 +152,8 @@ class OwnWorkspace:
 
     def _kept(self, slot: int, call: int, path: str) -> Any:
         try:
-            return self._values.get(ValueKey(slot, call))
+            value = self._values.get(ValueKey(slot, call))
+            return tree_map(_clone, value) if self._writes_kept else value
         except ValueError as error:
             raise ValueError(f"output of {path}: {error}") from None
 
@@ -147,27 +176,42 @@ def own_backend(model: BoundModel, reasons: tuple[str, ...] = ()) -> Backend:
     return Backend("own", unchanged, lambda plan: OwnWorkspace(model, plan), reasons)
 
 
+def _rows(plan: Plan, sites: Mapping[str, Site]) -> tuple[Row, ...]:
+    """What the distinct steps do at the sites that are not computed in all of them."""
+    always = set(sites)
+    for step in plan.steps:
+        always &= {op.branch for op in step if isinstance(op, Compute)}
+    left = {name: site for name, site in sites.items() if name not in always}
+    return tuple(_row(step, left) for step in plan.steps)
+
+
 def _row(step: StepPlan, sites: Mapping[str, Site]) -> Row:
     actions: dict[str, Action] = {}
     for op in step:
-        if isinstance(op, Compute) and op.slot is not None:
-            _act(actions, sites[op.branch], op.slot, Act.KEEP, Act.SHAPE)
-    for item in reuses(step):
-        _act(actions, sites[item.branch], item.slot, Act.REUSE, Act.HOLLOW)
+        if isinstance(op, Compute | Reuse | LeaveOut) and op.branch in sites:
+            earlier, last = _acts(op)
+            actions |= dict.fromkeys(sites[op.branch].children, earlier)
+            actions[sites[op.branch].children[-1]] = last
     return actions
 
 
-def _act(actions: dict[str, Action], site: Site, slot: int, last: Act, earlier: Act) -> None:
-    *others, kept = site.children
-    actions[kept] = Action(last, slot)
-    actions.update((path, Action(earlier, slot)) for path in others)
+def _acts(op: Compute | Reuse | LeaveOut) -> tuple[Action, Action]:
+    """What is done at the earlier children of a site, and at the last."""
+    shape, hollow = Action(Act.SHAPE, -1), Action(Act.HOLLOW, -1)
+    if isinstance(op, Compute):
+        return shape, shape if op.slot is None else Action(Act.KEEP, op.slot)
+    return hollow, Action(Act.REUSE, op.slot) if isinstance(op, Reuse) else hollow
 
 
 def _alike(sites: list[Site]) -> list[int]:
     """How many of the sites are the same child of a block of the same list, for each of them."""
-    kinds = [re.sub(r"\d+", "*", site.children[-1]) for site in sites]
+    kinds = [re.sub(r"\.\d+(?!.*\.\d)", ".*", site.children[-1]) for site in sites]
     counts = Counter(kinds)
     return [counts[kind] for kind in kinds]
+
+
+def _clone(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _on_meta(value: Any) -> Any:
