@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.sites import Site
@@ -89,6 +89,8 @@ class OwnWorkspace:
             if "meta" in str(error):
                 raise ValueError(READS_HOLLOW) from error
             raise
+        if not self._first and self._device.type != "meta" and any(map(_is_meta, tree_leaves(out))):
+            raise ValueError(READS_HOLLOW)
         if self._first:
             self._calls_at_first = self._calls
         elif self._calls != self._calls_at_first:
@@ -212,6 +214,10 @@ def _alike(sites: list[Site]) -> list[int]:
 
 def _clone(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
+
+
+def _is_meta(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_meta
 
 
 def _on_meta(value: Any) -> Any:

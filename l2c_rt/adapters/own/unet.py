@@ -1,8 +1,8 @@
 """U-Nets of diffusers as nested shells, for DeepCache.
 
-Shell q is the down layer that makes skip q and the up layer that reads it (shell 0: the last up
-layer alone, as conv_in always runs); "mid" lies inside the last shell.  What a shell hands to the
-one around it is one tensor, the output of its up layer.
+Shell q is the down layer that makes skip q (conv_in for shell 0) and the up layer that reads it;
+"mid" lies inside the last shell.  What a shell hands to the one around it is one tensor, the output
+of its up layer.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from l2c_rt.plan.program import BlockProgram, Branch, Fixed, Node
 LAYER_LISTS = ("resnets", "temp_convs", "attentions", "temp_attentions", "motion_modules")
 """The lists of a block that have one module per layer, in the order in which a layer calls them."""
 
+FIRST = ("conv_in", "transformer_in")
 SAMPLERS = ("downsamplers", "upsamplers")
 RESIDUALS = "down_block_additional_residuals"
 MID_RESIDUAL = "mid_block_additional_residual"
@@ -73,14 +74,15 @@ def _shells(model: nn.Module) -> tuple[Site, ...]:
             f"compile: shells are those of a U-Net with down_blocks and up_blocks made of resnets; "
             f"{kind} has none{remedy}"
         )
-    down = [layer for path, block in _blocks(model, "down_blocks") for layer in _down(path, block)]
+    down = [tuple(name for name in FIRST if model._modules.get(name) is not None)]
+    down += [layer for path, block in _blocks(model, "down_blocks") for layer in _down(path, block)]
     up = [layer for path, block in _blocks(model, "up_blocks") for layer in _up(path, block)]
-    if len(up) != len(down) + 1:
+    if len(up) != len(down) or not down[0]:
         raise TypeError(
-            f"compile: {kind} has {len(down)} layers going down, which with conv_in make "
-            f"{len(down) + 1} skips, and {len(up)} layers going up; wanted one for each skip"
+            f"compile: {kind} has {len(down)} layers going down, conv_in included, of which each "
+            f"makes a skip, and {len(up)} layers going up; wanted one for each skip"
         )
-    outside_in = zip([(), *down], reversed(up), strict=True)
+    outside_in = zip(down, reversed(up), strict=True)
     sites = [Site(f"shell-{q}", before + after) for q, (before, after) in enumerate(outside_in)]
     if model._modules.get("mid_block") is not None:
         sites.append(Site("mid", ("mid_block",)))
@@ -171,13 +173,9 @@ def _program(model: nn.Module, sites: Sequence[Site]) -> BlockProgram:
             Branch(site.name, site.name.partition("-")[0], q, gated=False, macs=max(macs, 1),
                    weights=sum(weights), activations=0, kernels=0, nested=q > 0)
         )  # fmt: skip
-    first, last = (_end(model, name, height * width) for name in ("conv_in", "conv_out"))
-    rest = matrix_weights(model) - sum(node.weights for node in (first, last, *nodes))
-    first = replace(first, name=BEFORE, macs=first.macs + rest, weights=first.weights + rest)
-    return BlockProgram(type(model).__name__, (first, *nodes, replace(last, name=AFTER)), 1, 1)
-
-
-def _end(model: nn.Module, name: str, positions: int) -> Fixed:
-    module = model._modules.get(name)
-    weights = 0 if module is None else matrix_weights(module)
-    return Fixed(name, macs=positions * weights, weights=weights)
+    last = model._modules.get("conv_out")
+    after = 0 if last is None else matrix_weights(last)
+    # Embeddings of the timestep and the like, once per image.
+    before = matrix_weights(model) - sum(node.weights for node in nodes) - after
+    ends = Fixed(BEFORE, macs=before, weights=before), Fixed(AFTER, height * width * after, after)
+    return BlockProgram(type(model).__name__, (ends[0], *nodes, ends[1]), tokens=1, width=1)
