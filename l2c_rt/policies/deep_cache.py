@@ -19,23 +19,23 @@ class NonUniform:
     Source: DeepCache, arXiv 2312.00858, section 3.4, as the published pipelines compute it.
     """
 
-    center: float = 15
+    center: int = 15
     power: float = 1.4
 
     def __post_init__(self) -> None:
-        _check_number("center", self.center)
-        _check_number("power", self.power)
-        if not self.center > 0 or not self.power > 1:
-            raise ValueError(
-                f"nonuniform: center is {self.center}, power {self.power}; wanted a center above 0 "
-                "and a power above 1"
-            )
+        _check_int("nonuniform: center", self.center, 1)
+        number = isinstance(self.power, int | float) and not isinstance(self.power, bool)
+        if not number or not 1 < self.power < np.inf:
+            raise ValueError(f"nonuniform: power is {self.power!r:.40}, wanted a number above 1")
 
     def full_steps(self, steps: int, interval: int) -> tuple[int, ...]:
         """ceil(steps / interval) full steps, 0 first.
 
-        Raises ValueError where rounding leaves another number of them at every power down to 1.
+        Raises ValueError for a center outside of the run, or where rounding leaves another number
+        of steps at every power down to 1.
         """
+        if self.center >= steps:
+            raise ValueError(f"nonuniform: center is {self.center}, and the run is 0..{steps - 1}")
         count = -(-steps // interval)
         if count == 1:
             return (0,)
@@ -46,7 +46,7 @@ class NonUniform:
             points = np.linspace(*ends, count + 1) ** power
             inner = np.unique(points.real.astype(np.int32))[1:-1]
             if len(inner) == count - 1:
-                return (0, *(int(point + self.center) for point in inner))
+                return (0, *(int(point) + self.center for point in inner))
             power -= 0.02
         raise ValueError(
             f"nonuniform(center={self.center}, power={self.power}): no {count} different steps of "
@@ -54,7 +54,7 @@ class NonUniform:
         )
 
 
-def nonuniform(center: float = 15, power: float = 1.4) -> NonUniform:
+def nonuniform(center: int = 15, power: float = 1.4) -> NonUniform:
     """For `DeepCache(interval, branch, steps=nonuniform(...))`; the published defaults."""
     return NonUniform(center, power)
 
@@ -80,12 +80,8 @@ class DeepCache:
     """This policy names depths, so that `compile` cuts the model into shells."""
 
     def __post_init__(self) -> None:
-        for name, least in (("interval", 1), ("branch", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"DeepCache: {name} is {value!r}, wanted an int of at least {least}"
-                )
+        _check_int("DeepCache: interval", self.interval, 1)
+        _check_int("DeepCache: branch", self.branch, 0)
         if self.steps is not None and not isinstance(self.steps, NonUniform):
             object.__setattr__(self, "steps", _checked_list(self.steps))
 
@@ -150,7 +146,6 @@ def _checked_list(steps: Sequence[int]) -> tuple[int, ...]:
     return ordered
 
 
-def _check_number(name: str, value: float) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not np.isfinite(value):
-        raise ValueError(f"nonuniform: {name} is {value!r:.40}, wanted a finite number")
+def _check_int(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {value!r:.40}, wanted an int of at least {least}")

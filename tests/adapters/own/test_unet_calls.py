@@ -82,7 +82,7 @@ class Peeks(CrossAttnUpBlock2D):
 
     def forward(self, hidden_states: Tensor, res_hidden_states_tuple: Any, **rest: Any) -> Tensor:
         out: Tensor = super().forward(hidden_states, res_hidden_states_tuple, **rest)
-        return out + res_hidden_states_tuple[0].mean()
+        return out + res_hidden_states_tuple[-1].mean()
 
 
 def test_code_that_reads_what_was_left_out_is_an_error_and_not_a_value() -> None:
