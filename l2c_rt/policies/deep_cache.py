@@ -42,8 +42,10 @@ class NonUniform:
         power = self.power
         while power > 1:
             # Roots of negative numbers are complex, and of their powers the real part is taken.
-            ends = [complex(end) ** (1 / power) for end in (-self.center, steps - self.center)]
-            points = np.linspace(*ends, count + 1) ** power
+            first, last = (
+                complex(end) ** (1 / power) for end in (-self.center, steps - self.center)
+            )
+            points = np.linspace(first, last, count + 1) ** power
             inner = np.unique(points.real.astype(np.int32))[1:-1]
             if len(inner) == count - 1:
                 return (0, *(int(point) + self.center for point in inner))
