@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
@@ -57,6 +57,7 @@ class OwnWorkspace:
         sites = {site.name: site for site in model.sites}
         self._rows = _rows(plan, sites)
         self._slot_names = plan.slots
+        self._inside = _inside([path for site in model.sites for path in site.children])
         self._alike = _alike([sites[name] for name in plan.slots])
         self._stage = model.open_stage(self._visit)
         self._hollow: dict[tuple[str, int], Any] = {}
@@ -125,6 +126,8 @@ class OwnWorkspace:
         if act is Act.REUSE or act is Act.HOLLOW:
             if call >= self._calls_at_first.get(path, 0):
                 raise ValueError(self._other_calls())
+            for inner in self._inside.get(path, ()):
+                self._calls[inner] = self._calls_at_first.get(inner, 0)
             if act is Act.REUSE:
                 return self._kept(slot, call, path)
             hollow = self._hollow[path, call]
@@ -203,6 +206,12 @@ def _acts(op: Compute | Reuse | LeaveOut) -> tuple[Action, Action]:
     if isinstance(op, Compute):
         return shape, shape if op.slot is None else Action(Act.KEEP, op.slot)
     return hollow, Action(Act.REUSE, op.slot) if isinstance(op, Reuse) else hollow
+
+
+def _inside(paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The cut points inside of each that has any: they are not called where it is not."""
+    inside = {path: tuple(p for p in paths if p.startswith(f"{path}.")) for path in paths}
+    return {path: inner for path, inner in inside.items() if inner}
 
 
 def _alike(sites: list[Site]) -> list[int]:

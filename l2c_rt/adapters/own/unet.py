@@ -2,11 +2,12 @@
 
 Shell q is the down layer that makes skip q (conv_in for shell 0) and the up layer that reads it;
 "mid" lies inside the last shell.  What a shell hands to the one around it is one tensor, the output
-of its up layer.
+of its up layer.  Blocks are cut points too: one whose shells are all left out is not called.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -31,10 +32,12 @@ LAYER_LISTS = ("resnets", "temp_convs", "attentions", "temp_attentions", "motion
 """The lists of a block that have one module per layer, in the order in which a layer calls them."""
 
 FIRST = ("conv_in", "transformer_in")
+BLOCKS = ("down_blocks", "up_blocks")
 SAMPLERS = ("downsamplers", "upsamplers")
 RESIDUALS = "down_block_additional_residuals"
 MID_RESIDUAL = "mid_block_additional_residual"
 T2I_RESIDUALS = "down_intrablock_additional_residuals"
+BETWEEN_FRAMES = re.compile("temp_|temporal|motion")
 FREEU = ("s1", "s2", "b1", "b2")
 
 Layer = tuple[str, ...]
@@ -43,7 +46,7 @@ Layer = tuple[str, ...]
 
 def matches(model: nn.Module) -> bool:
     """Whether the model has lists of down and up blocks made of resnets."""
-    lists = [model._modules.get(name) for name in ("down_blocks", "up_blocks")]
+    lists = [model._modules.get(name) for name in BLOCKS]
     return all(
         isinstance(blocks, nn.ModuleList)
         and len(blocks) > 0
@@ -94,31 +97,34 @@ def _blocks(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _down(path: str, block: nn.Module) -> Iterator[Layer]:
-    """The layers of a down block; its sampler is one of its own, as it makes a skip."""
-    yield from _layers(path, block)
+    """The layers of a down block, with the first of them the block itself; its sampler makes a
+    skip, so it is a layer of its own."""
+    first, *layers = _layers(path, block)
+    yield (path, *first)
+    yield from layers
     if sampler := _samplers(path, block):
         yield sampler
 
 
 def _up(path: str, block: nn.Module) -> Iterator[Layer]:
-    """The layers of an up block; its sampler belongs to the last one."""
+    """The layers of an up block; to the last of them belong its sampler and the block itself."""
     *layers, last = _layers(path, block)
     yield from layers
-    yield last + _samplers(path, block)
+    yield (*last, *_samplers(path, block), path)
 
 
 def _layers(path: str, block: nn.Module) -> list[Layer]:
     children = {name: child for name, child in block.named_children() if name not in SAMPLERS}
     lists = {name: children[name] for name in LAYER_LISTS if name in children}
     unknown = [name for name in children if name not in LAYER_LISTS]
-    counts = {name: len(list(layers.children())) for name, layers in lists.items()}
-    if unknown or len(set(counts.values())) > 1:
+    counts = {name: len(list(modules.children())) for name, modules in lists.items()}
+    if unknown or len(set(counts.values())) != 1 or 0 in counts.values():
         other = f"{', '.join(unknown)} beside its layers" if unknown else f"lists of {counts}"
         raise TypeError(
             f"compile: {path} is a {type(block).__name__} with {other}; wanted only lists of one "
             f"module per layer, of {', '.join(LAYER_LISTS)}, and {' or '.join(SAMPLERS)}"
         )
-    layers = range(max(counts.values(), default=0))
+    layers = range(counts["resnets"])
     return [tuple(f"{path}.{name}.{i}" for name in lists) for i in layers]
 
 
@@ -155,23 +161,28 @@ def _begin(
 
 
 def _program(model: nn.Module, sites: Sequence[Site]) -> BlockProgram:
-    """MACs of the layers' matrices at the resolution that the model was made for, or at 64 x 64.
-
-    The products with the attention matrix are not counted.
-    """
+    """MACs at the resolution that the model was made for, or at 64 x 64; attention is counted
+    within an image, not to the text or between frames."""
     size = getattr(getattr(model, "config", None), "sample_size", None) or 64
     height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
+    blocks = {path for name in BLOCKS for path, _ in _blocks(model, name)}
     nodes: list[Node] = []
     level = 0
     for q, site in enumerate(sites):
         level += any("downsamplers" in path for path in site.children)
-        weights = [matrix_weights(model.get_submodule(path)) for path in site.children]
-        # An upsampler's convolution sees the resolution above.
-        levels = [max(0, level - ("upsamplers" in path)) for path in site.children]
-        macs = sum(w * (height >> i) * (width >> i) for w, i in zip(weights, levels, strict=True))
+        macs = attention = weights = 0
+        for path in [path for path in site.children if path not in blocks]:
+            module = model.get_submodule(path)
+            # An upsampler's convolution sees the resolution above.
+            i = max(0, level - ("upsamplers" in path))
+            positions = (height >> i) * (width >> i)
+            macs += positions * matrix_weights(module)
+            weights += matrix_weights(module)
+            attention += 2 * positions**2 * _attention_width(path, module)
         nodes.append(
             Branch(site.name, site.name.partition("-")[0], q, gated=False, macs=max(macs, 1),
-                   weights=sum(weights), activations=0, kernels=0, nested=q > 0)
+                   attention_macs=attention, weights=weights, activations=0, kernels=0,
+                   nested=q > 0)
         )  # fmt: skip
     last = model._modules.get("conv_out")
     after = 0 if last is None else matrix_weights(last)
@@ -179,3 +190,14 @@ def _program(model: nn.Module, sites: Sequence[Site]) -> BlockProgram:
     before = matrix_weights(model) - sum(node.weights for node in nodes) - after
     ends = Fixed(BEFORE, macs=before, weights=before), Fixed(AFTER, height * width * after, after)
     return BlockProgram(type(model).__name__, (ends[0], *nodes, ends[1]), tokens=1, width=1)
+
+
+def _attention_width(path: str, module: nn.Module) -> int:
+    """Widths of the attentions of an image's positions to each other, summed."""
+    return sum(
+        inner.to_q.out_features
+        for name, inner in module.named_modules()
+        if isinstance(getattr(inner, "to_q", None), nn.Linear)
+        and not getattr(inner, "is_cross_attention", False)
+        and not BETWEEN_FRAMES.search(f"{path}.{name}")
+    )

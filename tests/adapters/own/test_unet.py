@@ -49,10 +49,14 @@ def test_the_branches_are_shells_of_a_down_layer_and_the_up_layer_that_reads_it(
     fast = rt.compile(sd_like(), DeepCache(), timesteps=timesteps())
     sites = {site.name: site.children for site in fast.bound_model.sites}
     assert tuple(sites) == (*(f"shell-{q}" for q in range(SKIPS)), "mid") == fast.schedule.branches
-    assert sites["shell-0"] == ("conv_in", "up_blocks.2.resnets.2", "up_blocks.2.attentions.2")
+    assert sites["shell-2"] == (
+        "down_blocks.0.resnets.1", "down_blocks.0.attentions.1",
+        "up_blocks.2.resnets.0", "up_blocks.2.attentions.0",
+    )  # fmt: skip
+    # With the outermost shell of a block goes the block itself.
     assert sites["shell-3"] == (
         "down_blocks.0.downsamplers.0", "up_blocks.1.resnets.2", "up_blocks.1.attentions.2",
-        "up_blocks.1.upsamplers.0",
+        "up_blocks.1.upsamplers.0", "up_blocks.1",
     )  # fmt: skip
     assert sites["mid"] == ("mid_block",)
 
@@ -112,14 +116,16 @@ def test_only_the_layers_of_the_computed_shells_run() -> None:
     unet = sd_like()
     ran: list[str] = []
     for path, module in unet.named_modules():
-        if path.split(".")[-2:-1] == ["resnets"] or path == "mid_block":
+        if path.split(".")[-2:-1] in (["resnets"], ["down_blocks"], ["up_blocks"]):
             module.register_forward_hook(lambda *_, path=path: ran.append(path))
-    run(rt.compile(unet, DeepCache(2, 1), timesteps=timesteps(2)), 2)
-    count = len([path for path, _ in unet.named_modules() if path.split(".")[-2:-1] == ["resnets"]])
-    # At the cached step one layer down and two up; hooks of the user's modules see the same.
-    assert ran[count + 1 :] == [
-        "down_blocks.0.resnets.0", "up_blocks.2.resnets.1", "up_blocks.2.resnets.2"
-    ]  # fmt: skip
+    fast = rt.compile(unet, DeepCache(2, 1), timesteps=timesteps(2))
+    run(fast, 1)
+    ran.clear()
+    x, t, text = inputs(1)
+    fast(x, t, text)
+    # One layer down and two up, inside of the outermost blocks; hooks of the user's modules see it.
+    assert ran == ["down_blocks.0.resnets.0", "down_blocks.0", "up_blocks.2.resnets.1",
+                   "up_blocks.2.resnets.2", "up_blocks.2"]  # fmt: skip
 
 
 def test_the_model_is_left_as_it_is() -> None:
@@ -160,6 +166,14 @@ def test_a_schedule_of_shells_survives_its_file(tmp_path: Any) -> None:
     rows(MIXED, SKIPS).save(tmp_path / "shells.json")
     fast = rt.compile(unet, tmp_path / "shells.json", timesteps=timesteps(len(MIXED)))
     assert all(equal(run(fast, len(MIXED)), by_hand(unet, MIXED)))
+
+
+def test_a_row_that_computes_inside_of_what_it_reuses_is_refused() -> None:
+    schedule = rows([None, 3], SKIPS)
+    compute = schedule.compute.copy()
+    compute[1, 1] = False
+    with pytest.raises(ValueError, match="evaluation 1 computes shell-2 and reuses shell-1"):
+        rt.compile(sd_like(), rt.CacheSchedule(compute, schedule.branches))
 
 
 def test_a_policy_that_needs_no_depth_runs_on_shells_too() -> None:
