@@ -155,9 +155,8 @@ class BoundModel:
     `sites` say where in the model the branches are.  `open_stage` gives a copy of the model whose
     own forward asks a function at every site; a description with it needs no `fixed` and no
     `branches`, and `begin` then puts "args" and "kwargs" into the state's options, and
-    "reads_hollow" where the model's code does something with outputs of which nothing is read,
-    "writes_kept" where it writes to what it is handed.  `refused` says why it stands in place of
-    another description.
+    "writes_kept" where the model's code writes to what it is handed.  `refused` says why it stands
+    in place of another description.
     """
 
     model: nn.Module

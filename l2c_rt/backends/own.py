@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum, auto
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from l2c_rt.adapters.own.sites import Site
 from l2c_rt.backends.backend import Backend, Evaluation, unchanged
 from l2c_rt.device.graphs import GraphStats
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
-from l2c_rt.plan.ops import Compute, LeaveOut, Plan, Reuse, StepPlan
+from l2c_rt.plan.ops import Compute, LeaveOut, Plan, Reuse, StepPlan, reuses
 
 
 class Act(Enum):
@@ -30,6 +31,7 @@ class Act(Enum):
     KEEP = auto()
     REUSE = auto()
     SHAPE = auto()
+    NARROW = auto()
     HOLLOW = auto()
 
 
@@ -37,13 +39,8 @@ class Action(NamedTuple):
     """`slot` is the branch's, -1 for none; cut points without an action just call their module."""
 
     act: Act
-    slot: int
+    slot: int = -1
 
-
-READS_HOLLOW = (
-    "the model's forward reads an output that this step of the schedule does not compute: it is "
-    "not made of the branches that it was cut into; name others with sites="
-)
 
 Row = Mapping[str, Action]
 """The path of a cut point -> what is done there in one distinct step of a plan."""
@@ -55,20 +52,22 @@ class OwnWorkspace:
     def __init__(self, model: BoundModel, plan: Plan) -> None:
         assert model.open_stage is not None
         sites = {site.name: site for site in model.sites}
-        self._rows = _rows(plan, sites)
-        self._slot_names = plan.slots
+        left_out = {op.branch for step in plan.steps for op in step if isinstance(op, LeaveOut)}
+        self._left_out = frozenset(sites[name].children[-1] for name in left_out)
+        self._rows: tuple[Row, ...] = tuple(_row(step, sites, left_out) for step in plan.steps)
+        self._reuses = tuple(bool(reuses(step)) for step in plan.steps)
+        self._sites = model.sites
         self._inside = _inside([path for site in model.sites for path in site.children])
         self._alike = _alike([sites[name] for name in plan.slots])
         self._stage = model.open_stage(self._visit)
         self._hollow: dict[tuple[str, int], Any] = {}
+        self._written: set[tuple[str, int]] = set()
         self._calls: dict[str, int] = {}
         self._calls_at_first: dict[str, int] = {}
         self._row: Row = {}
         self._values = KeptValues()
         self._first = True
-        self._reads_hollow = self._writes_kept = False
-        self._device = model.device
-        self._nan: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._writes = False
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
         """The model's own return value.
@@ -81,26 +80,19 @@ class OwnWorkspace:
         self._first = evaluation.step == 0
         self._calls = {}
         options = evaluation.state.options
-        self._device = evaluation.state.x.device
-        self._reads_hollow = options.get("reads_hollow", False)
-        self._writes_kept = options.get("writes_kept", False)
-        try:
-            out: object = self._stage(*options["args"], **options["kwargs"])
-        except (RuntimeError, NotImplementedError) as error:
-            if "meta" in str(error):
-                raise ValueError(READS_HOLLOW) from error
-            raise
-        if not self._first and self._device.type != "meta" and any(map(_is_meta, tree_leaves(out))):
-            raise ValueError(READS_HOLLOW)
+        self._writes = options.get("writes_kept", False)
+        out: object = self._stage(*options["args"], **options["kwargs"])
         if self._first:
+            self._check_called()
             self._calls_at_first = self._calls
         elif self._calls != self._calls_at_first:
-            raise ValueError(self._other_calls())
-        return out
+            raise ValueError(self._other_calls(self._first_difference()))
+        # A branch may be the last module: what the user is given must not be our memory.
+        return tree_map(self._values.not_kept, out) if self._reuses[evaluation.variant] else out
 
     def drop_tables(self) -> None:
-        """A run begins: it may have other shapes, and the model's attributes other values."""
-        self._hollow.clear()
+        """A run begins: shapes may be others, and the attributes of the model's modules."""
+        self._written.clear()
         self._stage.refresh()
 
     @property
@@ -125,55 +117,60 @@ class OwnWorkspace:
         act, slot = action
         if act is Act.REUSE or act is Act.HOLLOW:
             if call >= self._calls_at_first.get(path, 0):
-                raise ValueError(self._other_calls())
+                raise ValueError(self._other_calls(path))
             for inner in self._inside.get(path, ()):
                 self._calls[inner] = self._calls_at_first.get(inner, 0)
-            if act is Act.REUSE:
-                return self._kept(slot, call, path)
-            hollow = self._hollow[path, call]
-            return tree_map(self._filled, hollow) if self._reads_hollow else hollow
+            value = self._kept(slot, call, path) if act is Act.REUSE else self._hollow[path, call]
+            return tree_map(_clone, value) if self._writes else value
         out = module(*args, **kwargs)
+        new = (path, call) not in self._written
+        self._written.add((path, call))
         if act is Act.KEEP:
-            self._keep(slot, call, path, out)
-        if (path, call) not in self._hollow:
-            # On meta: what another module than the last child makes of it is an error, not a value.
-            self._hollow[path, call] = tree_map(_on_meta, out)
+            self._keep(slot, call, path, out, new)
+        if new and (act is not Act.KEEP or path in self._left_out):
+            before = self._hollow.get((path, call))
+            self._hollow[path, call] = _hollow_like(out, before, narrow=act is Act.NARROW)
         return out
 
-    def _filled(self, value: Any) -> Any:
-        """NaN of that shape without memory of its own, for code that does arithmetic with it."""
-        if not isinstance(value, Tensor):
-            return value
-        kind = (value.dtype, self._device)
-        if kind not in self._nan:
-            self._nan[kind] = torch.full((), torch.nan, dtype=kind[0], device=kind[1])
-        return self._nan[kind].expand(value.shape)
-
-    def _keep(self, slot: int, call: int, path: str, out: object) -> None:
+    def _keep(self, slot: int, call: int, path: str, out: object, new: bool) -> None:
         try:
-            self._values.keep(ValueKey(slot, call), out, self._alike[slot], may_change=self._first)
+            self._values.keep(ValueKey(slot, call), out, self._alike[slot], may_change=new)
         except (TypeError, ValueError) as error:
             raise type(error)(f"output of {path}: {error}") from None
 
     def _kept(self, slot: int, call: int, path: str) -> Any:
         try:
-            value = self._values.get(ValueKey(slot, call))
-            return tree_map(_clone, value) if self._writes_kept else value
+            return self._values.get(ValueKey(slot, call))
         except ValueError as error:
             raise ValueError(f"output of {path}: {error}") from None
 
-    def _other_calls(self) -> str:
+    def _check_called(self) -> None:
+        """At evaluation 0: some branches of a model may have nothing to do, but not all of them."""
+        missing = [site for site in self._sites if site.children[-1] not in self._calls]
+        required = [site.name for site in missing if site.required]
+        if required or len(missing) == len(self._sites):
+            names = required or [site.name for site in missing]
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            raise ValueError(
+                f"{', '.join(names[:4])}{more}: not called by the model's forward at evaluation 0, "
+                "so nothing can be kept there; name modules that it calls: sites=[...]"
+            )
+
+    def _first_difference(self) -> str:
         paths = {**self._calls_at_first, **self._calls}
-        for path in paths:
-            now, first = self._calls.get(path, 0), self._calls_at_first.get(path, 0)
-            if now != first:
-                break
-        times = f"{now} times" if now else "not"
+        return next(p for p in paths if self._calls.get(p) != self._calls_at_first.get(p))
+
+    def _other_calls(self, path: str) -> str:
+        now, first = self._calls.get(path, 0), self._calls_at_first.get(path, 0)
         return (
-            f"{path} was called {times}, and {first} times at evaluation 0 of the run; a compiled "
-            "model's forward must make the same calls at every evaluation (are there arguments "
-            "that skip layers?)"
+            f"{path} was called {_times(now)} and {_times(first)} at evaluation 0 of the run; the "
+            "forward of a compiled model must make the same calls at every evaluation (are there "
+            "arguments that skip layers?)"
         )
+
+
+def _times(count: int) -> str:
+    return ("not", "once", "twice")[count] if count < 3 else f"{count} times"
 
 
 def own_backend(model: BoundModel, reasons: tuple[str, ...] = ()) -> Backend:
@@ -181,31 +178,28 @@ def own_backend(model: BoundModel, reasons: tuple[str, ...] = ()) -> Backend:
     return Backend("own", unchanged, lambda plan: OwnWorkspace(model, plan), reasons)
 
 
-def _rows(plan: Plan, sites: Mapping[str, Site]) -> tuple[Row, ...]:
-    """What the distinct steps do at the sites that are not computed in all of them."""
-    always = set(sites)
-    for step in plan.steps:
-        always &= {op.branch for op in step if isinstance(op, Compute)}
-    left = {name: site for name, site in sites.items() if name not in always}
-    return tuple(_row(step, left) for step in plan.steps)
-
-
-def _row(step: StepPlan, sites: Mapping[str, Site]) -> Row:
+def _row(step: StepPlan, sites: Mapping[str, Site], left_out: set[str]) -> Row:
+    """`left_out` are the branches that some step neither runs nor reads."""
     actions: dict[str, Action] = {}
     for op in step:
-        if isinstance(op, Compute | Reuse | LeaveOut) and op.branch in sites:
-            earlier, last = _acts(op)
-            actions |= dict.fromkeys(sites[op.branch].children, earlier)
-            actions[sites[op.branch].children[-1]] = last
+        if not isinstance(op, Compute | Reuse | LeaveOut):
+            continue
+        site, hollow = sites[op.branch], Action(Act.HOLLOW)
+        shape = Action(Act.NARROW if site.narrow else Act.SHAPE)
+        if isinstance(op, Reuse):
+            _act(actions, site, hollow, Action(Act.REUSE, op.slot))
+        elif isinstance(op, LeaveOut):
+            _act(actions, site, hollow, hollow)
+        elif op.slot is not None:
+            _act(actions, site, shape, Action(Act.KEEP, op.slot))
+        elif op.branch in left_out:
+            _act(actions, site, shape, shape)
     return actions
 
 
-def _acts(op: Compute | Reuse | LeaveOut) -> tuple[Action, Action]:
-    """What is done at the earlier children of a site, and at the last."""
-    shape, hollow = Action(Act.SHAPE, -1), Action(Act.HOLLOW, -1)
-    if isinstance(op, Compute):
-        return shape, shape if op.slot is None else Action(Act.KEEP, op.slot)
-    return hollow, Action(Act.REUSE, op.slot) if isinstance(op, Reuse) else hollow
+def _act(actions: dict[str, Action], site: Site, earlier: Action, last: Action) -> None:
+    actions |= dict.fromkeys(site.children, earlier)
+    actions[site.children[-1]] = last
 
 
 def _inside(paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -225,9 +219,26 @@ def _clone(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 
-def _is_meta(value: object) -> bool:
-    return isinstance(value, Tensor) and value.is_meta
+def _hollow_like(out: Any, before: Any, *, narrow: bool) -> Any:
+    """What stands for an output that only the branch's last child would read: NaN, so that it shows
+    where anything else reads it, without memory of its own.
+
+    `narrow` is of width 2: activations and concatenations on the way then cost next to nothing.
+    `before` is kept where it is alike: captured graphs hold its address.
+    """
+    hollow = tree_map(partial(_nan_like, narrow=narrow), out)
+    old, new = tree_leaves(before), tree_leaves(hollow)
+    alike = len(old) == len(new) and all(
+        isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
+        and a.dtype == b.dtype and a.device == b.device
+        for a, b in zip(old, new, strict=True)
+    )  # fmt: skip
+    return before if alike else hollow
 
 
-def _on_meta(value: Any) -> Any:
-    return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
+def _nan_like(value: Any, *, narrow: bool) -> Any:
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    nan = torch.full((), torch.nan, dtype=value.dtype, device=value.device)
+    width = min(2, value.shape[-1]) if narrow else value.shape[-1]
+    return nan.expand(*value.shape[:-1], width)

@@ -60,6 +60,7 @@ class KeptValues:
         self._on_taken = on_taken
         self._kept: dict[ValueKey, _Kept] = {}
         self._arenas: list[_Arena] = []
+        self._addresses: set[int] = set()
 
     def keep(self, key: ValueKey, value: object, alike: int, *, may_change: bool) -> None:
         """Copy a value to its address.
@@ -74,7 +75,9 @@ class KeptValues:
         if kept is None or not _fits(kept, container, parts):
             if kept is not None:
                 if not may_change:
-                    raise ValueError(f"{_spell(parts)}, but at evaluation 0 {_spell(kept.parts)}")
+                    raise ValueError(
+                        f"{_spell(parts)}, but earlier in the run {_spell(kept.parts)}"
+                    )
                 self._release(self._kept.pop(key))
             kept = self._kept[key] = self._place(container, parts, alike)
         for view, tensor in zip(kept.tensors, tensors, strict=True):
@@ -94,6 +97,12 @@ class KeptValues:
         if kept.container is None:
             return tensors[0]
         return kept.parts if kept.container is tuple else list(kept.parts)
+
+    def not_kept(self, value: Any) -> Any:
+        """The value, or a copy of it where it is a tensor in the memory of a kept one."""
+        if isinstance(value, Tensor) and value.untyped_storage().data_ptr() in self._addresses:
+            return value.clone()
+        return value
 
     @property
     def nbytes(self) -> int:
@@ -134,6 +143,7 @@ class KeptValues:
             for home, part in zip(homes, parts, strict=True)
         )
         tensors = tuple(part for part in placed if isinstance(part, Tensor))
+        self._addresses.update(tensor.data_ptr() for tensor in tensors)
         return _Kept(tensors, container, placed, (), [home for home in homes if home is not None])
 
     def _home(self, tensor: Tensor, alike: int) -> _Home:
@@ -149,6 +159,7 @@ class KeptValues:
 
     def _release(self, kept: _Kept) -> None:
         """Give a value's addresses back; an arena of which nothing is used goes."""
+        self._addresses.difference_update(tensor.data_ptr() for tensor in kept.tensors)
         for home in kept.homes:
             home.arena.free.append(home.flat)
         self._arenas = [a for a in self._arenas if len(a.free) < len(a.memory.slots)]

@@ -41,7 +41,7 @@ class Proof:
     def due(self, model: BoundModel) -> bool:
         """Whether this structure has not been proved yet."""
         if model.open_stage is not None:
-            self.status = "it runs"
+            self.status = "not needed, it is what runs"
             return False
         if not self._on or model is self._last:
             return False

@@ -46,7 +46,7 @@ def test_values_of_one_size_share_an_arena_and_keep_their_addresses() -> None:
 def test_another_shape_replaces_the_memory_only_where_it_may() -> None:
     memory = kept(torch.ones(1 << 12))
     before = memory.nbytes
-    with pytest.raises(ValueError, match=r"\[9\] float32, but at evaluation 0 \[4096\] float32"):
+    with pytest.raises(ValueError, match=r"\[9\] float32, but earlier in the run \[4096\] float32"):
         memory.keep(A, torch.ones(9), 1, may_change=False)
     memory.keep(A, torch.ones(1 << 13), 1, may_change=True)
     assert memory.nbytes == 2 * before

@@ -20,22 +20,28 @@ def forward_through(
 ) -> Any:
     """`own(*args, **kwargs)` with the hooks around it that were put on `module`.
 
-    Raises ValueError for a hook that is itself a forward (another cache), or a forward that was
-    replaced by code nobody knows.
+    Raises ValueError where `check_replaced` does.
     """
+    check_replaced(module)
     attributes = vars(module)
     registry = attributes.get("_diffusers_hook")
     if registry is not None and registry._hook_order:
         return _through_registry(module, registry, own, args, kwargs)
     if "_hf_hook" in attributes:
         return _through_accelerate(module, attributes["_hf_hook"], own, args, kwargs)
-    check_replaced(module)
     return own(*args, **kwargs)
 
 
 def check_replaced(module: nn.Module) -> None:
-    """Raise ValueError for a forward that was replaced by other code than hooks: a copy of the
-    module would not run it."""
+    """Raise ValueError for a forward that was replaced by other code than hooks around it: a copy
+    of the module would not run it."""
+    registry = vars(module).get("_diffusers_hook")
+    for hook in () if registry is None else registry.hooks.values():
+        if hasattr(hook, "new_forward"):
+            raise ValueError(
+                f"{type(hook).__name__} of diffusers replaces the forward of "
+                f"{type(module).__name__}: another cache? Take it off, as by model.disable_cache()"
+            )
     hooks = "_hf_hook" in vars(module) or "_diffusers_hook" in vars(module)
     if replaced_forward(module) and not hooks:
         raise ValueError(
@@ -52,12 +58,6 @@ def _through_registry(
     kwargs: Mapping[str, Any],
 ) -> Any:
     hooks = [registry.hooks[name] for name in registry._hook_order]
-    for hook in hooks:
-        if hasattr(hook, "new_forward"):
-            raise ValueError(
-                f"{type(hook).__name__} of diffusers replaces the forward of "
-                f"{type(module).__name__}; take it off first, as by model.disable_cache()"
-            )
     for hook in reversed(hooks):
         args, kwargs = hook.pre_forward(module, *args, **kwargs)
     out = own(*args, **kwargs)

@@ -35,7 +35,7 @@ def named_sites(model: nn.Module, patterns: Sequence[str]) -> tuple[Site, ...]:
                                  f"elements: {path}.*")  # fmt: skip
         paths |= dict.fromkeys(named)
     _refuse_nested(paths)
-    return tuple(Site(path, (path,)) for path in modules if path in paths)
+    return tuple(Site(path, (path,), required=True) for path in modules if path in paths)
 
 
 def _names(pattern: str, path: str) -> bool:

@@ -10,13 +10,46 @@ from types import MappingProxyType
 from torch import nn
 
 BRANCH_NAMES = re.compile(
-    r"(self_|cross_|temp_)?attn\d?|(self_|cross_)?attention|ff|ff_context|ffn|(img_|txt_)?mlp"
-    r"|mlp_context|feed_?forward"
+    r"((self|cross|temp|img|txt|audio|video|audio_to_video|video_to_audio)_)?"
+    r"(attn\d?|attention|ff|ffn|mlp|feed_?forward)"
+    r"(_(context|moe_gen))?"
 )
 """Children of a block whose outputs are kept, before the block's own gate."""
 
-PARALLEL = ("attn", "proj_mlp", "proj_out")
-"""Attention and MLP side by side, through one linear: one branch (Flux's single blocks)."""
+IN_PIECES = (
+    ("attn", "proj_mlp", "proj_out"),
+    ("gate_proj", "up_proj", "down_proj"),
+    ("ff_in", "ff_out"),
+)
+"""Children that are one branch together: attention and MLP through one linear (Flux's single
+blocks), the linears of an MLP (PRX, MiniMaxMusic3)."""
+
+NARROW_BLOCKS = frozenset({
+    "BriaFiboSingleTransformerBlock", "BriaSingleTransformerBlock", "ChromaSingleTransformerBlock",
+    "FluxSingleTransformerBlock", "HunyuanImageSingleTransformerBlock",
+    "HunyuanVideoSingleTransformerBlock", "LongCatImageSingleTransformerBlock",
+    "MiniMaxMusic3TransformerBlock", "MotifVideoSingleTransformerBlock", "PRXBlock",
+})  # fmt: skip
+"""Blocks whose code between the pieces of a branch takes tensors of any width."""
+
+BLOCK_BRANCHES: Mapping[str, tuple[str, ...]] = MappingProxyType({
+    "HiDreamBlock": ("block.attn1", "block.ff_i", "block.ff_t"),
+    "Kandinsky6FusedTransformerDecoderBlock": (
+        "video_dec_block.self_attention", "video_dec_block.cross_attention",
+        "audio_dec_block.self_attention", "audio_dec_block.cross_attention",
+        "va_cross_attention", "av_cross_attention",
+        "video_dec_block.feed_forward", "audio_dec_block.feed_forward",
+    ),
+})  # fmt: skip
+"""The branches of blocks whose class the rule does not fit: paths inside the block."""
+
+BLOCK_LISTS: Mapping[str, tuple[str, ...]] = MappingProxyType({
+    "Flux3Transformer2DModel": (
+        "txt_mode_blocks", "mode_blocks.image_cond", "mode_blocks.image",
+        "single_transformer_blocks",
+    ),
+})  # fmt: skip
+"""The lists of blocks of models whose class the rule does not fit, in the order of their calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,26 +57,17 @@ class Site:
     """One cut point: what a branch of the program is in the model.
 
     `children` are paths of modules in the order in which they are called.  The last one's output is
-    kept; nothing but the last reads what the others give, so on reuse they give nothing.
-    `streams` (block level) names the argument that each output continues.
+    kept; nothing but the last reads what the others give, so on reuse they give NaN: of width 2 if
+    `narrow`, where the code between them takes any width.
+    `streams` (block level) names the argument that each output continues.  A `required` site must
+    be called at evaluation 0: the user has named it.
     """
 
     name: str
     children: tuple[str, ...]
     streams: tuple[str | None, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class FamilyException:
-    """What the rule does not find out about a class: `lists` are its lists of blocks in the order
-    of the calls, `inside` is the child of a block that holds the branches."""
-
-    lists: tuple[str, ...] = ()
-    inside: str = ""
-
-
-EXCEPTIONS: Mapping[str, FamilyException] = MappingProxyType({})
-"""By class name of the model."""
+    required: bool = False
+    narrow: bool = False
 
 
 def branch_sites(model: nn.Module) -> tuple[Site, ...]:
@@ -81,6 +105,13 @@ def blocks(model: nn.Module) -> tuple[tuple[str, nn.Module], ...]:
     They are the elements of lists at the smallest depth at which there are any with branches, and
     what stands between such lists and is of the same class.
     """
+    if type(model).__name__ in BLOCK_LISTS:
+        paths = BLOCK_LISTS[type(model).__name__]
+        return tuple(
+            (f"{path}.{name}", block)
+            for path in paths
+            for name, block in model.get_submodule(path).named_children()
+        )
     lists = [(path, module) for path, module in _lists(model) if any(map(_has_branch, module))]
     if not lists:
         return ()
@@ -106,13 +137,24 @@ def _blocks_below(model: nn.Module, parent: str) -> Iterator[tuple[str, nn.Modul
 
 def _sites_of(path: str, block: nn.Module) -> Iterator[Site]:
     names = [name for name, _ in block.named_children()]
-    if {"proj_mlp", "proj_out"} <= set(names):
-        children = tuple(f"{path}.{name}" for name in PARALLEL if name in names)
-        yield Site(children[-1], children)
-        return
-    for name in names:
-        if BRANCH_NAMES.fullmatch(name):
-            yield Site(f"{path}.{name}", (f"{path}.{name}",))
+    listed = BLOCK_BRANCHES.get(type(block).__name__)
+    branches: list[tuple[str, ...]] = [pieces for pieces in IN_PIECES if set(pieces) <= set(names)]
+    if listed is not None:
+        names, branches = [], [(name,) for name in listed if _child(block, name) is not None]
+    taken = {name for pieces in branches for name in pieces}
+    branches += [(n,) for n in names if n not in taken and BRANCH_NAMES.fullmatch(n)]
+    for children in branches:
+        paths = tuple(f"{path}.{child}" for child in children)
+        narrow = len(paths) > 1 and type(block).__name__ in NARROW_BLOCKS
+        yield Site(paths[-1], paths, narrow=narrow)
+
+
+def _child(block: nn.Module, path: str) -> nn.Module | None:
+    """The module at a path below a block, or None."""
+    module: nn.Module | None = block
+    for name in path.split("."):
+        module = None if module is None else module._modules.get(name)
+    return module
 
 
 def _has_branch(block: nn.Module) -> bool:

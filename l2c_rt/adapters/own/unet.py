@@ -151,8 +151,6 @@ def _begin(
             "does not run them; use a ControlNet, or the model itself"
         )
     state = begin(*args, **kwargs)
-    # A ControlNet's residuals are added to all skips, also to those of which nothing is read.
-    state.options["reads_hollow"] = given(RESIDUALS)
     # FreeU scales the input of an up layer in place.
     state.options["writes_kept"] = any(
         getattr(block, name, None) for block in up_blocks for name in FREEU

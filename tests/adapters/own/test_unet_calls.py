@@ -86,17 +86,16 @@ class Peeks(CrossAttnUpBlock2D):
         return out + res_hidden_states_tuple[-1].mean()
 
 
-def test_code_that_reads_what_was_left_out_is_an_error_and_not_a_value() -> None:
+def test_code_that_reads_what_was_left_out_gives_nan_and_not_an_older_value() -> None:
     unet = sd_like()
     unet.up_blocks[2].__class__ = Peeks
     fast = rt.compile(unet, rows((None, 2, 1), SKIPS), timesteps=TIMESTEPS[:3])
     assert torch.equal(call(fast, 0), call(unet, 0))
-    call(fast, 1)
-    with pytest.raises(ValueError, match="reads an output that this step of the schedule"):
-        call(fast, 2)
+    assert not call(fast, 1).isnan().any()
+    assert call(fast, 2).isnan().all()
 
 
-@pytest.mark.parametrize("branch", [0, 2, 4, 8])
+@pytest.mark.parametrize("branch", [0, 2, 3, 8])
 def test_the_expected_speed_up_is_that_of_the_counted_flops(branch: int) -> None:
     unet = sd_like()
     # Written out, so that the counter sees the products with the attention matrix.
@@ -107,7 +106,7 @@ def test_the_expected_speed_up_is_that_of_the_counted_flops(branch: int) -> None
         with FlopCounterMode(display=False) as counter:
             call(fast, step)
         flops.append(counter.get_total_flops())
-    assert fast.cost.speedup_limit == pytest.approx(2 * flops[0] / sum(flops), rel=0.02)
+    assert fast.cost.speedup_limit == pytest.approx(2 * flops[0] / sum(flops), rel=0.005)
 
 
 def test_the_map_and_the_summary_speak_of_shells() -> None:

@@ -1,0 +1,146 @@
+"""Tiny video and audio models of diffusers."""
+
+from __future__ import annotations
+
+import torch
+from diffusers_families import Family, count, latents, normal, ones, time
+
+BOOL = torch.bool
+
+# fmt: off
+WAN = dict(patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4,
+           out_channels=4, text_dim=16, freq_dim=256, ffn_dim=32, num_layers=2,
+           cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32)
+
+VIDEO_FAMILIES: dict[str, Family] = {
+    "AceStep": Family(
+        "AceStepTransformer1DModel",
+        dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, head_dim=8, in_channels=24, audio_acoustic_hidden_dim=8,
+             patch_size=2, rope_theta=10000.0, rms_norm_eps=1e-6, sliding_window=16),
+        dict(hidden_states=latents(2, 8, 8), timestep=time(2, first=0.5), timestep_r=ones(2),
+             encoder_hidden_states=normal(2, 10, 32), context_latents=normal(2, 8, 16))),
+    "Allegro": Family(
+        "AllegroTransformer3DModel",
+        dict(num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4,
+             num_layers=2, cross_attention_dim=16, sample_width=8, sample_height=8,
+             sample_frames=8, caption_channels=8),
+        dict(hidden_states=latents(2, 4, 2, 8, 8), encoder_hidden_states=normal(2, 16, 8),
+             timestep=time(2))),
+    "AnyFlow": Family(
+        "AnyFlowTransformer3DModel",
+        dict(patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4,
+             out_channels=4, text_dim=16, freq_dim=256, ffn_dim=32, num_layers=2,
+             cross_attn_norm=True, rope_max_seq_len=32, gate_value=0.25, deltatime_type="r"),
+        dict(hidden_states=latents(1, 2, 4, 8, 8), timestep=time(1, 2), r_timestep=ones(1, 2),
+             encoder_hidden_states=normal(1, 12, 16))),
+    "ChronoEdit": Family(
+        "ChronoEditTransformer3DModel",
+        dict(patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=8, in_channels=16,
+             out_channels=16, text_dim=32, freq_dim=16, ffn_dim=32, num_layers=2,
+             cross_attn_norm=True, qk_norm="rms_norm_across_heads", eps=1e-06,
+             rope_max_seq_len=64, rope_temporal_skip_len=8),
+        dict(hidden_states=latents(1, 16, 2, 8, 8), timestep=time(1),
+             encoder_hidden_states=normal(1, 12, 32))),
+    "CogVideoX": Family(
+        "CogVideoXTransformer3DModel",
+        dict(num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4,
+             time_embed_dim=2, text_embed_dim=8, num_layers=2, sample_width=8, sample_height=8,
+             sample_frames=8, patch_size=2, patch_size_t=None, temporal_compression_ratio=4,
+             max_text_seq_length=8),
+        dict(hidden_states=latents(2, 1, 4, 8, 8), encoder_hidden_states=normal(2, 8, 8),
+             timestep=time(2))),
+    "ConsisID": Family(
+        "ConsisIDTransformer3DModel",
+        dict(num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4,
+             time_embed_dim=2, text_embed_dim=8, num_layers=2, sample_width=8, sample_height=8,
+             sample_frames=8, patch_size=2, temporal_compression_ratio=4, max_text_seq_length=8,
+             cross_attn_interval=1, is_kps=False, is_train_face=True, cross_attn_dim_head=1,
+             cross_attn_num_heads=1, LFE_id_dim=2, LFE_vit_dim=2, LFE_depth=5, LFE_dim_head=8,
+             LFE_num_heads=2, LFE_num_id_token=1, LFE_num_querie=1, LFE_output_dim=10,
+             LFE_ff_mult=1, LFE_num_scale=1),
+        dict(hidden_states=latents(2, 1, 4, 8, 8), encoder_hidden_states=normal(2, 8, 8),
+             timestep=time(2), id_vit_hidden=[ones(2, 2, 2)], id_cond=ones(2, 2))),
+    "Cosmos": Family(
+        "CosmosTransformer3DModel",
+        dict(in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12,
+             num_layers=2, mlp_ratio=2, text_embed_dim=16, adaln_lora_dim=4, max_size=(4, 32, 32),
+             patch_size=(1, 2, 2), rope_scale=(2.0, 1.0, 1.0), concat_padding_mask=False,
+             extra_pos_embed_type="learnable"),
+        dict(hidden_states=latents(1, 4, 1, 8, 8), timestep=time(1, first=0.5),
+             encoder_hidden_states=normal(1, 7, 16), attention_mask=ones(1, 7, dtype=BOOL),
+             fps=30)),
+    "EasyAnimate": Family(
+        "EasyAnimateTransformer3DModel",
+        dict(attention_head_dim=16, num_attention_heads=2, in_channels=4, mmdit_layers=2,
+             num_layers=2, out_channels=4, patch_size=2, sample_height=60, sample_width=90,
+             text_embed_dim=16, time_embed_dim=8, time_position_encoding_type="3d_rope",
+             timestep_activation_fn="silu"),
+        dict(hidden_states=latents(2, 4, 2, 8, 8), timestep=time(2),
+             encoder_hidden_states=normal(2, 16, 16))),
+    "Helios": Family(
+        "HeliosTransformer3DModel",
+        dict(patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4,
+             out_channels=4, text_dim=16, freq_dim=256, ffn_dim=32, num_layers=2,
+             cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_dim=(4, 4, 4),
+             has_multi_term_memory_patch=True, guidance_cross_attn=True,
+             zero_history_timestep=True, is_amplify_history=False),
+        dict(hidden_states=latents(1, 4, 2, 16, 16), timestep=time(1),
+             encoder_hidden_states=normal(1, 12, 16), indices_hidden_states=ones(1, 2),
+             indices_latents_history_short=ones(1, 1), indices_latents_history_mid=ones(1, 1),
+             indices_latents_history_long=ones(1, 4),
+             latents_history_short=normal(1, 4, 1, 16, 16),
+             latents_history_mid=normal(1, 4, 1, 16, 16),
+             latents_history_long=normal(1, 4, 4, 16, 16))),
+    "HunyuanVideo": Family(
+        "HunyuanVideoTransformer3DModel",
+        dict(in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10,
+             num_layers=2, num_single_layers=2, num_refiner_layers=1, patch_size=1,
+             patch_size_t=1, guidance_embeds=True, text_embed_dim=16, pooled_projection_dim=8,
+             rope_axes_dim=(2, 4, 4)),
+        dict(hidden_states=latents(2, 4, 1, 8, 8), timestep=time(2),
+             encoder_hidden_states=normal(2, 12, 16), encoder_attention_mask=ones(2, 12),
+             pooled_projections=normal(2, 8), guidance=ones(2))),
+    "HunyuanVideo15": Family(
+        "HunyuanVideo15Transformer3DModel",
+        dict(in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8,
+             num_layers=2, num_refiner_layers=1, mlp_ratio=2.0, patch_size=1, patch_size_t=1,
+             text_embed_dim=16, text_embed_2_dim=8, image_embed_dim=12, rope_axes_dim=(2, 2, 4),
+             target_size=16, task_type="t2v"),
+        dict(hidden_states=latents(1, 4, 1, 8, 8), timestep=time(1, first=1.0),
+             encoder_hidden_states=normal(1, 6, 16), encoder_hidden_states_2=normal(1, 4, 8),
+             encoder_attention_mask=ones(1, 6), encoder_attention_mask_2=ones(1, 4),
+             image_embeds=normal(1, 3, 12))),
+    "HunyuanVideoFramepack": Family(
+        "HunyuanVideoFramepackTransformer3DModel",
+        dict(in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10,
+             num_layers=1, num_single_layers=2, num_refiner_layers=1, patch_size=2,
+             patch_size_t=1, guidance_embeds=True, text_embed_dim=16, pooled_projection_dim=8,
+             rope_axes_dim=(2, 4, 4), image_condition_type=None, has_image_proj=True,
+             image_proj_dim=16, has_clean_x_embedder=True),
+        dict(hidden_states=latents(1, 4, 3, 4, 4), timestep=time(1), guidance=ones(1),
+             encoder_hidden_states=normal(1, 12, 16), pooled_projections=normal(1, 8),
+             encoder_attention_mask=ones(1, 12), image_embeds=normal(1, 12, 16),
+             indices_latents=ones(3), latents_clean=normal(1, 4, 2, 4, 4),
+             indices_latents_clean=ones(2), latents_history_2x=normal(1, 4, 2, 4, 4),
+             indices_latents_history_2x=ones(2), latents_history_4x=normal(1, 4, 8, 4, 4),
+             indices_latents_history_4x=ones(8))),
+    "Kandinsky5": Family(
+        "Kandinsky5Transformer3DModel",
+        dict(in_visual_dim=16, in_text_dim=32, in_text_dim2=32, time_dim=32, out_visual_dim=16,
+             patch_size=(1, 2, 2), model_dim=16, ff_dim=32, num_text_blocks=1,
+             num_visual_blocks=2, axes_dims=(1, 1, 2), visual_cond=False,
+             attention_type="regular"),
+        dict(hidden_states=latents(1, 1, 8, 8, 16), encoder_hidden_states=normal(1, 7, 32),
+             timestep=time(1), pooled_projections=normal(1, 32),
+             visual_rope_pos=[count(1), count(4), count(4)], text_rope_pos=count(7))),
+    "Kandinsky6": Family(
+        "Kandinsky6Transformer3DModel",
+        dict(in_visual_dim=4, out_visual_dim=4, in_text_dim=16, in_text_dim2=8, time_dim=16,
+             patch_size=(1, 2, 2), model_dim=16, ff_dim=32, num_text_blocks=1,
+             num_visual_blocks=2, axes_dims=(2, 2, 4), visual_cond=False, in_audio_dim=4,
+             out_audio_dim=4),
+        dict(hidden_states=latents(1, 1, 8, 8, 4), encoder_hidden_states=normal(1, 7, 16),
+             pooled_projections=normal(1, 8), timestep=time(1),
+             audio_hidden_states=normal(1, 5, 4))),
+}
