@@ -54,14 +54,16 @@ def compile(
 
     `router` may also be a schedule, a policy (then `steps` is needed), a file, or a preset's name.
     `calls_per_step` is 2 where the loop calls cond and uncond separately, cond first.
-    `timesteps` [steps] are checked at every call.  A schedule that was learned on another model
-    warns (`L2CWarning`).  With `strict` that raises, and so do changed weights and whatever
+    `timesteps` [steps], as a scheduler has them, are checked at every call, and say how many
+    evaluations a policy is asked for.  A schedule that was learned on another model warns
+    (`L2CWarning`).  With `strict` that raises, and so do changed weights and whatever
     `summary()` would note as not fused.
     On a GPU: `graph` is "step" (a CUDA graph per distinct step), "trajectory" (one per run of
     `sample`) or "off"; `residual_dtype` is that of the residual stream (None: the model's own);
     with `tune` the fastest products and attention are measured once per machine and remembered.
     A model that no built-in adapter knows runs its own forward, cut at the attention and MLP
-    modules of its blocks, or at `sites`, patterns of module paths such as "blocks.*.attn".
+    modules of its blocks, or at `sites`, patterns of module paths such as "blocks.*.attn"; a U-Net
+    with the policy DeepCache, or a schedule of shells, at its layers.
     At the first run one evaluation of an adapter's description is compared with the model's own
     forward.  Where it computes something else, the own forward runs in its place, with a warning;
     `check="off"` is for those who know the difference.  `adapter` gives another description.
