@@ -182,3 +182,14 @@ def test_a_policy_that_needs_no_depth_runs_on_shells_too() -> None:
     fast = rt.compile(unet, schedule, timesteps=timesteps(4))
     depths = [None if full else -1 for full in schedule.compute[:, 0]]
     assert all(equal(run(fast, 4), by_hand_with_ends(unet, depths)))
+
+
+def test_other_policies_cut_a_unet_at_all_attention_and_mlp_modules_in_the_order_of_calls() -> None:
+    unet = sd_like()
+    fast = rt.compile(unet, EveryN(2), steps=4, timesteps=timesteps(4))
+    called: list[str] = []
+    for path in fast.schedule.branches:
+        unet.get_submodule(path).register_forward_hook(lambda *_, path=path: called.append(path))
+    unet(*inputs(0))
+    assert called == list(fast.schedule.branches)
+    assert len(called) == 3 * 11
