@@ -1,12 +1,11 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 """Hold a timestep that lives on the GPU to what a run must pass, in one small kernel.
 
-    got = t[0]      misfit where t differs within the batch, or got is not expected[step], or,
-    where nothing is expected yet, got rises inside the run (at step 1: does not fall)
+    got = t[0]      misfit where t differs within the batch, or got is not expected[step]
 
-Writes seen[step] = got, and (step, expected, got) to the verdict for the first misfit only.
-Shapes: t [B] of any dtype; expected, seen float64 [S]; verdict float64 [3], verdict[0] < 0 until
-there is a misfit.
+Writes (step, expected, got) to the verdict for the first misfit only.
+Shapes: t [B] of any dtype; expected float64 [S]; verdict float64 [3], verdict[0] < 0 until there is
+a misfit.
 """
 
 from __future__ import annotations
@@ -22,11 +21,10 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-6
 
 @triton.jit(
     do_not_specialize=["B", "step"],
-    do_not_specialize_on_alignment=["t_ptr", "expected_ptr", "seen_ptr", "verdict_ptr"],
+    do_not_specialize_on_alignment=["t_ptr", "expected_ptr", "verdict_ptr"],
 )
 def _check_timestep_kernel(
-    t_ptr, expected_ptr, seen_ptr, verdict_ptr, B, step, relative, absolute,
-    KNOWN: tl.constexpr, BLOCK: tl.constexpr,
+    t_ptr, expected_ptr, verdict_ptr, B, step, relative, absolute, BLOCK: tl.constexpr,
 ):  # fmt: skip
     # float64, which is exact for integer and for float32 timesteps alike.
     got = tl.load(t_ptr).to(tl.float64)
@@ -35,28 +33,18 @@ def _check_timestep_kernel(
         i = first + tl.arange(0, BLOCK)
         values = tl.load(t_ptr + i, mask=i < B, other=0).to(tl.float64)
         differing += tl.sum(((values != got) & (i < B)).to(tl.int32), axis=0)
-    if KNOWN:
-        expected = tl.load(expected_ptr + step)
-        apart = tl.abs(got - expected) > absolute + relative * tl.abs(expected)
-    else:
-        before = tl.load(seen_ptr + tl.maximum(step - 1, 0))
-        expected = tl.where(step > 0, before, got)
-        # At step 1 the same timestep again is a run that began anew after one call.
-        apart = (step > 0) & ((got > expected) | ((step == 1) & (got == expected)))
-    tl.store(seen_ptr + step, got)
+    expected = tl.load(expected_ptr + step)
+    apart = tl.abs(got - expected) > absolute + relative * tl.abs(expected)
     misfit = (apart | (differing > 0)) & (tl.load(verdict_ptr) < 0)
     tl.store(verdict_ptr + 1, expected, mask=misfit)
     tl.store(verdict_ptr + 2, got, mask=misfit)
     tl.store(verdict_ptr, step.to(tl.float64), mask=misfit)
 
 
-def check_timestep(
-    t: Tensor, step: int, expected: Tensor | None, seen: Tensor, verdict: Tensor
-) -> None:
+def check_timestep(t: Tensor, step: int, expected: Tensor, verdict: Tensor) -> None:
     """Check one call.  Launches: _check_timestep_kernel."""
     flat = t.reshape(-1)
     block = min(1024, 1 << max(0, flat.numel() - 1).bit_length())
     _check_timestep_kernel[(1,)](
-        flat, seen if expected is None else expected, seen, verdict, flat.numel(), step,
-        RELATIVE, ABSOLUTE, KNOWN=expected is not None, BLOCK=block, **options(1),
-    )  # fmt: skip
+        flat, expected, verdict, flat.numel(), step, RELATIVE, ABSOLUTE, BLOCK=block, **options(1)
+    )

@@ -23,6 +23,7 @@ from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
 from l2c_rt.resolve import evaluations, read_spec, resolve_schedule, wants_shells
 from l2c_rt.runtime.compiled import Compiled
+from l2c_rt.runtime.known_loop import loop_of
 from l2c_rt.runtime.proof import Proof
 from l2c_rt.runtime.shared import SelectBackend, SharedModel
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -106,10 +107,9 @@ def build(
     _check_fingerprint(schedule, described, strict)
     shared = SharedModel(
         described, schedule, partial(describe, adapter=adapter, sites=sites), select, strict=strict,
-        proof=Proof(check),
+        proof=Proof(check), loop=loop_of(schedule, timesteps),
     )  # fmt: skip
-    expected = schedule.timesteps if timesteps is None else timesteps
-    return Compiled(shared, calls_per_step=calls_per_step, timesteps=expected)
+    return Compiled(shared, calls_per_step=calls_per_step)
 
 
 def _check_fingerprint(schedule: CacheSchedule, described: BoundModel, strict: bool) -> None:

@@ -1,4 +1,4 @@
-"""What every picture shares: matplotlib without a display, and the palette.
+"""What every picture shares: matplotlib without a display, and the colours.
 
 Imports matplotlib when a picture is drawn, and no pyplot: no global state.
 """
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and a tint of each colour.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 TINTS = ("#BCD9EA", "#F5CFB4", "#B4E0D3", "#EFD6E4")
+GRID = "#DDDDDD"
+# The rest of theirs, so that a method has one colour in every picture, and no kind of branch has.
+METHOD_COLOURS = {
+    "learned": "#009E73",
+    "noisiest first": "#CC79A7",
+    "every-N": "#E69F00",
+    "random": "#56B4E9",
+}
+FULL_RUN = "#333333"
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -34,11 +43,26 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: str | Path, dpi: int) -> None:
-    """Write a PNG, whole or not at all."""
+def save_figure(figure: Figure, path: str | Path, dpi: int, description: str = "") -> None:
+    """Write a PNG, whole or not at all, with its `description` as text in the file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=dpi, format="png")
+    metadata = {"Description": description} if description else None
+    figure.savefig(buffer, dpi=dpi, format="png", metadata=metadata)
     write_whole(path, buffer.getvalue())
+
+
+def method_colour(name: str) -> str:
+    """A method's colour in every picture; that of "learned" for the schedule under test."""
+    return METHOD_COLOURS.get(name, METHOD_COLOURS["learned"])
+
+
+def has_matplotlib() -> bool:
+    """Whether pictures can be drawn."""
+    try:
+        require_matplotlib()
+    except ImportError:
+        return False
+    return True
 
 
 def require_matplotlib() -> None:

@@ -1,7 +1,4 @@
-"""The suite's pictures, drawn from its files and nothing else.
-
-No pyplot, so no global state and no display.
-"""
+"""The suite's pictures, drawn from its files and nothing else."""
 
 from __future__ import annotations
 
@@ -11,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from l2c_rt.figures import FULL_RUN, GRID, PALETTE, method_colour, new_figure, save_figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Result = dict[str, Any]
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-ATTENTION, MLP, OURS, FLOOR = "#0072B2", "#D55E00", "#009E73", "#000000"
+ATTENTION, MLP = PALETTE[:2]
+OURS, FLOOR = method_colour("learned"), "#000000"
 # Peers are told apart by marker first; none has the colour of ours.
 PEER_COLOURS = ("#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#8C564B", "#7F3C8D",
                 "#4D4D4D")  # fmt: skip
@@ -38,7 +37,7 @@ def draw_all(runs: list[Result], peers: list[Result], folder: Path) -> list[Path
             figures[f"batches-{case}.png"] = batches_figure(*of_case)
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=130)
+        save_figure(figure, folder / name, dpi=160)
     return [folder / name for name in figures]
 
 
@@ -46,7 +45,7 @@ def steps_figure(run: Result) -> Figure:
     """Time of every step as bars, with its floor, over the map of what is computed."""
     from matplotlib.colors import ListedColormap
 
-    figure, (bars, attn, mlp) = _figure((9, 6), 3, sharex=True, height_ratios=[2.4, 1, 1])
+    figure, (bars, attn, mlp) = _figure((7.2, 5), 3, sharex=True, height_ratios=[2.4, 1, 1])
     steps = np.median(np.array(run["profile"]["step_seconds"]), axis=0) * 1e3
     floor = np.array(run["floors"]["per_step"]) * 1e3
     bars.bar(np.arange(len(steps)), steps, 0.85, color=OURS, label="measured, median")
@@ -70,12 +69,12 @@ def steps_figure(run: Result) -> Figure:
 
 def batches_figure(runs: list[Result], peers: list[Result]) -> Figure:
     """Time of a whole run against images, both logarithmic: ours, uncached, floor, peers."""
-    figure, (axis,) = _figure((8.5, 5), 1)
+    figure, (axis,) = _figure((7.2, 4.2), 1)
     for k, name in enumerate(dict.fromkeys(peer["peer"] for peer in peers)):
         of_name = [peer for peer in peers if peer["peer"] == name]
         colour, marker = PEER_COLOURS[k % len(PEER_COLOURS)], MARKERS[k % len(MARKERS)]
         _line(axis, of_name, name, ":", label=name, color=colour, marker=marker)
-    for name, label, colour in (("full", "l2c_rt, uncached", ATTENTION),
+    for name, label, colour in (("full", "l2c_rt, uncached", FULL_RUN),
                                 ("cached", "l2c_rt, cached", OURS)):  # fmt: skip
         _line(axis, runs, name, "-", label=label, color=colour, marker="o", linewidth=2)
     images = [run["images"] for run in runs]
@@ -87,8 +86,10 @@ def batches_figure(runs: list[Result], peers: list[Result]) -> Figure:
     axis.yaxis.set_major_formatter("{x:g}")
     axis.set_xlabel("images")
     axis.set_ylabel("ms per run")
-    axis.grid(which="both", color="#E5E5E5", linewidth=0.6)
-    figure.legend(loc="outside right center", frameon=False)
+    axis.grid(which="both", color=GRID, linewidth=0.6)
+    # In the order of the lines' right ends, so that a name stands where its line does.
+    lines = sorted(axis.lines, key=lambda line: -line.get_ydata()[-1])
+    figure.legend(handles=lines, loc="outside right center", frameon=False)
     _title(figure, runs[0])
     return figure
 
@@ -104,11 +105,7 @@ def _title(figure: Figure, run: Result, images: str = "") -> None:
 
 
 def _figure(size: tuple[float, float], rows: int, **options: Any) -> tuple[Figure, list[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(*size)
     axes = list(np.atleast_1d(figure.subplots(rows, 1, **options)))
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)

@@ -14,7 +14,7 @@ from l2c_rt.adapters.diffusers import dit as diffusers_dit
 from l2c_rt.adapters.model_checks import check_bypassed, check_mode
 from l2c_rt.adapters.own.describe import describe_own, own_instead
 from l2c_rt.adapters.own.site_patterns import named_sites
-from l2c_rt.adapters.wrappers import find_wrapped
+from l2c_rt.adapters.wrappers import find_wrapped, sharded_by_fsdp
 
 SUPPORTED = {
     "DiT (facebookresearch/DiT, l2c_rt.models.DiT)": dit,
@@ -90,6 +90,13 @@ def bind(model: nn.Module) -> BoundModel:
 def _refuse_wrapped(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"compile: model must be a torch.nn.Module, got {type(model).__name__}")
+    if sharded_by_fsdp(model):
+        raise TypeError(
+            "compile: the model's parameters are sharded by FullyShardedDataParallel; gather them "
+            "into a model without it, plain.load_state_dict(get_model_state_dict(model, "
+            "options=StateDictOptions(full_state_dict=True))), and compile(plain, ...); both names "
+            "are from torch.distributed.checkpoint.state_dict"
+        )
     by_torch = "model._orig_mod" if "_orig_mod" in model._modules else ""
     if wrapped := find_wrapped(model, _matches) or by_torch:
         by = type(model).__name__

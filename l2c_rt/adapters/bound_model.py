@@ -157,6 +157,7 @@ class BoundModel:
     `branches`, and `begin` then puts "args" and "kwargs" into the state's options, and
     "writes_kept" where the model's code writes to what it is handed.  `refused` says why it stands
     in place of another description.
+    `first_layer` is called with the model's x itself, if its dtype and device are to be checked.
     """
 
     model: nn.Module
@@ -175,6 +176,7 @@ class BoundModel:
     sites: tuple[Site, ...] = ()
     open_stage: Callable[[Visit], Stage] | None = None
     refused: str = ""
+    first_layer: nn.Module | None = None
 
     @property
     def device(self) -> torch.device:

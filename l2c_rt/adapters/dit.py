@@ -74,6 +74,7 @@ def bind(model: Any) -> BoundModel:
         why_not_fusable=why,
         bypassed=(model, *blocks),
         sites=published_sites([f"blocks.{i}" for i in range(len(blocks))], ("attn", "mlp")),
+        first_layer=model.x_embedder,
     )
 
 

@@ -80,6 +80,7 @@ def bind(model: Any) -> BoundModel:
         why_not_fusable=why,
         bypassed=(model, *_blocks(model)),
         sites=published_sites(_block_paths(model), ("attn", "mlp")),
+        first_layer=model.patch_embed,
     )
 
 

@@ -55,6 +55,14 @@ def how_to_unwrap(module: nn.Module) -> str:
     )
 
 
+def sharded_by_fsdp(model: nn.Module) -> bool:
+    """Whether FullyShardedDataParallel holds the model or some of its modules.
+
+    The modules inside are reachable and have no weights: those are in the wrapper, in pieces.
+    """
+    return any("_fsdp_wrapped_module" in module._modules for module in model.modules())
+
+
 def find_wrapped(model: nn.Module, matches: Callable[[nn.Module], bool]) -> str:
     """How to reach the model that this one is wrapped around, as `model.module`; "" for none.
 

@@ -10,6 +10,7 @@ import click
 
 from l2c_rt._version import __version__
 from l2c_rt.cli.bench import bench_command
+from l2c_rt.cli.compare import compare_command
 from l2c_rt.cli.convert import convert_command
 from l2c_rt.cli.demo import demo_command
 from l2c_rt.cli.exits import ExitCodes
@@ -22,11 +23,12 @@ Examples:
   l2c-rt inspect l2c/dit-xl-2-256/ddim-50
   l2c-rt convert DDIM50_router.pt ddim-50.json
   l2c-rt sample digits -o digits.png
+  l2c-rt compare digits/ddim-20 --reuse 0.25,0.45,0.65
   l2c-rt demo
 
 \b
-Exit codes: 0 done, 2 wrong usage, 3 a file that cannot be read as what it should be,
-4 model and schedule do not fit each other, 1 anything else.
+Exit codes: 0 done, 2 an option or argument has to change, 3 a file that cannot be read as what it
+should be, 4 model and schedule do not fit each other, 1 anything else.
 """
 
 
@@ -42,6 +44,7 @@ for command in (
     convert_command,
     learn_command,
     sample_command,
+    compare_command,
     bench_command,
     demo_command,
 ):

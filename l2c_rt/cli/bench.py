@@ -10,8 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from l2c_rt.cli.bench_text import bench_text
+from l2c_rt.cli.checks import check_weights, device_name
 from l2c_rt.cli.exits import fitting, reading, refuse
-from l2c_rt.cli.options import cut_options, json_option, key_option, num_heads_option
+from l2c_rt.cli.models import check_device
+from l2c_rt.cli.options import (
+    BACKENDS,
+    MOST,
+    WIDEST,
+    cut_options,
+    json_option,
+    key_option,
+    num_heads_option,
+)
 from l2c_rt.cli.sources import METAVAR, Threshold, read_source
 from l2c_rt.measure.ceilings import Ceilings, quick_ceilings, read_ceilings
 from l2c_rt.measure.clocks import Clock, Run, clock_for
@@ -41,13 +52,18 @@ DTYPES = ("float32", "bfloat16", "float16")
 @click.option("--weights", metavar="FILE", help="Model to run; default: random weights.")
 @num_heads_option
 @key_option
-@click.option("--width", type=click.IntRange(4), help="Width of the random model [384].")
-@click.option("--input-size", type=click.IntRange(2), help="Side of its latents, patch 2 [32].")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images.")
+@click.option("--width", type=click.IntRange(4, WIDEST), help="Width of the random model [384].")
+@click.option("--input-size", type=click.IntRange(2, MOST), help="Side of its latents [32].")
+@click.option("--batch", type=click.IntRange(1, MOST), default=1, show_default=True, help="Images.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="torch threads; default as torch finds.")
-@click.option("--backend", default="fused", show_default=True, help="auto, reference or fused.")
-@click.option("--device", help="A torch device; default cuda where there is one, else cpu.")
+@click.option("--threads", type=click.IntRange(1, MOST), help="Of torch; default its own number.")
+@click.option(
+    "--backend", type=click.Choice(BACKENDS), default="fused", show_default=True,
+    help="How ops are run.",
+)  # fmt: skip
+@click.option(
+    "--device", callback=device_name, help="A torch device; default cuda if there is one, else cpu."
+)
 @click.option(
     "--dtype", type=click.Choice(DTYPES), help="Default bfloat16 on a GPU, float32 on a CPU."
 )
@@ -86,11 +102,14 @@ def bench_command(
     with reading():
         rates = None if ceilings is None else read_ceilings(ceilings)
     schedule = read_source(source).schedule(cut)
-    loaded = _model(schedule, weights, num_heads, key, width, input_size)
+    _check_model(schedule, weights, width, input_size)
     import torch
 
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
+    loaded = _model(schedule, weights, num_heads, key, width, input_size)
     placed_on = _settle(loaded, device, dtype)
     clock = clock_for(placed_on)
     full, cached = _compiled_pair(loaded, schedule, backend)
@@ -100,7 +119,7 @@ def bench_command(
         rates = quick_ceilings(clock, placed_on, _dtype(loaded))
     facts = _about(cached, schedule, source, batch) | {"device": device_facts(placed_on)}
     facts |= _speed(samples, cached.cost.speedup_limit) | _floor(cached, batch, rates)
-    click.echo(json.dumps(facts, indent=1) if as_json else _text(facts))
+    click.echo(json.dumps(facts, indent=1) if as_json else bench_text(facts))
 
 
 def _timed(programs: dict[str, Run], clock: Clock, rounds: int) -> Samples:
@@ -145,6 +164,22 @@ def _about(cached: Compiled, schedule: CacheSchedule, source: str, batch: int) -
     }
 
 
+def _check_model(
+    schedule: CacheSchedule, weights: str | None, width: int | None, input_size: int | None
+) -> None:
+    """End before torch is imported where there can be no such model."""
+    sizes = (("--width", width, 4), ("--input-size", input_size, 2))
+    for option, value, unit in sizes:
+        if weights is not None and value is not None:
+            refuse(option, "is for a random model; leave it out with --weights")
+        if value is not None and value % unit:
+            refuse(option, f"{value} is not a multiple of {unit}")
+    if weights is not None:
+        check_weights(weights)
+    elif not schedule.family:
+        refuse("--weights", "the schedule names no model family, so a model is needed")
+
+
 def _model(
     schedule: CacheSchedule,
     weights: str | None,
@@ -156,14 +191,9 @@ def _model(
     from l2c_rt.cli.models import load, random_model
 
     if weights is None:
-        if not schedule.family:
-            refuse("--weights", "the schedule names no model family, so a model is needed")
         with fitting():
             blocks = schedule.num_branches // 2
             return random_model(schedule.family, blocks, width or 384, input_size or 32)
-    for option, value in (("--width", width), ("--input-size", input_size)):
-        if value is not None:
-            refuse(option, "is for a random model; leave it out with --weights")
     return load(weights, schedule.family, num_heads, key)
 
 
@@ -171,11 +201,8 @@ def _compiled_pair(
     loaded: Loaded, schedule: CacheSchedule, backend: str
 ) -> tuple[Compiled, Compiled]:
     from l2c_rt.api import compile
-    from l2c_rt.backends import NAMES
     from l2c_rt.policies import Full
 
-    if backend not in NAMES:
-        refuse("--backend", f"{backend!r} is none of {', '.join(NAMES)}")
     with fitting():
         full = compile(loaded.model, Full(), steps=schedule.steps, backend=backend)
         return full, compile(loaded.model, schedule, backend=backend)
@@ -188,17 +215,16 @@ def _run(fast: Compiled, loaded: Loaded, batch: int) -> Run:
 
     device = next(loaded.model.parameters()).device
     start = noise(loaded, batch, seed=0).to(device)
-    labels = torch.arange(batch, device=device) % max(loaded.sampling.classes, 1)
+    classes = loaded.sampling.classes
+    labels = torch.arange(batch, device=device) % classes if classes else None
     return lambda: fast.sample(start, labels)
 
 
-def _settle(loaded: Loaded, device: str | None, dtype: str | None) -> torch.device:
+def _settle(loaded: Loaded, device: str, dtype: str | None) -> torch.device:
     """Put the model on its device, in its dtype."""
     import torch
 
-    from l2c_rt.cli.models import place
-
-    place(loaded, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    loaded.model.to(device)
     placed_on = next(loaded.model.parameters()).device
     dtype = dtype or ("bfloat16" if placed_on.type == "cuda" else "float32")
     loaded.model.to(getattr(torch, dtype))
@@ -217,33 +243,3 @@ def _floor(cached: Compiled, batch: int, rates: Ceilings | None) -> dict[str, An
     itemsize = next(cached.bound_model.model.parameters()).element_size()
     floor = cached.cost.floor_seconds(batch=2 * batch, itemsize=itemsize, **ceilings)
     return {"ceilings": ceilings, "floor_seconds": floor}
-
-
-def _text(facts: dict[str, Any]) -> str:
-    per_round, device = facts["ratios"], dict(facts["device"])
-    spread = f"{min(per_round):.3f} to {max(per_round):.3f} over {len(per_round)} rounds"
-    readings = [device.pop("name"), *(f"{name} {value}" for name, value in device.items())]
-    lines = [
-        f"{facts['model']}; {facts['schedule']}",
-        f"batch {facts['images']} with guidance, {facts['steps']} steps, "
-        f"{facts['backend']} backend, {facts['dtype']}, {facts['threads']} threads, "
-        f"torch {facts['torch']}",
-        f"  device    {', '.join(readings)}",
-        f"  full      {_spell(facts['full_seconds'])}",
-        f"  cached    {_spell(facts['cached_seconds'])}",
-        f"  speed-up  {facts['speedup']:.3f}x ({spread})",
-        f"  limit     at most {facts['limit']:.3f}x by arithmetic; measured is "
-        f"{facts['share_of_limit']:.3f} of it",
-    ]
-    if "floor_seconds" in facts:
-        floor, least = facts["floor_seconds"], median(facts["cached_seconds"])
-        rates = facts["ceilings"]
-        lines.append(
-            f"  floor     {floor * 1e3:.3f} ms at {2e-12 * rates['macs_per_second']:.3g} TFLOP/s "
-            f"and {1e-12 * rates['bytes_per_second']:.3g} TB/s; measured is {least / floor:.2f}x"
-        )
-    return "\n".join(lines)
-
-
-def _spell(seconds: list[float]) -> str:
-    return f"{median(seconds):.3f} s median, {min(seconds):.3f} to {max(seconds):.3f}"

@@ -7,13 +7,9 @@ from pathlib import Path
 
 import click
 
+from l2c_rt.cli.checks import check_writable
 from l2c_rt.cli.exits import refuse
-from l2c_rt.cli.options import (
-    check_writable,
-    cut_options,
-    force_option,
-    smoothcache_options,
-)
+from l2c_rt.cli.options import cut_options, force_option, smoothcache_options
 from l2c_rt.cli.sources import SmoothCacheHeader, Source, Threshold, read_source
 from l2c_rt.untrusted.atomic_write import write_whole
 

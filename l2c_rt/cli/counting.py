@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from l2c_rt.cli.checks import check_weights
 from l2c_rt.cli.exits import fitting, refuse
-from l2c_rt.cli.options import key_option, num_heads_option
+from l2c_rt.cli.options import MOST, WIDEST, key_option, num_heads_option
 from l2c_rt.families import FAMILIES
 from l2c_rt.schedule.shells import is_of_shells
 
@@ -38,9 +39,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--weights", metavar="FILE", help="Count the model in this weights file.")
     @num_heads_option
     @key_option
-    @click.option("--depth", type=click.IntRange(1), help="Count a model of this depth.")
-    @click.option("--width", type=click.IntRange(4), help="Count a model of this width.")
-    @click.option("--tokens", type=click.IntRange(1), help="Tokens that its blocks see.")
+    @click.option("--depth", type=click.IntRange(1, MOST), help="Count a model of this depth.")
+    @click.option("--width", type=click.IntRange(4, WIDEST), help="Count a model of this width.")
+    @click.option("--tokens", type=click.IntRange(1, WIDEST**2), help="Tokens that its blocks see.")
     @wraps(command)
     def run(
         weights: str | None,
@@ -116,9 +117,10 @@ def _from_weights(schedule: CacheSchedule, model: ModelOptions) -> tuple[BlockPr
     for option in ("depth", "width", "tokens"):
         if getattr(model, option) is not None:
             refuse(f"--{option}", "the weights file says this; give one or the other")
+    assert model.weights is not None
+    check_weights(model.weights)
     from l2c_rt.cli.models import load
 
-    assert model.weights is not None
     loaded = load(model.weights, schedule.family, model.num_heads, model.key)
     return loaded.bound_model.program, model.weights
 
@@ -128,9 +130,7 @@ def _from_size(schedule: CacheSchedule, model: ModelOptions) -> tuple[BlockProgr
 
     family = FAMILIES.get(schedule.family)
     if family is None and is_of_shells(schedule.branches):
-        return (
-            "a U-Net's shells are of any size; rt.compile(unet, schedule).cost counts those of one"
-        )
+        return "a U-Net's shells have any size; rt.compile(unet, schedule).cost counts those of one"
     if family is None:
         options = ", ".join(f"--family {name}" for name in FAMILIES)
         return f"the file names no model family; give {options} or --weights"

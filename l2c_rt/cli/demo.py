@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from l2c_rt.cli.checks import check_folder, require_package
+
 EXAMPLES = """\b
 Examples:
   l2c-rt demo
@@ -36,6 +38,7 @@ def demo_command(ctx: click.Context, out: Path, seed: int) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
+    _check(out, "sklearn", "matplotlib", "torchmetrics")
     from l2c_rt.demo.run import DemoSettings, run_demo
 
     click.echo(run_demo(out, DemoSettings(seed=seed)))
@@ -60,6 +63,14 @@ Examples:
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 def train_command(out: Path, steps: int, seed: int) -> None:
     """Train the digits model from scratch."""
+    _check(out, "sklearn")
     from l2c_rt.demo.train import train_digits
 
     click.echo(str(train_digits(out, steps, seed)))
+
+
+def _check(out: Path, *packages: str) -> None:
+    """End before torch is imported where there are no digits, or no place for what is made."""
+    check_folder("--out", out)
+    for package in packages:
+        require_package(package, "the demo", "'l2c-rt[demo]'")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from l2c_rt.cli.checks import check_picture
 from l2c_rt.cli.counting import ModelOptions, count, model_options
-from l2c_rt.cli.exits import refuse
 from l2c_rt.cli.options import cut_options, json_option, smoothcache_options
 from l2c_rt.cli.sources import METAVAR, SmoothCacheHeader, Source, Threshold, read_source
 
@@ -26,6 +26,7 @@ Examples:
 Presets:
   l2c/dit-xl-2-256/ddim-20    l2c/dit-xl-2-256/ddim-50
   l2c/uvit-h-2-256/dpm-20     l2c/uvit-h-2-256/dpm-50
+  digits/ddim-20              digits/ddim-50 (routers of the digits model)
 """
 
 
@@ -34,14 +35,16 @@ Presets:
 @cut_options
 @model_options
 @smoothcache_options
-@click.option("--plot", metavar="PNG", help="Draw the schedule into this file (matplotlib).")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), metavar="PNG", help="Draw the schedule (matplotlib)."
+)
 @json_option
 def inspect_command(
     source: str,
     cut: Threshold,
     model: ModelOptions,
     left_out: SmoothCacheHeader,
-    plot: str | None,
+    plot: Path | None,
     as_json: bool,
 ) -> None:
     """Show a router or schedule: header, map, counts, MACs and memory.
@@ -50,12 +53,12 @@ def inspect_command(
     SmoothCache file (.json).  Without options about the model, the costs are those of the
     published model of the family, DiT-XL/2 256 or U-ViT-H/2 256.
     """
+    if plot is not None:
+        check_picture("--plot", plot, force=True)
     origin = read_source(source, left_out)
     schedule = origin.schedule(cut)
     counted = count(schedule, model)
     if plot is not None:
-        if Path(plot).suffix.lower() != ".png":
-            refuse("--plot", f"{plot}: the picture is a PNG; name it .png")
         schedule.plot(plot)
     if as_json:
         import json

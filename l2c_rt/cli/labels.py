@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
 from l2c_rt.cli.exits import refuse
+from l2c_rt.cli.options import MOST
 
-MOST = 4096
 
-
-def parse_labels(text: str, classes: int) -> list[int]:
-    """The labels of a comma-separated list of numbers and ranges, each below `classes`."""
-    found: list[int] = []
+def parse_labels(text: str) -> list[int]:
+    """The labels of a comma-separated list of numbers and ranges."""
+    labels: list[int] = []
     for part in text.split(","):
-        low, dash, high = part.strip().partition("-")
-        if not low.isdecimal() or (dash and not high.isdecimal()):
+        ends = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part, re.ASCII)
+        if ends is None or (first := int(ends[1])) > (last := int(ends[2] or ends[1])):
             refuse("--labels", f"{part!r} is not a label; wanted numbers, ranges such as 0,3,5-9")
-        first, last = int(low[:9]), int((high or low)[:9])
-        if not first <= last < classes:
-            refuse("--labels", f"{part!r} is not within 0..{classes - 1}, the model's classes")
-        found += range(first, last + 1)
-        if len(found) > MOST:
+        if len(labels) + last - first >= MOST:
             refuse("--labels", f"more than {MOST} labels")
-    return found
+        labels += range(first, last + 1)
+    return labels
+
+
+def check_labels(labels: list[int], classes: int) -> None:
+    """A usage error for labels that are not classes of the model; one without takes no label."""
+    if classes and max(labels) >= classes:
+        refuse("--labels", f"{max(labels)} is not within 0..{classes - 1}, the model's classes")

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from l2c_rt.cli.checks import (
+    WEIGHTS_METAVAR,
+    check_file,
+    check_folder,
+    check_weights,
+    device_option,
+)
 from l2c_rt.cli.exits import fitting, refuse
-from l2c_rt.cli.models import WEIGHTS_METAVAR, Loaded, load, place
-from l2c_rt.cli.options import SEED, FiniteFloat, key_option, num_heads_option
+from l2c_rt.cli.models import Loaded, check_device, load
+from l2c_rt.cli.options import MOST, SEED, FiniteFloat, key_option, num_heads_option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +42,7 @@ Examples:
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
-    help="Folder for router.safetensors, log.csv, router.png and the checkpoint.",
+    help="Folder for the router, its fit report, log, pictures and checkpoint.",
 )
 @click.option(
     "--data",
@@ -46,7 +53,7 @@ Examples:
 @click.option("--reuse", type=FiniteFloat(0, 1), help="Share to reuse.  [0.45 without --lam]")
 @click.option("--lam", type=FiniteFloat(0), help="The published penalty, instead of --reuse.")
 @click.option("--iterations", type=click.IntRange(1), help="Default: 120 visits of every row.")
-@click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1, MOST), default=4, show_default=True)
 @click.option("--lr", type=FiniteFloat(0), help="Default: fits the number of iterations.")
 @click.option("--straight-through", type=FiniteFloat(0, 1), help="Binarise in the forward.")
 @click.option(
@@ -55,8 +62,8 @@ Examples:
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @num_heads_option
 @key_option
-@click.option("--device", default="cpu", show_default=True, help="A torch device.")
-@click.option("--report", type=click.IntRange(0), default=8, show_default=True,
+@device_option
+@click.option("--report", type=click.IntRange(0, MOST), default=8, show_default=True,
               help="Images of the fit report; 0 leaves it out.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Take up the checkpoint in the folder, if any.")
 @click.option("--force", is_flag=True, help="Begin anew although the folder has a router.")
@@ -78,17 +85,24 @@ def learn_command(
     Ends with a fit report: the error of the cached run against the full run, beside random,
     every-N and noisiest-first schedules of equal compute.
     """
+    check_folder("--out", out)
     if (out / "router.safetensors").exists() and not (resume or force):
         refuse("--out", f"{out} has a router already; give --resume, --force or another folder")
-    loaded = load(weights, "", num_heads, key)
-    batches = None if data is None else read_batches(data, loaded, options)
-    from l2c_rt.learning import learn
-
+    check_weights(weights)
+    if data is not None:
+        check_file(data)
+        if options["cfg_scale"] is not None:
+            refuse("--cfg-scale", "the published procedure on --data has no guidance")
     with _processes(device) as (first, own_device):
-        place(loaded, own_device)
+        check_device(own_device)
+        loaded = load(weights, "", num_heads, key)
+        batches = None if data is None else read_batches(data, loaded, options)
+        loaded.model.to(own_device)
+        from l2c_rt.learning import learn
+
         with fitting():
             router = learn(
-                loaded.model, steps=steps, data=batches, out=out, resume=resume, **options
+                loaded.model, steps=steps, data=batches, out=out, resume=resume, report=0, **options
             )
     if first:
         click.echo(str(out / "router.safetensors"))
@@ -156,12 +170,8 @@ def _tell(loaded: Loaded, router: Router, out: Path, images: int, options: dict[
     click.echo(f"\n{router.schedule()}\n")
     if not images:
         return
-    from l2c_rt.compare.fit import fit_report
+    from l2c_rt.learning.output import write_fit
 
     with fitting():
-        report = fit_report(
-            loaded.model, router, images=images, cfg_scale=options["cfg_scale"],
-            seed=options["seed"],
-        )  # fmt: skip
-    report.save(out / "fit.json")
+        report = write_fit(out, loaded.model, router, images, options["cfg_scale"], options["seed"])
     click.echo(str(report))

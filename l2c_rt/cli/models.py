@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from l2c_rt.cli.checks import DIGITS
 from l2c_rt.cli.exits import BadInput, NoFit, fitting, reading, refuse
 from l2c_rt.families import DIT, UVIT, display_name, family_named
 
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
-
-DIGITS = "digits"
-WEIGHTS_METAVAR = "WEIGHTS|digits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +38,23 @@ def random_model(family: str, blocks: int, width: int, input_size: int) -> Loade
     from l2c_rt.models import DiT, UViT
 
     known = family_named(family)
+    depth = blocks - known.blocks_beside_depth
+    if known is UVIT and depth % 2:
+        raise ValueError(f"the schedule has {blocks} blocks, and a U-ViT an odd number")
     heads = width // 64 if width % 64 == 0 else 4
     makers: dict[str, Callable[..., nn.Module]] = {
         DIT.name: DiT,
         UVIT.name: partial(UViT, num_classes=1001, conv=False),
     }
-    depth = blocks - known.blocks_beside_depth
     return _described(makers[known.name](input_size, 2, 4, width, depth, heads).eval())
 
 
-def place(loaded: Loaded, device: str) -> None:
-    """Move the model; a usage error where there is no such device."""
+def check_device(device: str) -> None:
+    """End with a usage error where torch has no such device; before a model is loaded for it."""
+    import torch
+
     try:
-        loaded.model.to(device)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         refuse("--device", f"{device}: {str(error).splitlines()[0]}")
 

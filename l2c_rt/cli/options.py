@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import click
 
-from l2c_rt.cli.exits import refuse
 from l2c_rt.cli.sources import SmoothCacheHeader, Threshold
 from l2c_rt.families import FAMILIES, Family
 
@@ -27,6 +25,12 @@ class FiniteFloat(click.FloatRange):
         return number
 
 
+MOST = 4096
+"""Images of a run, and other numbers that memory bounds."""
+
+WIDEST = 65536
+"""Of a model."""
+
 SEED = click.IntRange(0, 2**63 - 1)
 """What torch's generators take."""
 
@@ -34,15 +38,16 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 force_option = click.option("--force", is_flag=True, help="Overwrite files that exist.")
 num_heads_option = click.option(
     "--num-heads",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST),
     help="Attention heads, where the weights file does not say and the width is not published.",
 )
 key_option = click.option(
     "--key", default="", metavar="KEY",
     help="Where the weights lie in the file, as in ema or state_dict.model, if there are several.",
 )  # fmt: skip
+BACKENDS = ("auto", "reference", "fused")
 backend_option = click.option(
-    "--backend", type=click.Choice(["auto", "reference", "fused"]), default="auto",
+    "--backend", type=click.Choice(BACKENDS), default="auto",
     show_default=True, help="How ops are run; auto is reference on a CPU.",
 )  # fmt: skip
 
@@ -57,13 +62,13 @@ def cut_options(command: Command) -> Command:
 
     @click.option(
         "--threshold",
-        type=float,
+        type=FiniteFloat(0, 1),
         help="Router only: compute where the score is above this.  Default: as published, "
         f"{of_each_family(lambda family: family.threshold)}.",
     )
     @click.option(
         "--reuse",
-        type=float,
+        type=FiniteFloat(0, 1),
         help="Router only: reuse this share of the branches of the evaluations that may reuse.",
     )
     @wraps(command)
@@ -78,7 +83,7 @@ def smoothcache_options(command: Command) -> Command:
 
     @click.option(
         "--blocks",
-        type=click.IntRange(1),
+        type=click.IntRange(1, MOST),
         help='SmoothCache file keyed by type ("attn", "mlp"): number of blocks.',
     )
     @click.option(
@@ -94,11 +99,3 @@ def smoothcache_options(command: Command) -> Command:
         return command(left_out=SmoothCacheHeader(blocks, family or "", sampler or ""), **rest)
 
     return run
-
-
-def check_writable(option: str, path: Path, force: bool) -> None:
-    """End with a usage error where writing would overwrite a file without --force."""
-    if path.exists() and not force:
-        refuse(option, f"{path} exists; give --force to overwrite it")
-    if not path.absolute().parent.is_dir():
-        refuse(option, f"{path.parent} is not a folder")

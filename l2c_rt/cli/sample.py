@@ -8,21 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from l2c_rt.cli.checks import (
+    DIGITS,
+    WEIGHTS_METAVAR,
+    check_weights,
+    check_writable,
+    device_option,
+)
 from l2c_rt.cli.exits import fitting, refuse
-from l2c_rt.cli.labels import parse_labels
-from l2c_rt.cli.models import DIGITS, WEIGHTS_METAVAR, Loaded, load, noise, place
+from l2c_rt.cli.labels import check_labels, parse_labels
+from l2c_rt.cli.models import Loaded, check_device, load, noise
 from l2c_rt.cli.options import (
     SEED,
     FiniteFloat,
     backend_option,
-    check_writable,
     cut_options,
     force_option,
     key_option,
     num_heads_option,
     of_each_family,
 )
-from l2c_rt.cli.sources import METAVAR, Threshold, read_source
+from l2c_rt.cli.sources import DIGITS_STEPS, METAVAR, Threshold, read_source
+from l2c_rt.cli.vae import find_vae, load_vae, vae_option
+from l2c_rt.families import family_named
 from l2c_rt.figures import require_pillow
 from l2c_rt.untrusted.atomic_write import write_whole
 
@@ -33,13 +41,14 @@ if TYPE_CHECKING:
     from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 SUFFIXES = (".npy", ".safetensors", ".png")
-DIGITS_STEPS = (20, 50)
 
 EXAMPLES = """\b
 Examples:
   l2c-rt sample digits -o digits.png
   l2c-rt sample DiT-XL-2-256x256.pt --router l2c/dit-xl-2-256/ddim-50 \\
       --labels 207,360,387,974 --seed 0 --cfg-scale 4 -o latents.safetensors
+  l2c-rt sample DiT-XL-2-256x256.pt --router l2c/dit-xl-2-256/ddim-20 \\
+      --vae stabilityai/sd-vae-ft-ema -o images.png
   l2c-rt sample my-dit.safetensors --router full --steps 20 -o latents.npy
 """
 
@@ -59,7 +68,8 @@ Examples:
     help=f"Guidance; default as published: {of_each_family(lambda family: family.cfg_scale)}.",
 )
 @backend_option
-@click.option("--device", default="cpu", show_default=True, help="A torch device.")
+@device_option
+@vae_option
 @click.option(
     "-o",
     "--out",
@@ -67,7 +77,7 @@ Examples:
     multiple=True,
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="File to write: .npy, .safetensors, or .png for a model of images; may be repeated.",
+    help="File to write: .npy, .safetensors, or .png for images; may be repeated.",
 )
 @force_option
 def sample_command(
@@ -82,6 +92,7 @@ def sample_command(
     cfg_scale: float | None,
     backend: str,
     device: str,
+    vae: str | None,
     outs: tuple[Path, ...],
     force: bool,
 ) -> None:
@@ -90,34 +101,43 @@ def sample_command(
     WEIGHTS is a DiT or U-ViT file with the published parameter names, or "digits": the small
     model of handwritten digits that the package carries, with its routers.
     """
-    _check_outs(outs, force)
+    pictures = _check_outs(outs, force)
+    if vae is not None and not pictures:
+        refuse("--vae", "gives images, and no --out is a .png")
+    vae_source = None if vae is None else find_vae(vae)
+    classes = parse_labels(labels)
     schedule = _schedule(weights, router, cut, steps)
+    check_weights(weights)
+    check_device(device)
     loaded = load(weights, "" if schedule is None else schedule.family, num_heads, key)
-    _check_png(outs, loaded)
-    classes = parse_labels(labels, loaded.sampling.classes)
-    place(loaded, device)
+    if schedule is None and steps is not None:
+        _check_steps(loaded, steps)
+    channels = loaded.sampling.channels
+    decode = None if vae_source is None else load_vae(vae_source, channels, device)
+    if pictures and decode is None and channels not in (1, 3):
+        refuse("--out", f"a .png has 1 or 3 channels, these latents {channels}; give --vae")
+    check_labels(classes, loaded.sampling.classes)
+    loaded.model.to(device)
     fast = _compiled(loaded, schedule, steps, backend)
     latents = _sample(fast, noise(loaded, len(classes), seed).to(device), classes, cfg_scale)
-    for out in outs:
-        _write(out, latents.float().cpu(), classes, seed, fast)
+    # Latents first: decoding takes memory of its own, and may fail.
+    for out in sorted(outs, key=lambda out: out.suffix == ".png"):
+        values = decode(latents) if decode is not None and out.suffix == ".png" else latents
+        _write(out, values.float().cpu(), classes, seed, fast)
         click.echo(str(out))
     click.echo(str(fast.summary()))
 
 
-def _check_outs(outs: tuple[Path, ...], force: bool) -> None:
+def _check_outs(outs: tuple[Path, ...], force: bool) -> bool:
+    """Whether there is a picture among them."""
     for out in outs:
         if out.suffix not in SUFFIXES:
             refuse("--out", f"{out} ends in none of {', '.join(SUFFIXES)}")
         check_writable("--out", out, force)
-
-
-def _check_png(outs: tuple[Path, ...], loaded: Loaded) -> None:
-    if not any(out.suffix == ".png" for out in outs):
-        return
-    require_pillow()
-    channels = loaded.sampling.channels
-    if channels not in (1, 3):
-        refuse("--out", f"a .png has 1 or 3 channels, these latents {channels}; decode them")
+    pictures = any(out.suffix == ".png" for out in outs)
+    if pictures:
+        require_pillow()
+    return pictures
 
 
 def _schedule(
@@ -130,15 +150,25 @@ def _schedule(
         if cut.option:
             refuse(cut.option, "the full run reuses nothing")
         return None
-    if router is not None:
-        return read_source(router).schedule(cut)
-    if weights != DIGITS:
-        refuse("--router", f"needed for {weights}: {METAVAR}, or full")
-    from l2c_rt.demo.run import load_demo_router
+    if router is None:
+        if weights != DIGITS:
+            refuse("--router", f"needed for {weights}: {METAVAR}, or full")
+        if steps not in (None, *DIGITS_STEPS):
+            refuse("--steps", f"the digits have routers for {DIGITS_STEPS} steps")
+        router = f"{DIGITS}/ddim-{steps or DIGITS_STEPS[0]}"
+    schedule = read_source(router).schedule(cut)
+    if steps not in (None, schedule.steps):
+        refuse("--steps", f"{steps}, and {router} is for {schedule.steps}; leave one out")
+    return schedule
 
-    if steps not in (None, *DIGITS_STEPS):
-        refuse("--steps", f"the digits have routers for {DIGITS_STEPS} steps")
-    return load_demo_router(steps or DIGITS_STEPS[0]).schedule(cut.threshold, cut.reuse)
+
+def _check_steps(loaded: Loaded, steps: int) -> None:
+    """End with a usage error where the published loop has no run of so many evaluations."""
+    family = family_named(loaded.bound_model.program.family)
+    stages = family.evaluations_per_solver_step
+    if steps % stages:
+        name = family.sampler_display_name
+        refuse("--steps", f"{name} takes {stages} evaluations per solver step, not {steps} in all")
 
 
 def _compiled(
@@ -156,7 +186,9 @@ def _sample(fast: Compiled, start: Tensor, classes: list[int], cfg_scale: float 
     import torch
     from tqdm import tqdm
 
-    labels = torch.tensor(classes, device=start.device)
+    loop = fast.bound_model.sampling
+    labelled = loop is not None and loop.classes > 0
+    labels = torch.tensor(classes, device=start.device) if labelled else None
     with tqdm(total=fast.schedule.steps, desc="sample", unit="evaluation") as bar:
 
         def tell(step: int, latents: Any) -> None:
@@ -166,10 +198,10 @@ def _sample(fast: Compiled, start: Tensor, classes: list[int], cfg_scale: float 
             return fast.sample(start, labels, cfg_scale, callback=tell)
 
 
-def _write(out: Path, latents: Tensor, classes: list[int], seed: int, fast: Compiled) -> None:
+def _write(out: Path, values: Tensor, classes: list[int], seed: int, fast: Compiled) -> None:
     import numpy as np
 
-    array = latents.numpy()
+    array = values.numpy()
     if out.suffix == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, array)

@@ -1,4 +1,4 @@
-"""What a command is given as FILE|PRESET: a router, a schedule, or a preset's name."""
+"""What a command is given as FILE|PRESET: a router, a schedule, or the name of one we carry."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from l2c_rt import demo
+from l2c_rt.cli.checks import DIGITS
 from l2c_rt.cli.exits import reading, refuse
 
 if TYPE_CHECKING:
@@ -13,7 +15,14 @@ if TYPE_CHECKING:
     from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 METAVAR = "FILE|PRESET"
+SMOOTHCACHE = "SmoothCache schedule"
 PUBLISHED_SUFFIXES = (".pt", ".pth")
+DIGITS_STEPS = (20, 50)
+DIGITS_ROUTERS = {
+    f"{DIGITS}/ddim-{steps}": Path(demo.__file__).parent / f"assets/digits-ddim-{steps}.safetensors"
+    for steps in DIGITS_STEPS
+}
+"""The routers of the digits model, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,11 @@ class SmoothCacheHeader:
     family: str = ""
     sampler: str = ""
 
+    @property
+    def option(self) -> str:
+        """The first option that was given; "" where none was."""
+        return next((f"--{name}" for name in self.__slots__ if getattr(self, name)), "")
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -52,10 +66,6 @@ class Source:
         """The schedule; a router makes it at this cut."""
         if cut.threshold is not None and cut.reuse is not None:
             refuse("--reuse", "give --threshold or --reuse, not both")
-        for option, value in (("--threshold", cut.threshold), ("--reuse", cut.reuse)):
-            # Written so that NaN is refused; click's own range lets it pass.
-            if value is not None and not 0 <= value <= 1:
-                refuse(option, f"{value:g} is not in 0..1")
         if self.router is not None:
             return self.router.schedule(cut.threshold, cut.reuse)
         if cut.option:
@@ -66,18 +76,26 @@ class Source:
 
 def read_source(name: str, left_out: SmoothCacheHeader | None = None) -> Source:
     """Read a router, a schedule or a preset."""
+    left_out = left_out or SmoothCacheHeader()
+    source = _read(name, left_out)
+    if left_out.option and source.kind != SMOOTHCACHE:
+        refuse(left_out.option, f"is for SmoothCache files, and {name} is a {source.kind}")
+    return source
+
+
+def _read(name: str, left_out: SmoothCacheHeader) -> Source:
     from l2c_rt import presets
     from l2c_rt.policies.router import Router
 
     if name in presets.names():
         return Source("preset", fixed=presets.load(name))
-    path = Path(name)
+    path = DIGITS_ROUTERS.get(name) or Path(name)
     with reading():
         if not path.exists():
-            names = ", ".join(presets.names())
+            names = ", ".join((*presets.names(), *DIGITS_ROUTERS))
             raise ValueError(f"{name}: no such file, and no preset; presets are {names}")
         if path.suffix == ".json":
-            return _schedule_file(path, left_out or SmoothCacheHeader())
+            return _schedule_file(path, left_out)
         router = Router.load(path)
     kind = "published router" if path.suffix in PUBLISHED_SUFFIXES else "router"
     return Source(kind, router=router)
@@ -94,4 +112,4 @@ def _schedule_file(path: Path, left_out: SmoothCacheHeader) -> Source:
         return Source("schedule", fixed=CacheSchedule.load(path))
     header = {"family": left_out.family, "sampler": left_out.sampler}
     schedule = CacheSchedule.from_smoothcache(path, blocks=left_out.blocks, **header)
-    return Source("SmoothCache schedule", fixed=schedule)
+    return Source(SMOOTHCACHE, fixed=schedule)

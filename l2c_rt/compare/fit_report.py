@@ -8,13 +8,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from l2c_rt.figures import PALETTE, new_figure, require_png, save_figure
+from l2c_rt.figures import FULL_RUN, GRID, method_colour, new_figure, require_png, save_figure
 from l2c_rt.untrusted.atomic_write import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMAT = "l2c_rt.fit_report"
 VERSION = 1
+MARKERS = "os^D"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +104,12 @@ def as_text(report: FitReport) -> str:
         for k in range(report.steps)
     ]
     under = 'relative L2 of the latents after each evaluation ("reused": this schedule\'s share)'
-    return "\n".join([title, "", *_table([heads, *rows]), "", under, *_table([steps, *errors])])
+    first_table, second_table = text_table([heads, *rows]), text_table([steps, *errors])
+    return "\n".join([title, "", *first_table, "", under, *second_table])
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines whose columns line up: the first to the left, all others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:],
@@ -113,22 +119,49 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def draw(report: FitReport, path: Path) -> None:
-    """Error above, share of reuse below, evaluations from noisy to clean."""
+    """Write `figure_of` as a PNG."""
     require_png(path, "fit report")
-    figure = new_figure(8, 5.5)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-    for fit, colour in zip(report.fits, PALETTE, strict=True):
+    save_figure(figure_of(report), path, dpi=170)
+
+
+def figure_of(report: FitReport) -> Figure:
+    """Error above; below, a line of bars per schedule with its reuse, from noisy to clean."""
+    figure = new_figure(7, 5)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1 + len(report.fits)])
+    for y, fit in enumerate(report.fits):
+        colour = method_colour(fit.name)
         # A run that has not reused yet has no error, which a log axis cannot show.
-        error = [value if value > 0 else float("nan") for value in fit.error]
-        label = f"{fit.name}: {fit.mean_psnr:.1f} dB"
-        above.plot(error, color=colour, label=label, marker=".")
-        below.step(range(report.steps), fit.reused, where="mid", color=colour)
-    above.set_yscale("log")
-    above.set_ylabel("relative L2 of the latents")
-    above.legend(frameon=False)
-    below.set_ylabel("branches reused")
-    below.set_ylim(-0.03, 1.03)
+        error = [value if value > 0 else math.nan for value in fit.error]
+        above.plot(error, color=colour, marker=MARKERS[y % len(MARKERS)], markersize=4)
+        below.bar(range(report.steps), [-0.8 * share for share in fit.reused], 0.8, y, color=colour)
+        below.axhline(y, color=FULL_RUN, linewidth=0.6)
+    names = [f"{fit.name}\nPSNR {fit.mean_psnr:.1f} dB" for fit in report.fits]
+    below.set_yticks([y - 0.4 for y in range(len(names))], names)
+    below.set_ylim(len(names) - 1, -1)
+    # Without any error there is nothing that a log axis could show, and matplotlib refuses.
+    if any(value > 0 for fit in report.fits for value in fit.error):
+        _make_logarithmic(above)
+    _label_axes(above, below)
+    return figure
+
+
+def _make_logarithmic(axis: Any) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _label_axes(above: Any, below: Any) -> None:
+    above.set_title("relative L2 error of the latents", loc="left", fontsize="medium")
+    below.locator_params(axis="x", integer=True, nbins=11, min_n_ticks=1)
     below.set_xlabel("evaluation: noisy \N{RIGHTWARDS ARROW} clean")
+    below.set_title("branches reused (full height: all)", loc="left", fontsize="medium")
+    below.tick_params(axis="y", length=0)
+    above.grid(axis="y", color=GRID, linewidth=0.6)
     for axis in (above, below):
-        axis.grid(alpha=0.3)
-    save_figure(figure, path, dpi=130)
+        axis.grid(axis="x", color=GRID, linewidth=0.6)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)

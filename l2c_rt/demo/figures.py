@@ -1,10 +1,11 @@
-"""The demo's pictures: the sample grid, and time and PSNR against compute share."""
+"""The demo's pictures: the sample sheet, and time and PSNR of every schedule."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,112 +14,181 @@ from torch import Tensor
 
 from l2c_rt.demo.digits import NUM_CLASSES
 from l2c_rt.demo.report import Result
-from l2c_rt.figures import save_figure
+from l2c_rt.figures import FULL_RUN, GRID, METHOD_COLOURS, method_colour, new_figure, save_figure
 
 COLUMNS = 4
-COLORS = {
-    "learned": "tab:blue",
-    "every-N": "tab:orange",
-    "random": "tab:green",
-    "noisiest first": "tab:red",
-}
-MARKERS = ("o", "s", "^", "D")
+OF_EACH_CLASS = 2
+GAP = 2
 
 
 def tile(images: Tensor, columns: int) -> npt.NDArray[np.float32]:
-    """Lay out images row by row with a one-pixel gap.  Shapes: [N, 1, H, W] -> [rows, columns]."""
+    """Lay out images row by row with a gap.  Shapes: [N, 1, H, W] -> [rows, columns]."""
     count, _, height, width = images.shape
-    rows = -(-count // columns)
-    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan, np.float32)
+    down, across = height + GAP, width + GAP
+    sheet = np.full((-(-count // columns) * down - GAP, columns * across - GAP), np.nan, np.float32)
     for k, image in enumerate(images[:, 0].numpy()):
-        top, left = k // columns * (height + 1), k % columns * (width + 1)
+        top, left = k // columns * down, k % columns * across
         sheet[top : top + height, left : left + width] = image
     return sheet
 
 
-def by_class(labels: Tensor, columns: int = COLUMNS) -> list[int]:
-    """Indices of the first `columns` images of each class, class after class."""
-    return [int(k) for c in range(NUM_CLASSES) for k in (labels == c).nonzero().flatten()[:columns]]
+def by_class(labels: Tensor, count: int = OF_EACH_CLASS) -> list[int]:
+    """Indices of the first `count` images of each class, class after class."""
+    return [int(k) for c in range(NUM_CLASSES) for k in (labels == c).nonzero().flatten()[:count]]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """Images of the full and of the cached run from the same noise.  Shapes: [N, 1, 8, 8]."""
+class Samples:
+    """Images of one schedule and its mean PSNR in dB, None for the full run.
+
+    Shapes: images [N, 1, 8, 8].
+    """
+
+    name: str
+    images: Tensor
+    psnr: float | None
+
+    @property
+    def decibels(self) -> str:
+        return "" if self.psnr is None else f"PSNR {self.psnr:.1f} dB"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The full run and the cached runs of one number of steps, from the same noise."""
 
     title: str
-    full: Tensor
-    cached: Tensor
+    full: Samples
+    cached: tuple[Samples, ...]
+
+    def __str__(self) -> str:
+        title = self.title.replace("\n", ", ")
+        return f"{title}: " + ", ".join(f"{s.name} {s.decibels}" for s in self.cached)
 
 
-def draw_samples(path: Path, pairs: Sequence[Pair], labels: Tensor) -> None:
-    """A block per pair, a line per class: full run, cached run, their difference amplified.
+def draw_samples(path: Path, blocks: Sequence[Block], labels: Tensor) -> None:
+    """Write `samples_figure` as a PNG whose description has the PSNRs as text."""
+    figure = samples_figure(blocks, labels)
+    save_figure(figure, path, dpi=150, description="; ".join(map(str, blocks)))
 
-    Shapes: labels [N], at least 4 of each class.
+
+def samples_figure(blocks: Sequence[Block], labels: Tensor) -> Figure:
+    """Per block a row of samples and a row of differences to the full run, on one colour scale.
+
+    Shapes: labels [N], at least 2 of each class.
     """
-    figure = Figure(figsize=(10, 6.8 * len(pairs)), layout="constrained")
-    for block, pair in zip(
-        figure.subfigures(len(pairs), 1, squeeze=False).flat, pairs, strict=True
-    ):
-        chosen = by_class(labels)
-        difference = (pair.cached - pair.full)[chosen]
-        gain = _gain(difference)
-        panels = (
-            ("full run", pair.full[chosen], "gray_r"),
-            ("with the learned cache", pair.cached[chosen], "gray_r"),
-            (f"difference x {gain}", difference * gain, "RdBu"),
-        )
-        for axis, (name, images, colours) in zip(block.subplots(1, 3), panels, strict=True):
-            picture = tile(images, COLUMNS)
-            axis.imshow(picture, cmap=colours, vmin=-1, vmax=1, interpolation="nearest")
-            axis.set_title(name)
-            axis.set_xticks([])
-            axis.set_yticks([4 + 9 * c for c in range(NUM_CLASSES)], range(NUM_CLASSES))
-            axis.tick_params(length=0)
-            axis.spines[:].set_visible(False)
-        block.suptitle(pair.title)
-    save_figure(figure, path, dpi=110)
+    chosen = by_class(labels)
+    limit = _limit([s.images - block.full.images for block in blocks for s in block.cached])
+    columns = 1 + len(blocks[0].cached)
+    figure = new_figure(1.55 * columns, 4.15 * len(blocks) + 0.75)
+    axes = figure.subplots(2 * len(blocks), columns, squeeze=False)
+    for block, above, below in zip(blocks, axes[::2], axes[1::2], strict=True):
+        above[0].set_ylabel(block.title, fontsize=11)
+        _show_samples(above[0], block.full, chosen, FULL_RUN)
+        below[0].set_axis_off()
+        below[0].text(1, 0.5, "difference\nto the\nfull run", transform=below[0].transAxes,
+                      ha="right", va="center", fontsize=11)  # fmt: skip
+        for top, bottom, samples in zip(above[1:], below[1:], block.cached, strict=True):
+            _show_samples(top, samples, chosen, method_colour(samples.name))
+            difference = (samples.images - block.full.images)[chosen]
+            shown = _show(bottom, difference, "RdBu", limit, "N")
+    bar = figure.colorbar(shown, ax=list(axes.flat), location="bottom", extend="both",
+                          ticks=[-limit, -limit / 2, 0, limit / 2, limit], format="{x:g}",
+                          aspect=50, shrink=0.7, pad=0.02, panchor=False)  # fmt: skip
+    bar.set_label("difference of a pixel (pixels: -1 is white, 1 is black)")
+    return figure
 
 
-def _gain(difference: Tensor) -> int:
-    """The power of two that brings the 99th percentile near the end of the colour scale."""
-    largest = float(np.quantile(difference.abs().numpy(), 0.99))
-    return int(2 ** max(0, np.floor(np.log2(1.0 / max(largest, 1e-9)))))
+def _show_samples(axis: Any, samples: Samples, chosen: Sequence[int], colour: str) -> None:
+    """The images under name and PSNR, and the colour of the method as a bar between them."""
+    _show(axis, samples.images[chosen], "gray_r", 1.0, "S")
+    name = "full run" if samples.psnr is None else samples.name
+    for y, text in ((1.15, name), (1.05, samples.decibels)):
+        axis.text(0.5, y, text, fontsize=11, ha="center", transform=axis.transAxes)
+    axis.plot([0, 1], [1.02, 1.02], color=colour, linewidth=4, transform=axis.transAxes,
+              clip_on=False, solid_capstyle="butt")  # fmt: skip
 
 
-def draw_latency(path: Path, results: Sequence[Result], title: str) -> None:
-    """Time and PSNR, both relative to the full run, against the share of its arithmetic left."""
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    cached = [result for result in results if result.psnr]
-    low = min(result.cost_share for result in cached)
-    left.plot([low, 1], [low, 1], color="gray", linestyle="--", label="ideal: time follows cost")
-    markers = dict(zip(sorted({result.steps for result in cached}), MARKERS, strict=False))
-    for steps, name in dict.fromkeys((result.steps, result.name) for result in cached):
-        line = [result for result in cached if (result.steps, result.name) == (steps, name)]
-        line.sort(key=lambda result: result.cost_share)
-        look = {
-            "marker": markers[steps],
-            "color": COLORS[name],
-            "linestyle": "-" if len(line) > 1 else "none",
-            "label": f"{name}, DDIM-{steps}",
-        }
-        shares = [result.cost_share for result in line]
-        left.errorbar(shares, *_middle_and_spread(line), capsize=3, **look)
-        right.plot(shares, [result.mean_psnr for result in line], **look)
-    left.set_ylabel("time over the full run's (median and range)")
-    right.set_ylabel("PSNR against the full run, dB")
+def _show(axis: Any, images: Tensor, colours: str, limit: float, anchor: str) -> Any:
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+    # Samples stand on the differences below them: the space is left between blocks.
+    axis.set_anchor(anchor)
+    sheet = tile(images, COLUMNS)
+    return axis.imshow(sheet, cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
+
+
+def _limit(differences: Sequence[Tensor]) -> float:
+    """The end of the colour scale: one significant digit near the 98th percentile."""
+    largest = np.quantile(np.concatenate([d.abs().numpy().ravel() for d in differences]), 0.98)
+    return float(f"{max(float(largest), 1e-9):.0e}")
+
+
+def latency_figure(results: Sequence[Result], title: str) -> Figure:
+    """A line per schedule: time over the full run's beside PSNR to the full run."""
+    lines = _lines([result for result in results if result.psnr])
+    figure = new_figure(9, 0.3 * len(lines) + 1.7)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for y, line in enumerate(lines):
+        if isinstance(line, str):
+            left.text(-0.02, y, line, fontweight="bold", ha="right", va="center",
+                      transform=left.get_yaxis_transform())  # fmt: skip
+        else:
+            _draw_line(left, right, y, line)
+    names = ["" if isinstance(r, str) else f"{r.name}, {100 * r.reuse:.1f} % reused" for r in lines]
+    left.set_yticks(range(len(lines)), names)
+    left.set_ylim(len(lines) - 0.4, -0.6)
+    left.axvline(1, color=FULL_RUN, linewidth=1)
+    left.text(1, 0, " full run", va="center")
+    left.set_xlabel("time over the full run's")
+    right.set_xlabel("PSNR to the full run, dB")
+    right.margins(x=0.22)
     for axis in (left, right):
-        axis.set_xlabel("share of the full run's arithmetic left")
-        axis.grid(alpha=0.3)
-    left.legend(fontsize="small")
+        axis.grid(color=GRID, linewidth=0.6)
+        axis.set_axisbelow(True)
+        axis.tick_params(axis="y", length=0)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+    _legend(figure)
     figure.suptitle(title)
-    save_figure(figure, path, dpi=110)
+    return figure
 
 
-def _middle_and_spread(line: Sequence[Result]) -> tuple[list[float], list[list[float]]]:
-    middle = [result.timing.median_relative for result in line]
-    lowest = [min(result.timing.relative) for result in line]
-    highest = [max(result.timing.relative) for result in line]
-    below = [m - low for m, low in zip(middle, lowest, strict=True)]
-    above = [high - m for m, high in zip(middle, highest, strict=True)]
-    return middle, [below, above]
+def _lines(cached: Sequence[Result]) -> list[Result | str]:
+    """Each number of steps as a heading, then its runs, least reuse and best first."""
+    lines: list[Result | str] = []
+    for steps in sorted({result.steps for result in cached}):
+        some = [result for result in cached if result.steps == steps]
+        some.sort(key=lambda result: (result.ratio, -(result.mean_psnr or 0.0)))
+        lines += [f"DDIM-{steps}", *some]
+    return lines
+
+
+MEDIAN: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 7}
+LIMIT: dict[str, Any] = {
+    "marker": "|",
+    "linestyle": "none",
+    "color": FULL_RUN,
+    "markersize": 13,
+    "markeredgewidth": 2,
+}
+
+
+def _draw_line(left: Any, right: Any, y: int, result: Result) -> None:
+    """Median, range and limit of a schedule's time on the left, its PSNR on the right."""
+    colour, timing = METHOD_COLOURS[result.name], result.timing
+    left.plot([min(timing.relative), max(timing.relative)], [y, y], color=colour, linewidth=2)
+    left.plot(timing.median_relative, y, color=colour, **MEDIAN)
+    left.plot(result.cost_share, y, **LIMIT)
+    right.plot(result.mean_psnr, y, color=colour, **MEDIAN)
+    right.text(result.mean_psnr or 0.0, y, f"   {result.mean_psnr:.1f}", va="center")
+
+
+def _legend(figure: Any) -> None:
+    from matplotlib.lines import Line2D
+
+    median = Line2D([], [], color="gray", **MEDIAN)
+    spread = Line2D([], [], color="gray", linewidth=2)
+    names = ["median of the rounds", "their range", "share of the arithmetic that is left"]
+    figure.legend([median, spread, Line2D([], [], **LIMIT)], names, loc="outside lower center",
+                  ncols=3, frameon=False)  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,11 @@ from tqdm import tqdm
 from l2c_rt.api import compile
 from l2c_rt.demo.classifier import Classifier, train_classifier
 from l2c_rt.demo.digits import Digits, even_labels, load_digits
-from l2c_rt.demo.figures import Pair, draw_latency, draw_samples
+from l2c_rt.demo.figures import Block, Samples, draw_samples, latency_figure
 from l2c_rt.demo.metrics import frechet_distance, psnr_per_image
 from l2c_rt.demo.report import Result, Timing, table, write_report
 from l2c_rt.demo.train_state import WEIGHTS_NAME
+from l2c_rt.figures import save_figure
 from l2c_rt.measure.clocks import host_seconds
 from l2c_rt.measure.interleaved import there_and_back
 from l2c_rt.measure.machine import processor_name
@@ -201,24 +202,29 @@ def run_demo(out: Path, settings: DemoSettings | None = None, *, progress: bool 
     results = [
         result for tried in trials.values() for result in measure(tried, labels, digits, classifier)
     ]
-    pictures = [*draw(out, trials, settings), out / "latency.png"]
-    draw_latency(pictures[-1], results, "Digits DiT: time and fidelity of the cached run")
     shown = [r for r in results if r.name == "full" or r.ratio == settings.reuse]
+    pictures = [*draw(out, trials, shown), out / "latency.png"]
+    latency = latency_figure(results, "Digits DiT: time and fidelity of the cached runs")
+    save_figure(latency, pictures[-1], dpi=150)
     write_report(out, results, shown, about(settings, digits, classifier), pictures)
     return "\n".join([table(shown), "", *map(str, pictures), str(out / "report.md")])
 
 
 def draw(
-    out: Path, trials: Mapping[int, Mapping[Key, Trial]], settings: DemoSettings
+    out: Path, trials: Mapping[int, Mapping[Key, Trial]], shown: Sequence[Result]
 ) -> list[Path]:
-    """The sample grid, and the schedule map of each number of steps."""
-    pairs, pictures = [], [out / "samples.png"]
+    """The samples of all schedules shown, and the map of each learned one."""
+    blocks, pictures = [], [out / "samples.png"]
     for steps, tried in trials.items():
-        learned = tried["learned", settings.reuse]
-        share = f"{100 * learned.schedule.reuse_share:.1f} % of all branch evaluations reused"
-        full = tried["full", 0.0]
-        pairs.append(Pair(f"DDIM-{steps}, {share}", full.images[0], learned.images[0]))
+        full, learned, *controls = [result for result in shown if result.steps == steps]
+        best_first = sorted(controls, key=lambda result: -(result.mean_psnr or 0.0))
+        samples = [
+            Samples(result.name, tried[result.name, result.ratio].images[0], result.mean_psnr)
+            for result in (full, learned, *best_first)
+        ]
+        title = f"DDIM-{steps}\n{100 * learned.reuse:.1f} % reused"
+        blocks.append(Block(title, samples[0], tuple(samples[1:])))
         pictures.append(out / f"schedule-{steps}.png")
-        learned.schedule.plot(pictures[-1])
-    draw_samples(pictures[0], pairs, even_labels(settings.images))
+        tried["learned", learned.ratio].schedule.plot(pictures[-1])
+    draw_samples(pictures[0], blocks, even_labels(len(blocks[0].full.images)))
     return pictures

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from l2c_rt.figures import new_figure, save_figure
+from l2c_rt.figures import new_figure
+from l2c_rt.schedule.heatmap import kinds_of, label_of
 from l2c_rt.untrusted.atomic_write import write_whole
 from l2c_rt.untrusted.bounded_read import read_bounded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = ("iteration", "loss", "error", "penalty", "lam", "reused_share", "seconds")
 MOST_LINES = 1000
@@ -51,31 +56,28 @@ def _lines_until(path: Path, iteration: int) -> list[str]:
     return [m[0] for m in matches if m and int(m[1]) <= iteration]
 
 
-def draw_scores(
-    path: Path,
+def scores_figure(
     snapshots: list[tuple[int, Tensor]],
     evaluations: list[int],
     branches: tuple[str, ...],
-) -> None:
-    """The scores at several iterations, one heatmap each: evaluations that may reuse on x.
+) -> Figure:
+    """The scores at several iterations, a column each, with a line per kind of branch.
 
     Needs matplotlib.  Shapes: each snapshot [rows, K], its rows in the order of `evaluations`.
     """
-    columns = min(3, len(snapshots))
-    lines = -(-len(snapshots) // columns)
-    figure = new_figure(4 * columns, 3.2 * lines)
-    axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for axis, (iteration, scores) in zip(axes, snapshots, strict=False):
-        image = axis.imshow(
-            np.asarray(scores).T, vmin=0, vmax=1, aspect="auto", interpolation="nearest"
-        )
-        axis.set_title(f"iteration {iteration}", fontsize=9)
-    for axis in axes[len(snapshots) :]:
-        axis.set_visible(False)
-    ticks = np.unique(np.linspace(0, len(evaluations) - 1, 6).astype(int))
-    axes[0].set_xticks(ticks, [evaluations[i] for i in ticks])
-    names = np.unique(np.linspace(0, len(branches) - 1, 9).astype(int))
-    axes[0].set_yticks(names, [branches[k] for k in names], fontsize=7)
-    figure.supxlabel("evaluation: noisy \N{RIGHTWARDS ARROW} clean", fontsize=9)
-    figure.colorbar(image, ax=list(axes), label="score (high: compute)")
-    save_figure(figure, path, dpi=110)
+    kinds = kinds_of(branches)
+    figure = new_figure(1.8 + 1.1 * len(snapshots), 0.9 + 1.7 * len(kinds))
+    axes = figure.subplots(len(kinds), len(snapshots), sharex=True, sharey="row", squeeze=False)
+    for column, (iteration, scores) in zip(axes.T, snapshots, strict=True):
+        column[0].set_title(f"iteration {iteration}", fontsize="medium")
+        for axis, members in zip(column, kinds.values(), strict=True):
+            image = axis.imshow(np.asarray(scores).T[members], vmin=0, vmax=1, aspect="auto",
+                                interpolation="nearest")  # fmt: skip
+    for axis, kind in zip(axes[:, 0], kinds, strict=True):
+        axis.set_ylabel(label_of(kind), parse_math=False)
+        axis.locator_params(axis="y", integer=True, nbins=7, min_n_ticks=1)
+    ticks = sorted({0, len(evaluations) // 2, len(evaluations) - 1})
+    axes[0, 0].set_xticks(ticks, [str(evaluations[i]) for i in ticks])
+    figure.supxlabel("evaluation: noisy \N{RIGHTWARDS ARROW} clean", fontsize="medium")
+    figure.colorbar(image, ax=list(axes.flat), label="score (high: compute)")
+    return figure

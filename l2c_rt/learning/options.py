@@ -65,11 +65,11 @@ def resolve_options(
 ) -> LearnOptions:
     """The options with every default filled in.  Raises ValueError naming the argument."""
     rows = _trained_rows(bound_model, steps)
-    _check_whole("batch_size", batch_size, 1)
-    _check_whole("seed", seed, 0)
+    check_whole("batch_size", batch_size, 1)
+    check_whole("seed", seed, 0)
     if iterations is None:
         iterations = DEFAULT_VISITS * (rows if data else 1)
-    _check_whole("iterations", iterations, 1)
+    check_whole("iterations", iterations, 1)
     if lam is None and reuse is None:
         reuse = DEFAULT_REUSE
     _check_range("lam", lam, 0.0, float("inf"))
@@ -117,7 +117,7 @@ def _trained_rows(bound_model: BoundModel, steps: int) -> int:
         raise ValueError(
             f"learn: no published loop is known for {type(bound_model.model).__name__}"
         )
-    _check_whole("steps", steps, 1)
+    check_whole("steps", steps, 1)
     family = family_named(bound_model.program.family)
     stages = family.evaluations_per_solver_step
     if steps % stages:
@@ -131,7 +131,8 @@ def _trained_rows(bound_model: BoundModel, steps: int) -> int:
     return rows
 
 
-def _check_whole(name: str, value: Any, least: int) -> None:
+def check_whole(name: str, value: Any, least: int) -> None:
+    """ValueError unless the argument of `learn` is an int of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"learn: {name} is {value!r:.40}, wanted an int of at least {least}")
 

@@ -1,32 +1,41 @@
-"""The folder of a learning run: log.csv, router.png, the checkpoint, and the router at the end."""
+"""The folder of a learning run: log, pictures, checkpoint; at the end the router and its fit."""
 
 from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
 
-from l2c_rt.figures import require_matplotlib
+from torch import nn
+
+from l2c_rt.compare.fit import fit_report
+from l2c_rt.compare.fit_report import FitReport
+from l2c_rt.figures import has_matplotlib, save_figure
 from l2c_rt.learning.checkpoint import save_checkpoint
-from l2c_rt.learning.log import CsvLog, draw_scores
+from l2c_rt.learning.log import CsvLog, scores_figure
+from l2c_rt.learning.options import check_whole
 from l2c_rt.learning.state import LearnState
 from l2c_rt.learning.task import Task
+from l2c_rt.policies.router import Router
+from l2c_rt.runtime.notices import Notices
 
 CHECKPOINT = "checkpoint.safetensors"
 ROUTER = "router.safetensors"
 LOG = "log.csv"
 PICTURE = "router.png"
 PICTURES = 6
+FIT, FIT_PICTURE = "fit.json", "fit.png"
 
 
-def checked_folder(out: str | PathLike[str] | None, resume: bool, save_every: int) -> Path | None:
+def checked_folder(
+    out: str | PathLike[str] | None, resume: bool, save_every: int, report: int
+) -> Path | None:
     """The folder, made; None where nothing is to be written."""
-    if isinstance(save_every, bool) or not isinstance(save_every, int) or save_every < 1:
-        raise ValueError(f"learn: save_every is {save_every!r:.40}, wanted an int of at least 1")
+    check_whole("save_every", save_every, 1)
+    check_whole("report", report, 0)
     if out is None:
         if resume:
             raise ValueError("learn: resume=True needs out=, the folder of the run to take up")
         return None
-    require_matplotlib()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -37,6 +46,10 @@ class Output:
 
     def __init__(self, folder: Path, task: Task, save_every: int, resumed_at: int) -> None:
         self._folder, self._task, self._save_every = folder, task, save_every
+        self._draws = has_matplotlib()
+        if not self._draws:
+            Notices().tell([f"learn: {PICTURE} and {FIT_PICTURE} are not drawn, as matplotlib is "
+                            "not installed: pip install l2c_rt[plot]"])  # fmt: skip
         self._log = CsvLog(folder / LOG, task.options.iterations, resumed_at)
 
     def begin_iteration(self, state: LearnState) -> None:
@@ -47,9 +60,10 @@ class Output:
         if state.iteration in pictured - known:
             scores = state.learned(self._task.options).sigmoid()
             state.snapshots.append((state.iteration, scores))
-            names = self._task.bound_model.program.branch_names
-            picture = self._folder / PICTURE
-            draw_scores(picture, state.snapshots, sorted(self._task.rows), names)
+            if self._draws:
+                names = self._task.bound_model.program.branch_names
+                figure = scores_figure(state.snapshots, sorted(self._task.rows), names)
+                save_figure(figure, self._folder / PICTURE, dpi=150)
 
     def end_iteration(self, state: LearnState) -> None:
         """Write a line, and the checkpoint where it is due."""
@@ -71,3 +85,14 @@ class Output:
 
     def close(self) -> None:
         self._log.close()
+
+
+def write_fit(
+    folder: Path, model: nn.Module, router: Router, images: int, cfg_scale: float | None, seed: int
+) -> FitReport:
+    """The fit of a learned router, written beside it; its picture where matplotlib is installed."""
+    report = fit_report(model, router, images=images, cfg_scale=cfg_scale, seed=seed)
+    report.save(folder / FIT)
+    if has_matplotlib():
+        report.plot(folder / FIT_PICTURE)
+    return report

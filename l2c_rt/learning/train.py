@@ -22,7 +22,7 @@ from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.learning.batches import Batch, endless
 from l2c_rt.learning.checkpoint import load_checkpoint
 from l2c_rt.learning.options import resolve_options
-from l2c_rt.learning.output import CHECKPOINT, ROUTER, Output, checked_folder
+from l2c_rt.learning.output import CHECKPOINT, ROUTER, Output, checked_folder, write_fit
 from l2c_rt.learning.penalty import shifted_to_share
 from l2c_rt.learning.state import LearnState, gather, start, update
 from l2c_rt.learning.task import Task
@@ -46,6 +46,7 @@ def learn(
     out: str | PathLike[str] | None = None,
     resume: bool = False,
     save_every: int = 25,
+    report: int = 8,
     progress: bool = True,
 ) -> Router:
     """Learn which branches of `model` may be reused in a run of `steps` evaluations.
@@ -54,8 +55,9 @@ def learn(
     it, from `batch_size` of the model's own guided trajectories per iteration.
     `lam` is the published penalty; `reuse`, 0.45 unless `lam` is given, steers it towards that
     share of the cached evaluations' branches, and then `router.schedule()` reuses just that share.
-    `out` receives router, log, picture and checkpoint; `resume` takes the checkpoint up, if any,
-    and ends at the same scores as an uninterrupted run.  docs/learning.md says what is done.
+    `out` receives router, log, checkpoint, pictures and a fit report of `report` images, unless 0;
+    `resume` takes the checkpoint up, if any, and ends at the same scores as an uninterrupted run.
+    Without matplotlib there is an L2CWarning and no picture.  docs/learning.md says what is done.
     Raises TypeError for a model without adapter, ValueError naming the argument that does not fit.
     Source: arXiv 2406.01733.
     """
@@ -65,7 +67,7 @@ def learn(
         reuse=reuse, lr=lr, seed=seed, straight_through=straight_through, cfg_scale=cfg_scale,
         data=data is not None,
     )  # fmt: skip
-    folder = checked_folder(out, resume, save_every)
+    folder = checked_folder(out, resume, save_every, report)
     task = Task.of(bound_model, options)
     with frozen(model), joined(task.device) as workers:
         state = _begun(task, folder if resume else None, workers)
@@ -77,8 +79,10 @@ def learn(
         with closing(output) if output is not None else nullcontext():
             _train(task, state, batches, output, workers, progress and workers.first)
         router = _finished(task, state, workers)
-    if output is not None:
-        router.save(Path(folder or "") / ROUTER)
+    if folder is not None and output is not None:
+        router.save(folder / ROUTER)
+        if report:
+            write_fit(folder, model, router, report, cfg_scale, seed)
     return router
 
 

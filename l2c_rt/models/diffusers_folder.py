@@ -94,7 +94,7 @@ def _weight_paths(folder: Path, variant: str) -> list[Path]:
             there = first(sorted(p.name for p in folder.iterdir()), 8)
             raise ValueError(
                 f"{folder}: no {whole.name}, nor {index.name}; it has {there}. Save it with "
-                "save_pretrained(folder), or say which variant="
+                "save_pretrained(folder), or give its variant"
             )
         return [whole]
     with naming(index):

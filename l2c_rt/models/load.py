@@ -95,6 +95,8 @@ def _loaded(
                 raise ValueError(f"depth, width, patch are {got}, but {name} has {expected}")
         known = {getattr(each, layout.width): each.num_heads for each in layout.sizes.values()}
         heads = num_heads or (size.num_heads if size else _heads(weights, width, known))
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of num_heads={heads}")
         with torch.device("meta"):
             model = layout.build(**options, num_heads=heads)
         return _filled(model, weights)

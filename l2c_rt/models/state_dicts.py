@@ -83,7 +83,7 @@ def _best(paths: list[tuple[str, ...]], wanted: tuple[str, ...]) -> tuple[str, .
         if group:
             break
     several = first([repr(".".join(path)) for path in group], 8)
-    raise ValueError(f"holds several models: {several}; say which by key= (--key)")
+    raise ValueError(f"holds several models: {several}; say which by key=")
 
 
 def _refuse_whole_module(saved: Any, where: str) -> None:
@@ -102,7 +102,7 @@ def _nothing(
 ) -> str:  # fmt: skip
     if key and places:
         there = first([repr(".".join(path)) for path in places], 8)
-        return f"no weights under the key {key!r:.80}; there are some under {there}"
+        return f"no weights under key={key!r:.80}; there are some under {there}"
     for name, value in saved.items():
         if isinstance(value, Unread) and name in KNOWN | {"ema"}:
             _refuse_whole_module(value, f"its {name!r}")
@@ -112,7 +112,7 @@ def _nothing(
         return f"{text}; these are diffusers' names: load_diffusers(folder) takes its folders"
     if any(".base_layer." in name or ".lora_" in name for name in names):
         return f"{text}; these are peft's names: save the weights after merge_and_unload()"
-    return f"{text}; wanted a state dict of that model, plain or in dicts, key= saying where"
+    return f"{text}; wanted a state dict of that model, plain or in dicts"
 
 
 def first(names: list[str], most: int = 3) -> str:

@@ -25,7 +25,7 @@ from l2c_rt.untrusted.bounded_read import naming, open_regular
 from l2c_rt.untrusted.safetensors_file import Entry, SafetensorsFile
 from l2c_rt.untrusted.torch_pickle import StoredTensor
 from l2c_rt.untrusted.torch_zip import TorchArchive
-from l2c_rt.untrusted.weights_pickle import WeightsReader
+from l2c_rt.untrusted.weights_pickle import WEIGHT_SUFFIXES, WeightsReader
 
 STORAGES = {
     "FloatStorage": torch.float32,
@@ -36,7 +36,6 @@ STORAGES = {
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
             "U8": torch.uint8}  # fmt: skip
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +54,8 @@ def open_weights(path: Path, anchor: str, key: str = "") -> Iterator[Weights]:
     Its tensors can be read while it is open.  `key` and errors are as for `find_weights`; any
     ValueError of the caller inside is made to name the file too.
     """
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: a weight file ends in one of {', '.join(SUFFIXES)}")
+    if path.suffix not in WEIGHT_SUFFIXES:
+        raise ValueError(f"{path}: a weight file ends in one of {', '.join(WEIGHT_SUFFIXES)}")
     with naming(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if path.suffix == ".safetensors":

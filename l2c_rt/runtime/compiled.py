@@ -11,6 +11,7 @@ from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend, Callback
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
+from l2c_rt.runtime.known_loop import KnownLoop
 from l2c_rt.runtime.run import Run
 from l2c_rt.runtime.sample import published_solver
 from l2c_rt.runtime.session import OpenSessions, Session
@@ -29,11 +30,9 @@ class Compiled(Session):
     (`config`, `dtype`, `in_channels`, ...).
     """
 
-    def __init__(
-        self, shared: SharedModel, *, calls_per_step: int, timesteps: tuple[float, ...] | None
-    ) -> None:
-        super().__init__(Run(shared, lanes=calls_per_step, timesteps=timesteps))
-        self.calls_per_step, self.timesteps = calls_per_step, timesteps
+    def __init__(self, shared: SharedModel, *, calls_per_step: int) -> None:
+        super().__init__(Run(shared, lanes=calls_per_step, loop=shared.loop))
+        self.calls_per_step = calls_per_step
         self._shared = shared
         self._sessions = OpenSessions()
         # One after another: sleeping and waking go through all sessions.
@@ -56,6 +55,12 @@ class Compiled(Session):
         return self._shared.version.plan
 
     @property
+    def timesteps(self) -> tuple[float, ...] | None:
+        """Those of the loop, given or shown by a complete run; None where nothing is known."""
+        loop = self._shared.loop
+        return None if loop is None else loop.timesteps
+
+    @property
     def cost(self) -> Cost:
         """What a run of the plan costs, and a full run."""
         return self._shared.version.cost
@@ -67,7 +72,7 @@ class Compiled(Session):
 
     def session(self) -> Session:
         """A run of its own: cache and counter.  Close it, or use it in a `with`."""
-        return self._new_session(self.calls_per_step, self.timesteps)
+        return self._new_session(self.calls_per_step, self._shared.loop)
 
     def sample(
         self,
@@ -83,8 +88,9 @@ class Compiled(Session):
         try:
             session = self._idle.pop()
         except IndexError:
-            solver = published_solver(self.bound_model, self.schedule, self.timesteps)
-            session = self._new_session(1, solver.timesteps)
+            solver = published_solver(self.bound_model, self.schedule, self._shared.loop)
+            loop = KnownLoop(tuple(solver.timesteps), "timesteps=")
+            session = self._new_session(1, loop)
         latents = session.sample(noise, y, cfg_scale, callback)
         # Only after a run that ended well: one that was interrupted is dropped with its memory.
         self._idle.append(session)
@@ -135,8 +141,8 @@ class Compiled(Session):
         self.bound_model.model.to(*args, **kwargs)
         return self
 
-    def _new_session(self, lanes: int, timesteps: tuple[float, ...] | None) -> Session:
-        session = Session(Run(self._shared, lanes=lanes, timesteps=timesteps))
+    def _new_session(self, lanes: int, loop: KnownLoop | None) -> Session:
+        session = Session(Run(self._shared, lanes=lanes, loop=loop))
         self._sessions.add(session)
         return session
 

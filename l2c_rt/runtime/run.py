@@ -7,7 +7,6 @@ has it alone: `Turn` sees to that.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,13 +16,16 @@ from torch import Tensor
 from l2c_rt.adapters.bound_model import PublishedLoop, State
 from l2c_rt.adapters.model_checks import check_device
 from l2c_rt.backends.backend import Callback, Evaluation, RunRequest, WholeRuns
+from l2c_rt.runtime import loop_messages as messages
 from l2c_rt.runtime.cache_context import StepHint
+from l2c_rt.runtime.calls import StepError, Tick
+from l2c_rt.runtime.known_loop import KnownLoop
 from l2c_rt.runtime.lanes import InputKey, Lane, Lanes
 from l2c_rt.runtime.profiler_ranges import trace_range
 from l2c_rt.runtime.shared import SharedModel
-from l2c_rt.runtime.step_clock import StepClock, StepError, Tick
+from l2c_rt.runtime.step_clock import StepClock
 from l2c_rt.runtime.timestep_check import TimestepCheck
-from l2c_rt.sampling.inputs import LabelCheck, check_batch, check_images
+from l2c_rt.sampling.inputs import LabelCheck, check_batch, check_dtype, check_images
 
 NO_GRADIENTS = (
     "x requires grad, but compiled calls have no gradients: what is computed from their outputs "
@@ -34,19 +36,16 @@ NO_GRADIENTS = (
 class Run:
     """The run under way, or none; begins anew after its last evaluation, an error, a reset."""
 
-    def __init__(
-        self, shared: SharedModel, *, lanes: int, timesteps: Sequence[float] | None = None
-    ) -> None:
-        schedule = shared.schedule
+    def __init__(self, shared: SharedModel, *, lanes: int, loop: KnownLoop | None = None) -> None:
         self.shared, self.version = shared, shared.version
-        self.clock = StepClock(schedule.steps, lanes, timesteps, schedule.sampler, shared.counts)
+        steps = shared.schedule.steps
+        self.clock = StepClock(steps, lanes, loop, shared.counts, shared.note_loop)
         self._check = TimestepCheck(self.clock)
         self._labels = LabelCheck()
         self.lanes = Lanes(lanes, shared.memory_taken)
         self._key: InputKey | None = None
         self._in_call = False
         self._asleep = self._closed = False
-        self._restarts = 0
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], hint: StepHint) -> Any:
         """One evaluation, with the model's own arguments and return value.
@@ -62,8 +61,9 @@ class Run:
         # Slots and tables outlive the call, so they must not be inference tensors.
         inside = torch.is_inference_mode_enabled()
         with torch.inference_mode(False) if inside else nullcontext(), torch.no_grad():
-            out = self._evaluate(args, kwargs, hint, wants_grad)
-        self._check.done()
+            tick, out = self._evaluate(args, kwargs, hint, wants_grad)
+            self._check.done(tick.step, self.version.model.to_tensor, out)
+        self._share_loop()
         self._in_call = False
         return out
 
@@ -103,6 +103,9 @@ class Run:
 
     def close(self) -> None:
         """Forget the run and give its memory back; it cannot be called any more."""
+        if self.clock.mid_run:
+            done, steps = self.clock.evaluations, self.clock.steps
+            self.shared.note_loop("closed", messages.closed(done, steps))
         self.reset()
         self._closed = True
         self.lanes.clear()
@@ -129,12 +132,11 @@ class Run:
 
     def _evaluate(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], hint: StepHint, wants_grad: bool
-    ) -> Any:
+    ) -> tuple[Tick, Any]:
         state = self.version.model.begin(*args, **kwargs)
         key = InputKey.of(tuple(state.x.shape), state.x.dtype, state.x.device)
         check_batch(key.shape, state.t)
-        abandoned = self.clock.abandoned
-        tick = self._check.tick(state.t, hint)
+        tick = self._check.tick(state.t, hint, state.x)
         if tick.first and self.renew():
             state = self.version.model.begin(*args, **kwargs)
         loop = self.version.model.checked_loop
@@ -142,19 +144,18 @@ class Run:
             self._labels.check(state.y, key.shape[0], loop)
         if tick.first:
             self._check_first(state, loop, wants_grad)
-            self._note_restart(self.clock.abandoned > abandoned)
             self._lanes_of_new_run(key)
         else:
             self._check_key(key, tick)
         out = self._at(tick, key, state)
         if tick.step == 0 and self.shared.refuted(self.version, args, kwargs, out) and self.renew():
-            # Evaluation 0 reads nothing that was kept, so it can be done again.
+            # Evaluation 0 computes everything, so it can be done again.
             out = self._at(tick, key, self.version.model.begin(*args, **kwargs))
-        return out
+        return tick, out
 
     def _at(self, tick: Tick, key: InputKey, state: State) -> object:
         lane, plan = self.lanes.at(key, self.version)[tick.lane], self.version.plan
-        variant, began = plan.order[tick.step], time.perf_counter()
+        variant, began = plan.order[tick.step if tick.reuse else 0], time.perf_counter()
         evaluation = Evaluation(state, lane.slots, tick.step, variant, self.clock.timesteps)
         with trace_range("evaluation", tick.step):
             out = lane.workspace.evaluate(plan.steps[variant], evaluation)
@@ -163,18 +164,17 @@ class Run:
             self.shared.tell(lane.workspace.graph_stats.reasons)
         return out
 
+    def _share_loop(self) -> None:
+        """What a complete run has shown is known to the sessions that are opened from now on."""
+        if self.shared.loop is None:
+            self.shared.loop = self.clock.known
+
     def _check_first(self, state: State, loop: PublishedLoop | None, wants_grad: bool) -> None:
         if loop is not None:
             check_images("x", state.x, loop)
+        check_dtype(state.x, self.version.model.first_layer)
         if wants_grad and state.x.requires_grad:
             self.shared.notices.tell([NO_GRADIENTS])
-
-    def _note_restart(self, restarted: bool) -> None:
-        """Say what may be wrong with a loop that starts over again and again."""
-        self._restarts += restarted
-        # Once may be meant: a user who cancels.
-        if self._restarts > 1:
-            self.shared.notices.tell(self.shared.loop_notes())
 
     def _lanes_of_new_run(self, key: InputKey) -> list[Lane]:
         lanes = self.lanes.at(key, self.version)

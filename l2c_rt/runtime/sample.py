@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,12 +10,12 @@ from torch import Tensor
 from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
 from l2c_rt.backends.backend import Callback, RunRequest, WholeRuns
 from l2c_rt.runtime.cache_context import StepHint
+from l2c_rt.runtime.known_loop import KnownLoop, same_timestep
 from l2c_rt.runtime.lanes import InputKey
 from l2c_rt.runtime.previews import Previews
 from l2c_rt.runtime.profiler_ranges import trace_range
 from l2c_rt.runtime.proof import described_forward
 from l2c_rt.runtime.run import Run
-from l2c_rt.runtime.step_clock import same_timestep
 from l2c_rt.sampling import inputs, loops
 from l2c_rt.sampling.solvers import PublishedSolver, solver_for
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -38,7 +37,7 @@ def sample(
     run.begin_whole()
     model, schedule = run.version.model, run.shared.schedule
     loop = published_loop(model)
-    solver = published_solver(model, schedule, run.clock.given_timesteps)
+    solver = published_solver(model, schedule, run.clock.known)
     inputs.check_noise(noise, loop, model.device)
     labels, scale = inputs.check_labels(y, noise, loop), inputs.check_scale(cfg_scale, loop)
     guided = loops.is_guided(loop, labels, scale)
@@ -85,18 +84,19 @@ def published_loop(model: BoundModel) -> PublishedLoop:
 
 
 def published_solver(
-    model: BoundModel, schedule: CacheSchedule, timesteps: Sequence[float] | None
+    model: BoundModel, schedule: CacheSchedule, loop: KnownLoop | None
 ) -> PublishedSolver:
     """The solver of the model's published loop, if schedule and timesteps were made for it."""
-    loop = published_loop(model)
-    if schedule.sampler not in ("", loop.sampler):
+    published = published_loop(model)
+    if schedule.sampler not in ("", published.sampler):
         raise ValueError(
             f"sample: the schedule was made for {schedule.sampler}, the model's published loop is "
-            f"{loop.sampler}; call the compiled model in a loop of your own"
+            f"{published.sampler}; call the compiled model in a loop of your own"
         )
-    solver = solver_for(loop.sampler, schedule.steps)
-    pairs = zip(timesteps or solver.timesteps, solver.timesteps, strict=True)
-    for k, (got, expected) in enumerate(pairs):
+    solver = solver_for(published.sampler, schedule.steps)
+    if loop is None or loop.source == "earlier runs":
+        return solver
+    for k, (got, expected) in enumerate(zip(loop.timesteps, solver.timesteps, strict=True)):
         if not same_timestep(got, expected):
             raise ValueError(
                 f"sample: timestep {k} of the published loop is {expected:g}, but {got:g} was "

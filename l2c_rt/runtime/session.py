@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from l2c_rt.backends.backend import Callback
-from l2c_rt.runtime.cache_context import StepHints
+from l2c_rt.runtime.cache_context import Announcement, StepHints
 from l2c_rt.runtime.forward_with_cfg import forward_with_cfg
 from l2c_rt.runtime.run import Run
 from l2c_rt.runtime.sample import sample
@@ -26,7 +26,7 @@ class Session:
     def __init__(self, run: Run) -> None:
         self.run = run
         self._turn = Turn()
-        self._hints = StepHints()
+        self._hints = StepHints(run.lanes.count)
 
     def __call__(self, *args: Any, lane: int | None = None, **kwargs: Any) -> Any:
         """One evaluation, with the model's own arguments and return value.
@@ -73,24 +73,25 @@ class Session:
         else:
             self._turn.wait("reset", lambda: self.run.reset(forget_timesteps=forget_timesteps))
 
-    def cache_context(
-        self,
-        name: str,
-        *,
-        step: int | None = None,
-        num_steps: int | None = None,
-        sigma: object = None,
-    ) -> AbstractContextManager[None]:
-        """diffusers' way of naming the guidance branch: "cond" is lane 0, "uncond" lane 1.
+    def cache_context(self, name: str | None, **keywords: Any) -> AbstractContextManager[None]:
+        """diffusers' way of naming one of several calls per step.
 
-        `step` and `num_steps`, where the loop gives them, are checked; `sigma` is not used.
+        "cond", "cond_uncond" and "pred_cond" are lane 0, "uncond" and "pred_uncond" lane 1; any
+        other name takes the next free lane, in order of first use within a run.  With one call
+        per step every name is lane 0.
+        `step` and `num_steps`, which diffusers calls `step_index` and `num_inference_steps`, are
+        checked; `sigma` and `timestep` are not used.
+        Raises TypeError for another keyword; the call raises ValueError for a name too many.
         """
-        return self._hints.context(name, self.run.lanes.count, step, num_steps)
+        return self._hints.context(Announcement.of(name, **keywords))
 
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is not None:
+            # Who leaves by an error knows that the run was not finished.
+            self._turn.wait("reset", self.run.reset)
         self.close()
 
     def close(self) -> None:
@@ -121,7 +122,15 @@ class Session:
         )
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], lane: int | None) -> Any:
-        return self.run.call(args, kwargs, self._hints.current(lane))
+        clock, names = self.run.clock, self._hints.names
+        if not clock.mid_run:
+            names.begin_run()
+        abandoned = clock.abandoned
+        out = self.run.call(args, kwargs, self._hints.current(lane))
+        if clock.abandoned != abandoned:
+            # A run that was not finished, and whose names the next calls may not find taken.
+            names.keep_only(self._hints.name)
+        return out
 
 
 class OpenSessions:

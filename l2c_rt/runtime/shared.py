@@ -13,7 +13,9 @@ from l2c_rt.backends.backend import Backend
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.prepare import prepare
+from l2c_rt.runtime.calls import LoopNote
 from l2c_rt.runtime.fingerprint import PlainAttributes, fingerprint
+from l2c_rt.runtime.known_loop import KnownLoop
 from l2c_rt.runtime.notices import Notices, logger
 from l2c_rt.runtime.proof import REMEDY, Proof, structure
 from l2c_rt.runtime.run_counts import RunCounts
@@ -62,12 +64,16 @@ class SharedModel:
         *,
         strict: bool,
         proof: Proof,
+        loop: KnownLoop | None = None,
     ) -> None:
         self.schedule = schedule
         self.strict, self.proof = strict, proof
         self.counts = RunCounts()
         self.notices = Notices()
         self.asleep = False
+        self.loop = loop
+        """The loop of new sessions: what is known of it, or what the first complete run showed."""
+        self._loop_notes: dict[LoopNote, str] = {}
         self._describe, self._select_backend = describe, select_backend
         self._lock = threading.Lock()
         self._refused: dict[int, str] = {}
@@ -136,14 +142,21 @@ class SharedModel:
         """Warn of what `summary()` notes, each once."""
         self.notices.tell(self.version.reasons + graph_reasons)
 
+    def note_loop(self, kind: LoopNote, text: str) -> None:
+        """Warn of what a loop has shown, once for each kind.
+
+        Raises ValueError under `strict` where the loop is not cached as planned.
+        """
+        if self.strict and kind not in ("restarted", "closed"):
+            raise ValueError(f"strict: {text}")
+        if kind not in self._loop_notes:
+            self._loop_notes[kind] = text
+            self.notices.tell([text])
+
+    @property
     def loop_notes(self) -> tuple[str, ...]:
-        """What the runs so far say about the user's loop."""
-        if self.counts.completed or not self.counts.abandoned:
-            return ()
-        return (
-            f"no run has been completed; does the loop have {self.schedule.steps} steps, as the "
-            "schedule has?",
-        )
+        """What the runs so far have shown of the user's loops."""
+        return tuple(self._loop_notes.values())
 
     def memory_taken(self) -> None:
         """Called by slots whenever they take memory from an arena."""

@@ -1,98 +1,72 @@
-"""Which evaluation is this?  Counting calls, and checking the count against the timesteps.
+"""Which evaluation is this, and may it reuse?  Counting calls against what is known of the loop.
 
 Pure Python.  A run is S evaluations, each called once per lane.  State that survives an abandoned
-run is the commonest bug of caching libraries; here a rising timestep starts a new run, and
-whatever cannot be told apart raises.
+run is the commonest bug of caching libraries.  The rule here (docs/loops.md): an evaluation reuses
+where its run is known to be this loop, announced step by step, or shown by its latents; otherwise
+the rest of the run is computed in full.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-
+from l2c_rt.runtime import loop_messages as messages
+from l2c_rt.runtime.calls import Call, Latents, StepError, Tell, Tick, Unseen
+from l2c_rt.runtime.known_loop import KnownLoop, same_timestep
 from l2c_rt.runtime.run_counts import RunCounts
-from l2c_rt.sampling.solvers import SOLVERS
-
-STRICTLY_FALLING = tuple(SOLVERS)
-"""Samplers whose timesteps fall from evaluation to evaluation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Where a call belongs.  `first` is set at the first call of a run."""
-
-    step: int
-    lane: int
-    first: bool
-
-
-class StepError(ValueError):
-    """A call that does not fit the run under way."""
-
-
-def same_timestep(a: float, b: float) -> bool:
-    """Equal up to float32 rounding of the loop that computed it."""
-    return math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6)
-
-
-def _check_loop(steps: int, lanes: int, timesteps: Sequence[float] | None) -> None:
-    if isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1:
-        raise ValueError(f"calls_per_step: got {lanes!r}, wanted an int of at least 1")
-    if timesteps is None:
-        return
-    if len(timesteps) != steps:
-        raise ValueError(
-            f"timesteps: got {len(timesteps)}, but the schedule has {steps} evaluations; give one "
-            "timestep per evaluation, in execution order"
-        )
-    if not all(math.isfinite(t) for t in timesteps):
-        raise ValueError(f"timesteps: got {tuple(timesteps)}, wanted finite numbers")
+from l2c_rt.runtime.run_state import RunState
 
 
 class StepClock:
-    """Turns calls into (step, lane).
+    """Turns calls into ticks.  Every StepError leaves the clock reset.
 
-    `timesteps` [S] is checked at every call; without it the first complete run is remembered and
-    later ones are checked against it.  Every StepError leaves the clock reset.
+    `known` is checked at every call; without it the first complete run is remembered.
     """
 
     def __init__(
         self,
         steps: int,
         lanes: int = 1,
-        timesteps: Sequence[float] | None = None,
-        sampler: str = "",
+        known: KnownLoop | None = None,
         counts: RunCounts | None = None,
+        tell: Tell = lambda kind, text: None,
     ) -> None:
-        _check_loop(steps, lanes, timesteps)
-        self.steps = steps
-        self.lanes = lanes
-        self.timesteps = None if timesteps is None else tuple(map(float, timesteps))
-        self.abandoned = 0
-        self.completed = 0
-        self._run_counts = counts or RunCounts()
-        self._given = timesteps is not None
-        self._confirmed = False
-        self._falling = sampler in STRICTLY_FALLING
-        self._repeats = 0
-        self._clear()
+        if isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1:
+            raise ValueError(f"calls_per_step: got {lanes!r}, wanted an int of at least 1")
+        self.steps, self.lanes, self.known = steps, lanes, known
+        self.abandoned = self.completed = 0
+        self._run_counts, self._tell = counts or RunCounts(), tell
+        self._run = RunState(steps, lanes)
+        self._left_at: int | None = None
+        self._before: RunState | None = None
 
     def reset(self, *, forget_timesteps: bool = False) -> None:
         """Forget the run under way; with `forget_timesteps`, also what earlier runs looked like."""
+        was_mid_run = self.mid_run
         self._abandon()
-        if forget_timesteps and not self._given:
-            self.timesteps = None
-        self._repeats = 0
-
-    @property
-    def given_timesteps(self) -> tuple[float, ...] | None:
-        """The timesteps that the loop must have; None where they were learned from a run."""
-        return self.timesteps if self._given else None
+        self._left_at = None
+        if not was_mid_run or forget_timesteps:
+            self._before = None
+        if forget_timesteps and self.known is not None and not self.known.given:
+            self.known = None
 
     @property
     def mid_run(self) -> bool:
-        return any(self._counts)
+        return self._run.calls > 0
+
+    @property
+    def evaluations(self) -> int:
+        """Those of the run under way so far."""
+        return len(self._run.seen)
+
+    @property
+    def timesteps(self) -> tuple[float, ...] | None:
+        """Those of the whole run under way, where it is known to have them."""
+        known = self.known
+        return known.timesteps if known is not None and self._run.checked else None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the run under way may reuse without a look at its latents."""
+        return self._run.trusted
 
     def tick(
         self,
@@ -100,151 +74,177 @@ class StepClock:
         lane: int | None = None,
         step: int | None = None,
         num_steps: int | None = None,
+        latents: Latents | None = None,
     ) -> Tick:
         """Place one call.  `t` is None where it cannot be read without waiting for the GPU.
 
         Raises StepError naming step, expected and got.
         """
         try:
-            self._check_arguments(lane, step, num_steps)
-            if self.mid_run and self._starts_over(t, lane, step):
-                self._abandon()
-            return self._place(t, lane, step)
+            self._check_arguments(lane, num_steps)
+            call = self._call(t, lane, step, latents or Unseen())
+            over = 0
+            if self.mid_run and self._starts_over(call):
+                over = self._leave_run()
+                call = self._call(t, lane, step, call.latents)
+            if not self.mid_run:
+                self._begin(call, over)
+            return self._place(call)
         except StepError:
             self._abandon()
             raise
 
-    def _abandon(self) -> None:
-        if self.mid_run:
-            self.abandoned += 1
-            self._run_counts.abandoned += 1
-        self._clear()
+    def tick_known(self, t: float) -> Tick | None:
+        """The place of a call that just goes on in a trusted run: what `tick` gives, but faster."""
+        known = self.known
+        return None if known is None else self._run.next_known(t, known)
 
-    def _clear(self) -> None:
-        self._counts = [0] * self.lanes
-        self._seen: list[float | None] = []
-        self._last: float | None = None
-        self._calls = 0
+    def done(self) -> bool:
+        """The call just placed has succeeded; True where it completes the run."""
+        run = self._run
+        if min(run.counts) < self.steps:
+            return False
+        if self.known is None and len(run.timesteps) == self.steps:
+            self.known = KnownLoop(tuple(run.timesteps), "earlier runs")
+        self.completed += 1
+        self._run_counts.completed += 1
+        self._left_at, self._before = None, run
+        self._run = RunState(self.steps, self.lanes)
+        return True
 
-    def _check_arguments(self, lane: int | None, step: int | None, num_steps: int | None) -> None:
+    def _check_arguments(self, lane: int | None, num_steps: int | None) -> None:
         if lane is not None and not 0 <= lane < self.lanes:
             raise StepError(
                 f"lane {lane} of {self.lanes}: compile with calls_per_step={lane + 1} to call it"
             )
         if num_steps is not None and num_steps != self.steps:
-            raise StepError(
-                f"this loop has {num_steps} steps, but the schedule was made for {self.steps}; "
-                "use a schedule for this number of steps"
-            )
+            raise StepError(messages.another_number(num_steps, self.steps))
 
-    def _next(self, lane: int | None) -> tuple[int, int]:
-        lane = self._calls % self.lanes if lane is None else lane
-        return lane, self._counts[lane]
+    def _call(self, t: float | None, lane: int | None, step: int | None, latents: Latents) -> Call:
+        lane = self._run.calls % self.lanes if lane is None else lane
+        return Call(t, lane, self._run.counts[lane], step, latents)
 
-    def _starts_over(self, t: float | None, lane: int | None, step: int | None) -> bool:
+    def _abandon(self) -> None:
+        if self.mid_run:
+            self.abandoned += 1
+            self._run_counts.abandoned += 1
+            self._before = self._run
+        self._run = RunState(self.steps, self.lanes)
+
+    def _leave_run(self) -> int:
+        """A run begins although the last one was not finished; how many evaluations that had."""
+        done = self.evaluations
+        self._left_at = min(self._run.counts)
+        self._tell("restarted", messages.restarted(done, self.steps))
+        self._abandon()
+        return done
+
+    def _starts_over(self, call: Call) -> bool:
         """Whether this call begins a new run although the last one was not finished."""
-        lane, k = self._next(lane)
-        if step is not None:
-            return step == 0 and k > 0
-        if t is None or self._last is None:
+        run, t, k = self._run, call.t, call.k
+        if call.step is not None:
+            return call.step == 0 and k > 0
+        if t is None or run.last is None:
             return False
-        if k < len(self._seen):
-            # Another lane was here already: only a higher timestep means a new run.
-            return t > self._last and not same_timestep(t, self._last)
-        if self.timesteps is not None and k < self.steps:
-            if same_timestep(t, self.timesteps[k]):
-                return False
-            # Of a loop that rises, the start is the only sign of a new run.
-            start = same_timestep(t, self.timesteps[0])
-            return start or t >= self._last or same_timestep(t, self._last)
-        if same_timestep(t, self._last):
-            return self._repeated(t, k)
-        return t > self._last
+        if k < len(run.seen):
+            # Another lane was here already, at this timestep.
+            return not run.is_at(k, t) and (run.backwards(t) or run.is_at(0, t))
+        if run.checked and k < self.steps:
+            starts = self._known_starts_over(t, k)
+            if starts is not None:
+                return starts
+            self._drop_known(call)
+        return run.latents_start_over(call)
 
-    def _repeated(self, t: float, k: int) -> bool:
-        """The same timestep twice, with nothing known about the loop."""
-        if k == 1 and self._repeats == 0:
-            # A run abandoned after its first evaluation looks like this.
-            self._repeats += 1
+    def _known_starts_over(self, t: float, k: int) -> bool | None:
+        """The same of a loop that is known; None where the loop at hand is another one."""
+        known, run = self.known, self._run
+        assert known is not None
+        assert run.last is not None
+        place = known.place(t)
+        if same_timestep(t, known.timesteps[k]):
+            return False
+        if place is not None and place == self._left_at:
+            raise StepError(messages.another_run_goes_on(t, k))
+        if place == 0 or (place is not None and not known.given):
             return True
-        if k == 1 or self._falling:
-            raise StepError(
-                f"step {k}: timestep {t:g} again, but this sampler's timesteps fall. If the loop "
-                "calls cond and uncond separately, compile with calls_per_step=2; otherwise pass "
-                "timesteps= or call reset() before each run"
-            )
-        return False
+        return run.backwards(t) or same_timestep(t, run.last) if known.given else None
 
-    def _place(self, t: float | None, lane: int | None, step: int | None) -> Tick:
-        lane, k = self._next(lane)
+    def _drop_known(self, call: Call) -> None:
+        """The loop is not the one that a schedule or earlier runs have shown."""
+        assert self.known is not None
+        assert call.t is not None
+        if self.known.source == "the schedule":
+            self._tell("another loop", messages.another_loop(self.known, call.t, call.k))
+        self.known = None
+        self._run.checked = self._run.trusted = False
+
+    def _begin(self, call: Call, over: int) -> None:
+        """Decide what the run that begins here may take for known."""
+        run, known, t = self._run, self.known, call.t
+        if not over:
+            self._refuse_what_goes_on(call)
+        run.over = over
+        place = 0 if known is None or t is None else known.place(t)
+        if known is not None and place == 0:
+            run.checked, run.trusted = True, over == 0
+        elif known is not None and known.given:
+            assert t is not None
+            raise StepError(messages.misfit(t, 0, known.timesteps[0], known))
+        elif place:
+            run.full = True
+            self._tell("late start", messages.late_start(place, self.steps))
+        elif known is not None:
+            self._drop_known(call)
+        if call.step is not None:
+            run.trusted = over == 0
+
+    def _refuse_what_goes_on(self, call: Call) -> None:
+        """A loop longer than the schedule, or a run that was reset, seems to begin a run."""
+        if self._before is None or not self._before.is_continued_by(call):
+            return
+        if min(self._before.counts) < self.steps:
+            raise StepError(messages.forgotten_run_goes_on(self.steps))
+        if self.known is not None and self.known.source == "earlier runs":
+            # It was learned from a run that was not complete after all.
+            self.known = None
+        assert call.t is not None
+        raise StepError(messages.too_long(call.t, self.steps))
+
+    def _place(self, call: Call) -> Tick:
+        run, (t, lane, k, step, _) = self._run, call
         first = not self.mid_run
         if step is not None and step != k:
             raise StepError(f"step {step} was announced, but lane {lane} is at step {k}")
-        if k > min(self._counts):
-            behind = self._counts.index(min(self._counts))
-            raise StepError(
-                f"step {k}: lane {lane} was called again before lane {behind} was at step {k - 1}; "
-                "every lane must be called once per step"
-            )
-        self._check_timestep(t, k)
-        if k == len(self._seen):
-            self._seen.append(t)
-        if t is not None and self._last is not None and not same_timestep(t, self._last):
-            self._repeats = 0
-        self._last = t if t is not None else self._last
-        self._counts[lane] += 1
-        self._calls += 1
-        return Tick(k, lane, first)
+        if k > min(run.counts):
+            behind = run.counts.index(min(run.counts))
+            raise StepError(messages.lane_ahead(k, lane, behind))
+        self._check_timestep(call)
+        reuse = self._may_reuse(call)
+        run.add(t, lane, k)
+        return Tick(k, lane, first, reuse)
 
-    def _check_timestep(self, t: float | None, k: int) -> None:
-        if t is None:
+    def _may_reuse(self, call: Call) -> bool:
+        run, k = self._run, call.k
+        if run.trusted or k == 0:
+            return True
+        if not run.full and call.latents.to_run() == "foreign":
+            # Slots hold what the plan wants of every evaluation, so there is no way back.
+            run.full = True
+            self._tell("not proved", messages.not_proved(k, self.steps))
+        return not run.full
+
+    def _check_timestep(self, call: Call) -> None:
+        t, k, run = call.t, call.k, self._run
+        expected = run.seen[k] if k < len(run.seen) else None
+        known = self.known if run.checked else None
+        if known is not None:
+            expected = known.timesteps[k]
+        if t is None or expected is None or same_timestep(t, expected):
             return
-        expected = self._seen[k] if k < len(self._seen) else None
-        if self.timesteps is not None:
-            expected = self.timesteps[k]
-        if expected is None or same_timestep(t, expected):
-            return
-        source = "timesteps=" if self._given else "earlier calls"
-        cause = _likely_cause(t, k, self.timesteps or ())
-        if not self._given and not self._confirmed:
-            # One run alone may have been the odd one: do not hold later loops to it for ever.
-            self.timesteps = None
-        raise StepError(
-            f"step {k}: expected timestep {expected:g} (from {source}), got {t:g}{cause}. The run "
-            "was reset; call reset(forget_timesteps=True) before a loop with other timesteps, or "
-            "use a schedule made for this loop"
-        )
-
-    def done(self) -> bool:
-        """The call just placed has succeeded; True where it completes the run."""
-        if min(self._counts) < self.steps:
-            return False
-        self._confirmed = self.timesteps is not None
-        if self.timesteps is None and all(t is not None for t in self._seen):
-            self.timesteps = tuple(t for t in self._seen if t is not None)
-        self.completed += 1
-        self._run_counts.completed += 1
-        self._repeats = 0
-        self._clear()
-        return True
-
-
-def _likely_cause(t: float, k: int, timesteps: Sequence[float]) -> str:
-    """What a call at step k with another timestep usually is, as the end of a clause."""
-    steps = len(timesteps)
-    places = [s for s, expected in enumerate(timesteps) if same_timestep(t, expected)]
-    if not timesteps:
-        return ""
-    # The last timestep once more is the second stage of a solver, rather than a run of one step.
-    if k == 0 and places and places[0] < steps - 1:
-        return f": a loop that starts at step {places[0]} of {steps} (strength, img2img)?"
-    falls = timesteps[0] > timesteps[-1]
-    beyond = t < timesteps[-1] if falls else t > timesteps[-1]
-    if k == 0 or beyond:
-        return (
-            f": does the loop make more calls than the {steps} evaluations of the schedule (a "
-            "second-order solver; or cond and uncond apart, which takes calls_per_step=2)?"
-        )
-    if places:
-        return ": two requests on one session? Open one session each"
-    return ""
+        if known is None or known.given:
+            raise StepError(messages.misfit(t, k, expected, self.known))
+        # An announced step, which tells where it is also in another loop.
+        trusted = run.trusted
+        self._drop_known(call)
+        run.trusted = trusted

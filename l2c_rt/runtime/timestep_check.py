@@ -1,7 +1,8 @@
 """Reading the timestep that a loop passes: at once on the host, later on a GPU.
 
-A timestep on a GPU is compared there.  Its verdict is copied to pinned memory behind the work that
-is queued anyway, and read at a later call, so that no call ever waits.
+In a run that is known to be the loop, a timestep on a GPU is compared there.  Its verdict is copied
+to pinned memory behind the work that is queued anyway, and read at a later call, so that no such
+call ever waits.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ import torch
 from torch import Tensor
 
 from l2c_rt.device.streams import StreamOrder, on
-from l2c_rt.runtime.cache_context import StepHint
-from l2c_rt.runtime.step_clock import StepClock, StepError, Tick
+from l2c_rt.runtime.cache_context import NO_HINT, StepHint
+from l2c_rt.runtime.calls import Relation, StepError, Tick
+from l2c_rt.runtime.lineage import Lineage
+from l2c_rt.runtime.step_clock import StepClock
 
 
-def host_timestep(t: Any) -> float | None:
-    """The timestep as a number, or None where reading it would wait for a device."""
+def host_timestep(t: Any) -> float:
+    """The timestep as a number.  Waits for the device that it is on."""
     if not isinstance(t, Tensor):
         return float(t)
-    if t.device.type != "cpu":
-        return None
     flat = t.reshape(-1)
     if flat.numel() > 1 and not bool((flat == flat[0]).all()):
         raise StepError(
@@ -35,62 +36,108 @@ def host_timestep(t: Any) -> float | None:
     return float(flat[0])
 
 
+def on_host(t: Any) -> bool:
+    """Whether the timestep can be read without waiting."""
+    return not isinstance(t, Tensor) or t.device.type == "cpu"
+
+
 class TimestepCheck:
-    """Places every call in its run: by its timestep at once, or by count and a later verdict."""
+    """Places every call in its run: by timestep and latents at once, or by a later verdict.
+
+    Only the first call of a run waits for a device, and every call of a run that is not trusted.
+    """
 
     def __init__(self, clock: StepClock) -> None:
         self._clock = clock
         self._deferred: DeferredCheck | None = None
+        self._run, self._run_before = Lineage(), Lineage()
+        self._input: Tensor | None = None
 
-    def tick(self, t: Any, hint: StepHint) -> Tick:
+    def tick(self, t: Any, hint: StepHint, x: Tensor) -> Tick:
         """Raises StepError for a call that does not fit, or for an earlier one on a device."""
+        clock = self._clock
+        if self._deferred is not None:
+            self._deferred.raise_if_bad()
+        host = t is not None and on_host(t)
+        if host and hint == NO_HINT:
+            known = clock.tick_known(host_timestep(t))
+            if known is not None:
+                return known
+        latents = _LatentsOf(x, self._run, self._run_before)
         if t is None:
-            return self._clock.tick(None, *hint)
-        value = host_timestep(t)
-        if value is not None:
-            return self._clock.tick(value, *hint)
-        if self._deferred is None or self._deferred.device != t.device:
-            steps, timesteps = self._clock.steps, self._clock.timesteps
-            self._deferred = DeferredCheck(steps, timesteps, t.device)
-        self._deferred.raise_if_bad()
-        tick = self._clock.tick(None, *hint)
-        self._deferred.add(t, tick.step)
+            tick = clock.tick(None, *hint, latents)
+        elif host or not (capturing(x.device) or (clock.mid_run and clock.trusted)):
+            tick = clock.tick(host_timestep(t), *hint, latents)
+        else:
+            tick = clock.tick(None, *hint, latents)
+            self._check_later(t, tick.step)
+        if tick.first:
+            self._run, self._run_before = Lineage(), self._run
+        self._input = None if clock.trusted or capturing(x.device) else x
         return tick
 
-    def done(self) -> None:
+    def done(self, step: int, to_tensor: Callable[[Any], Tensor], out: Any) -> None:
         """The call just placed has succeeded; at the end of a run, say what was found by now."""
+        if self._input is not None:
+            self._run.add(step, self._input, to_tensor(out))
+            self._input = None
         if self._clock.done() and self._deferred is not None:
-            self._deferred.remember()
             self._deferred.raise_if_bad()
 
     def reset(self, *, forget_timesteps: bool) -> None:
         """Forget the run under way, and with `forget_timesteps` the loop it is checked against."""
         self._clock.reset(forget_timesteps=forget_timesteps)
+        self._input = None
         if self._deferred is not None:
             self._deferred.clear()
-            if forget_timesteps:
-                self._deferred.forget()
+
+    def _check_later(self, t: Tensor, step: int) -> None:
+        timesteps = self._clock.timesteps
+        if timesteps is None:
+            return
+        deferred = self._deferred
+        if deferred is None or deferred.device != t.device or deferred.timesteps != timesteps:
+            self._deferred = deferred = DeferredCheck(timesteps, t.device)
+        deferred.add(t, step)
+
+
+class _LatentsOf:
+    """What the input of a call shows, looked at only where it is asked for."""
+
+    def __init__(self, x: Tensor, run: Lineage, run_before: Lineage) -> None:
+        self._x, self._run, self._run_before = x, run, run_before
+        self._to_run: Relation | None = None
+
+    def to_run(self) -> Relation:
+        if self._to_run is None:
+            self._to_run = self._relation(self._run)
+        return self._to_run
+
+    def to_run_before(self) -> Relation:
+        return self._relation(self._run_before)
+
+    def _relation(self, lineage: Lineage) -> Relation:
+        # Nothing can be read inside a capture.
+        return "foreign" if capturing(self._x.device) else lineage.relation(self._x)
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether the current stream is being captured into a graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 class DeferredCheck:
     """The checks of StepClock for timesteps that live on a device.
 
-    `timesteps` [S] are what a run must pass.  Without them the first complete run is remembered,
-    and until then a timestep that rises inside a run, or differs within a batch, is a misfit.
-    A misfit drops what was remembered: the run that showed it may have been the odd one.
-    Calls may come from any stream and with any current device.  Inside a capture, whose replays
-    nobody counts, nothing is checked.
+    `timesteps` [S] are what a run must pass.  Calls may come from any stream and with any current
+    device.  Inside a capture, whose replays nobody counts, nothing is checked.
     """
 
-    def __init__(self, steps: int, timesteps: Sequence[float] | None, device: torch.device) -> None:
-        self.device = device
-        self._given = timesteps is not None
+    def __init__(self, timesteps: Sequence[float], device: torch.device) -> None:
+        self.timesteps, self.device = tuple(timesteps), device
         self._order = StreamOrder(device, replays=False)
-        self._expected: Tensor | None = None
         with self._on_device():
-            if timesteps is not None:
-                self._expected = torch.tensor(timesteps, dtype=torch.float64, device=device)
-            self._seen = torch.zeros(steps, dtype=torch.float64, device=device)
+            self._expected = torch.tensor(timesteps, dtype=torch.float64, device=device)
             self._verdict = torch.empty(3, dtype=torch.float64, device=device)
         self._check = _check_for(device)
         self._host = torch.empty(
@@ -109,29 +156,18 @@ class DeferredCheck:
     def add(self, t: Tensor, step: int) -> None:
         """Queue the check of one call."""
         with self._on_device():
-            if self._capturing():
+            if capturing(self.device):
                 return
-            self._check(t, step, self._expected, self._seen, self._verdict)
+            self._check(t, step, self._expected, self._verdict)
             self._host.copy_(self._verdict, non_blocking=True)
             self._pending = True
             if self.device.type == "cuda":
                 self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 self._copied.record()
 
-    def remember(self) -> None:
-        """A run is complete: later runs must pass the same timesteps."""
-        if self._expected is None:
-            with self._on_device():
-                self._expected = self._seen.clone()
-
-    def forget(self) -> None:
-        """Accept another loop, unless the timesteps were given."""
-        if not self._given:
-            self._expected = None
-
     def raise_if_bad(self) -> None:
         """Raise StepError for a misfit that the device has reported by now."""
-        if not self._pending or self._capturing():
+        if not self._pending or capturing(self.device):
             return
         if self._copied is not None and not self._copied.query():  # type: ignore[no-untyped-call]
             return
@@ -139,14 +175,11 @@ class DeferredCheck:
         if step < 0:
             return
         self.clear()
-        self.forget()
         raise StepError(
             f"step {step:.0f}: expected timestep {expected:g}, got {got:g} (found on the GPU after "
-            "the call). The run was reset; pass timesteps= or call reset() before each run"
+            "the call). The run was reset; call reset() before a run that begins over another, and "
+            "compile with the timesteps of this loop"
         )
-
-    def _capturing(self) -> bool:
-        return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
     @contextmanager
     def _on_device(self) -> Iterator[None]:
@@ -154,7 +187,7 @@ class DeferredCheck:
             yield
 
 
-Check = Callable[[Tensor, int, Tensor | None, Tensor, Tensor], None]
+Check = Callable[[Tensor, int, Tensor, Tensor], None]
 
 
 def _check_for(device: torch.device) -> Check:
@@ -165,20 +198,10 @@ def _check_for(device: torch.device) -> Check:
     return check_timestep
 
 
-def check_timestep(
-    t: Tensor, step: int, expected: Tensor | None, seen: Tensor, verdict: Tensor
-) -> None:
+def check_timestep(t: Tensor, step: int, expected: Tensor, verdict: Tensor) -> None:
     """What the kernel of that name does, and where it says what."""
     values = t.reshape(-1).to(torch.float64)
-    got = values[0]
-    misfit = (values != got).any()
-    limit = got
-    if expected is not None:
-        limit = expected[step]
-        misfit = misfit | ~torch.isclose(got, limit, rtol=1e-4, atol=1e-6)
-    elif step > 0:
-        limit = seen[step - 1].clone()
-        misfit = misfit | (got >= limit if step == 1 else got > limit)
-    seen[step] = got
-    first_misfit = torch.stack([torch.full_like(got, step), limit, got])
+    got, wanted = values[0], expected[step]
+    misfit = (values != got).any() | ~torch.isclose(got, wanted, rtol=1e-4, atol=1e-6)
+    first_misfit = torch.stack([torch.full_like(got, step), wanted, got])
     verdict.copy_(torch.where(misfit & (verdict[0] < 0), first_misfit, verdict))

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from l2c_rt.adapters.bound_model import PublishedLoop
 
@@ -117,6 +117,25 @@ def check_batch(shape: tuple[int, ...], t: Any) -> None:
         raise ValueError(f"x is empty: {list(shape)}; wanted at least one image")
     if isinstance(t, Tensor) and t.numel() not in (1, shape[0]):
         raise ValueError(f"t has {t.numel()} timesteps for {shape[0]} images; wanted 1 or as many")
+
+
+def check_dtype(x: Tensor, first_layer: nn.Module | None) -> None:
+    """Raise ValueError where the model would fail on the dtype or device of x.
+
+    What casts or moves x is not ours: hooks, autocast, a layer of the user's.  So where x is unlike
+    the weights the layer itself is asked, with one image.
+    """
+    weight = None if first_layer is None else next(first_layer.parameters(), None)
+    if weight is None or (x.dtype, x.device) == (weight.dtype, weight.device):
+        return
+    assert first_layer is not None
+    try:
+        first_layer(x[:1])
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"x is {x.dtype} on {x.device}, but the model takes {weight.dtype} on {weight.device}: "
+            f"pass x.to({str(weight.device)!r}, {weight.dtype}), or cast the model"
+        ) from error
 
 
 class LabelCheck:

@@ -178,7 +178,5 @@ class CacheSchedule:
 def default_branches(num_branches: int) -> tuple[str, ...]:
     """attn-0, mlp-0, attn-1, ...: SmoothCache's names for the branches of a block stack."""
     if num_branches % 2:
-        raise ValueError(
-            f"{num_branches} branches are not pairs of attn and mlp; name them: branches=(...)"
-        )
+        raise ValueError(f"{num_branches} branches are not pairs of attn and mlp; name them")
     return tuple(f"{kind}-{b}" for b in range(num_branches // 2) for kind in ("attn", "mlp"))

@@ -84,7 +84,7 @@ def parse(content: bytes) -> Fields:
     if not isinstance(entries, dict) or entries.get("format") != FORMAT:
         raise ValueError(
             f'not a schedule: wanted a JSON object with "format": "{FORMAT}"; '
-            "for SmoothCache's files call CacheSchedule.from_smoothcache(path, blocks=...)"
+            "SmoothCache's files have none, and CacheSchedule.from_smoothcache reads those"
         )
     if entries.get("version") != VERSION or isinstance(entries["version"], bool):
         raise ValueError(

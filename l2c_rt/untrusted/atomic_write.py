@@ -32,6 +32,18 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
+def require_writable(path: str | Path) -> None:
+    """Raise now what `write_whole` would raise later; for what comes before long work.
+
+    Whether a folder takes files is not to be read off its mode, so one is made and removed.
+    """
+    target = Path(os.path.realpath(path))
+    fresh = target.with_name(f".l2c-rt-{secrets.token_hex(8)}.tmp")
+    _mode_to_keep(target)
+    _write_new(fresh, b"", None)
+    fresh.unlink()
+
+
 def _mode_to_keep(target: Path) -> int | None:
     """The mode of the file that is replaced; None where there is none yet."""
     if not os.path.lexists(target):

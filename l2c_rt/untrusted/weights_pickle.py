@@ -12,6 +12,8 @@ from typing import Any
 
 from l2c_rt.untrusted.torch_pickle import MAX_KEY, NAMES, Name, Namespace, PickleReader
 
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+
 HOSTILE = {"_io", "code", "commands", "ctypes", "importlib", "io", "nt", "os", "pickle", "posix",
            "pty", "runpy", "shutil", "socket", "subprocess", "sys", "webbrowser"}  # fmt: skip
 """Modules that a pickle names to do harm.  Nothing would run here, but the user should know."""

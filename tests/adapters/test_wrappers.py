@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict
+from torch.distributed.fsdp import FullyShardedDataParallel
 from toys import call_inputs, drive, toy_dit
 
 import l2c_rt as rt
@@ -63,6 +66,39 @@ def test_a_wrapper_is_refused_with_the_line_that_unwraps_it(
     assert f"compile({path}, ...)" in str(refused.value)
     named = eval(path, {"model": model})
     rt.compile(named, Full(), steps=1)(*call_inputs(0))
+
+
+@pytest.fixture
+def one_process() -> Iterator[None]:
+    """A process group of this process alone."""
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.filterwarnings("ignore:.*(FSDP|NO_SHARD):UserWarning")
+@pytest.mark.parametrize("wrapped", ["model", "blocks", "both"])
+def test_an_fsdp_model_is_refused_with_the_line_that_gathers_its_parameters(wrapped: str) -> None:
+    def shard(module: nn.Module) -> nn.Module:
+        return FullyShardedDataParallel(module, device_id=torch.device("cpu"), use_orig_params=True)
+
+    model: Any = toy_dit()
+    if wrapped != "model":
+        model.blocks = nn.ModuleList(shard(block) for block in model.blocks)
+    if wrapped != "blocks":
+        model = shard(model)
+    with pytest.raises(TypeError, match="sharded by FullyShardedDataParallel") as refused:
+        rt.compile(model.eval(), Full(), steps=1)
+    plain = toy_dit()
+    nn.init.zeros_(plain.x_embedder.proj.weight)
+    line = re.search(r"plain\.load_state_dict\(.*True\)\)\)", str(refused.value))
+    assert line is not None
+    exec(line[0], {"plain": plain, "model": model, **vars(state_dict)})
+    fast = rt.compile(plain, Full(), steps=1)
+    assert torch.equal(fast(*call_inputs(0)), drive(toy_dit(), 1)[0])
 
 
 def test_a_model_that_carries_another_beside_its_own_parts_is_no_wrapper() -> None:

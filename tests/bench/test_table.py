@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from cpu_suite import peer_file, run_file, suite_files, write_files
+from drawn_texts import misplaced_texts
 from gpu.models import CASES
 from gpu.peers import PEERS
-from gpu.plots import draw_all
+from gpu.plots import batches_figure, draw_all
 from gpu_table import BEGIN, END, PAGE, RESULTS, load, of_kind, page, tables
 
 PICTURE = Path("performance/a.png")
@@ -74,3 +75,14 @@ def test_pictures_are_drawn_from_the_files_alone(tmp_path: Path) -> None:
     assert {path.name for path in drawn} == expected
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
     assert draw_all([], [], tmp_path) == []
+
+
+def test_the_legend_names_the_lines_from_above_to_below() -> None:
+    pytest.importorskip("matplotlib")
+    of_case = [r for r in suite_files() if r["case"] == CASES[0].name]
+    figure = batches_figure(of_kind(of_case, "run"), of_kind(of_case, "peer"))
+    [legend], [axis] = figure.legends, figure.axes
+    last = {line.get_label(): line.get_ydata()[-1] for line in axis.lines}
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == sorted(last, key=lambda name: -last[name])
+    assert not misplaced_texts(figure)

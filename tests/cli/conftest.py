@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import save_file
-from toys import toy_dit
+from toys import toy_dit, toy_uvit
 
 import l2c_rt as rt
 from l2c_rt.policies import Random
@@ -37,3 +38,19 @@ def router(tmp_path: Path) -> Path:
     made = rt.Router(logits, "dit", 6, source="by hand", training='{"seed": 3}')
     made.save(tmp_path / "router.safetensors")
     return tmp_path / "router.safetensors"
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path, dit_weights: Path, schedule: Path, router: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The current folder: good files and bad ones, under the names that tests give commands."""
+    (tmp_path / "text.json").write_text("this is text")
+    torch.save(toy_uvit().state_dict(), tmp_path / "uvit.pt")
+    save_file(toy_dit().state_dict(), tmp_path / "no-heads.safetensors")
+    no_null = toy_dit(class_dropout_prob=0.0).state_dict()
+    save_file(no_null, tmp_path / "no-null.safetensors", metadata={"num_heads": "2"})
+    even = Random(0.5, seed=0).schedule(6, default_branches(8))
+    replace(even, family="uvit").save(tmp_path / "even.json")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -39,8 +39,8 @@ def test_a_smoothcache_file_keyed_by_type_needs_the_number_of_blocks(tmp_path: P
     path = tmp_path / "types.json"
     path.write_text(json.dumps({"attn": [1, 0, 1], "mlp": [1, 1, 0]}))
     refused = run("convert", path, tmp_path / "out.json")
-    assert refused.exit_code == 3
-    assert "give blocks=" in refused.stderr
+    assert refused.exit_code == 2
+    assert "give --blocks" in refused.stderr
     done("convert", path, tmp_path / "out.json", "--blocks", "4")
     assert rt.CacheSchedule.load(tmp_path / "out.json").num_branches == 8
 

@@ -28,6 +28,7 @@ def test_learn_leaves_a_router_and_a_report(dit_weights: Path, tmp_path: Path) -
     assert (~router.schedule().compute).sum() == 6
     fields = json.loads((out / "fit.json").read_text())
     assert (fields["images"], fields["cfg_scale"]) == (2, 2)
+    assert (out / "fit.png").read_bytes().startswith(b"\x89PNG")
     assert "noisiest first" in shown
     wanted = rt.learn(
         toy_dit(), steps=4, iterations=2, batch_size=2, cfg_scale=2.0, reuse=0.5, progress=False

@@ -50,6 +50,17 @@ def test_sample_of_a_uvit_in_a_torch_file(tmp_path: Path) -> None:
     assert np.isfinite(np.load(tmp_path / "x.npy")).all()
 
 
+def test_a_model_without_labels_gives_as_many_images_as_labels_are_listed(tmp_path: Path) -> None:
+    torch.save(toy_uvit(num_classes=-1).state_dict(), tmp_path / "uvit.pth")
+    words = (tmp_path / "uvit.pth", "--num-heads", "2")
+    done("sample", *words, "--router", "full", "--steps", "2", "--labels", "0-4", "-o",
+         tmp_path / "x.npy")  # fmt: skip
+    assert np.load(tmp_path / "x.npy").shape == (5, 4, 8, 8)
+    random = Random(0.5, seed=0).schedule(4, default_branches(6))
+    replace(random, family="uvit").save(tmp_path / "s.json")
+    done("bench", tmp_path / "s.json", "--weights", *words, "--rounds", "1", "--device", "cpu")
+
+
 def test_a_model_of_images_gives_a_png(tmp_path: Path) -> None:
     model = toy_dit(patch_size=1, in_channels=1, learn_sigma=False)
     save_file(model.state_dict(), tmp_path / "m.safetensors", metadata={"num_heads": "2"})

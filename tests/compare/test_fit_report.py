@@ -7,8 +7,10 @@ import math
 from pathlib import Path
 
 import pytest
+from drawn_texts import misplaced_texts
 
-from l2c_rt.compare.fit_report import Fit, FitReport
+from l2c_rt.compare.fit_report import Fit, FitReport, figure_of
+from l2c_rt.figures import METHOD_COLOURS
 
 FITS = tuple(
     Fit(name, (0.0, 0.5), (0.0, error), psnr, 1.25)
@@ -61,3 +63,21 @@ def test_the_picture_is_a_png(tmp_path: Path) -> None:
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="name it .png"):
         report().plot(tmp_path / "report.pdf")
+
+
+def test_every_schedule_has_a_line_of_bars_in_its_own_colour() -> None:
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    figure = figure_of(report(FITS))
+    errors, reuse = figure.axes
+    names = ["learned", "random", "every-N", "noisiest first"]
+    colours = [METHOD_COLOURS[name] for name in names]
+    assert [line.get_color() for line in errors.lines] == colours
+    tops = [bar.get_y() + bar.get_height() for bar in reuse.patches[1::2]]
+    assert tops == pytest.approx([y - 0.8 * 0.5 for y in range(4)])
+    assert not misplaced_texts(figure)
+
+
+def test_schedules_without_any_error_can_be_drawn() -> None:
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    perfect = Fit("this schedule", (0.0, 0.0), (0.0, 0.0), (math.inf, math.inf), 1.0)
+    assert not misplaced_texts(figure_of(report((perfect,))))

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 pytest.importorskip("sklearn")
 pytest.importorskip("torchmetrics")
 
+from l2c_rt.adapters.model_fingerprint import model_fingerprint
 from l2c_rt.demo import train
 from l2c_rt.demo.classifier import Classifier, train_classifier
 from l2c_rt.demo.digits import Digits, load_digits, split_digits
@@ -150,6 +151,7 @@ def test_the_shipped_routers_are_for_the_shipped_model(steps: int) -> None:
     learned = json.loads(router.training)["options"]
     assert (learned["seed"], learned["cfg_scale"]) == (0, DemoSettings().guidance)
     assert len(set(schedules_of(router, DemoSettings()).values())) == 8
+    assert router.fingerprint == model_fingerprint(load_demo_model())
 
 
 @pytest.mark.parametrize("reuse", [0.3, 0.45])

@@ -112,7 +112,7 @@ def test_a_missing_shard_or_no_weights_at_all_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=shard.name):
         load_diffusers(tmp_path)
     os.remove(tmp_path / "diffusion_pytorch_model.safetensors.index.json")
-    with pytest.raises(ValueError, match="no diffusion_pytorch_model.safetensors, nor .*variant="):
+    with pytest.raises(ValueError, match="no diffusion_pytorch_model.safetensors, nor .*variant"):
         load_diffusers(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         load_diffusers(tmp_path / "absent")

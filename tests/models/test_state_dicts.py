@@ -88,7 +88,7 @@ def test_prefixes_are_the_same_in_safetensors(tmp_path, prefix):
 )
 def test_a_key_says_which_of_several_models_is_meant(tmp_path, saved, key):
     assert loads(tmp_path / "w.pt", saved, key=key)
-    with pytest.raises(ValueError, match="no weights under the key 'absent'; there are some under"):
+    with pytest.raises(ValueError, match="no weights under key='absent'; there are some under"):
         load_dit(tmp_path / "w.pt", num_heads=2, key="absent")
 
 
@@ -106,7 +106,7 @@ def test_several_models_without_a_key_are_refused_by_their_names(tmp_path):
         ({"model": MODEL, "epoch": 1}, r"its 'model' holds a whole pickled .*state_dict\(\)"),
         ({"ema": MODEL}, r"its 'ema' holds a whole pickled"),
         ([STATE], "holds a list, wanted a dict of weights"),
-        ({"epoch": 3}, r"the file has epoch; wanted a state dict .*key="),
+        ({"epoch": 3}, r"the file has epoch; wanted a state dict"),
         ({"transformer_blocks.0.attn1.to_q.weight": torch.ones(1)}, "diffusers' names.*load_diff"),
         ({"base.blocks.0.attn.qkv.base_layer.weight": torch.ones(1)}, "peft.*merge_and_unload"),
         (filled(UViT, SMALL_UVIT).state_dict(), "no blocks.0.attn.qkv.weight"),

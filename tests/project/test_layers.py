@@ -47,15 +47,15 @@ ALLOWED: dict[str, set[str]] = {
     "api": {"_deprecated", "adapters", "backends", "notices", "policies", "resolve", "runtime",
             "schedule"},
     # what is made with it
-    "learning": {"_version", "adapters", "families", "figures", "policies", "sampling",
-                 "schedule", "untrusted"},
-    "compare": {"adapters", "api", "figures", "policies", "resolve", "runtime", "schedule",
-                "untrusted"},
+    "compare": {"adapters", "api", "backends", "figures", "measure", "policies", "resolve",
+                "runtime", "schedule", "untrusted"},
+    "learning": {"_version", "adapters", "compare", "families", "figures", "policies", "runtime",
+                 "sampling", "schedule", "untrusted"},
     "demo": {"api", "compare", "figures", "learning", "measure", "models", "policies", "runtime",
              "sampling", "schedule", "untrusted"},
     "cli": {"_version", "adapters", "api", "backends", "compare", "demo", "families", "figures",
-            "learning", "measure", "models", "plan", "policies", "presets", "runtime", "schedule",
-            "untrusted"},
+            "learning", "measure", "models", "notices", "plan", "policies", "presets", "runtime",
+            "schedule", "untrusted"},
 }  # fmt: skip
 """Folder or module of l2c_rt -> those it may import; only l2c_rt itself imports all."""
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from l2c_rt import presets
+
 ROOT = Path(__file__).parents[2]
 NAMES = ("learned", "noisiest first", "every-N", "random")
 UNITS = r"(?:x|dB|%|ms|us|s|T|MB|MiB|bytes)"
@@ -153,3 +155,30 @@ def test_the_digits_in_the_page_on_learning_are_those_of_the_demo() -> None:
     assert learning.count("| 100 % |") == 10
     high = leads()[0.65]
     assert f"At 65 % it is {min(high):.1f} to {max(high):.1f} dB" in learning
+
+
+def description(picture: str) -> str:
+    """The figures in a picture, which its PNG file has as text."""
+    content = (ROOT / "docs" / "images" / picture).read_bytes()
+    _, found, rest = content.partition(b"tEXtDescription\0")
+    assert found, f"{picture} has no description: draw it with l2c_rt.figures.save_figure"
+    # The four bytes before the chunk's name are its length, which counts "Description\0" as well.
+    length = int.from_bytes(content[content.index(found) - 4 :][:4], "big") - len("Description ")
+    return rest[:length].decode("latin-1")
+
+
+def test_the_digits_picture_shows_the_psnr_of_the_demo() -> None:
+    """Drawn as samples.png by `run_demo(folder, DemoSettings(steps=(50,)))`."""
+    of_50 = demo_results(50)
+    psnr = {name: f"{name} PSNR {fmean(of_50[name]['psnr']):.1f} dB" for name in NAMES}
+    reused = f"{100 * of_50['learned']['reuse']:.1f} % reused"
+    assert description("digits-ddim-50.png") == f"DDIM-50, {reused}: {', '.join(psnr.values())}"
+
+
+def test_the_schedule_picture_shows_the_preset() -> None:
+    """Drawn by `presets.load("l2c/dit-xl-2-256/ddim-20").plot(path)`."""
+    compute = presets.load("l2c/dit-xl-2-256/ddim-20").compute
+    assert description("schedule-ddim-20.png") == (
+        f"DiT DDIM {len(compute)} evaluations: {100 * compute.mean():.1f} % of branches computed, "
+        f"{len({row.tobytes() for row in compute})} distinct evaluations"
+    )

@@ -25,7 +25,7 @@ def check(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> DeferredCheck:
         cuda.did("check", step, cuda.device_now, cuda.current.name)
 
     monkeypatch.setattr(timesteps, "_check_for", lambda device: launched)
-    for name in ("zeros", "empty"):
+    for name in ("tensor", "empty"):
         real = getattr(torch, name)
 
         def made(*args: Any, real: Any = real, **kwargs: Any) -> torch.Tensor:
@@ -33,7 +33,7 @@ def check(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> DeferredCheck:
             return result
 
         monkeypatch.setattr(torch, name, made)
-    return DeferredCheck(4, None, GPU)
+    return DeferredCheck((9.0, 8.0, 7.0, 6.0), GPU)
 
 
 def test_a_timestep_is_checked_on_its_own_device_whichever_is_the_current_one(

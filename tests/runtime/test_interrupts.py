@@ -206,6 +206,7 @@ def alarm() -> Iterator[Alarm]:
     torch.set_grad_enabled(True)
 
 
+@pytest.mark.filterwarnings("ignore:a run began after:l2c_rt.notices.L2CWarning")
 @every_backend
 @pytest.mark.parametrize("runs", [calls, samples])
 def test_at_random_moments(backend: str, runs: Runs, alarm: Alarm) -> None:

@@ -62,7 +62,7 @@ def test_a_session_of_two_calls_per_step_does_not_sample_but_the_model_does(back
 @every_backend
 @pytest.mark.parametrize("change", ["batch", "dtype"])
 def test_another_input_inside_a_run_is_refused_and_resets(backend: str, change: str) -> None:
-    fast = fresh(backend)
+    fast = fresh(backend, timesteps=timesteps(STEPS))
     clean = drive(fresh(backend), STEPS)
     drive(fast, 2)
     x, t, y = call_inputs(2, batch=3 if change == "batch" else 2)

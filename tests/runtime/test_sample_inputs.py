@@ -129,7 +129,7 @@ def test_a_bad_call_is_refused_and_the_next_run_is_as_if_it_had_not_been(
     for at in range(3):
         drive(fast, at, seed=1, batch=3)
         with pytest.raises(ValueError, match=r"^(x|y|t) "):
-            fast(*BAD_CALLS[case](*call_inputs(at, batch=3)))
+            fast(*BAD_CALLS[case](*call_inputs(at, seed=1, batch=3)))
         assert not fast.run.clock.mid_run
     assert all(torch.equal(a, b) for a, b in zip(drive(fast, 4, batch=3), clean, strict=True))
 

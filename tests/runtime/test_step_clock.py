@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import pytest
+from clocks import GRID, clock_for, run, steps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2c_rt.runtime.step_clock import StepClock, StepError, Tick
-
-GRID = [900.0, 700.0, 500.0, 300.0]
-
-
-def run(clock: StepClock, timesteps: list[float], lanes: int = 1) -> list[Tick]:
-    ticks = []
-    for t in timesteps:
-        for _ in range(lanes):
-            ticks.append(clock.tick(t))
-            clock.done()
-    return ticks
-
-
-def steps(ticks: list[Tick]) -> list[int]:
-    return [tick.step for tick in ticks]
+from l2c_rt.runtime.calls import StepError, Tick
+from l2c_rt.runtime.known_loop import checked_loop
+from l2c_rt.runtime.step_clock import StepClock
 
 
 def test_calls_are_counted_and_start_over_after_the_last() -> None:
-    clock = StepClock(4)
+    clock = clock_for(4)
     assert steps(run(clock, GRID + GRID)) == [0, 1, 2, 3, 0, 1, 2, 3]
     assert clock.completed == 2
 
 
 def test_lanes_alternate_within_a_step() -> None:
-    ticks = run(StepClock(2, lanes=2), [900.0, 700.0], lanes=2)
+    ticks = run(clock_for(2, lanes=2), [900.0, 700.0], lanes=2)
     assert [(t.step, t.lane) for t in ticks] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert [t.first for t in ticks] == [True, False, False, False]
 
 
 @given(st.integers(1, 3), st.booleans())
 def test_a_run_abandoned_at_any_step_is_followed_by_a_right_one(at: int, known: bool) -> None:
-    clock = StepClock(4, timesteps=GRID if known else None)
+    clock = clock_for(4, GRID if known else None)
     run(clock, GRID[:at])
     assert steps(run(clock, GRID)) == [0, 1, 2, 3]
     assert clock.abandoned == 1
@@ -48,7 +36,7 @@ def test_a_run_abandoned_at_any_step_is_followed_by_a_right_one(at: int, known: 
 def test_with_two_lanes_a_run_abandoned_after_any_whole_or_half_step_is_followed_by_a_right_one(
     calls: int,
 ) -> None:
-    clock = StepClock(4, lanes=2)
+    clock = clock_for(4, lanes=2)
     for t in [t for t in GRID for _ in range(2)][:calls]:
         clock.tick(t)
     ticks = run(clock, GRID, lanes=2)
@@ -56,14 +44,14 @@ def test_with_two_lanes_a_run_abandoned_after_any_whole_or_half_step_is_followed
 
 
 def test_with_two_lanes_a_run_abandoned_inside_the_first_step_is_noticed() -> None:
-    clock = StepClock(4, lanes=2)
+    clock = clock_for(4, lanes=2)
     clock.tick(900.0)
     with pytest.raises(StepError):
         run(clock, GRID, lanes=2)
 
 
 def test_a_wrong_timestep_names_step_expected_and_got_and_resets() -> None:
-    clock = StepClock(4, timesteps=GRID)
+    clock = clock_for(4, GRID)
     clock.tick(900.0)
     with pytest.raises(StepError, match="step 1: expected timestep 700 .*, got 650"):
         clock.tick(650.0)
@@ -72,56 +60,22 @@ def test_a_wrong_timestep_names_step_expected_and_got_and_resets() -> None:
     assert steps(run(clock, GRID)) == [0, 1, 2, 3]
 
 
-def test_the_first_complete_run_is_remembered_and_later_ones_are_checked_against_it() -> None:
-    clock = StepClock(4)
-    run(clock, GRID)
-    with pytest.raises(StepError, match="expected timestep 900 .from earlier calls., got 850"):
-        clock.tick(850.0)
-    clock.reset(forget_timesteps=True)
-    assert steps(run(clock, [850.0, 600.0, 400.0, 100.0])) == [0, 1, 2, 3]
-
-
-def test_a_loop_longer_than_the_schedule_is_refused_once_the_loop_is_known() -> None:
-    clock = StepClock(4)
-    run(clock, GRID)
-    with pytest.raises(StepError, match="step 0: expected timestep 900"):
-        clock.tick(100.0)
-
-
 def test_given_timesteps_are_not_forgotten() -> None:
-    clock = StepClock(4, timesteps=GRID)
+    clock = clock_for(4, GRID)
     clock.reset(forget_timesteps=True)
-    with pytest.raises(StepError):
+    with pytest.raises(StepError, match=r"expected timestep 900 \(from timesteps=\), got 850"):
         clock.tick(850.0)
-
-
-def test_a_timestep_that_never_moves_is_refused_instead_of_never_reusing() -> None:
-    clock = StepClock(4)
-    clock.tick(500.0)
-    assert clock.tick(500.0).step == 0
-    with pytest.raises(StepError, match="timestep 500 again"):
-        clock.tick(500.0)
-
-
-def test_a_solver_that_evaluates_a_timestep_twice_is_counted_where_nothing_is_known_of_it() -> None:
-    assert steps(run(StepClock(4), [900.0, 700.0, 700.0, 500.0])) == [0, 1, 2, 3]
-
-
-def test_two_calls_per_step_without_lanes_are_refused_for_a_falling_sampler() -> None:
-    clock = StepClock(4, sampler="dpm-solver")
-    with pytest.raises(StepError, match="compile with calls_per_step=2"):
-        run(clock, GRID, lanes=2)
 
 
 def test_repeated_timesteps_are_fine_when_given() -> None:
     grid = [900.0, 900.0, 700.0, 700.0]
-    assert steps(run(StepClock(4, timesteps=grid), grid + grid)) == [0, 1, 2, 3] * 2
+    assert steps(run(clock_for(4, grid), grid + grid)) == [0, 1, 2, 3] * 2
 
 
 def test_an_explicit_lane_may_come_in_any_order_but_not_twice() -> None:
-    clock = StepClock(3, lanes=2)
+    clock = clock_for(3, lanes=2)
     assert clock.tick(900.0, lane=1).lane == 1
-    assert clock.tick(900.0, lane=0) == Tick(0, 0, False)
+    assert clock.tick(900.0, lane=0) == Tick(0, 0, False, True)
     clock.tick(700.0, lane=0)
     with pytest.raises(StepError, match="lane 0 was called again before lane 1"):
         clock.tick(500.0, lane=0)
@@ -129,11 +83,11 @@ def test_an_explicit_lane_may_come_in_any_order_but_not_twice() -> None:
 
 def test_a_lane_that_was_not_compiled_is_refused() -> None:
     with pytest.raises(StepError, match="lane 1 of 1: compile with calls_per_step=2"):
-        StepClock(3).tick(900.0, lane=1)
+        clock_for(3).tick(900.0, lane=1)
 
 
 def test_an_announced_step_is_checked_and_step_zero_starts_a_run() -> None:
-    clock = StepClock(3)
+    clock = clock_for(3)
     clock.tick(None, step=0)
     clock.tick(None, step=1)
     assert clock.tick(None, step=0).first
@@ -143,24 +97,31 @@ def test_an_announced_step_is_checked_and_step_zero_starts_a_run() -> None:
 
 def test_an_announced_number_of_steps_is_checked() -> None:
     with pytest.raises(StepError, match="this loop has 28 steps, but the schedule was made for 3"):
-        StepClock(3).tick(None, num_steps=28)
+        clock_for(3).tick(None, num_steps=28)
 
 
-def test_as_many_timesteps_as_evaluations_are_needed() -> None:
+def test_as_many_timesteps_as_evaluations_are_needed_and_finite_ones() -> None:
     with pytest.raises(ValueError, match="got 2, but the schedule has 3 evaluations"):
-        StepClock(3, timesteps=[2.0, 1.0])
+        checked_loop(3, [2.0, 1.0], "timesteps=")
+    with pytest.raises(ValueError, match="wanted finite numbers"):
+        checked_loop(2, [2.0, float("nan")], "timesteps=")
+
+
+@pytest.mark.parametrize("lanes", [0, 2.5, True])
+def test_lanes_are_a_whole_number_of_at_least_one(lanes: object) -> None:
+    with pytest.raises(ValueError, match="calls_per_step: got"):
+        StepClock(3, lanes)  # type: ignore[arg-type]
 
 
 def test_float32_rounding_of_a_timestep_is_not_a_mismatch() -> None:
-    clock = StepClock(2, timesteps=[500.5, 100.0])
-    assert clock.tick(500.49997).step == 0
+    assert clock_for(2, [500.5, 100.0]).tick(500.49997).step == 0
 
 
-@given(st.lists(st.sampled_from([*GRID, 950.0]), max_size=30))
-def test_whatever_is_called_a_complete_falling_run_afterwards_is_right_or_refused_once(
-    calls: list[float],
+@given(st.lists(st.sampled_from([*GRID, 950.0]), max_size=30), st.booleans())
+def test_after_any_calls_and_a_reset_a_complete_run_is_right(
+    calls: list[float], known: bool
 ) -> None:
-    clock = StepClock(4, timesteps=GRID)
+    clock = clock_for(4, GRID if known else None)
     for t in calls:
         try:
             clock.tick(t)
@@ -172,27 +133,27 @@ def test_whatever_is_called_a_complete_falling_run_afterwards_is_right_or_refuse
 
 
 def test_a_known_loop_that_rises_starts_over_at_its_start() -> None:
-    clock = StepClock(4, timesteps=[0.0, 0.25, 0.5, 0.75])
-    for t in (0.0, 0.25):
-        clock.tick(t)
-        clock.done()
-    for t in (0.0, 0.25, 0.5, 0.75):
-        clock.tick(t)
-        clock.done()
+    rising = [0.0, 0.25, 0.5, 0.75]
+    clock = clock_for(4, rising)
+    run(clock, rising[:2])
+    run(clock, rising)
     assert (clock.completed, clock.abandoned) == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("calls", "cause"),
     [
-        ([900, 600, 300, 0, -300], r"more calls than the 4 evaluations.*calls_per_step=2"),
-        ([900, 600, 300, 0, 0], "more calls than the 4 evaluations"),
-        ([900, 600, 300, 0, 600], r"starts at step 1 of 4 \(strength, img2img\)"),
-        ([900, 600, 300, 0, 900, 300], "two requests on one session"),
-        ([900, 600, 300, 0, 900, 450], r"got 450\. The run was reset"),
+        ([-300.0], r"more calls than the 4 evaluations.*calls_per_step=2"),
+        ([300.0], "more calls than the 4 evaluations"),
+        ([700.0], r"starts at step 1 of 4 \(strength, img2img\)"),
+        ([900.0, 500.0], "two requests on one session"),
+        ([900.0, 650.0], r"got 650\. The run was reset"),
     ],
 )
-def test_a_misfit_names_its_likely_cause(calls: list[float], cause: str) -> None:
-    clock = StepClock(4)
+def test_a_misfit_with_given_timesteps_names_its_likely_cause(
+    calls: list[float], cause: str
+) -> None:
+    clock = clock_for(4, GRID)
+    run(clock, GRID)
     with pytest.raises(StepError, match=cause):
         run(clock, calls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import subprocess
 import sys
@@ -52,13 +53,38 @@ def test_a_warning_made_an_error_is_one_error_and_leaves_the_model_usable() -> N
         assert all(torch.equal(a, b) for a, b in zip(drive(fast, 4), plain, strict=True))
 
 
-def test_loops_that_never_complete_a_run_are_warned_of_with_the_number_of_steps() -> None:
+def test_a_shorter_loop_is_warned_of_once_with_both_numbers() -> None:
     fast = rt.compile(toy_dit(), EveryN(2), steps=4)
     drive(fast, 3)
-    drive(fast, 3)  # One run that was abandoned may be meant.
-    with pytest.warns(L2CWarning, match="no run has been completed; does the loop have 4 steps"):
-        drive(fast, 3)
-    drive(fast, 3)
+    with pytest.warns(L2CWarning, match="after 3 of 4 evaluations"):
+        drive(fast, 3, seed=1)
+    drive(fast, 2, seed=2)
+    drive(fast, 4, seed=3)
+
+
+def test_a_session_closed_in_mid_run_warns_with_both_numbers_unless_an_error_closed_it() -> None:
+    fast = rt.compile(toy_dit(), EveryN(2), steps=4)
+    session = fast.session()
+    drive(session, 3)
+    session.__exit__(KeyError, KeyError(), None)
+    with pytest.warns(L2CWarning, match="closed after 3 of 4 evaluations"), fast.session() as other:
+        drive(other, 3)
+    assert "closed after 3 of 4" in str(fast.summary())
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_run_that_cannot_be_proved_warns_and_strict_refuses_it(strict: bool) -> None:
+    fast = rt.compile(toy_dit(), EveryN(2), steps=4, strict=strict)
+    fast(*call_inputs(0))
+    x, t, y = call_inputs(1, seed=3)
+    if strict:
+        with pytest.raises(ValueError, match="strict: a run was computed in full from step 1"):
+            fast(x, t, y)
+        assert not fast.run.clock.mid_run
+    else:
+        with pytest.warns(L2CWarning, match="Pass timesteps= to compile"):
+            fast(x, t, y)
+        assert "computed in full from step 1" in str(fast.summary())
 
 
 def test_the_log_has_what_is_compiled_and_noted(caplog: pytest.LogCaptureFixture) -> None:
@@ -84,6 +110,24 @@ def test_a_profile_shows_runs_and_evaluations_by_number() -> None:
         f"l2c_rt.evaluation {k}": 2 for k in range(3)
     }
     assert counts["l2c_rt.run"] == 1
+
+
+def test_a_loop_that_stops_half_way_leaves_no_range_open() -> None:
+    fast = rt.compile(toy_dit(), EveryN(2), steps=6)
+    with torch.profiler.profile() as profile:
+        for stop in (2, 3):
+            with contextlib.suppress(KeyError), torch.profiler.record_function(f"loop {stop}"):
+                drive(fast, stop)
+                fast.reset()
+                raise KeyError
+        with pytest.raises(ValueError, match="x is"):
+            fast(call_inputs(0)[0].half(), *call_inputs(0)[1:])
+        with torch.profiler.record_function("after"):
+            pass
+    events = profile.events()
+    ours = [event for event in events if event.name.startswith("l2c_rt.")]
+    assert [event.cpu_parent.name for event in ours] == 2 * ["loop 2"] + 3 * ["loop 3"]
+    assert next(event for event in events if event.name == "after").cpu_parent is None
 
 
 def test_a_warning_that_nobody_catches_is_printed_once_and_by_no_handler() -> None:

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from drawn_texts import misplaced_texts
 
 from l2c_rt import presets
 from l2c_rt.schedule.cache_schedule import CacheSchedule, default_branches
@@ -38,9 +39,7 @@ def test_the_picture_shows_full_computed_and_reused_cells_of_both_kinds(tmp_path
 def test_the_axes_count_blocks_downwards_and_evaluations_to_the_right():
     compute = np.ones((4, 8), bool)
     compute[1, [0, 7]] = False
-    fields = {"compute": compute, "branches": default_branches(8)}
-    fields |= {"family": "", "sampler": "", "source": ""}
-    attn, mlp, shares = figure(fields).axes
+    attn, mlp, shares = figure(fields_of(compute, default_branches(8))).axes
     for panel, block in ((attn, 0), (mlp, 3)):
         [image] = panel.images
         assert np.argwhere(np.asarray(image.get_array()) == 0).tolist() == [[block, 1]]
@@ -60,6 +59,30 @@ def test_noisy_is_left_and_the_first_block_on_top(tmp_path):
     panel = rows < 0.5 * len(image)
     assert 0.25 < np.median(columns[panel]) / image.shape[1] < 0.5
     assert np.median(rows[panel]) < 0.25 * len(image)
+
+
+def fields_of(compute: np.ndarray, branches: tuple[str, ...], source: str = "") -> dict:
+    return {"compute": compute, "branches": branches, "family": "dit", "sampler": "ddim",
+            "source": source}  # fmt: skip
+
+
+def test_attention_and_mlp_keep_their_colours_beside_a_third_kind():
+    compute = np.eye(6, dtype=bool)
+    branches = ("attn-0", "cross-0", "mlp-0", "attn-1", "cross-1", "mlp-1")
+    axes = figure(fields_of(compute, branches)).axes
+    colours = {axis.get_ylabel(): axis.yaxis.label.get_color() for axis in axes[:3]}
+    assert colours == {
+        "attention, block": COLOURS[0][0],
+        "cross, block": COLOURS[2][0],
+        "MLP, block": COLOURS[1][0],
+    }
+
+
+@pytest.mark.parametrize("source", ["", "a router " * 40, "router" * 40])
+@pytest.mark.parametrize("steps", [1, 20, 250])
+def test_no_text_overlaps_another_or_leaves_the_picture(steps, source):
+    picture = figure(fields_of(np.ones((steps, 56), bool), default_branches(56), source))
+    assert not misplaced_texts(picture)
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,10 @@ def compare(op: str, dtype: torch.dtype, got: Any, want: Any) -> None:
 
 
 def judge_timesteps() -> None:
-    seen = torch.zeros(2, dtype=torch.float64, device="cuda")
+    expected = torch.tensor([9.0, 8.0], dtype=torch.float64, device="cuda")
     verdict = torch.full((3,), -1.0, dtype=torch.float64, device="cuda")
     for step in range(2):
-        check_timestep(torch.full((3,), 9 - step, device="cuda"), step, None, seen, verdict)
+        check_timestep(torch.full((3,), 9 - step, device="cuda"), step, expected, verdict)
     assert verdict[0] < 0
 
 

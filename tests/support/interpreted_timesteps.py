@@ -25,21 +25,17 @@ def runs() -> list[list[list[float]]]:
     ]
 
 
-@pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float32, torch.float64])
-def test_a_timestep_is_judged_as_pytorch_judges_it(dtype: torch.dtype, known: bool) -> None:
-    expected = torch.tensor([990.0, 500.0, 10.0], dtype=torch.float64) if known else None
+def test_a_timestep_is_judged_as_pytorch_judges_it(dtype: torch.dtype) -> None:
+    expected = torch.tensor([990.0, 500.0, 10.0], dtype=torch.float64)
     verdicts = set()
     for run in runs():
-        ours, pytorchs = (
-            (torch.zeros(3).double(), torch.full((3,), -1.0).double()) for _ in range(2)
-        )
+        ours, pytorchs = (torch.full((3,), -1.0).double() for _ in range(2))
         for step, values in enumerate(run):
             t = torch.tensor(values).to(dtype)
-            check_timestep(t, step, expected, *ours)
-            timestep_check.check_timestep(t, step, expected, *pytorchs)
-            for a, b in zip(ours, pytorchs, strict=True):
-                assert torch.equal(a, b), (run, step)
-        verdicts.add(tuple(ours[1].tolist()))
+            check_timestep(t, step, expected, ours)
+            timestep_check.check_timestep(t, step, expected, pytorchs)
+            assert torch.equal(ours, pytorchs), (run, step)
+        verdicts.add(tuple(ours.tolist()))
     # None, and at least two ways to misfit.
     assert len(verdicts) >= 3

@@ -128,7 +128,8 @@ def recorded(
 def call_all(compiled: Compiled) -> None:
     labels = torch.arange(IMAGES)
     for t in published_solver(compiled.bound_model, compiled.schedule, None).timesteps:
-        compiled(torch.randn(IMAGES, 4, 8, 8), torch.full((IMAGES,), t), labels)
+        x = torch.randn(IMAGES, 4, 8, 8, dtype=torch.bfloat16)
+        compiled(x, torch.full((IMAGES,), t), labels)
 
 
 def program_of(compiled: Compiled, calls: bool) -> Any:

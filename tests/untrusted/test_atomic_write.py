@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from l2c_rt.untrusted import atomic_write
-from l2c_rt.untrusted.atomic_write import write_whole
+from l2c_rt.untrusted.atomic_write import require_writable, write_whole
 
 
 def alone(path: Path) -> bool:
@@ -98,10 +98,24 @@ def test_a_write_protected_file_stays(tmp_path: Path, monkeypatch: pytest.Monkey
     assert path.read_bytes() == b"old"
 
 
+def test_what_can_be_written_can_be_asked_before_and_leaves_no_trace(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    require_writable(path)
+    assert not list(tmp_path.iterdir())
+    write_whole(path, b"old")
+    require_writable(path)
+    assert path.read_bytes() == b"old"
+    assert alone(path)
+    with pytest.raises(OSError, match="absent"):
+        require_writable(tmp_path / "absent" / "file")
+    with pytest.raises(ValueError, match="not a regular file"):
+        require_writable(tmp_path)
+
+
 SIZE = 200_000
 WRITER = """
 import itertools, sys
-from l2c_rt.untrusted.atomic_write import write_whole
+from l2c_rt.untrusted.atomic_write import require_writable, write_whole
 for k in itertools.count():
     write_whole(sys.argv[1], bytes([k % 256]) * {size})
     print(k, flush=True)

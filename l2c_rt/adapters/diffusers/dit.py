@@ -68,6 +68,7 @@ def bind(model: Any) -> BoundModel:
         sites=published_sites(
             [f"transformer_blocks.{i}" for i in range(len(blocks))], ("attn1", "ff")
         ),
+        first_layer=model.pos_embed,
     )
 
 

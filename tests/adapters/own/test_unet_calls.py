@@ -100,7 +100,7 @@ def test_the_expected_speed_up_is_that_of_the_counted_flops(branch: int) -> None
     unet = sd_like()
     # Written out, so that the counter sees the products with the attention matrix.
     unet.set_attn_processor(AttnProcessor())
-    fast = rt.compile(unet, DeepCache(2, branch), steps=2)
+    fast = rt.compile(unet, DeepCache(2, branch), timesteps=TIMESTEPS[:2])
     flops = []
     for step in range(2):
         with FlopCounterMode(display=False) as counter:
