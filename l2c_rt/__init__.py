@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from l2c_rt.api import compile
     from l2c_rt.compare.fit import fit_report
     from l2c_rt.learning.train import learn
+    from l2c_rt.pipelines.enable import disable, enable
     from l2c_rt.policies.router import Router
     from l2c_rt.runtime.compiled import Compiled
     from l2c_rt.runtime.session import Session
@@ -26,6 +27,8 @@ _HOMES = {
     "Router": "policies.router",
     "Session": "runtime.session",
     "compile": "api",
+    "disable": "pipelines.enable",
+    "enable": "pipelines.enable",
     "fit_report": "compare.fit",
     "learn": "learning.train",
 }
@@ -37,6 +40,8 @@ __all__ = [
     "Router",
     "Session",
     "compile",
+    "disable",
+    "enable",
     "fit_report",
     "learn",
     "models",

@@ -12,6 +12,7 @@ from l2c_rt.adapters import dit, uvit
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.diffusers import dit as diffusers_dit
 from l2c_rt.adapters.model_checks import check_bypassed, check_mode
+from l2c_rt.adapters.model_view import ModelView
 from l2c_rt.adapters.own.describe import describe_own, own_instead
 from l2c_rt.adapters.own.site_patterns import named_sites
 from l2c_rt.adapters.wrappers import find_wrapped, sharded_by_fsdp
@@ -90,6 +91,11 @@ def bind(model: nn.Module) -> BoundModel:
 def _refuse_wrapped(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"compile: model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, ModelView):
+        raise TypeError(
+            "compile: the model is compiled already; give the model itself: "
+            "compile(model.bound_model.model, ...)"
+        )
     if sharded_by_fsdp(model):
         raise TypeError(
             "compile: the model's parameters are sharded by FullyShardedDataParallel; gather them "

@@ -152,12 +152,12 @@ class BoundModel:
     model's own return value.  `fusable` is None where a fused backend must not be used, and then
     `why_not_fusable` says why.  `bypassed` are the modules whose own forward is not called, because
     their children are run one by one; `notes` say what of them is therefore not carried out.
+    `first_layer` is called with the model's x itself, if its dtype and device are to be checked.
     `sites` say where in the model the branches are.  `open_stage` gives a copy of the model whose
     own forward asks a function at every site; a description with it needs no `fixed` and no
     `branches`, and `begin` then puts "args" and "kwargs" into the state's options, and
     "writes_kept" where the model's code writes to what it is handed.  `refused` says why it stands
     in place of another description.
-    `first_layer` is called with the model's x itself, if its dtype and device are to be checked.
     """
 
     model: nn.Module
@@ -173,10 +173,10 @@ class BoundModel:
     why_not_fusable: str = ""
     bypassed: tuple[nn.Module, ...] = ()
     notes: tuple[str, ...] = ()
+    first_layer: nn.Module | None = None
     sites: tuple[Site, ...] = ()
     open_stage: Callable[[Visit], Stage] | None = None
     refused: str = ""
-    first_layer: nn.Module | None = None
 
     @property
     def device(self) -> torch.device:

@@ -73,8 +73,8 @@ def bind(model: Any) -> BoundModel:
         fusable=fusable,
         why_not_fusable=why,
         bypassed=(model, *blocks),
-        sites=published_sites([f"blocks.{i}" for i in range(len(blocks))], ("attn", "mlp")),
         first_layer=model.x_embedder,
+        sites=published_sites([f"blocks.{i}" for i in range(len(blocks))], ("attn", "mlp")),
     )
 
 

@@ -79,8 +79,8 @@ def bind(model: Any) -> BoundModel:
         fusable=fusable,
         why_not_fusable=why,
         bypassed=(model, *_blocks(model)),
-        sites=published_sites(_block_paths(model), ("attn", "mlp")),
         first_layer=model.patch_embed,
+        sites=published_sites(_block_paths(model), ("attn", "mlp")),
     )
 
 

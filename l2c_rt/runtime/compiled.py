@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.model_view import ModelView, view_of
 from l2c_rt.backends.backend import Backend, Callback
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
@@ -19,19 +20,26 @@ from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.runtime.summary import Summary, summarize
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
-RETURN_THE_MODEL = ("apply", "bfloat16", "cpu", "cuda", "double", "float", "half",
-                    "requires_grad_", "share_memory", "to_empty", "train", "type")  # fmt: skip
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
-class Compiled(Session):
+class Compiled(Session, ModelView):
     """A model with its plan, and a session of its own: call it like the model.
 
-    One run at a time; `session()` gives more.  Attributes that are not its own are the model's
-    (`config`, `dtype`, `in_channels`, ...).
+    One run at a time; `session()` gives more.  It is a module of the model's own class: attributes,
+    weights and children are the model's, and so is what changes them (`to`, `train`,
+    `load_state_dict`, ...).  Names of its own (`sample`, `summary`, `reset`, ...) come before the
+    model's, which `bound_model.model` has.  Forward hooks on it run around its calls.
     """
 
+    __slots__ = ("_idle", "_sessions", "_shared", "_sleeping", "calls_per_step")
+
+    def __new__(cls, shared: SharedModel, **_: object) -> Self:
+        return view_of(shared.version.model.model, cls)
+
     def __init__(self, shared: SharedModel, *, calls_per_step: int) -> None:
-        super().__init__(Run(shared, lanes=calls_per_step, loop=shared.loop))
+        Session.__init__(self, Run(shared, lanes=calls_per_step, loop=shared.loop))
         self.calls_per_step = calls_per_step
         self._shared = shared
         self._sessions = OpenSessions()
@@ -132,14 +140,9 @@ class Compiled(Session):
         runs = [session.run for session in (self, *self._sessions.all())]
         return summarize(self._shared, runs)
 
-    def eval(self) -> Compiled:
-        self.bound_model.model.eval()
-        return self
-
-    def to(self, *args: Any, **kwargs: Any) -> Compiled:
-        """Move or cast the model; the next run notices."""
-        self.bound_model.model.to(*args, **kwargs)
-        return self
+    def _reset_stateful_cache(self, recurse: bool = True) -> None:
+        """What diffusers' pipelines call after their loop, or where they gave it up."""
+        self.reset()
 
     def _new_session(self, lanes: int, loop: KnownLoop | None) -> Session:
         session = Session(Run(self._shared, lanes=lanes, loop=loop))
@@ -150,18 +153,15 @@ class Compiled(Session):
         for session in (self, *self._sessions.all()):
             session.refuse_inside(action)
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_shared" not in self.__dict__:
-            raise AttributeError(name)
-        if name in RETURN_THE_MODEL:
-            raise AttributeError(
-                f"a compiled model has no {name}(), which would return the uncompiled model; "
-                "use to(...) or the model itself"
-            )
-        return getattr(self.bound_model.model, name)
-
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a compiled model is not copied or pickled: compile a copy of the model")
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        # The model's class may have one.
+        self.__reduce_ex__(None)
+
+    def __copy__(self) -> NoReturn:
+        self.__reduce_ex__(None)
 
     def __repr__(self) -> str:
         total = self.schedule.steps * self.schedule.num_branches

@@ -63,7 +63,9 @@ class Run:
         with torch.inference_mode(False) if inside else nullcontext(), torch.no_grad():
             tick, out = self._evaluate(args, kwargs, hint, wants_grad)
             self._check.done(tick.step, self.version.model.to_tensor, out)
-        self._share_loop()
+        if self.shared.loop is None:
+            # Known to the sessions that are opened from now on.
+            self.shared.loop = self.clock.known
         self._in_call = False
         return out
 
@@ -155,6 +157,7 @@ class Run:
 
     def _at(self, tick: Tick, key: InputKey, state: State) -> object:
         lane, plan = self.lanes.at(key, self.version)[tick.lane], self.version.plan
+        # Evaluation 0 computes everything.
         variant, began = plan.order[tick.step if tick.reuse else 0], time.perf_counter()
         evaluation = Evaluation(state, lane.slots, tick.step, variant, self.clock.timesteps)
         with trace_range("evaluation", tick.step):
@@ -163,11 +166,6 @@ class Run:
         if tick.first:
             self.shared.tell(lane.workspace.graph_stats.reasons)
         return out
-
-    def _share_loop(self) -> None:
-        """What a complete run has shown is known to the sessions that are opened from now on."""
-        if self.shared.loop is None:
-            self.shared.loop = self.clock.known
 
     def _check_first(self, state: State, loop: PublishedLoop | None, wants_grad: bool) -> None:
         if loop is not None:

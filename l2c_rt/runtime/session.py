@@ -23,6 +23,9 @@ class Session:
     Not for two threads at once: give each thread a session of its own.
     """
 
+    # Of a view of a model the dictionary is the model's.
+    __slots__ = ("__weakref__", "_hints", "_turn", "run")
+
     def __init__(self, run: Run) -> None:
         self.run = run
         self._turn = Turn()

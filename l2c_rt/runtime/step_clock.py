@@ -18,7 +18,8 @@ from l2c_rt.runtime.run_state import RunState
 class StepClock:
     """Turns calls into ticks.  Every StepError leaves the clock reset.
 
-    `known` is checked at every call; without it the first complete run is remembered.
+    `known` is checked at every call; without it the first complete run is remembered.  Calls of a
+    model without timesteps are only counted.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class StepClock:
         if isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1:
             raise ValueError(f"calls_per_step: got {lanes!r}, wanted an int of at least 1")
         self.steps, self.lanes, self.known = steps, lanes, known
+        self.has_timesteps = True
         self.abandoned = self.completed = 0
         self._run_counts, self._tell = counts or RunCounts(), tell
         self._run = RunState(steps, lanes)
@@ -60,8 +62,7 @@ class StepClock:
     @property
     def timesteps(self) -> tuple[float, ...] | None:
         """Those of the whole run under way, where it is known to have them."""
-        known = self.known
-        return known.timesteps if known is not None and self._run.checked else None
+        return self.known.timesteps if self.known and self._run.checked else None
 
     @property
     def trusted(self) -> bool:
@@ -96,8 +97,7 @@ class StepClock:
 
     def tick_known(self, t: float) -> Tick | None:
         """The place of a call that just goes on in a trusted run: what `tick` gives, but faster."""
-        known = self.known
-        return None if known is None else self._run.next_known(t, known)
+        return self._run.next_known(t, self.known) if self.known else None
 
     def done(self) -> bool:
         """The call just placed has succeeded; True where it completes the run."""
@@ -187,7 +187,8 @@ class StepClock:
         run.over = over
         place = 0 if known is None or t is None else known.place(t)
         if known is not None and place == 0:
-            run.checked, run.trusted = True, over == 0
+            run.checked = self.has_timesteps
+            run.trusted = run.checked and over == 0
         elif known is not None and known.given:
             assert t is not None
             raise StepError(messages.misfit(t, 0, known.timesteps[0], known))
@@ -245,6 +246,5 @@ class StepClock:
         if known is None or known.given:
             raise StepError(messages.misfit(t, k, expected, self.known))
         # An announced step, which tells where it is also in another loop.
-        trusted = run.trusted
         self._drop_known(call)
-        run.trusted = trusted
+        run.trusted = run.over == 0

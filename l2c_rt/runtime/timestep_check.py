@@ -58,7 +58,9 @@ class TimestepCheck:
         clock = self._clock
         if self._deferred is not None:
             self._deferred.raise_if_bad()
-        host = t is not None and on_host(t)
+        if t is None:
+            return self._without_timestep(hint, x)
+        host = on_host(t)
         if host and hint == NO_HINT:
             known = clock.tick_known(host_timestep(t))
             if known is not None:
@@ -71,9 +73,18 @@ class TimestepCheck:
         else:
             tick = clock.tick(None, *hint, latents)
             self._check_later(t, tick.step)
+        return self._placed(tick, x)
+
+    def _without_timestep(self, hint: StepHint, x: Tensor) -> Tick:
+        """The model has no timestep: calls are counted, and only their latents tell of runs."""
+        self._clock.has_timesteps = False
+        latents = _LatentsOf(x, self._run, self._run_before)
+        return self._placed(self._clock.tick(None, *hint, latents), x)
+
+    def _placed(self, tick: Tick, x: Tensor) -> Tick:
         if tick.first:
             self._run, self._run_before = Lineage(), self._run
-        self._input = None if clock.trusted or capturing(x.device) else x
+        self._input = None if self._clock.trusted or capturing(x.device) else x
         return tick
 
     def done(self, step: int, to_tensor: Callable[[Any], Tensor], out: Any) -> None:

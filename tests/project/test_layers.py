@@ -46,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
                 "schedule"},
     "api": {"_deprecated", "adapters", "backends", "notices", "policies", "resolve", "runtime",
             "schedule"},
+    "pipelines": {"api", "runtime"},
     # what is made with it
     "compare": {"adapters", "api", "backends", "figures", "measure", "policies", "resolve",
                 "runtime", "schedule", "untrusted"},

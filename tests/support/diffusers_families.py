@@ -24,9 +24,11 @@ class Mark:
 
 
 def latents(*shape: int) -> Mark:
-    """Normal values, other ones at every evaluation."""
+    """Normal values, which grow from evaluation to evaluation: each follows from the one before."""
     return Mark(
-        lambda g, step: torch.randn(shape, generator=torch.Generator().manual_seed(1000 + step))
+        lambda g, step: (
+            (1 + step / 8) * torch.randn(shape, generator=torch.Generator().manual_seed(1000))
+        )
     )
 
 

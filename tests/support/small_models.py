@@ -78,10 +78,13 @@ def two_stream_model() -> TwoStreamModel:
 
 
 def call_of(step: int, tokens: int = 5, text: int = 3) -> dict[str, Any]:
-    """The arguments of a call; they depend on the sizes and the step only."""
-    g = torch.Generator().manual_seed(step)
+    """The arguments of a call; they depend on the sizes and the step only.
+
+    The latents follow from each other, as a solver's do.
+    """
+    first, g = torch.Generator().manual_seed(100), torch.Generator().manual_seed(step)
     return {
-        "hidden_states": torch.randn(2, tokens, 8, generator=g),
+        "hidden_states": (1 + step / 8) * torch.randn(2, tokens, 8, generator=first),
         "timestep": torch.full((2,), 900.0 - step),
         "text": torch.randn(2, text, 8, generator=g),
     }

@@ -65,10 +65,10 @@ def bind(model: Any) -> BoundModel:
         fusable=fusable,
         why_not_fusable=why,
         bypassed=(model, *blocks, *(block.norm1 for block in blocks)),
+        first_layer=model.pos_embed,
         sites=published_sites(
             [f"transformer_blocks.{i}" for i in range(len(blocks))], ("attn1", "ff")
         ),
-        first_layer=model.pos_embed,
     )
 
 

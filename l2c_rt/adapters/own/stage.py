@@ -20,11 +20,12 @@ from l2c_rt.adapters.own.instance_hooks import INSTANCE_FORWARD, forward_through
 Visit = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 """(path of the cut point, the module to call there, args, kwargs) -> what the call gives."""
 
-_HOOKS = (
+CALL_HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs",
     "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called", "_backward_hooks",
     "_backward_pre_hooks",
 )  # fmt: skip
+"""Where a module keeps the hooks of its calls."""
 
 
 class Stage:
@@ -78,7 +79,7 @@ class Stage:
         twin: nn.Module = object.__new__(self._classes[kind])
         # The user's hooks run when the user's module is called.
         replaced: dict[str, Any] = {
-            name: OrderedDict() for name in _HOOKS if name in original.__dict__
+            name: OrderedDict() for name in CALL_HOOKS if name in original.__dict__
         }
         replaced["_l2c_call"] = partial(self._visit, path, called)
         self._copies.append(_Copy(twin, original, replaced))

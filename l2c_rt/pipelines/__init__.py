@@ -1,0 +1,1 @@
+"""Whole pipelines of diffusers: their models compiled in place, and put back."""
