@@ -111,3 +111,17 @@ def test_the_second_evaluation_of_a_timestep_of_pndm_is_cached_like_the_first() 
     scheduler.set_timesteps(STEPS)
     fast = rt.compile(sd_like(), DeepCache(2, 3), timesteps=scheduler.timesteps)
     assert np.flatnonzero(fast.schedule.compute.all(axis=1)).tolist() == [0, 4, 6, 8]
+
+
+@pytest.mark.parametrize("make", [sd, sdxl])
+def test_an_enabled_pipeline_gives_what_a_compiled_unet_gives(make: Any) -> None:
+    pipe, text = make(ddim())
+    unet = pipe.unet
+    pipe.scheduler.set_timesteps(STEPS)
+    fast = rt.compile(unet, DeepCache(3, 1), timesteps=pipe.scheduler.timesteps)
+    expected = picture(pipe, fast, text)
+    pipe.unet = unet
+    with rt.enable(pipe, DeepCache(3, 1), steps=STEPS):
+        assert isinstance(pipe.unet, type(unet))
+        assert torch.equal(picture(pipe, pipe.unet, text), expected)
+    assert pipe.unet is unet
