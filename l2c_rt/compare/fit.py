@@ -67,8 +67,8 @@ def fit_report(
     else:
         if cfg_scale is not None:
             raise ValueError(
-                f"fit_report: got loop= and cfg_scale={cfg_scale:g}; the loop has its own guidance, "
-                "leave cfg_scale out"
+                f"fit_report: got loop= and cfg_scale={cfg_scale:g}; the loop has its own "
+                "guidance, leave cfg_scale out"
             )
         check_images_and_seed("fit_report", images, seed)
         runs = LoopRuns(loop, seed, images, calls_per_step)

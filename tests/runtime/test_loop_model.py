@@ -47,10 +47,11 @@ def test_a_run_begins_anew_with_its_names() -> None:
 
 def test_more_names_than_calls_are_refused_and_one_call_has_none() -> None:
     model, _ = counting(2)
-    with pytest.raises(StepError, match="one more call per step than the 2"):
-        for name in ("a", "b", "c"):
-            with model.cache_context(name):
-                model()
+    for name in ("a", "b"):
+        with model.cache_context(name):
+            model()
+    with model.cache_context("c"), pytest.raises(StepError, match="one more call .* than the 2"):
+        model()
     model, places = counting(1)
     for name in ("cond", "uncond"):
         with model.cache_context(name):

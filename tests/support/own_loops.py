@@ -33,13 +33,12 @@ class Case:
     loop: Loop
     calls_per_step: int = 1
     cfg_scale: float | None = None
-    sites: tuple[str, ...] | None = None
     pipe: Any = None
 
     def learned(self, **options: Any) -> Router:
         """A short learning run, silent."""
         given = {"steps": STEPS, "iterations": 40, "progress": False, "cfg_scale": self.cfg_scale}
-        own = {"loop": self.loop, "calls_per_step": self.calls_per_step, "sites": self.sites}
+        own = {"loop": self.loop, "calls_per_step": self.calls_per_step}
         return learn(self.model, **(given | own | options))
 
     def errors(self, schedules: Sequence[CacheSchedule]) -> list[float]:
@@ -119,10 +118,7 @@ def unet_case() -> Case:
             x = scheduler.step(uncond + 3.0 * (cond - uncond), t, x).prev_sample
         return x
 
-    block = "attentions.*.transformer_blocks.*"
-    parts = [f"{path}.{block}" for path in ("*_blocks.*", "mid_block")]
-    sites = tuple(f"{part}.{child}" for part in parts for child in ("attn?", "ff"))
-    return Case(uneven(model), loop, cfg_scale=3.0, sites=sites)
+    return Case(uneven(model), loop, cfg_scale=3.0)
 
 
 def uneven(model: nn.Module) -> nn.Module:

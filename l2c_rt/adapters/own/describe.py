@@ -34,7 +34,7 @@ def describe_own(model: nn.Module, sites: Sequence[Site] | None = None) -> Bound
     paths = [path for site in sites for path in site.children]
     for module in ancestors(model, paths):
         check_replaced(module)
-    names, kind = _argument_names(model), type(model).__name__
+    names, kind = argument_names(model), type(model).__name__
     notes = f"the graphs that {kind}.compile() made are not run: its own forward is"
     return BoundModel(
         model=model,
@@ -68,23 +68,25 @@ def own_instead(described: BoundModel, reason: str) -> BoundModel:
     )  # fmt: skip
 
 
-def _argument_names(model: nn.Module) -> tuple[str, ...]:
+def argument_names(model: nn.Module) -> tuple[str, ...]:
+    """The names of the arguments of a model's forward."""
     return tuple(inspect.signature(type(model).forward).parameters)[1:]
 
 
 def _begin(names: tuple[str, ...], /, *args: Any, **kwargs: Any) -> State:
-    x = _argument(names[:1], names, args, kwargs)
+    x = argument(names[:1], names, args, kwargs)
     x = _first_tensor(x if x is not None else (args, kwargs))
-    t = _argument(TIMESTEP, names, args, kwargs)
+    t = argument(TIMESTEP, names, args, kwargs)
     if isinstance(t, Tensor) and t.numel() not in (1, *x.shape[:1]):
         # One per token, 0 for those of a first frame that was given; or x is one image of a list.
         t = t.amax()
     return State(x=x, t=t, y=None, options={"args": args, "kwargs": kwargs})
 
 
-def _argument(
-    wanted: Sequence[str], names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+def argument(
+    wanted: Sequence[str], names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
+    """The argument of a call that is called by the first of these names that was given, or None."""
     for name in wanted:
         if name in kwargs:
             return kwargs[name]
@@ -96,7 +98,7 @@ def _argument(
 def _first_tensor(value: object) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    for leaf in tree_leaves(value):
+    for leaf in (*tree_leaves(value), *tree_leaves(getattr(value, "__dict__", None))):
         if isinstance(leaf, Tensor):
             return leaf
     raise TypeError(f"wanted a tensor, or a container with one, got {type(value).__name__}")
@@ -117,17 +119,18 @@ def _program(model: nn.Module, sites: tuple[Site, ...]) -> BlockProgram:
     branches: list[Branch] = []
     for site in sites:
         block, _, child = site.children[-1].rpartition(".")
-        weights = sum(_matrix_weights(model.get_submodule(path)) for path in site.children)
+        weights = sum(matrix_weights(model.get_submodule(path)) for path in site.children)
         number = blocks.setdefault(site.name if site.is_block else block, len(blocks))
         kind = "block" if site.is_block else re.sub(r"\d+$", "", child)
         branches.append(
             Branch(site.name, kind, number, gated=False,
                    macs=max(weights, 1), weights=weights, activations=0, kernels=0)
         )  # fmt: skip
-    rest = max(_matrix_weights(model) - sum(branch.weights for branch in branches), 0)
+    rest = max(matrix_weights(model) - sum(branch.weights for branch in branches), 0)
     nodes: tuple[Node, ...] = (Fixed(BEFORE), *branches, Fixed(AFTER, macs=rest, weights=rest))
     return BlockProgram(type(model).__name__, nodes, tokens=1, width=1)
 
 
-def _matrix_weights(module: nn.Module) -> int:
+def matrix_weights(module: nn.Module) -> int:
+    """Elements of all parameters of two or more dimensions."""
     return sum(p.numel() for p in module.parameters() if p.dim() > 1)
