@@ -110,7 +110,7 @@ def build(
         granularity = getattr(spec, "granularity", "branch")
     if adapter is None and sites is None:
         if wants_shells(spec):
-            adapter = describe_unet
+            adapter, granularity = describe_unet, "branch"
         else:
             sites = _named_sites(spec, model, granularity)
     describe_again = partial(describe, adapter=adapter, sites=sites, granularity=granularity)

@@ -9,6 +9,7 @@ from typing import Any
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.families import OWN_LOOP, Family, RouterRules, family_named
+from l2c_rt.schedule.checks import check_granularity
 
 DEFAULT_REUSE = 0.45
 DEFAULT_BATCH = 4
@@ -29,6 +30,9 @@ class LoopOptions:
 
     def __post_init__(self) -> None:
         check_whole("calls_per_step", self.calls_per_step, 1)
+        check_granularity(self.granularity)
+        if self.granularity == "shell" and self.sites is not None:
+            raise ValueError('learn: got sites= and granularity="shell"; shells name their sites')
 
     def check_guidance(self, cfg_scale: float | None) -> None:
         """ValueError where there are more calls than cond and uncond."""

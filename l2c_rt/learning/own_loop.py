@@ -17,6 +17,7 @@ from l2c_rt import adapters
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.model_fingerprint import model_fingerprint
 from l2c_rt.adapters.own.describe import own_instead
+from l2c_rt.adapters.own.unet import describe_unet
 from l2c_rt.compare.loop_runs import Loop
 from l2c_rt.families import OWN_LOOP
 from l2c_rt.learning.options import LearnOptions, LoopOptions
@@ -48,6 +49,8 @@ def loop_task(
 
 
 def _described(model: nn.Module, own_loop: LoopOptions) -> BoundModel:
+    if own_loop.granularity == "shell":
+        return adapters.describe(model, describe_unet)
     bound_model = adapters.describe(model, sites=own_loop.sites, granularity=own_loop.granularity)
     if bound_model.open_stage is None:
         bound_model = own_instead(bound_model, "learning records what the model itself does")

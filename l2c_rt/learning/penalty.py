@@ -81,3 +81,10 @@ def shifted_to_share(
     moved[below] = np.minimum(moved[below], cut - MARGIN)
     moved[above] = np.maximum(moved[above], cut + MARGIN)
     return moved.reshape(logits.shape).astype(np.float32), shift
+
+
+def nested(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The logits [rows, K] of branches of which each lies inside the one before, falling in a row,
+    so that every cut of the scores computes the outer branches of one that is computed."""
+    falling = np.minimum.accumulate(logits, axis=1)
+    return (falling - MARGIN * np.arange(logits.shape[1])).astype(np.float32)

@@ -64,7 +64,13 @@ class SitePasses:
         self._branches = {site.children[-1]: k for k, site in enumerate(bound_model.sites)}
         names = bound_model.program.branch_names
         self._streams = [tuple(streams.get(name, ())) for name in names]
-        self._checkpointing = checkpointing
+        paths = [path for site in bound_model.sites for path in site.children]
+        # Not around other cut points: what is done at them would be done twice.
+        self._checkpointed = (
+            {path for path in paths if not any(p.startswith(f"{path}.") for p in paths)}
+            if checkpointing
+            else set()
+        )
         self._calls: Counter[str] = Counter()
         self._at_site: AtSite | None = None
         self._stage = bound_model.open_stage(self._visit)
@@ -84,7 +90,7 @@ class SitePasses:
     def _visit(self, path: str, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         k = self._branches.get(path)
         bases = [s and s.of(args, kwargs) for s in (() if k is None else self._streams[k])]
-        if self._checkpointing and torch.is_grad_enabled():
+        if path in self._checkpointed and torch.is_grad_enabled():
             out = checkpoint(module, *args, use_reentrant=False, **kwargs)
         else:
             out = module(*args, **kwargs)

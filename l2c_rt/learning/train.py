@@ -25,7 +25,7 @@ from l2c_rt.learning.checkpoint import load_checkpoint
 from l2c_rt.learning.options import LoopOptions, resolve_options
 from l2c_rt.learning.output import CHECKPOINT, ROUTER, Output, checked_folder, write_fit
 from l2c_rt.learning.own_loop import loop_task
-from l2c_rt.learning.penalty import shifted_to_share
+from l2c_rt.learning.penalty import nested, shifted_to_share
 from l2c_rt.learning.published_loop import published_task
 from l2c_rt.learning.state import LearnState, start, update
 from l2c_rt.learning.task import Task
@@ -178,6 +178,8 @@ def _finished(task: Task, state: LearnState, workers: Workers) -> Router:
     """The router, its scores moved to the wanted share where one was given."""
     options, rules, own = task.options, task.rules, task.options.own_loop
     learned, shift = state.learned(options).numpy(), 0.0
+    if any(branch.nested for branch in task.bound_model.program.branches):
+        learned = nested(learned)
     if options.reuse is not None:
         learned, shift = shifted_to_share(learned, options.reuse, rules.threshold)
     logits = np.zeros((rules.router_rows(options.steps), learned.shape[1]), np.float32)

@@ -38,7 +38,7 @@ class Router:
     evaluation. `valid_rows` says which row is which evaluation's; all other rows are ignored and
     may hold anything. `training` is a JSON text on how the router was learned, `fingerprint` names
     the model that it was learned on; "" where that is not known. `timesteps` are those of its loop,
-    `granularity` says whether its branches are parts of blocks or whole blocks.
+    `granularity` says whether its branches are parts of blocks, whole blocks, or shells of a U-Net.
     """
 
     logits: npt.NDArray[np.float32]

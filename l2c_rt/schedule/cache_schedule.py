@@ -39,7 +39,7 @@ class CacheSchedule:
     `branches` names the columns in execution order; omitted, they are attn-0, mlp-0, attn-1, ...
     `calls_per_step` is the number of the model's calls at each evaluation of its loop.
     `fingerprint` names the model that it was learned on; "" where it fits any. `granularity` says
-    whether the branches are parts of blocks or whole blocks.
+    whether the branches are parts of blocks, whole blocks, or shells of a U-Net.
     Two schedules are equal when `compute` and `branches` are.
     Raises: ValueError where a field is not what it says above.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,26 @@ def test_learned_is_ahead_of_random_at_equal_compute(
     schedule = setup.learned(granularity=granularity).schedule()
     learned, *random = setup.errors([schedule, *setup.at_equal_compute(schedule, range(4))])
     assert learned < 0.75 * np.mean(random), (learned, random)
+
+
+def test_learned_depths_of_a_unet_are_the_best_at_equal_compute() -> None:
+    setup = unet_case()
+    router = setup.learned(granularity="shell")
+    schedule = router.schedule()
+    macs = setup.macs(schedule)
+    tables = []
+    for depths in product(range(1, len(macs) + 1), repeat=3):
+        compute = np.ones_like(schedule.compute)
+        for row, depth in zip((1, 3, 5), depths, strict=True):
+            compute[row, depth:] = False
+        tables.append(compute)
+    saved = (~schedule.compute * macs).sum()
+    equal = [replace(schedule, compute=t) for t in tables if (~t * macs).sum() == saved]
+    learned, *others = setup.errors([schedule, *equal])
+    assert len(others) > 3
+    assert learned == min(others) < 0.9 * max(others)
+    for reuse in np.linspace(0, 1, 16):
+        assert (np.diff(router.schedule(reuse=reuse).compute.astype(int), axis=1) <= 0).all()
 
 
 @pytest.mark.parametrize("granularity", ["branch", "block"])

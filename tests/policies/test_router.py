@@ -96,7 +96,7 @@ def test_a_schedule_carries_where_it_comes_from(router):
         ({"branches": ("a",)}, "1 branch names for 8"),
         ({"source": "\x1b"}, "source is"),
         ({"training": "{"}, "training is not a JSON"),
-        ({"granularity": "layer"}, "granularity: got 'layer', wanted 'branch' or 'block'"),
+        ({"granularity": "layer"}, "granularity: got 'layer', wanted 'branch', 'block' or 'shell'"),
         ({"timesteps": (1.0,)}, "1 timesteps for 10 steps"),
     ],
 )

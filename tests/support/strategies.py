@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as npst
 from l2c_rt.policies.router import Router
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
-GRANULARITY = st.sampled_from(["branch", "block"])
+GRANULARITY = st.sampled_from(["branch", "block", "shell"])
 
 
 def timesteps(steps: int) -> st.SearchStrategy[tuple[float, ...] | None]:
