@@ -124,9 +124,10 @@ def test_guidance_is_learned_after_it() -> None:
     assert guided([(cond, uncond), (uncond, uncond)], 4.0)[1].tolist() == [1.0, 1.0]
 
 
-def test_checkpointing_changes_no_score() -> None:
-    setup = flux_like()
-    plain, twice = (setup.learned(iterations=3, checkpointing=value) for value in (False, True))
+@pytest.mark.parametrize(("case", "granularity"), [(flux_like, "branch"), (unet_case, "shell")])
+def test_checkpointing_changes_no_score(case: Callable[[], Case], granularity: str) -> None:
+    given = {"iterations": 3, "granularity": granularity}
+    plain, twice = (case().learned(checkpointing=value, **given) for value in (False, True))
     np.testing.assert_allclose(plain.logits, twice.logits, atol=1e-4)
 
 
