@@ -86,5 +86,5 @@ def shifted_to_share(
 def nested(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The logits [rows, K] of branches of which each lies inside the one before, falling in a row,
     so that every cut of the scores computes the outer branches of one that is computed."""
-    falling = np.minimum.accumulate(logits, axis=1)
-    return (falling - MARGIN * np.arange(logits.shape[1])).astype(np.float32)
+    falling = np.minimum.accumulate(logits, axis=1) - MARGIN * np.arange(logits.shape[1])
+    return np.asarray(falling, np.float32)

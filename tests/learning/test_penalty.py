@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from l2c_rt.learning.penalty import Prices, shifted_to_share
+from l2c_rt.learning.penalty import Prices, nested, shifted_to_share
 from l2c_rt.policies.router import Router
 
 
@@ -56,6 +56,14 @@ def test_prices_remember_but_follow_and_rows_never_met_do_not_count() -> None:
     for _ in range(30):
         prices.see(first, 3 * fall, none)
     assert prices.penalty(0.5) == pytest.approx(3.0, rel=1e-3)
+
+
+def test_nested_scores_fall_in_every_row_and_keep_their_order() -> None:
+    logits = np.array([[2.0, 3.0, -1.0, -1.0], [0.0, 0.0, 0.0, 4.0]], np.float32)
+    falling = nested(logits)
+    assert falling.dtype == np.float32
+    assert (np.diff(falling) < 0).all()
+    np.testing.assert_allclose(falling, np.minimum.accumulate(logits, axis=1), atol=0.005)
 
 
 def test_a_branch_that_costs_more_is_given_up_sooner() -> None:

@@ -64,6 +64,19 @@ def test_straight_through_mixes_with_zeros_and_ones_only(monkeypatch: pytest.Mon
     assert bool((moved > 0).all())
 
 
+def test_the_penalty_pulls_in_proportion_to_costs() -> None:
+    task = task_of(toy_dit(depth=1), lam=0.5)
+    state = start((4,), torch.tensor([0.5, 1.5], dtype=torch.float64), task.options)
+    scores = state.logits.sigmoid()
+    expected = 0.5 * float((scores * torch.tensor([0.5, 1.5])).sum())
+    assert state.penalty == pytest.approx(expected)
+    zero = torch.zeros((), dtype=torch.float64)
+    sums = Sums(torch.zeros(1, 2, dtype=torch.float64), torch.ones(1).double(), zero)
+    update(state, sums, task.options, task.rules, Workers())
+    pull = state.theta[0].grad / (scores * (1 - scores))[0]
+    torch.testing.assert_close(pull, 0.5 * torch.tensor([0.5, 1.5]))
+
+
 def test_only_rows_that_were_met_move() -> None:
     task = task_of(toy_dit(), data=toy_latents(), lam=0.01)
     state = start(task.rows.values(), task.source.costs, task.options)

@@ -207,6 +207,10 @@ def other_tensors(tensors: dict[str, np.ndarray], header: bool = True) -> bytes:
         (own(branches="[" * 100_000), "nested too deeply"),
         (own(family=None), "family is ''"),
         (own(training="nan"), "training is not a JSON"),
+        (own(timesteps="[1"), "own.safetensors"),
+        (own(timesteps="[1]"), "1 timesteps for 10 steps"),
+        (own(timesteps="{}"), r"timesteps is \{\}, wanted 10 numbers"),
+        (own(granularity="layer"), "granularity: got 'layer'"),
         (
             other_tensors({"logits": LOGITS}, header=False),
             "format None version None",
