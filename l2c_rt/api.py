@@ -51,7 +51,7 @@ def compile(
     check: str = "on",
     adapter: Callable[[Any], BoundModel] | None = None,
     sites: Sequence[str] | None = None,
-    granularity: str = "branch",
+    granularity: str | None = None,
     merge: bool = True,
 ) -> Compiled:
     """Plan a schedule for a model, verify the plan, and return a callable to use in its place.
@@ -68,6 +68,7 @@ def compile(
     A model that no built-in adapter knows runs its own forward, cut at the attention and MLP
     modules of its blocks, or at `sites`, patterns of module paths such as "blocks.*.attn"; a U-Net
     with the policy DeepCache, or a schedule of shells, at its layers.
+    A schedule that was learned on whole blocks, or at sites, says so itself.
     With the granularity "block" the schedule is of whole blocks, what is kept is what a block adds
     to its arguments, and with `merge` neighbours that are always reused together are kept as one
     (exact up to rounding; `merge=False` keeps each by itself).
@@ -100,13 +101,18 @@ def build(
     check: str = "on",
     adapter: Callable[[Any], BoundModel] | None = None,
     sites: Sequence[str] | None = None,
-    granularity: str = "branch",
+    granularity: str | None = None,
 ) -> Compiled:
     """`compile`, with the backend as a function of the described model."""
     timesteps = None if timesteps is None else tuple(map(float, timesteps))
     spec = read_spec(router)
-    if adapter is None and sites is None and wants_shells(spec):
-        adapter = describe_unet
+    if granularity is None:
+        granularity = getattr(spec, "granularity", "branch")
+    if adapter is None and sites is None:
+        if wants_shells(spec):
+            adapter, granularity = describe_unet, "branch"
+        else:
+            sites = _named_sites(spec, model, granularity)
     describe_again = partial(describe, adapter=adapter, sites=sites, granularity=granularity)
     described = describe_again(model)
     schedule = resolve_schedule(
@@ -120,6 +126,20 @@ def build(
         loop=loop_of(schedule, timesteps),
     )  # fmt: skip
     return Compiled(shared, calls_per_step=calls_per_step)
+
+
+def _named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str, ...] | None:
+    """The sites that a schedule's branches name, where they are not those of the rule."""
+    names: tuple[str, ...] = getattr(spec, "branches", ())
+    if not names or not isinstance(model, nn.Module):
+        return None
+    if not set(names) <= {path for path, _ in model.named_modules()}:
+        return None
+    try:
+        ruled = describe(model, granularity=granularity).program.branch_names
+    except TypeError:
+        return names
+    return None if set(ruled) == set(names) else names
 
 
 def _check_fingerprint(schedule: CacheSchedule, described: BoundModel, strict: bool) -> None:

@@ -50,7 +50,7 @@ def read_spec(spec: Any) -> Any:
 
 def wants_shells(spec: Any) -> bool:
     """Whether `spec` is for the shells of a U-Net: a policy that says so, or their schedule."""
-    if isinstance(spec, CacheSchedule):
+    if isinstance(spec, CacheSchedule | Router):
         return is_of_shells(spec.branches)
     return bool(getattr(spec, "on_shells", False))
 
