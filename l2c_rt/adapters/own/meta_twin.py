@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from l2c_rt.adapters.own.instance_hooks import INSTANCE_FORWARD
 from l2c_rt.adapters.own.stage import CALL_HOOKS
+from l2c_rt.adapters.wrappers import without_torch_compile
 
 
 def meta_twin(model: nn.Module, narrow: torch.dtype) -> nn.Module:
@@ -45,6 +46,7 @@ class _Twins:
             is_wide = leaf.element_size() > 1 or not leaf.is_floating_point()
             return _without_data(leaf, leaf.dtype if is_wide else self._narrow)
         if isinstance(leaf, nn.Module):
+            leaf = without_torch_compile(leaf)
             return self._copy(leaf, {name: OrderedDict() for name in CALL_HOOKS})
         return self._copy(leaf, {}) if _is_plain(leaf) else leaf
 

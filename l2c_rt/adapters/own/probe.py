@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.own.meta_twin import meta_twin, on_meta
-from l2c_rt.adapters.own.observe import Kind, Observer, SiteCall, Stream
+from l2c_rt.adapters.own.observe import (
+    Kind,
+    Observer,
+    SiteCall,
+    Stream,
+    without_graphs,
+)
 from l2c_rt.adapters.own.sites import Site
 from l2c_rt.adapters.own.stage import Stage
 
@@ -69,7 +75,7 @@ def probe(
     paths = [path for site in sites for path in site.children]
     try:
         stage = Stage(meta_twin(model, dtype), paths, observer.visit)
-        with torch.no_grad(), observer:
+        with torch.no_grad(), without_graphs(), observer:
             stage(*on_meta(args), **on_meta(dict(kwargs)))
     except Exception as error:
         # Any: this is the model's code in a place that it was not written for.
