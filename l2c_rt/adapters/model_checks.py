@@ -54,14 +54,14 @@ def check_bypassed(modules: Sequence[nn.Module]) -> tuple[str, ...]:
 
 
 def check_device(model: nn.Module) -> None:
-    """Refuse to run a model whose weights are not there: on the meta device, without one of
-    accelerate's hooks that would load them for a call.
+    """Refuse to run a model whose weights are on the meta device and are not loaded by its calls.
 
     It may be compiled, to be counted.
     """
-    owner = next((m for m in model.modules() if next(m.parameters(False), None) is not None), None)
-    first = None if owner is None else next(owner.parameters(False))
-    if first is not None and first.device.type == "meta" and "_hf_hook" not in vars(owner):
+    first = next(model.parameters(), None)
+    if first is None or first.device.type != "meta":
+        return
+    if not any("_hf_hook" in vars(module) for module in model.modules()):
         raise ValueError(
             "the model's weights are on the meta device: load them, or take off what offloads them "
             "(accelerate.hooks.remove_hook_from_module(model, recurse=True))"

@@ -13,9 +13,12 @@ from torch import Tensor
 
 import l2c_rt as rt
 from l2c_rt.policies import EveryN, Full
+from l2c_rt.policies.policy import Policy
+from l2c_rt.runtime.compiled import Compiled
 
 STEPS = 4
 FLUX = IMAGE_FAMILIES["Flux"]
+TIMES = [float(FLUX.at(step)["timestep"][0]) for step in range(STEPS)]
 
 
 def flux_loop(model: Any, **more: Any) -> list[Tensor]:
@@ -24,10 +27,15 @@ def flux_loop(model: Any, **more: Any) -> list[Tensor]:
         return [first_tensor(model(**FLUX.at(step), **more)) for step in range(STEPS)]
 
 
+def compiled(model: Any, policy: Policy, **options: Any) -> Compiled:
+    """`compile` for `flux_loop`."""
+    return rt.compile(model, policy, steps=STEPS, timesteps=TIMES, **options)
+
+
 def check_composes(model: Any, **more: Any) -> None:
     """All computed is bitwise the model, cached bitwise a naive cache around the same modules."""
     own = flux_loop(model, **more)
-    full, fast = (rt.compile(model, policy, steps=STEPS) for policy in (Full(), EveryN(2)))
+    full, fast = (compiled(model, policy) for policy in (Full(), EveryN(2)))
     assert (full.backend.name, fast.backend.name) == ("own", "own")
     assert all_equal(flux_loop(full, **more), own)
     cached = flux_loop(fast, **more)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from composed_flux import FLUX, STEPS, check_composes, flux_loop
-from small_models import all_equal, run_loop, two_stream_model
+from composed_flux import FLUX, STEPS, check_composes, compiled, flux_loop
+from small_models import all_equal, run_loop, times, two_stream_model
 
 import l2c_rt as rt
 from l2c_rt.notices import L2CWarning
@@ -25,7 +25,7 @@ def lora(*targets: str) -> Any:
 def test_lora_adapters_added_scaled_switched_and_removed_are_in_the_next_run(where: str) -> None:
     one, two = lora("to_q", "x_embedder", "proj_mlp", "proj_out"), lora("to_v", "net.2")
     model = FLUX.build()
-    full, fast = (rt.compile(model, policy, steps=STEPS) for policy in (Full(), EveryN(2)))
+    full, fast = (compiled(model, policy) for policy in (Full(), EveryN(2)))
     plain = flux_loop(fast)
     target: Any = model if where == "the model" else fast
     changes: list[Callable[[], object]] = [
@@ -42,7 +42,7 @@ def test_lora_adapters_added_scaled_switched_and_removed_are_in_the_next_run(whe
         change()
         assert all_equal(flux_loop(full), flux_loop(model))
         cached = flux_loop(fast)
-        assert all_equal(cached, flux_loop(rt.compile(model, EveryN(2), steps=STEPS)))
+        assert all_equal(cached, flux_loop(compiled(model, EveryN(2))))
         if change is not changes[-1]:
             assert not all_equal(cached, before)
         before = cached
@@ -59,7 +59,7 @@ def test_the_scale_of_a_call_reaches_the_adapters() -> None:
 
 def test_a_fused_adapter_is_in_the_weights() -> None:
     model = FLUX.build()
-    fast = rt.compile(model, EveryN(2), steps=STEPS)
+    fast = compiled(model, EveryN(2))
     before = flux_loop(fast)
     model.add_adapter(lora("to_q"), adapter_name="one")
     model.fuse_lora()
@@ -72,7 +72,7 @@ def test_a_fused_adapter_is_in_the_weights() -> None:
 def test_weights_quantised_by_torchao_run(config: str) -> None:
     torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
     model = FLUX.build()
-    full = rt.compile(model, Full(), steps=STEPS)
+    full = compiled(model, Full())
     plain = flux_loop(full)
     torchao.quantize_(model, getattr(torchao, config)())
     check_composes(model)
@@ -107,7 +107,7 @@ def test_compiled_blocks_are_called_whole_where_blocks_are_what_is_cut() -> None
     depth = len(model.transformer_blocks) + len(model.single_transformer_blocks)
     counts = {}
     for policy in (Full(), EveryN(2)):
-        fast = rt.compile(model, policy, steps=STEPS, granularity="block")
+        fast = compiled(model, policy, granularity="block")
         calls.clear()
         outputs = flux_loop(fast)
         assert fast.summary().reasons == ()
@@ -123,10 +123,7 @@ def test_blocks_compiled_by_inductor_are_called_whole() -> None:
     model = FLUX.build()
     model.compile_repeated_blocks(fullgraph=True)
     own = flux_loop(model)
-    full, fast = (
-        rt.compile(model, policy, steps=STEPS, granularity="block")
-        for policy in (Full(), EveryN(2))
-    )
+    full, fast = (compiled(model, policy, granularity="block") for policy in (Full(), EveryN(2)))
     assert all_equal(flux_loop(full), own)
     cached = flux_loop(fast)
     assert [torch.equal(a, b) for a, b in zip(cached, own, strict=True)] == [
@@ -149,15 +146,15 @@ def test_the_graph_of_a_block_is_not_run_where_its_branches_are_cut(
     compiled: Callable[[Any], None],
 ) -> None:
     model = FLUX.build()
-    plain = rt.compile(FLUX.build(), EveryN(2), steps=STEPS)
+    plain = compiled(FLUX.build(), EveryN(2))
     compiled(model)
     message = r'made of FluxTransformerBlock are not run.*granularity="block" calls whole blocks'
     with pytest.warns(L2CWarning, match=message):
-        fast = rt.compile(model, EveryN(2), steps=STEPS)
+        fast = compiled(model, EveryN(2))
     assert fast.schedule.branches == plain.schedule.branches
     assert all_equal(flux_loop(fast), flux_loop(plain))
     with pytest.raises(ValueError, match="strict: the graphs that torch.compile made"):
-        rt.compile(model, EveryN(2), steps=STEPS, strict=True)
+        compiled(model, EveryN(2), strict=True)
 
 
 def test_the_graphs_of_attention_and_mlp_are_run_where_they_are_computed() -> None:
@@ -167,7 +164,7 @@ def test_the_graphs_of_attention_and_mlp_are_run_where_they_are_computed() -> No
     block.ff = torch.compile(block.ff, backend=counting(calls))
     flux_loop(model)
     calls.clear()
-    flux_loop(rt.compile(model, EveryN(2), steps=STEPS))
+    flux_loop(compiled(model, EveryN(2)))
     assert len(calls) == 2 * (STEPS - 1)
 
 
@@ -175,7 +172,7 @@ def test_a_model_compiled_by_torch_runs_its_own_forward_and_says_so() -> None:
     net = two_stream_model()
     net.compile(backend="eager")
     with pytest.warns(L2CWarning, match="graphs that torch.compile made of TwoStreamModel"):
-        fast = rt.compile(net, Full(), steps=STEPS)
+        fast = rt.compile(net, Full(), steps=STEPS, timesteps=times(STEPS))
     assert all_equal(run_loop(fast, STEPS), run_loop(two_stream_model(), STEPS))
     with pytest.raises(TypeError, match=r"compile\(model._orig_mod, ...\)"):
         rt.compile(torch.compile(two_stream_model(), backend="eager"), Full(), steps=STEPS)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from composed_flux import FLUX, STEPS, flux_loop
+from composed_flux import FLUX, STEPS, compiled, flux_loop
 from diffusers_families import first_tensor
 from diffusers_image_families import IMAGE_FAMILIES
-from small_models import all_equal, run_loop, two_stream_model
+from small_models import all_equal, run_loop, times, two_stream_model
 from torch import nn
 
 import l2c_rt as rt
@@ -23,10 +23,13 @@ def test_a_forward_replaced_by_unknown_code_is_refused_at_compile() -> None:
     net = two_stream_model()
     net.blocks[1].forward = lambda x, text, gate: (x, text)
     with pytest.raises(ValueError, match=r"Block.forward was replaced.*del module.forward"):
-        rt.compile(net, Full(), steps=STEPS)
+        rt.compile(net, Full(), steps=STEPS, timesteps=times(STEPS))
     net = two_stream_model()
     net.blocks[1].ff.forward = lambda x: x
-    assert all_equal(run_loop(rt.compile(net, Full(), steps=STEPS), STEPS), run_loop(net, STEPS))
+    assert all_equal(
+        run_loop(rt.compile(net, Full(), steps=STEPS, timesteps=times(STEPS)), STEPS),
+        run_loop(net, STEPS),
+    )
 
 
 def first_block(diffusers: Any) -> Any:
@@ -43,12 +46,12 @@ def broadcast(diffusers: Any) -> Any:
 def test_another_cache_on_the_model_is_refused_now_and_at_the_next_run(config: Any) -> None:
     diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
     model = FLUX.build()
-    fast = rt.compile(model, EveryN(2), steps=STEPS)
+    fast = compiled(model, EveryN(2))
     plain = flux_loop(fast)
     model.enable_cache(config(diffusers))
     message = r"replaces the forward of .*Flux.*another cache\? Take it off|cache .* enabled"
     with pytest.raises(ValueError, match=message):
-        rt.compile(model, EveryN(2), steps=STEPS)
+        compiled(model, EveryN(2))
     with pytest.raises(ValueError, match=message):
         flux_loop(fast)
     model.disable_cache()
@@ -61,7 +64,7 @@ def test_a_cache_that_was_put_on_attention_by_hand_is_refused() -> None:
     model = FLUX.build()
     hooks.apply_pyramid_attention_broadcast(model, broadcast(diffusers))
     with pytest.raises(ValueError, match="PyramidAttentionBroadcastHook .* of FluxAttention"):
-        rt.compile(model, EveryN(2), steps=STEPS)
+        compiled(model, EveryN(2))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,7 @@ def test_a_one_dimensional_unet_has_no_rule_and_runs_with_named_sites() -> None:
     model = unet_1d()
     message = r'UNet1DModel has no list of blocks .* up_blocks of 2 AttnUpBlock1D.*sites=\["'
     with pytest.raises(TypeError, match=message):
-        rt.compile(model, EveryN(2), steps=STEPS)
+        compiled(model, EveryN(2))
     fast = rt.compile(model, EveryN(2), steps=STEPS, sites=["*_blocks.*.attentions.*"])
     x = torch.randn(1, 2, 64)
     with torch.no_grad():

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from composed_flux import FLUX, STEPS, check_composes, flux_loop
+from composed_flux import FLUX, STEPS, check_composes, compiled, flux_loop
 from diffusers_families import first_tensor
 from diffusers_image_families import IMAGE_FAMILIES
-from small_models import all_equal, run_loop, two_stream_model
+from small_models import all_equal, run_loop, times, two_stream_model
 
 import l2c_rt as rt
 from l2c_rt.policies import EveryN, Full
@@ -31,7 +31,7 @@ def test_hooks_of_accelerate_run_on_whatever_module_they_are(path: str) -> None:
             return output * 2 if isinstance(output, torch.Tensor) else output
 
     hooks.add_hook_to_module(net.get_submodule(path), Doubles())
-    fast = rt.compile(net, Full(), steps=STEPS)
+    fast = rt.compile(net, Full(), steps=STEPS, timesteps=times(STEPS))
     assert all_equal(run_loop(fast, STEPS), run_loop(net, STEPS))
     assert all(module is net.get_submodule(path) for module in seen)
     assert len(seen) == 2 * STEPS
@@ -49,7 +49,7 @@ def test_sequential_offloading_loads_only_the_modules_that_are_computed() -> Non
     model = accelerate.cpu_offload(FLUX.build(), execution_device=CPU)
     assert model.x_embedder.weight.is_meta
     check_composes(model)
-    fast, loaded = rt.compile(model, EveryN(2), steps=STEPS), []
+    fast, loaded = compiled(model, EveryN(2)), []
     linear = model.transformer_blocks[0].attn.to_q
     before = linear._hf_hook.pre_forward
     linear._hf_hook.pre_forward = lambda *args, **kw: (loaded.append(1), before(*args, **kw))[1]
@@ -62,7 +62,7 @@ def test_sequential_offloading_loads_only_the_modules_that_are_computed() -> Non
 def test_sequential_offloading_between_two_runs_is_used_by_the_second() -> None:
     accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
     model = FLUX.build()
-    fast = rt.compile(model, EveryN(2), steps=STEPS)
+    fast = compiled(model, EveryN(2))
     outputs = flux_loop(fast)
     accelerate.cpu_offload(model, execution_device=CPU)
     assert all_equal(flux_loop(fast), outputs)
@@ -92,7 +92,7 @@ def test_group_offloading_runs(kind: str) -> None:
 
 def test_group_offloading_with_a_stream_is_refused() -> None:
     model = FLUX.build()
-    fast = rt.compile(model, EveryN(2), steps=STEPS)
+    fast = compiled(model, EveryN(2))
     flux_loop(fast)
     model.enable_group_offload(onload_device=CPU, offload_device=CPU, offload_type="leaf_level")
     linear = model.transformer_blocks[0].attn.to_q
@@ -100,7 +100,7 @@ def test_group_offloading_with_a_stream_is_refused() -> None:
     linear._diffusers_hook.get_hook("group_offloading").group.stream = object()
     message = r"blocks.0.attn.to_q: GroupOffloadingHook .* with a stream.*use_stream=False"
     with pytest.raises(ValueError, match=message):
-        rt.compile(model, EveryN(2), steps=STEPS)
+        compiled(model, EveryN(2))
     with pytest.raises(ValueError, match=message):
         flux_loop(fast)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import TwoStreamModel, all_equal, run_loop, two_stream_model
+from small_models import TwoStreamModel, all_equal, run_loop, times, two_stream_model
 from torch import nn
 
 import l2c_rt as rt
@@ -63,19 +63,24 @@ CHANGES = (scaled, another_child, another_branch, another_block, an_attribute, a
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_between_runs_is_in_the_next_run(change: Callable[[Any], None]) -> None:
     net = two_stream_model()
-    fast, full = rt.compile(net, EveryN(2), steps=STEPS), rt.compile(net, Full(), steps=STEPS)
+    fast, full = (
+        rt.compile(net, EveryN(2), steps=STEPS, timesteps=times(STEPS)),
+        rt.compile(net, Full(), steps=STEPS, timesteps=times(STEPS)),
+    )
     before = run_loop(fast, STEPS)
     run_loop(full, STEPS)
     change(net)
     assert all_equal(run_loop(full, STEPS), run_loop(net, STEPS))
     outputs = run_loop(fast, STEPS)
-    assert all_equal(outputs, run_loop(rt.compile(net, EveryN(2), steps=STEPS), STEPS))
+    assert all_equal(
+        outputs, run_loop(rt.compile(net, EveryN(2), steps=STEPS, timesteps=times(STEPS)), STEPS)
+    )
     assert not any(torch.equal(a, b) for a, b in zip(outputs, before, strict=True))
 
 
 def test_a_model_that_lost_a_block_no_longer_fits() -> None:
     net = two_stream_model()
-    fast = rt.compile(net, EveryN(2), steps=STEPS)
+    fast = rt.compile(net, EveryN(2), steps=STEPS, timesteps=times(STEPS))
     run_loop(fast, STEPS)
     del net.single_blocks[2]
     with pytest.raises(ValueError, match="structure changed since compile"):
@@ -84,7 +89,7 @@ def test_a_model_that_lost_a_block_no_longer_fits() -> None:
 
 def test_a_cast_model_takes_slots_of_the_other_dtype() -> None:
     net = two_stream_model()
-    fast = rt.compile(net, EveryN(2), steps=STEPS)
+    fast = rt.compile(net, EveryN(2), steps=STEPS, timesteps=times(STEPS))
     run_loop(fast, STEPS)
     net.to(torch.float64)
     inputs = {"hidden_states": torch.randn(2, 5, 8).double(), "text": torch.randn(2, 3, 8).double()}
