@@ -23,6 +23,7 @@ from l2c_rt.policies.router import Router
 from l2c_rt.resolve import resolve_schedule
 from l2c_rt.runtime.compiled import Compiled
 from l2c_rt.runtime.known_loop import loop_of
+from l2c_rt.runtime.notices import users_level
 from l2c_rt.runtime.proof import Proof
 from l2c_rt.runtime.shared import SelectBackend, SharedModel
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -124,8 +125,7 @@ def _check_fingerprint(schedule: CacheSchedule, described: BoundModel, strict: b
     )
     if strict:
         raise ValueError(f"strict: {text}")
-    # Past this function, build, compile and its wrapper, to the line that calls compile.
-    warnings.warn(text, L2CWarning, stacklevel=5)
+    warnings.warn(text, L2CWarning, stacklevel=users_level())
 
 
 def _check_family(schedule: CacheSchedule, described: BoundModel) -> None:
