@@ -1,6 +1,7 @@
-"""A copy of a model whose every tensor is on `meta`: its forward gives shapes and computes nothing.
+"""A copy of a model whose tensors are without data: its forward gives shapes and computes nothing.
 
-Nothing of the user's model is written, and no weight is copied.
+They are on `meta`, or inside of a FakeTensorMode on the device that they stand for.  Nothing of the
+user's model is written, and no weight is copied.
 """
 
 from __future__ import annotations
@@ -17,23 +18,25 @@ from l2c_rt.adapters.own.instance_hooks import INSTANCE_FORWARD
 from l2c_rt.adapters.own.stage import CALL_HOOKS
 from l2c_rt.adapters.wrappers import without_torch_compile
 
+META = torch.device("meta")
 
-def meta_twin(model: nn.Module, narrow: torch.dtype) -> nn.Module:
+
+def meta_twin(model: nn.Module, narrow: torch.dtype, device: torch.device = META) -> nn.Module:
     """The copy, without the hooks of the model; 8-bit floats are of dtype `narrow` in it."""
-    twin: nn.Module = _Twins(narrow).of(model)
+    twin: nn.Module = _Twins(narrow, device).of(model)
     return twin
 
 
-def on_meta(value: Any) -> Any:
+def without_data(value: Any, device: torch.device = META) -> Any:
     """The value with every tensor in it replaced by one without data; the rest as it is."""
-    return tree_map(lambda leaf: _without_data(leaf) if isinstance(leaf, Tensor) else leaf, value)
+    return tree_map(lambda leaf: _empty(leaf, device) if isinstance(leaf, Tensor) else leaf, value)
 
 
 class _Twins:
     """The copies so far, by the original's address."""
 
-    def __init__(self, narrow: torch.dtype) -> None:
-        self._narrow = narrow
+    def __init__(self, narrow: torch.dtype, device: torch.device) -> None:
+        self._narrow, self._device = narrow, device
         self._twins: dict[int, Any] = {}
 
     def of(self, value: Any) -> Any:
@@ -44,7 +47,7 @@ class _Twins:
         if isinstance(leaf, Tensor):
             # No product takes 8-bit floats: with layerwise casting, hooks widen them before use.
             is_wide = leaf.element_size() > 1 or not leaf.is_floating_point()
-            return _without_data(leaf, leaf.dtype if is_wide else self._narrow)
+            return _empty(leaf, self._device, leaf.dtype if is_wide else self._narrow)
         if isinstance(leaf, nn.Module):
             leaf = without_torch_compile(leaf)
             return self._copy(leaf, {name: OrderedDict() for name in CALL_HOOKS})
@@ -68,6 +71,6 @@ def _is_plain(value: object) -> bool:
     return kind.__module__.partition(".")[0] not in sys.stdlib_module_names
 
 
-def _without_data(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def _empty(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     shape, strides = tuple(tensor.shape), tensor.stride()
-    return torch.empty_strided(shape, strides, dtype=dtype or tensor.dtype, device="meta")
+    return torch.empty_strided(shape, strides, dtype=dtype or tensor.dtype, device=device)

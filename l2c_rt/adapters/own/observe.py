@@ -150,7 +150,7 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         formula = self._formulas.get(getattr(func, "_overloadpacket", None))
-        if formula is None and hasattr(func, "decompose"):
+        if formula is None and getattr(func, "namespace", "") == "aten":
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:

@@ -1,4 +1,4 @@
-"""What a call does at its sites, found before it: the forward of a twin on meta, computing nothing.
+"""What a call does at its sites, found before it: the forward of a twin without data.
 
 Streams are the tensors that blocks hand on to each other; a gap is a place between two blocks where
 the model's own code, or a later block, needs what the first one gives.
@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-from l2c_rt.adapters.own.meta_twin import meta_twin, on_meta
+from l2c_rt.adapters.own.meta_twin import META, meta_twin, without_data
 from l2c_rt.adapters.own.observe import (
     Kind,
     Observer,
@@ -55,28 +56,45 @@ class Probe:
 
 
 class ProbeStoppedError(Exception):
-    """The forward cannot run on meta: it reads values, or moves tensors to a device."""
+    """The forward cannot run without data: it reads values."""
 
 
 def probe(
     model: nn.Module, sites: Sequence[Site], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Probe:
-    """Run the model's forward on meta tensors of the shapes of the arguments.
+    """Run the model's forward on tensors without data, of the shapes of the arguments.
 
-    Raises ProbeStoppedError with the reason, where it does not run there.
+    On meta, which is faster, or where that stops on fake tensors, which say that they are on the
+    device: a forward may enter an autocast of its device, and meta has none.
+    Raises ProbeStoppedError with the reason, where it runs on neither.
     """
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    device = tensors[0].device.type
-    if torch.is_autocast_enabled(device):
-        raise ProbeStoppedError("autocast, which meta has none of")
-    floats = [t.dtype for t in tensors if t.is_floating_point() and t.element_size() > 1]
-    dtype = floats[0] if floats else torch.get_default_dtype()
+    device = tensors[0].device
+    if not torch.is_autocast_enabled(device.type):
+        try:
+            return _probe_on(META, model, sites, args, kwargs)
+        except ProbeStoppedError:
+            pass
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return _probe_on(device, model, sites, args, kwargs)
+
+
+def _probe_on(
+    device: torch.device,
+    model: nn.Module,
+    sites: Sequence[Site],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Probe:
+    dtypes = [leaf.dtype for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    wide = [dtype for dtype in dtypes if dtype.is_floating_point and dtype.itemsize > 1]
     observer = Observer(sites, follow=True)
     paths = [path for site in sites for path in site.children]
     try:
-        stage = Stage(meta_twin(model, dtype), paths, observer.visit)
+        twin = meta_twin(model, wide[0] if wide else torch.get_default_dtype(), device)
+        stage = Stage(twin, paths, observer.visit)
         with torch.no_grad(), without_graphs(), observer:
-            stage(*on_meta(args), **on_meta(dict(kwargs)))
+            stage(*without_data(args, device), **without_data(dict(kwargs), device))
     except Exception as error:
         # Any: this is the model's code in a place that it was not written for.
         text = str(error).partition("\n")[0][:100]
@@ -88,23 +106,23 @@ def probe_of(observer: Observer, sites: Sequence[Site]) -> Probe:
     """What an observer saw of a whole forward."""
     calls = observer.calls
     streams = _streams(calls)
-    found: dict[str, ObservedSite] = {}
+    observed: dict[str, ObservedSite] = {}
     counts = Counter(call.site.name for call in calls)
     order = {site.name: i for i, site in enumerate(sites)}
     for i, call in enumerate(calls):
         name = call.site.name
         outputs = tuple(output for output in call.outputs if output is not None)
-        if name in found:
-            outputs = found[name].outputs + outputs
+        if name in observed:
+            outputs = observed[name].outputs + outputs
         before = calls[i - 1] if i else None
         follows = before is not None and order[before.site.name] + 1 == order[name]
         once = before is not None and counts[name] == counts[before.site.name] == 1
         joined = follows and once and _joined(calls[i - 1], call, streams[i - 1], streams[i])
         written = call.overwritten if call.site.is_block else ()
-        found[name] = ObservedSite(
+        observed[name] = ObservedSite(
             counts[name], outputs, streams[i], not joined, written, call.returned
         )
-    return Probe(found, dict(observer.linear_macs), dict(observer.attention_macs))
+    return Probe(observed, dict(observer.linear_macs), dict(observer.attention_macs))
 
 
 def _joined(

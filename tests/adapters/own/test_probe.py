@@ -155,7 +155,21 @@ def test_the_twin_takes_no_memory_and_what_it_caches_stays_with_it() -> None:
 
 def test_a_probe_that_stops_says_why() -> None:
     model = built(OneStream, between=lambda i, x: x * x.max().item())
-    with pytest.raises(ProbeStoppedError, match="item"):
+    with pytest.raises(ProbeStoppedError, match="_local_scalar_dense"):
         seen(model)
-    with torch.autocast("cpu"), pytest.raises(ProbeStoppedError, match="autocast"):
-        seen(built(OneStream))
+
+
+def test_an_autocast_is_followed_from_within_and_without() -> None:
+    def exact(i: int, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return x
+
+    assert gaps(seen(built(OneStream, between=exact))) == ["blocks.0"]
+    model = built(TwoStreams)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = seen(model, text=3)
+    # The text comes in as float32, and the block adds to it.
+    assert found.sites["transformer_blocks.0"].outputs[0] == ((2, 3, 8), torch.float32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        x = model.proj_in(inputs(0)["hidden_states"])
+        assert found.sites["transformer_blocks.3"].outputs == (((2, 6, 8), x.dtype),)
