@@ -24,7 +24,7 @@ TIMES = [float(FLUX.at(step)["timestep"][0]) for step in range(STEPS)]
 def flux_loop(model: Any, **more: Any) -> list[Tensor]:
     """What the evaluations of a run give; `more` are further arguments of the forward."""
     with torch.no_grad():
-        return [first_tensor(model(**FLUX.at(step), **more)) for step in range(STEPS)]
+        return [first_tensor(model(**(FLUX.at(step) | more))) for step in range(STEPS)]
 
 
 def compiled(model: Any, policy: Policy, **options: Any) -> Compiled:
