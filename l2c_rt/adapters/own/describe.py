@@ -39,7 +39,7 @@ def describe_own(model: nn.Module, sites: Sequence[Site] | None = None) -> Bound
     around = tuple(ancestors(model, paths))
     for module in around:
         check_replaced(without_torch_compile(module))
-    names, kind = _argument_names(model), type(model).__name__
+    names, kind = argument_names(model), type(model).__name__
     return BoundModel(
         model=model,
         program=_program(model, sites),
@@ -87,7 +87,7 @@ def _notes(model: nn.Module, around: Sequence[nn.Module]) -> tuple[str, ...]:
     )
 
 
-def _argument_names(model: nn.Module) -> tuple[str, ...]:
+def argument_names(model: nn.Module) -> tuple[str, ...]:
     return tuple(inspect.signature(type(model).forward).parameters)[1:]
 
 
