@@ -26,6 +26,14 @@ class Compute:
 
 
 @dataclass(frozen=True, slots=True)
+class Iterate(Compute):
+    """Run a branch `times` times on its own output, from what `slot` holds where it `resumes`."""
+
+    times: int
+    resumes: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Reuse:
     """Add what the branch put in `slot`, with the current gate."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from l2c_rt.plan.ops import (
     Compute,
+    Iterate,
     LeaveOut,
     Op,
     Plan,
@@ -35,6 +36,7 @@ def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = N
     for i in sorted(set(plan.order)):
         _check_step(plan, plan.steps[i], nodes, seen, plan.order.index(i))
     _check_reads(plan)
+    _check_iterations(plan, program)
     if schedule is not None:
         if (plan.num_evaluations, program.branch_names) != (schedule.steps, schedule.branches):
             raise PlanError(
@@ -55,6 +57,11 @@ def _check_reads(plan: Plan) -> None:
     for s, i in enumerate(plan.order):
         # A branch is computed or reused once per evaluation, so writes may be taken first.
         for op in writes[i]:
+            if isinstance(op, Iterate) and op.resumes and _held(held, op) != latest.get(op.branch):
+                raise PlanError(
+                    f"evaluation {s} resumes {op.branch} from slot {op.slot}, which holds "
+                    f"{held.get(-1 if op.slot is None else op.slot)} and not its last output"
+                )
             latest[op.branch] = s
             if op.slot is not None:
                 held[op.slot] = (op.branch, s)
@@ -68,6 +75,27 @@ def _check_reads(plan: Plan) -> None:
                     f"evaluation {s} reuses {item.branch} from slot {item.slot}, which holds "
                     f"{held.get(item.slot)} and not the output of evaluation {latest[item.branch]}"
                 )
+
+
+def _held(held: dict[int, tuple[str, int]], op: Compute) -> int:
+    """The evaluation whose output of the op's branch its slot holds, or -1."""
+    branch, evaluation = held.get(-1 if op.slot is None else op.slot, ("", -1))
+    return evaluation if branch == op.branch else -1
+
+
+def _check_iterations(plan: Plan, program: BlockProgram) -> None:
+    """A branch with iterations has those of the evaluation; no other has any."""
+    branches = {branch.name: branch for branch in program.branches}
+    for s in range(plan.num_evaluations):
+        for op in plan.at(s):
+            if not isinstance(op, Compute):
+                continue
+            branch = branches[op.branch]
+            want = (
+                (branch.iterations_at(s), branch.resumes and s > 0) if branch.iterations else None
+            )
+            if ((op.times, op.resumes) if isinstance(op, Iterate) else None) != want:
+                raise PlanError(f"evaluation {s}: {op}, but the program wants {want}")
 
 
 @dataclass(frozen=True, slots=True)
