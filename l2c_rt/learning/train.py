@@ -61,8 +61,9 @@ def learn(
 
     `loop(m, seed)` is one whole run of a sampler of your own, such as a pipeline, that calls `m` in
     the model's place, `calls_per_step` times per evaluation.  It runs as ever, once per iteration;
-    `granularity` ("block" for whole blocks) and `sites` are those of `compile`, `checkpointing`
-    computes the inside of branches twice to save memory.
+    `granularity` ("block" for whole blocks, "shell" for those of a U-Net) and `sites` are those of
+    `compile`, `checkpointing` computes the inside of branches twice to save memory, and with the
+    `cfg_scale` of the loop the loss is after guidance.
     Without a loop it is the published one of the model's family.  Pairs then come from batches
     (latents [B, C, H, W], labels [B]) of `data` as published, or, without it, from `batch_size` (4)
     of the model's own guided trajectories per iteration.
@@ -76,7 +77,7 @@ def learn(
     Source: arXiv 2406.01733.
     """
     folder = checked_folder(out, resume, save_every, report)
-    own_loop = _loop_options(loop, calls_per_step, granularity, sites, checkpointing)
+    own_loop = _loop_options(model, loop, calls_per_step, granularity, sites, checkpointing)
     bound_model = adapters.bind(model) if loop is None else None
     options = resolve_options(
         bound_model, steps=steps, iterations=iterations, batch_size=batch_size, lam=lam,
@@ -119,6 +120,7 @@ def _trained(
 
 
 def _loop_options(
+    model: nn.Module,
     loop: Loop | None,
     calls_per_step: int,
     granularity: str,
@@ -130,6 +132,8 @@ def _loop_options(
     if loop is not None:
         if not callable(loop):
             raise TypeError(f"learn: loop is {loop!r:.80}, wanted a function of (model, seed)")
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"learn: model is a {type(model).__name__}, wanted a torch.nn.Module")
         return options
     if options != LoopOptions() or checkpointing:
         raise ValueError(

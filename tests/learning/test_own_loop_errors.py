@@ -80,6 +80,7 @@ def test_a_loop_that_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("model", "loop", "message"),
     [
+        ("a pipeline", toy_loop, "model is a str, wanted a torch.nn.Module"),
         (nn.Sequential(nn.Linear(4, 4)), toy_loop, "Sequential has no list of blocks"),
         (toy_dit(depth=1), "loop.py", "loop is 'loop.py', wanted a function"),
         (toy_dit(depth=1), lambda m, seed: (toy_loop(m, seed), None)[1],
