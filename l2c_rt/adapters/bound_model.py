@@ -158,9 +158,10 @@ class BoundModel:
     `first_layer` is called with the model's x itself, if its dtype and device are to be checked.
     `sites` say where in the model the branches are.  `open_stage` gives a copy of the model whose
     own forward asks a function at every site; a description with it needs no `fixed` and no
-    `branches`, and `begin` then puts "args" and "kwargs" into the state's options.  `refused` says
-    why it stands in place of another description; `unproved` why the model's own forward
-    computes something else than the program.
+    `branches`, and `begin` then puts "args" and "kwargs" into the state's options, and
+    "writes_kept" where the model's code writes to what it is handed.  `refused` says why it stands
+    in place of another description; `unproved` why the model's own forward computes something else
+    than the program.
     """
 
     model: nn.Module

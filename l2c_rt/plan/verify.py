@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from l2c_rt.plan.ops import (
     Compute,
     Iterate,
+    LeaveOut,
     Op,
     Plan,
     PlanError,
@@ -105,6 +106,7 @@ class _Nodes:
     without_conditioning: list[str]
     conditioning: frozenset[str]
     branches: frozenset[str]
+    nested: frozenset[str]
 
     @staticmethod
     def of(program: BlockProgram) -> _Nodes:
@@ -113,7 +115,8 @@ class _Nodes:
         )
         names = [n.name for n in program.nodes]
         expected = [name for name in names if name not in conditioning]
-        return _Nodes(names, expected, conditioning, frozenset(program.branch_names))
+        nested = frozenset(branch.name for branch in program.branches if branch.nested)
+        return _Nodes(names, expected, conditioning, frozenset(program.branch_names), nested)
 
 
 def _check_shape(plan: Plan) -> None:
@@ -142,6 +145,21 @@ def _check_step(
             f"evaluation {s}: op {bad} must be {want[bad : bad + 1] or 'none'}, "
             f"got {got[bad : bad + 1] or 'none'}"
         )
+    _check_nested(ops, nodes, s)
+
+
+def _check_nested(ops: StepPlan, nodes: _Nodes, s: int) -> None:
+    """A branch is left out inside of a reused one, and only there."""
+    outside = True
+    for op in ops:
+        if isinstance(op, RunFixed):
+            continue
+        for name in op_nodes(op):
+            inside = name in nodes.nested and not outside
+            if inside != isinstance(op, LeaveOut):
+                where = "inside" if inside else "outside"
+                raise PlanError(f"evaluation {s}: {op}, but {name} lies {where} of a reused branch")
+            outside = isinstance(op, Compute)
 
 
 def _check_op(plan: Plan, op: Op, nodes: _Nodes, s: int) -> tuple[str, ...]:

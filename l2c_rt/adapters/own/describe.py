@@ -88,14 +88,15 @@ def _notes(model: nn.Module, around: Sequence[nn.Module]) -> tuple[str, ...]:
 
 
 def argument_names(model: nn.Module) -> tuple[str, ...]:
+    """The names of the arguments of a model's forward."""
     return tuple(inspect.signature(type(model).forward).parameters)[1:]
 
 
 def _begin(names: tuple[str, ...], /, *args: Any, **kwargs: Any) -> State:
     _refuse_key_values(names, args, kwargs)
-    x = _argument(names[:1], names, args, kwargs)
+    x = argument(names[:1], names, args, kwargs)
     x = _first_tensor(x if x is not None else (args, kwargs))
-    t = _argument(TIMESTEP, names, args, kwargs)
+    t = argument(TIMESTEP, names, args, kwargs)
     if isinstance(t, Tensor) and t.numel() not in (1, *x.shape[:1]):
         # One per token, 0 for those of a first frame that was given; or x is one image of a list.
         t = t.amax()
@@ -106,7 +107,7 @@ def _refuse_key_values(
     names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
     for name in KEY_VALUE_CACHES:
-        value = _argument((name,), names, args, kwargs)
+        value = argument((name,), names, args, kwargs)
         # GLM-Image's pipeline passes caches that are not in use: each has no mode.
         caches = getattr(value, "caches", [value])
         if any(getattr(cache, "mode", cache) is not None for cache in caches):
@@ -117,9 +118,10 @@ def _refuse_key_values(
             )
 
 
-def _argument(
-    wanted: Sequence[str], names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+def argument(
+    wanted: Sequence[str], names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
+    """The argument of a call that is called by the first of these names that was given, or None."""
     for name in wanted:
         if name in kwargs:
             return kwargs[name]
@@ -152,17 +154,18 @@ def _program(model: nn.Module, sites: tuple[Site, ...]) -> BlockProgram:
     branches: list[Branch] = []
     for site in sites:
         block, _, child = site.children[-1].rpartition(".")
-        weights = sum(_matrix_weights(model.get_submodule(path)) for path in site.children)
+        weights = sum(matrix_weights(model.get_submodule(path)) for path in site.children)
         number = blocks.setdefault(site.name if site.is_block else block, len(blocks))
         kind = "block" if site.is_block else re.sub(r"\d+$", "", child)
         branches.append(
             Branch(site.name, kind, number, gated=False,
                    macs=max(weights, 1), weights=weights, activations=0, kernels=0)
         )  # fmt: skip
-    rest = max(_matrix_weights(model) - sum(branch.weights for branch in branches), 0)
+    rest = max(matrix_weights(model) - sum(branch.weights for branch in branches), 0)
     nodes: tuple[Node, ...] = (Fixed(BEFORE), *branches, Fixed(AFTER, macs=rest, weights=rest))
     return BlockProgram(type(model).__name__, nodes, tokens=1, width=1)
 
 
-def _matrix_weights(module: nn.Module) -> int:
+def matrix_weights(module: nn.Module) -> int:
+    """Elements of all parameters of two or more dimensions."""
     return sum(p.numel() for p in module.parameters() if p.dim() > 1)

@@ -119,12 +119,24 @@ def blocks(model: nn.Module) -> tuple[tuple[str, nn.Module], ...]:
     lists = [(path, module) for path, module in _lists(model) if any(map(_has_branch, module))]
     if not lists:
         return ()
+    if {"down_blocks", "up_blocks"} <= set(model._modules):
+        return tuple(_blocks_of_unet(lists))
     depth = min(path.count(".") for path, _ in lists)
     parents = {path.rpartition(".")[0] for path, _ in lists if path.count(".") == depth}
     found: list[tuple[str, nn.Module]] = []
     for parent in sorted(parents):
         found += _blocks_below(model, parent)
     return tuple(found)
+
+
+def _blocks_of_unet(lists: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Module]]:
+    """Those of a U-Net, whose lists are at several depths, in the order of the calls."""
+    for part in ("down_blocks", "mid_block", "up_blocks"):
+        for path, module in lists:
+            if path.partition(".")[0] == part:
+                yield from (
+                    (f"{path}.{i}", b) for i, b in module.named_children() if _has_branch(b)
+                )
 
 
 def _blocks_below(model: nn.Module, parent: str) -> Iterator[tuple[str, nn.Module]]:
