@@ -26,6 +26,10 @@ def test_the_lists_are_those_of_the_published_controller(
     assert list(budget) == PUBLISHED[total, evaluations, increasing]
 
 
+def test_the_middle_of_an_odd_number_is_rounded_down() -> None:
+    assert linear_budget(5, 3, increasing=False) == (1, 1, 2)
+
+
 def test_the_published_program_takes_two_entries_for_each_evaluation_and_starts_over() -> None:
     assert taken_in_pairs(linear_budget(120, 20)) == 2 * (16, 14, 14, 12, 12, 12, 12, 10, 10, 8)
     with pytest.raises(ValueError, match="even number of evaluations, got 5"):

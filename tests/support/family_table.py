@@ -35,6 +35,7 @@ and MLP modules in blocks runs too, and `compile(sites=[...])` takes any.
 - *blocks*: `granularity="block"`: with nothing reused bitwise, and merged within rounding of
   unmerged. The numbers are kept values, unmerged and merged, where every second evaluation is
   reused. "not merged" is a model whose forward reads values, with the operation that does.
+  U-Nets are also cut at shells, for [DeepCache](loops.md#stable-diffusions-u-nets-deepcache).
 - *pipelines*: classes in which the tests run it, with their own loops and schedulers.
 """
 TAIL = """\
@@ -48,6 +49,7 @@ TAIL = """\
   `use_stream=False`. Other offloading runs, and loads only what is computed.
 - FullyShardedDataParallel, whose wrapper holds the weights in pieces: the error has the line that
   gathers them.
+- DeepCache with T2I adapters, which write to what the blocks of a U-Net hand on.
 - `UNet1DModel`, whose blocks have no attention or MLP modules of known names:
   `sites=["*_blocks.*.attentions.*"]`.
 """

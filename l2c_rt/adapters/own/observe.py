@@ -70,7 +70,7 @@ def without_graphs() -> AbstractContextManager[None]:
     it would never compile again."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
-    eager: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")  # type: ignore[no-untyped-call]
+    eager: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
     return eager
 
 

@@ -141,13 +141,13 @@ def one_block_wrapped(model: Any) -> None:
     blocks[1] = torch.compile(blocks[1], backend="eager")
 
 
-@pytest.mark.parametrize("compiled", [one_block_in_place, one_block_wrapped])
+@pytest.mark.parametrize("compile_one", [one_block_in_place, one_block_wrapped])
 def test_the_graph_of_a_block_is_not_run_where_its_branches_are_cut(
-    compiled: Callable[[Any], None],
+    compile_one: Callable[[Any], None],
 ) -> None:
     model = FLUX.build()
     plain = compiled(FLUX.build(), EveryN(2))
-    compiled(model)
+    compile_one(model)
     message = r'made of FluxTransformerBlock are not run.*granularity="block" calls whole blocks'
     with pytest.warns(L2CWarning, match=message):
         fast = compiled(model, EveryN(2))

@@ -42,10 +42,18 @@ def broadcast(diffusers: Any) -> Any:
     )
 
 
+@pytest.mark.parametrize("hooked", [False, True], ids=["no other hooks", "hooks of accelerate"])
 @pytest.mark.parametrize("config", [first_block, broadcast])
-def test_another_cache_on_the_model_is_refused_now_and_at_the_next_run(config: Any) -> None:
+def test_another_cache_on_the_model_is_refused_now_and_at_the_next_run(
+    config: Any, hooked: bool
+) -> None:
     diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
     model = FLUX.build()
+    if hooked:  # The forwards are replaced already when the cache's hooks come.
+        hooks = pytest.importorskip("accelerate.hooks", reason="accelerate is not installed")
+        for block in (*model.transformer_blocks, *model.single_transformer_blocks):
+            hooks.add_hook_to_module(block, hooks.ModelHook())
+            hooks.add_hook_to_module(block.attn, hooks.ModelHook())
     fast = compiled(model, EveryN(2))
     plain = flux_loop(fast)
     model.enable_cache(config(diffusers))
