@@ -49,6 +49,8 @@ def compile(
     check: str = "on",
     adapter: Callable[[Any], BoundModel] | None = None,
     sites: Sequence[str] | None = None,
+    granularity: str = "branch",
+    merge: bool = True,
 ) -> Compiled:
     """Plan a schedule for a model, verify the plan, and return a callable to use in its place.
 
@@ -62,18 +64,23 @@ def compile(
     with `tune` the fastest products and attention are measured once per machine and remembered.
     A model that no built-in adapter knows runs its own forward, cut at the attention and MLP
     modules of its blocks, or at `sites`, patterns of module paths such as "blocks.*.attn".
+    With the granularity "block" the schedule is of whole blocks, what is kept is what a block adds
+    to its arguments, and with `merge` neighbours that are always reused together are kept as one
+    (exact up to rounding; `merge=False` keeps each by itself).
     At the first run one evaluation of an adapter's description is compared with the model's own
     forward.  Where it computes something else, the own forward runs in its place, with a warning;
     `check="off"` is for those who know the difference.  `adapter` gives another description.
     Raises TypeError for a model without blocks, ValueError for a schedule that does not fit.
     """
-    if not isinstance(tune, bool):
-        raise TypeError(f"tune: wanted True or False, got {tune!r}")
-    options = Options(graph, residual_dtype, tune, forgiving=backend == "auto" and not strict)
+    for name, value in (("tune", tune), ("merge", merge)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}: wanted True or False, got {value!r}")
+    forgiving = backend == "auto" and not strict
+    options = Options(graph, residual_dtype, tune, forgiving=forgiving, merge=merge)
     return build(
         model, router, partial(select_backend, backend, options), steps=steps,
         calls_per_step=calls_per_step, timesteps=timesteps, strict=strict, check=check,
-        adapter=adapter, sites=sites,
+        adapter=adapter, sites=sites, granularity=granularity,
     )  # fmt: skip
 
 
@@ -89,14 +96,16 @@ def build(
     check: str = "on",
     adapter: Callable[[Any], BoundModel] | None = None,
     sites: Sequence[str] | None = None,
+    granularity: str = "branch",
 ) -> Compiled:
     """`compile`, with the backend as a function of the described model."""
-    described = describe(model, adapter, sites)
+    describe_again = partial(describe, adapter=adapter, sites=sites, granularity=granularity)
+    described = describe_again(model)
     schedule = resolve_schedule(router, steps=steps, branches=described.program.branch_names)
     _check_family(schedule, described)
     _check_fingerprint(schedule, described, strict)
     shared = SharedModel(
-        described, schedule, partial(describe, adapter=adapter, sites=sites), select, strict=strict,
+        described, schedule, describe_again, select, strict=strict,
         proof=Proof(check), loop=loop_of(schedule, timesteps),
     )  # fmt: skip
     return Compiled(shared, calls_per_step=calls_per_step)

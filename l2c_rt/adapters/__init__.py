@@ -13,6 +13,7 @@ from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.diffusers import dit as diffusers_dit
 from l2c_rt.adapters.model_checks import check_bypassed, check_mode
 from l2c_rt.adapters.model_view import ModelView
+from l2c_rt.adapters.own.block_sites import GRANULARITIES, block_sites
 from l2c_rt.adapters.own.describe import describe_own, own_instead
 from l2c_rt.adapters.own.site_patterns import named_sites
 from l2c_rt.adapters.wrappers import find_wrapped, sharded_by_fsdp
@@ -28,16 +29,26 @@ def describe(
     model: nn.Module,
     adapter: Callable[[Any], BoundModel] | None = None,
     sites: Sequence[str] | None = None,
+    granularity: str = "branch",
 ) -> BoundModel:
     """Describe a model with `adapter`, with the first of ours that recognises it, or else by the
-    modules that its own forward calls, and check it.  `sites` are patterns of their paths.
+    modules that its own forward calls, and check it.  `sites` are patterns of their paths; with the
+    granularity "block" they are whole blocks.
 
     Raises TypeError for a model without blocks, ValueError for one that drops at random or whose
     own forward would be left out, or for patterns that name no module.
     """
     if adapter is not None and sites is not None:
         raise ValueError("compile: got both adapter= and sites=; an adapter names its sites itself")
-    if adapter is None:
+    if granularity not in GRANULARITIES:
+        raise ValueError(f"granularity: got {granularity!r}, wanted 'branch' or 'block'")
+    if granularity == "block":
+        if adapter is not None:
+            raise ValueError('compile: got both adapter= and granularity="block"; an adapter '
+                             "describes branches")  # fmt: skip
+        _refuse_wrapped(model)
+        described = _by_blocks(model, sites)
+    elif adapter is None:
         _refuse_wrapped(model)
         described = _described(model, sites)
     else:
@@ -64,6 +75,20 @@ def _described(model: nn.Module, sites: Sequence[str] | None) -> BoundModel:
                     return own_instead(described, reason)
                 return replace(describe_own(model), refused=reason, notes=(reason,))
     return describe_own(model)
+
+
+def _by_blocks(model: nn.Module, sites: Sequence[str] | None) -> BoundModel:
+    """The model's own forward cut at its blocks, in the published loop where it has one."""
+    if sites is None:
+        own = describe_own(model, block_sites(model))
+    else:
+        own = describe_own(model, [replace(s, is_block=True) for s in named_sites(model, sites)])
+    if not _matches(model):
+        return own
+    known = bind(model)
+    return replace(
+        own, arguments=known.arguments, to_tensor=known.to_tensor, sampling=known.sampling
+    )
 
 
 def _checked(described: BoundModel) -> BoundModel:

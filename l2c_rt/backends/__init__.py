@@ -28,7 +28,7 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
         raise ValueError(f"backend: got {name!r}, wanted one of {', '.join(map(repr, NAMES))}")
     by_sites = model.open_stage is not None
     if by_sites and (name in ("auto", "own") or model.refused):
-        return own_backend(model, _unused_options(options))
+        return own_backend(model, _unused_options(options), merge=options.merge)
     if by_sites or name == "own":
         kind, by = type(model.model).__name__, "its sites" if by_sites else "an adapter"
         raise ValueError(f"backend={name!r}: {kind} is described by {by}; leave backend= out")

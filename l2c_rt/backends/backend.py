@@ -16,6 +16,7 @@ from torch import Tensor
 from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.device.graphs import GraphStats
 from l2c_rt.memory.slots import Slots
+from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan, StepPlan
 from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
 from l2c_rt.plan.prepare import Passes
@@ -70,6 +71,24 @@ class WholeRuns(Workspace, Protocol):
 
     def run_seconds(self) -> Iterable[tuple[float, float]]:
         """(seconds of the first evaluation, seconds in all) of runs that have ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The program of a call with the counts of its arithmetic, the plan that runs, its cost."""
+
+    program: BlockProgram
+    plan: Plan
+    cost: Cost
+
+
+@runtime_checkable
+class CountsCalls(Workspace, Protocol):
+    """A workspace that knows what its calls cost once it has seen what they are given."""
+
+    @property
+    def counted(self) -> Counted | None:
+        """Of the run under way, or the last one."""
 
 
 @dataclass(frozen=True, slots=True)

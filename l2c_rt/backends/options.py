@@ -16,7 +16,8 @@ class Options:
     `graph` is "step" (a graph per distinct row), "trajectory" (a graph per run of `sample`) or
     "off"; `residual_dtype` is the residual stream's, None for the model's own; `table_bytes` caps
     the modulation table of a session, which covers fewer steps at a time where it is too small.
-    With `forgiving`, what cannot be captured is launched kernel by kernel and noted.
+    With `forgiving`, what cannot be captured is launched kernel by kernel and noted.  With `merge`,
+    neighbouring blocks that are always reused together are kept as one.
     """
 
     graph: str = "step"
@@ -24,6 +25,7 @@ class Options:
     tune: bool = True
     table_bytes: int = 1 << 30
     forgiving: bool = False
+    merge: bool = True
 
     def __post_init__(self) -> None:
         if self.graph not in GRAPHS:

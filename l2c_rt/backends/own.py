@@ -19,7 +19,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.sites import Site
-from l2c_rt.backends.backend import Backend, Evaluation, unchanged
+from l2c_rt.backends.backend import Backend, Counted, Evaluation, unchanged
+from l2c_rt.backends.own_blocks import BlockCall, BlockVisits
+from l2c_rt.backends.own_calls import CallPlans, LaneCalls
 from l2c_rt.device.graphs import GraphStats
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
 from l2c_rt.plan.ops import Compute, Plan, StepPlan, reuses
@@ -49,7 +51,7 @@ Row = Mapping[str, Action]
 class OwnWorkspace:
     """One stage of the model, and what its cut points gave at evaluation 0 of the run."""
 
-    def __init__(self, model: BoundModel, plan: Plan) -> None:
+    def __init__(self, model: BoundModel, plan: Plan, plans: CallPlans) -> None:
         assert model.open_stage is not None
         sites = {site.name: site for site in model.sites}
         self._rows: tuple[Row, ...] = tuple(_row(step, sites) for step in plan.steps)
@@ -57,6 +59,8 @@ class OwnWorkspace:
         self._sites = model.sites
         self._alike = _alike([sites[name] for name in plan.slots])
         self._stage = model.open_stage(self._visit)
+        self._lane = LaneCalls(plan, plans)
+        self._blocks = BlockVisits(self._lane) if model.sites[0].is_block else None
         self._hollow: dict[tuple[str, int], Any] = {}
         self._written: set[tuple[str, int]] = set()
         self._calls: dict[str, int] = {}
@@ -75,8 +79,11 @@ class OwnWorkspace:
         self._values = evaluation.slots.values
         self._first = evaluation.step == 0
         self._calls = {}
-        options = evaluation.state.options
-        out: object = self._stage(*options["args"], **options["kwargs"])
+        if self._first:
+            self._lane.begin(evaluation.state, self._values)
+        if self._blocks is not None:
+            self._blocks.begin(evaluation.variant, self._values, is_first=self._first)
+        out: object = self._lane.forward(self._stage, evaluation.state)
         if self._first:
             self._check_called()
             self._calls_at_first = self._calls
@@ -96,7 +103,11 @@ class OwnWorkspace:
 
     @property
     def graph_stats(self) -> GraphStats:
-        return GraphStats()
+        return GraphStats(reasons=self._lane.reasons if self._blocks is not None else ())
+
+    @property
+    def counted(self) -> Counted | None:
+        return None if self._lane.planned is None else self._lane.planned.counted
 
     def step_seconds(self) -> Iterable[tuple[int, float]]:
         return ()
@@ -106,15 +117,19 @@ class OwnWorkspace:
     ) -> Any:
         call = self._calls.get(path, 0)
         self._calls[path] = call + 1
+        if self._blocks is not None:
+            if not self._first and call >= self._calls_at_first.get(path, 0):
+                raise ValueError(self._other_calls(path))
+            return self._blocks.visit(BlockCall(path, call, module, args, kwargs))
         action = self._row.get(path)
         if action is None:
-            return module(*args, **kwargs)
+            return self._lane.call(path, module, args, kwargs)
         act, slot = action
         if act is Act.REUSE or act is Act.HOLLOW:
             if call >= self._calls_at_first.get(path, 0):
                 raise ValueError(self._other_calls(path))
             return self._kept(slot, call, path) if act is Act.REUSE else self._hollow[path, call]
-        out = module(*args, **kwargs)
+        out = self._lane.call(path, module, args, kwargs)
         if act is Act.KEEP:
             self._keep(slot, call, path, out)
         elif (path, call) not in self._written:
@@ -166,9 +181,10 @@ def _times(count: int) -> str:
     return ("not", "once", "twice")[count] if count < 3 else f"{count} times"
 
 
-def own_backend(model: BoundModel, reasons: tuple[str, ...] = ()) -> Backend:
-    """The backend for a model described by its sites."""
-    return Backend("own", unchanged, lambda plan: OwnWorkspace(model, plan), reasons)
+def own_backend(model: BoundModel, reasons: tuple[str, ...] = (), *, merge: bool = True) -> Backend:
+    """The backend for a model described by its sites; with `merge`, blocks are merged."""
+    plans = CallPlans(model, merge=merge)
+    return Backend("own", unchanged, lambda plan: OwnWorkspace(model, plan, plans), reasons)
 
 
 def _row(step: StepPlan, sites: Mapping[str, Site]) -> Row:

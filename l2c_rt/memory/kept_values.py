@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from l2c_rt.memory.arena import SlotMemory
+
+Size = tuple[int, torch.dtype]
+"""Number of elements and dtype of a tensor."""
 
 
 class ValueKey(NamedTuple):
@@ -61,13 +64,32 @@ class KeptValues:
         self._kept: dict[ValueKey, _Kept] = {}
         self._arenas: list[_Arena] = []
         self._addresses: set[int] = set()
+        self._expected: Mapping[Size, int] = {}
 
-    def keep(self, key: ValueKey, value: object, alike: int, *, may_change: bool) -> None:
-        """Copy a value to its address.
+    def expect(self, counts: Mapping[Size, int]) -> None:
+        """From now on as many tensors of each size are kept as `counts` says; where that is news,
+        all values are forgotten."""
+        if counts != self._expected:
+            self._kept.clear()
+            self._arenas.clear()
+            self._addresses.clear()
+            self._expected = counts
 
-        `alike` is how many values like this one are expected, this one included: memory is taken
-        for all of them at once.  Raises TypeError for a value that is not made of tensors, and
-        ValueError where shapes or dtypes are not those of before, unless they `may_change`.
+    def keep(
+        self,
+        key: ValueKey,
+        value: object,
+        alike: int,
+        *,
+        may_change: bool,
+        bases: Sequence[Tensor | None] = (),
+    ) -> None:
+        """Copy a value to its address; of a part with a base, their difference.
+
+        `alike` is how many values like this one there will be, this one included, where `expect`
+        has not said it: memory is taken for all of them at once.  Raises TypeError for a value that
+        is not made of tensors, and ValueError where shapes or dtypes are not those of before,
+        unless they `may_change`, or not those of the base.
         """
         container, parts = _parts(value)
         tensors = tuple(part for part in parts if isinstance(part, Tensor))
@@ -80,8 +102,11 @@ class KeptValues:
                     )
                 self._release(self._kept.pop(key))
             kept = self._kept[key] = self._place(container, parts, alike)
-        for view, tensor in zip(kept.tensors, tensors, strict=True):
-            view.copy_(tensor)
+        if bases:
+            _subtract(parts, bases, kept.parts)
+        else:
+            for view, tensor in zip(kept.tensors, tensors, strict=True):
+                view.copy_(tensor)
         kept.versions = tuple([view._version for view in kept.tensors])
 
     def get(self, key: ValueKey) -> Any:
@@ -151,7 +176,8 @@ class KeptValues:
         for arena in self._arenas:
             if arena.kind == kind and arena.free:
                 return _Home(arena, arena.free.pop(0))
-        memory = SlotMemory(alike, (tensor.numel(),), tensor.dtype, tensor.device)
+        count = self._expected.get((tensor.numel(), tensor.dtype), alike)
+        memory = SlotMemory(count, (tensor.numel(),), tensor.dtype, tensor.device)
         first, *rest = memory.slots
         self._arenas.append(_Arena(kind, memory, rest))
         self._on_taken()
@@ -163,6 +189,17 @@ class KeptValues:
         for home in kept.homes:
             home.arena.free.append(home.flat)
         self._arenas = [a for a in self._arenas if len(a.free) < len(a.memory.slots)]
+
+
+def _subtract(parts: Sequence[Any], bases: Sequence[Tensor | None], places: Sequence[Any]) -> None:
+    for part, base, place in zip(parts, bases, places, strict=True):
+        if base is None:
+            if isinstance(part, Tensor):
+                place.copy_(part)
+        elif (part.shape, part.dtype) != (base.shape, base.dtype):
+            raise ValueError(f"{_spell((part,))}, but it continues {_spell((base,))}")
+        else:
+            torch.sub(part, base, out=place)
 
 
 def _view(home: _Home, tensor: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from l2c_rt.plan.build import build_plan
 from l2c_rt.plan.cost import Cost, cost
-from l2c_rt.plan.ops import Plan
+from l2c_rt.plan.merge import MergedColumns, expand, merge_columns, schedule_of
+from l2c_rt.plan.ops import Plan, PlanError
 from l2c_rt.plan.program import BlockProgram
 from l2c_rt.plan.verify import verify
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -27,3 +28,19 @@ def prepare(program: BlockProgram, schedule: CacheSchedule, passes: Passes) -> t
     if rewritten is not plan:
         verify(rewritten, program, schedule)
     return rewritten, cost(program, rewritten)
+
+
+def prepare_merged(
+    program: BlockProgram, plan: Plan, gaps: Collection[str]
+) -> tuple[MergedColumns, Plan, Cost]:
+    """The verified plan that does what `plan` does, with neighbours merged where there is no gap.
+
+    Its steps are those of `plan` in the same order.  Raises PlanError where they are not.
+    """
+    schedule = schedule_of(plan, program)
+    merged = merge_columns(program, schedule, gaps)
+    merged_plan = build_plan(merged.program, merged.schedule)
+    verify(merged_plan, merged.program, merged.schedule)
+    if expand(merged) != schedule or merged_plan.order != plan.order:
+        raise PlanError("the merged columns are not those of the schedule")
+    return merged, merged_plan, cost(merged.program, merged_plan)

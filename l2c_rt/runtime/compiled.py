@@ -70,8 +70,12 @@ class Compiled(Session, ModelView):
 
     @property
     def cost(self) -> Cost:
-        """What a run of the plan costs, and a full run."""
-        return self._shared.version.cost
+        """What a run of the plan costs, and a full run.
+
+        Of a model that runs its own forward: counted at the first call, for inputs like the last
+        run's; before it, estimated from the sizes of the weights.
+        """
+        return self._shared.cost
 
     @property
     def backend(self) -> Backend:

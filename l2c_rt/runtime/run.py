@@ -164,7 +164,7 @@ class Run:
             out = lane.workspace.evaluate(plan.steps[variant], evaluation)
         self._count(key, lane, variant, time.perf_counter() - began)
         if tick.first:
-            self.shared.tell(lane.workspace.graph_stats.reasons)
+            self.shared.begun(lane.workspace)
         return out
 
     def _check_first(self, state: State, loop: PublishedLoop | None, wants_grad: bool) -> None:

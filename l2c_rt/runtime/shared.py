@@ -9,7 +9,7 @@ from typing import Any
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.describe import own_instead
-from l2c_rt.backends.backend import Backend
+from l2c_rt.backends.backend import Backend, Counted, CountsCalls, Workspace
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.prepare import prepare
@@ -79,6 +79,8 @@ class SharedModel:
         self._refused: dict[int, str] = {}
         self.version = self._version_of(model)
         """The last version that a run began with."""
+        self.counted: Counted | None = None
+        """Of the last run that began, where its backend counts what calls cost."""
         if strict and self.version.reasons:
             raise ValueError(f"strict: {'; '.join(self.version.reasons)}")
         logger.info("compiled %s with %s, backend %s", type(model.model).__name__,
@@ -137,6 +139,18 @@ class SharedModel:
             if self.version is version:
                 self.version = self._version_of(own)
         self.tell()
+
+    @property
+    def cost(self) -> Cost:
+        """What a run costs: counted, or from the description where that has the counts, or none yet
+        are known."""
+        return self.version.cost if self.counted is None else self.counted.cost
+
+    def begun(self, workspace: Workspace) -> None:
+        """A run has begun: take its counts, and warn of what its workspace notes."""
+        if isinstance(workspace, CountsCalls):
+            self.counted = workspace.counted
+        self.tell(workspace.graph_stats.reasons)
 
     def tell(self, graph_reasons: tuple[str, ...] = ()) -> None:
         """Warn of what `summary()` notes, each once."""

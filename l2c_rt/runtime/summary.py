@@ -36,21 +36,24 @@ class Summary:
     estimated_speedup: float | None
     graphs: GraphStats
     reasons: tuple[str, ...]
+    counted: bool = True
+    slots_unmerged: int | None = None
 
     def __str__(self) -> str:
         total = self.steps * self.branches
         estimated = self.estimated_speedup
+        not_counted = "" if self.counted else " (by sizes of weights, not counted yet)"
         lines = [
             f"{self.model} with {self.source or 'a schedule'}",
             f"  backend    {self.backend} on {self.device}",
             f"  plan       {self.steps} evaluations x {self.branches} branches, "
             f"{self.distinct_steps} distinct steps{self._calls_per_step()}",
             f"  reuse      {self.reused} of {total} branch calls ({self.reused / total:.1%})",
-            f"  memory     {self.slots} slots, {self.slot_bytes / 2**20:.1f} MiB, allocated "
+            f"  memory     {self._slots()}, {self.slot_bytes / 2**20:.1f} MiB, allocated "
             f"{_times(self.arena_allocations)}; tables {self.table_bytes / 2**20:.1f} MiB",
             f"  runs       {self.runs} complete, {self.abandoned} abandoned, {self.calls} calls",
             f"  checked    against the model's own forward: {self.checked}",
-            f"  speed-up   expected at most {self.expected_speedup:.3f}x, estimated "
+            f"  speed-up   expected at most {self.expected_speedup:.3f}x{not_counted}, estimated "
             + ("not yet" if estimated is None else f"{estimated:.3f}x from the steps' times"),
         ]
         if self.graphs.buffer_bytes:
@@ -62,6 +65,11 @@ class Summary:
 
     def _calls_per_step(self) -> str:
         return f", {self.calls_per_step} calls per step" if self.calls_per_step > 1 else ""
+
+    def _slots(self) -> str:
+        before = self.slots_unmerged
+        unmerged = "" if before in (None, self.slots) else f" ({before} before merging)"
+        return f"{self.slots} slots{unmerged}"
 
 
 def _times(count: int) -> str:
@@ -87,13 +95,15 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
         runs=counts.completed,
         abandoned=counts.abandoned,
         calls=counts.calls,
-        slots=plan.num_slots,
+        slots=plan.num_slots if shared.counted is None else shared.counted.plan.num_slots,
+        slots_unmerged=plan.num_slots,
         slot_bytes=sum(lane.slots.nbytes for lane in lanes),
         table_bytes=sum(lane.workspace.nbytes for lane in lanes),
         arena_allocations=counts.allocations,
         weight_changes=counts.weight_changes,
         checked=shared.proof.status,
-        expected_speedup=version.cost.speedup_limit,
+        counted=shared.counted is not None or version.model.open_stage is None,
+        expected_speedup=shared.cost.speedup_limit,
         estimated_speedup=counts.speedup(plan.order, plan.order[0]),
         graphs=graphs,
         reasons=version.reasons + shared.loop_notes + graphs.reasons,

@@ -77,3 +77,29 @@ def test_sleep_gives_everything_back_and_wake_takes_it_at_the_same_addresses() -
 def test_what_is_not_made_of_tensors_is_refused(value: object) -> None:
     with pytest.raises(TypeError, match="wanted a tensor or a tuple of tensors"):
         kept(value)
+
+
+def test_of_a_part_with_a_base_the_difference_is_kept() -> None:
+    memory, x = KeptValues(), torch.randn(2, 3)
+    memory.keep(A, (x, None, x + 1), 1, may_change=True, bases=(None, None, x))
+    whole, nothing, difference = memory.get(A)
+    assert torch.equal(whole, x)
+    assert nothing is None
+    assert torch.equal(difference, (x + 1) - x)
+    with pytest.raises(ValueError, match=r"\[2, 3\] float32, but it continues \[3\] float32"):
+        memory.keep(A, (x, None, x), 1, may_change=False, bases=(None, None, x[0]))
+
+
+def test_as_many_tensors_as_are_expected_are_taken_at_once() -> None:
+    taken: list[None] = []
+    memory = KeptValues(lambda: taken.append(None))
+    for count in (2, 2, 3):
+        memory.expect({(6, torch.float32): count})
+        for slot in range(count):
+            memory.keep(ValueKey(slot, 0), torch.zeros(2, 3), 1, may_change=True)
+    # Once for two, nothing for the same two again, and once for three.
+    assert len(taken) == 2
+    memory.expect({(5, torch.float32): 1})
+    assert memory.nbytes == 0
+    with pytest.raises(KeyError):
+        memory.get(A)

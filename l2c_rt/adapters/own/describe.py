@@ -118,9 +118,10 @@ def _program(model: nn.Module, sites: tuple[Site, ...]) -> BlockProgram:
     for site in sites:
         block, _, child = site.children[-1].rpartition(".")
         weights = sum(_matrix_weights(model.get_submodule(path)) for path in site.children)
-        number = blocks.setdefault(block, len(blocks))
+        number = blocks.setdefault(site.name if site.is_block else block, len(blocks))
+        kind = "block" if site.is_block else re.sub(r"\d+$", "", child)
         branches.append(
-            Branch(site.name, re.sub(r"\d+$", "", child), number, gated=False,
+            Branch(site.name, kind, number, gated=False,
                    macs=max(weights, 1), weights=weights, activations=0, kernels=0)
         )  # fmt: skip
     rest = max(_matrix_weights(model) - sum(branch.weights for branch in branches), 0)

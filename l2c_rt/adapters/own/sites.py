@@ -48,6 +48,8 @@ BLOCK_LISTS: Mapping[str, tuple[str, ...]] = MappingProxyType({
         "txt_mode_blocks", "mode_blocks.image_cond", "mode_blocks.image",
         "single_transformer_blocks",
     ),
+    "Lumina2Transformer2DModel": ("context_refiner", "noise_refiner", "layers"),
+    "WanVACETransformer3DModel": ("vace_blocks", "blocks"),
 })  # fmt: skip
 """The lists of blocks of models whose class the rule does not fit, in the order of their calls."""
 
@@ -58,14 +60,14 @@ class Site:
 
     `children` are paths of modules in the order in which they are called.  The last one's output is
     kept; nothing but the last reads what the others give, so on reuse they give NaN: of width 2 if
-    `narrow`, where the code between them takes any width.
-    `streams` (block level) names the argument that each output continues.  A `required` site must
-    be called at evaluation 0: the user has named it.
+    `narrow`, where the code between them takes any width.  Of a block (`is_block`), what is kept is
+    what it adds to its arguments.  A `required` site must be called at evaluation 0: the user has
+    named it.
     """
 
     name: str
     children: tuple[str, ...]
-    streams: tuple[str | None, ...] = ()
+    is_block: bool = False
     required: bool = False
     narrow: bool = False
 

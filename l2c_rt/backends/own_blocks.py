@@ -1,0 +1,234 @@
+"""What is done at a whole block: computed, or added from what it once gave.
+
+What is kept of a group of blocks is what it adds to the tensors that go through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from l2c_rt.adapters.own.observe import Stream, write_count
+from l2c_rt.adapters.own.probe import streams_by_shape
+from l2c_rt.backends.own_calls import CallPlan, LaneCalls
+from l2c_rt.memory.kept_values import KeptValues, ValueKey
+from l2c_rt.plan.ops import Compute, StepPlan, reuses
+
+Streams = tuple[Stream | None, ...]
+"""For each output of a block, the argument that it continues."""
+
+
+class BlockAction(NamedTuple):
+    """What is done at a block of a group that is kept or reused.
+
+    `in_place`: the block writes to the arguments that it continues, and returns them.
+    """
+
+    computes: bool
+    slot: int
+    is_first: bool
+    is_last: bool
+    streams: Streams
+    in_place: bool
+
+
+Row = Mapping[str, BlockAction]
+"""By the path of the block; blocks without an action are just called."""
+
+
+class BlockCall(NamedTuple):
+    """A call of a block, and which one it is in this evaluation."""
+
+    path: str
+    number: int
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Group:
+    """The group that is being gone through: the tensors that go through it, by the arguments'
+    names, and their counts of writes; what its last block so far has handed on."""
+
+    entered: dict[str, Tensor]
+    writes: dict[str, int]
+    handed: dict[str, Any]
+    last: str = "the block before"
+
+    @staticmethod
+    def of(arguments: dict[str, Tensor], *, copies: bool = False) -> _Group:
+        entered = {n: t.clone() for n, t in arguments.items()} if copies else arguments
+        return _Group(entered, {name: write_count(t) for name, t in entered.items()}, {})
+
+    def written(self) -> list[str]:
+        """The arguments that were written to in place since the group began."""
+        return [n for n, count in self.writes.items() if write_count(self.entered[n]) != count]
+
+
+class BlockVisits:
+    """The blocks of one lane, gone through in the order of their calls."""
+
+    def __init__(self, calls: LaneCalls) -> None:
+        self._calls = calls
+        self._planned: CallPlan | None = None
+        self._rows: tuple[Row, ...] = ()
+        self._row: Row = {}
+        self._values = KeptValues()
+        self._returned: dict[str, Any] = {}
+        self._kept: set[ValueKey] = set()
+        self._group = _Group.of({})
+
+    def begin(self, variant: int, values: KeptValues, *, is_first: bool) -> None:
+        """An evaluation begins; `variant` is the plan's distinct step."""
+        planned = self._calls.planned
+        if planned is not self._planned:
+            self._planned = planned
+            self._rows = () if planned is None else tuple(_rows(planned))
+        self._row = self._rows[variant] if self._rows else {}
+        self._values, self._group = values, _Group.of({})
+        if is_first:
+            self._returned.clear()
+            self._kept.clear()
+
+    def visit(self, call: BlockCall) -> Any:
+        """What the block gives, or what stands for it.
+
+        Raises ValueError where the model's code changes a tensor between two blocks of a group, or
+        a block writes to an argument that it continues.
+        """
+        if self._planned is None:
+            return self._observed(call)
+        action = self._row.get(call.path)
+        if action is None:
+            return call.module(*call.args, **call.kwargs)
+        arguments = _arguments(call, action.streams)
+        if action.is_first:
+            self._group = _Group.of(arguments, copies=action.computes and action.in_place)
+        else:
+            self._check_handed(call.path, arguments)
+        out = self._computed(call, action) if action.computes else self._reused(call, action)
+        if action.is_last:
+            self._group = _Group.of({})
+        else:
+            pairs = zip(action.streams, _parts(out), strict=True)
+            self._group.handed = {s.name: part for s, part in pairs if s is not None}
+            self._group.last = call.path
+        return out
+
+    def _observed(self, call: BlockCall) -> Any:
+        """A call of an evaluation 0 that no probe has foreseen: each block is kept by itself."""
+        out = self._calls.call(call.path, call.module, call.args, call.kwargs)
+        slot = self._calls.slot_of(call.path)
+        if slot is not None:
+            seen = self._calls.last_seen
+            streams = streams_by_shape(seen)
+            self._group = _Group.of(_arguments(call, streams))
+            _refuse_writes(call.path, [n for n in seen.overwritten if n in self._group.entered])
+            self._keep(call, slot, streams, out)
+        return out
+
+    def _computed(self, call: BlockCall, action: BlockAction) -> Any:
+        out = call.module(*call.args, **call.kwargs)
+        if action.is_last:
+            _refuse_writes(call.path, self._group.written())
+            self._keep(call, action.slot, action.streams, out)
+        elif call.path not in self._returned:
+            self._returned[call.path] = _without_tensors(out)
+        return out
+
+    def _reused(self, call: BlockCall, action: BlockAction) -> Any:
+        if not action.is_last:
+            return self._handed_through(self._returned[call.path], action.streams)
+        try:
+            kept = self._values.get(ValueKey(action.slot, call.number))
+        except ValueError as error:
+            raise ValueError(f"output of {call.path}: {error}") from None
+        parts = [
+            part if s is None else _sum(self._group.entered[s.name], part, in_place=action.in_place)
+            for s, part in zip(action.streams, _parts(kept), strict=True)
+        ]
+        return parts[0] if isinstance(kept, Tensor) else type(kept)(parts)
+
+    def _keep(self, call: BlockCall, slot: int, streams: Streams, out: object) -> None:
+        bases = [None if s is None else self._group.entered[s.name] for s in streams]
+        key = ValueKey(slot, call.number)
+        try:
+            self._values.keep(key, out, 1, may_change=key not in self._kept, bases=bases)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"output of {call.path}: {error}") from None
+        self._kept.add(key)
+
+    def _check_handed(self, path: str, arguments: Mapping[str, Any]) -> None:
+        for name, tensor in arguments.items():
+            if tensor is not self._group.handed.get(name):
+                raise ValueError(
+                    f"{path}: its {name} is not what {self._group.last} gave, "
+                    "which was so when these blocks were merged; compile with merge=False or "
+                    'granularity="branch"'
+                )
+
+    def _handed_through(self, returned: Any, streams: Streams) -> Any:
+        """What an inner block of a group gives on reuse: only the next block of it is given it."""
+        handed = [
+            part if s is None else self._group.entered[s.name]
+            for s, part in zip(streams, _parts(returned), strict=True)
+        ]
+        return type(returned)(handed) if isinstance(returned, tuple | list) else handed[0]
+
+
+def _arguments(call: BlockCall, streams: Streams) -> dict[str, Any]:
+    return {s.name: s.of(call.args, call.kwargs) for s in streams if s is not None}
+
+
+def _rows(planned: CallPlan) -> list[Row]:
+    groups = dict(zip(planned.counted.program.branch_names, planned.groups, strict=True))
+    return [_row(step, groups, planned) for step in planned.counted.plan.steps]
+
+
+def _row(step: StepPlan, groups: Mapping[str, tuple[str, ...]], planned: CallPlan) -> Row:
+    ops = [(op.branch, op.slot, True) for op in step if isinstance(op, Compute)]
+    ops += [(item.branch, item.slot, False) for item in reuses(step)]
+    row: dict[str, BlockAction] = {}
+    for branch, slot, computes in ops:
+        if slot is None:
+            continue
+        first, last = groups[branch][0], groups[branch][-1]
+        for name in groups[branch]:
+            site = planned.probe.sites.get(name)
+            if site is not None:
+                row[name] = BlockAction(
+                    computes,
+                    slot,
+                    name == first,
+                    name == last,
+                    site.streams,
+                    bool(site.overwritten),
+                )
+    return row
+
+
+def _refuse_writes(path: str, names: list[str]) -> None:
+    if names:
+        raise ValueError(
+            f"{path}: its argument {names[0]} was written to in place, so what the block adds to "
+            'it is not known; compile with merge=False or granularity="branch"'
+        )
+
+
+def _sum(entered: Tensor, kept: Tensor, *, in_place: bool) -> Tensor:
+    return entered.add_(kept) if in_place else entered + kept
+
+
+def _parts(out: Any) -> tuple[Any, ...]:
+    return tuple(out) if isinstance(out, tuple | list) else (out,)
+
+
+def _without_tensors(out: Any) -> Any:
+    """The container of an output and what else stands in it, without the tensors' memory."""
+    parts = [torch.empty(0) if isinstance(part, Tensor) else part for part in _parts(out)]
+    return type(out)(parts) if isinstance(out, tuple | list) else parts[0]

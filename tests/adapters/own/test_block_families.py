@@ -1,0 +1,86 @@
+"""Families of diffusers cut at their blocks."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from block_models import BlockOracle
+from diffusers_families import Family, first_tensor
+from diffusers_image_families import IMAGE_FAMILIES
+from diffusers_more_image_families import MORE_IMAGE_FAMILIES
+from diffusers_more_video_families import MORE_VIDEO_FAMILIES
+from diffusers_video_families import VIDEO_FAMILIES
+from torch import Tensor
+
+import l2c_rt as rt
+from l2c_rt.notices import L2CWarning
+from l2c_rt.policies import EveryN, Full, Random
+
+STEPS = 5
+TOLERANCE = 1e-5
+FAMILIES = IMAGE_FAMILIES | MORE_IMAGE_FAMILIES | VIDEO_FAMILIES | MORE_VIDEO_FAMILIES
+ONE, TWO = ("hidden_states",), ("encoder_hidden_states", "hidden_states")
+STREAMS = {"DiT": ONE, "Flux": TWO, "HunyuanDiT": ONE, "HunyuanVideo": TWO[::-1], "PixArt": ONE,
+           "SD3": TWO, "Wan": ONE}  # fmt: skip
+every_family = pytest.mark.parametrize("name", STREAMS)
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi asks for one in float32.
+
+
+def run(family: Family, model: Any) -> list[Tensor]:
+    with torch.no_grad():
+        return [first_tensor(model(**family.at(step))) for step in range(STEPS)]
+
+
+def compiled(model: Any, policy: Any, **options: Any) -> Any:
+    return rt.compile(model, policy, steps=STEPS, granularity="block", **options)
+
+
+def all_equal(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def error(a: list[Tensor], b: list[Tensor]) -> float:
+    pairs = zip(a, b, strict=True)
+    return max(float((x - y).abs().max() / y.abs().max()) for x, y in pairs)
+
+
+@every_family
+def test_the_all_compute_run_is_bitwise_and_the_cached_one_what_plain_hooks_give(name: str) -> None:
+    family = FAMILIES[name]
+    model = family.build()
+    own = run(family, model)
+    assert all_equal(run(family, compiled(model, Full())), own)
+    apart = compiled(model, Random(0.5, seed=2), merge=False)
+    expected = run(family, BlockOracle(model, apart.schedule, STREAMS[name]))
+    assert all_equal(run(family, apart), expected)
+    merged = compiled(model, Random(0.5, seed=2))
+    assert error(run(family, merged), expected) < TOLERANCE
+    assert error(expected, own) > TOLERANCE
+
+
+@every_family
+def test_merging_halves_the_slots_of_equal_columns(name: str) -> None:
+    family = FAMILIES[name]
+    merged = compiled(family.build(), EveryN(2))
+    run(family, merged)
+    summary = merged.summary()
+    print(f"{name}: {summary.slots_unmerged} slots, merged {summary.slots}")
+    assert summary.slots <= summary.slots_unmerged / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_runs_merged_as_it_does_unmerged(name: str) -> None:
+    family = FAMILIES[name]
+    model = family.build()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", L2CWarning)  # Some forwards do not run on meta.
+        full, apart, merged = (
+            run(family, compiled(model, policy, merge=merge))
+            for policy, merge in ((Full(), True), (EveryN(2), False), (EveryN(2), True))
+        )
+    assert all_equal(full, run(family, model))
+    assert error(merged, apart) < TOLERANCE
