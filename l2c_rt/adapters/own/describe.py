@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.adapters.own.instance_hooks import check_replaced
 from l2c_rt.adapters.own.sites import Site, branch_sites
-from l2c_rt.adapters.own.stage import Stage, ancestors
+from l2c_rt.adapters.own.stage import Stage, Visit, ancestors
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed, Node
 
 TIMESTEP = ("timestep", "timesteps", "t", "timestep_ratio")
@@ -48,7 +48,7 @@ def describe_own(model: nn.Module, sites: Sequence[Site] | None = None) -> Bound
         why_not_fusable=f"{kind} runs its own forward",
         notes=(notes,) if "_compiled_call_impl" in vars(model) else (),
         sites=sites,
-        open_stage=partial(Stage, model, paths),
+        open_stage=partial(_open_stage, model, paths),
     )
 
 
@@ -66,6 +66,12 @@ def own_instead(described: BoundModel, reason: str) -> BoundModel:
         own, program=described.program, arguments=described.arguments, refused=reason,
         to_tensor=described.to_tensor, sampling=described.sampling, notes=(note, *own.notes),
     )  # fmt: skip
+
+
+def _open_stage(
+    model: nn.Module, paths: Sequence[str], visit: Visit, also: Iterable[str] = ()
+) -> Stage:
+    return Stage(model, (*paths, *also), visit)
 
 
 def _argument_names(model: nn.Module) -> tuple[str, ...]:
