@@ -8,7 +8,7 @@ from typing import Any
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend
 from l2c_rt.backends.cpu.fused import custom_forward, fused_cpu_backend
-from l2c_rt.backends.graphs.call_graphs import GraphParts
+from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.options import Options
 from l2c_rt.backends.own_backend import own_backend
 from l2c_rt.backends.reference import reference_backend

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.sites import Site
 from l2c_rt.backends.backend import Counted, Evaluation
-from l2c_rt.backends.graphs.call_graphs import VisitUnit
+from l2c_rt.backends.graphs.forward import VisitUnit
 from l2c_rt.backends.own_blocks import BlockCall, BlockVisits
 from l2c_rt.backends.own_calls import CallPlans, LaneCalls
 from l2c_rt.device.graphs import GraphStats
@@ -46,11 +46,8 @@ Row = Mapping[str, Action]
 
 
 class OwnWorkspace:
-    """One stage of the model, and what its cut points gave at evaluation 0 of the run.
-
-    `units` are blocks that may be asked for as a whole: where `visit_unit` is set, it is called in
-    their place.  `calls` counts those of cut points in this evaluation.
-    """
+    """One stage of the model, and what its cut points gave at evaluation 0 of the run; where it is
+    set, `visit_unit` is called in place of the blocks `units` (see `graphs.forward.Forward`)."""
 
     def __init__(
         self, model: BoundModel, plan: Plan, plans: CallPlans, units: Collection[str] = ()
@@ -117,6 +114,10 @@ class OwnWorkspace:
 
     def step_seconds(self) -> Iterable[tuple[int, float]]:
         return ()
+
+    @property
+    def root(self) -> nn.Module:
+        return self._stage.root
 
     def continues(self, path: str) -> bool:
         """Whether a block is kept as one with the block before it."""

@@ -6,7 +6,7 @@ from functools import partial
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend, Workspace, unchanged
-from l2c_rt.backends.graphs.call_graphs import GraphParts
+from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.graphs.refusals import why_not_captured
 from l2c_rt.backends.graphs.workspace import GraphWorkspace, unit_paths
 from l2c_rt.backends.own import OwnWorkspace

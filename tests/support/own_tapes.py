@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.own.describe import describe_own
 from l2c_rt.api import build
-from l2c_rt.backends.graphs.call_graphs import GraphParts
+from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.own_backend import own_backend
 
 

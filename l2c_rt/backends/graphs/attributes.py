@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,12 +18,15 @@ DEPTH = 3
 
 
 class Attributes:
-    """Every attribute as it is now: LoRA's scales, attention processors, tables that are cached."""
+    """Every attribute as it is now: LoRA's scales, attention processors, tables that are cached.
 
-    def __init__(self, model: nn.Module) -> None:
+    `models` may share modules.
+    """
+
+    def __init__(self, *models: nn.Module) -> None:
         self._owners = [
             (name, own, {key: _contents(value) for key, value in own.items() if key not in TENSORS})
-            for name, own in _owners(model)
+            for name, own in _owners(models)
         ]
 
     def difference(self, ignored: Collection[str] = ()) -> str:
@@ -37,14 +40,16 @@ class Attributes:
         return ""
 
 
-def _owners(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
+def _owners(models: Iterable[nn.Module]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Modules, then the plain objects that they hold, with their attributes."""
     waiting: list[tuple[str, Any]] = [
-        (name or type(model).__name__, module) for name, module in model.named_modules()
+        (name or type(model).__name__, module)
+        for model in models
+        for name, module in model.named_modules()
     ]
     seen = {id(owner) for _, owner in waiting}
     while waiting:
-        name, owner = waiting.pop(0)
+        name, owner = waiting.pop()
         yield name, vars(owner)
         for key, value in vars(owner).items():
             if _has_attributes(value) and id(value) not in seen:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,43 +14,12 @@ from l2c_rt.adapters.bound_model import State
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.graphs.capture_watch import NotRepeatableError
 from l2c_rt.backends.graphs.captures import Captures, WholeForward
+from l2c_rt.backends.graphs.forward import Forward, GraphParts, VisitUnit
 from l2c_rt.backends.graphs.segments import ChangedError, Segments
 from l2c_rt.backends.graphs.static_inputs import Arguments, StaticInputs, index_of
-from l2c_rt.backends.graphs.unit_calls import CallObserver, RunUnit
-from l2c_rt.device.graphs import GraphStats, Recorder, drain
+from l2c_rt.backends.graphs.unit_calls import CallObserver
+from l2c_rt.device.graphs import GraphStats, drain
 from l2c_rt.plan.ops import StepPlan
-
-VisitUnit = Callable[[str, RunUnit, tuple[Any, ...], dict[str, Any]], Any]
-"""What is done at a block: (its path, what calls it, args, kwargs)."""
-
-
-class Forward(Protocol):
-    """A model's own forward, which can be asked what it does at its blocks.
-
-    `calls` counts those of cut points in this evaluation; `visit_unit`, where it is set, is asked
-    at every block.
-    """
-
-    calls: dict[str, int]
-    visit_unit: VisitUnit | None
-
-    def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
-        """Run one evaluation."""
-
-    def drop_tables(self) -> None:
-        """A run begins."""
-
-    def continues(self, path: str) -> bool:
-        """Whether a block is kept as one with the block before it."""
-
-
-@dataclass(frozen=True, slots=True)
-class GraphParts:
-    """`recorder` makes a recorder for one set of graphs on a device; if not `forgiving`, what
-    cannot be captured is an error."""
-
-    recorder: Callable[[torch.device], Recorder]
-    forgiving: bool = True
 
 
 class CallGraphs:
@@ -76,7 +44,7 @@ class CallGraphs:
         changing = [i for i in (self._x, index_of(state.t, arguments.leaves)) if i is not None]
         self._inputs = StaticInputs(self.arguments, device, changing)
         self._volatile: set[str] = set()
-        self._off = self._only_parts = False
+        self.is_off = self._only_parts = False
         self._replays = 0
         self._captures = self._begin_anew()
 
@@ -93,7 +61,7 @@ class CallGraphs:
         if self._captures.moved(evaluation.slots.values):
             self._drop()
         captures, variant = self._captures, evaluation.variant
-        if self._off:
+        if self.is_off:
             return self.forward.evaluate(step, evaluation)
         if self._only_parts:
             return self._in_parts(step, evaluation)
@@ -118,7 +86,7 @@ class CallGraphs:
         """From now on nothing is captured."""
         self._note(f"no CUDA graphs: {reason}")
         self._drop()
-        self._off = True
+        self.is_off = True
 
     def _in_parts(self, step: StepPlan, evaluation: Evaluation) -> object:
         captures = self._captures
@@ -218,7 +186,8 @@ class CallGraphs:
 
     def _begin_anew(self) -> Captures:
         recorder = self._parts.recorder(self._device)
-        return Captures(self._model, self._device, recorder, self._volatile)
+        models = (self._model, self.forward.root)
+        return Captures(models, self._device, recorder, self._volatile)
 
     def _note(self, reason: str) -> None:
         if not self._parts.forgiving:

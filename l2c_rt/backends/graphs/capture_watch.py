@@ -8,17 +8,35 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 READS = frozenset({"_local_scalar_dense", "is_nonzero", "equal"})
 SIZED_BY_VALUES = frozenset(
-    {"nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive"}
+    {
+        "bincount",
+        "nonzero",
+        "masked_select",
+        "_unique",
+        "_unique2",
+        "unique_dim",
+        "unique_consecutive",
+    }
 )
+
+
+MADE_OF_NUMBERS = frozenset({"tensor", "as_tensor", "asarray", "new_tensor"})
+
+MOST_FILLED = 16
+"""Numbers of the host that are filled in one by one."""
+
+FROM_HOST = "a tensor is made of numbers of the host"
 
 
 class NotRepeatableError(Exception):
@@ -36,8 +54,18 @@ class CaptureWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, device_type: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._device_type = device_type
+        self._makers = _Makers(device_type, self._refuse)
         self._taken: dict[int, Tensor] = {}
         self._made: dict[int, weakref.ref[Tensor]] = {}
+
+    def __enter__(self) -> CaptureWatch:
+        self._makers.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._makers.__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -46,7 +74,7 @@ class CaptureWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         what = _not_repeatable(func, args, kwargs, tensors, self._device_type)
         if what:
-            self._refuse(f"{what} in {_place()}")
+            self._refuse(what)
         for tensor in tensors:
             made = self._made.get(id(tensor))
             if made is None or made() is not tensor:
@@ -62,8 +90,53 @@ class CaptureWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._made.clear()
         return tuple(self._taken.values())
 
-    def _refuse(self, text: str) -> None:
+    def _refuse(self, what: str) -> None:
+        self._raise(f"{what} in {_place()}")
+
+    def _raise(self, text: str) -> None:
         raise NotRepeatableError(text)
+
+
+class _Makers(TorchFunctionMode):
+    """Sees what makes tensors of Python's numbers, which are copied to a device out of sight.
+
+    A few numbers are filled in by the device instead, which a graph can repeat.
+    """
+
+    def __init__(self, device_type: str, refuse: Callable[[str], None]) -> None:
+        super().__init__()
+        self._device_type, self._refuse = device_type, refuse
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") not in MADE_OF_NUMBERS:
+            return func(*args, **kwargs)
+        data = args[-1] if args else kwargs.get("data")
+        like = args[0].device if func is Tensor.new_tensor else torch.get_default_device()
+        device = torch.device(kwargs.get("device") or like)
+        stays = self._device_type == "cpu" or device.type != self._device_type
+        if stays or isinstance(data, Tensor):
+            return func(*args, **kwargs)
+        filled = _filled(data, kwargs.get("dtype"), device)
+        if filled is None:
+            self._refuse(FROM_HOST)
+            return func(*args, **kwargs)
+        return filled
+
+
+def _filled(data: Any, dtype: torch.dtype | None, device: torch.device) -> Tensor | None:
+    """`torch.tensor(data)` without a copy; None where `data` are not a few numbers."""
+    numbers = data if isinstance(data, list | tuple) else [data]
+    if not 0 < len(numbers) <= MOST_FILLED or {*map(type, numbers)} - {bool, int, float}:
+        return None
+    for kind, inferred in ((bool, torch.bool), (int, torch.int64)):
+        if dtype is None and all(isinstance(number, kind) for number in numbers):
+            dtype = inferred
+    dtype = dtype or torch.get_default_dtype()
+    single = [torch.full((), number, dtype=dtype, device=device) for number in numbers]
+    return torch.stack(single) if numbers is data else single[0]
 
 
 def _not_repeatable(
@@ -85,7 +158,7 @@ def _not_repeatable(
     if device_type == "cpu":
         return ""
     if here and name in ("lift_fresh", "lift_fresh_copy"):
-        return "a tensor is made of numbers of the host"
+        return FROM_HOST
     source, target = _copied(name, args, kwargs)
     if {source, target} == {"cpu", device_type}:
         return f"a tensor is copied {'to' if source == 'cpu' else 'from'} the device"
@@ -123,7 +196,7 @@ def _copied(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[s
 
 def _place() -> str:
     """The line of the model's code that is being run."""
-    frame = sys._getframe(2)
+    frame = sys._getframe(1)
     while frame.f_back is not None:
         module = frame.f_globals.get("__name__", "").partition(".")[0]
         if module not in ("torch", __name__.partition(".")[0]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,18 +25,23 @@ class WholeForward(NamedTuple):
 class Captures:
     """Graphs of one pool: dropped together, after the device has finished.
 
-    `seen` are the distinct steps that have run; `volatile` are the attributes of modules that the
+    `models` are those whose attributes a graph has frozen: the user's, and the copy whose forward
+    runs.  `seen` are the distinct steps that have run; `volatile` are the attributes that the
     forward itself writes to, as far as that is known.
     """
 
     def __init__(
-        self, model: nn.Module, device: torch.device, recorder: Recorder, volatile: set[str]
+        self,
+        models: Sequence[nn.Module],
+        device: torch.device,
+        recorder: Recorder,
+        volatile: set[str],
     ) -> None:
         self.recorder = recorder
         self.whole: dict[int, WholeForward] = {}
         self.segments: Segments | None = None
         self.seen: set[int] = set()
-        self._model, self._device, self._volatile = model, device, volatile
+        self._models, self._device, self._volatile = models, device, volatile
         self._attributes: Attributes | None = None
         self._moves: int | None = None
         self._taken: list[tuple[Tensor, ...]] = []
@@ -46,7 +51,7 @@ class Captures:
 
         Raises NotRepeatableError where a replay would not do what the work does.
         """
-        attributes = Attributes(self._model)
+        attributes = Attributes(*self._models)
         watches: list[CaptureWatch] = []
 
         def watched() -> None:

@@ -24,8 +24,9 @@ from l2c_rt.backends.graphs.unit_calls import (
     Segment,
     UnitCall,
     last_uses,
+    problems,
     segments,
-)
+)  # fmt: skip
 from l2c_rt.device.graphs import GraphSequence
 
 Capture = Callable[[Callable[[], object]], GraphSequence]
@@ -108,7 +109,7 @@ class Segments:
     @property
     def problems(self) -> tuple[str, ...]:
         """Why some blocks are not captured."""
-        return tuple(dict.fromkeys(call.problem for call in self._calls if call.problem))
+        return problems(self._calls)
 
     @property
     def graphs(self) -> int:
@@ -121,10 +122,9 @@ class Segments:
     def _load(self, arguments: Arguments) -> list[Tensor | None]:
         buffers: list[Tensor | None] = []
         for n, leaf in enumerate(arguments.leaves):
-            buffer = None
-            if isinstance(leaf, Tensor):
-                buffer = self._buffer(("in", n), Kind.of(leaf)).copy_(leaf)
-            buffers.append(buffer)
+            is_tensor = isinstance(leaf, Tensor)
+            place = self._buffer(("in", n), Kind.of(leaf)) if is_tensor else None
+            buffers.append(None if place is None else place.copy_(leaf))
         return buffers
 
     def _buffer(self, use: tuple[object, ...], kind: Kind) -> Tensor:
@@ -136,16 +136,18 @@ class Segments:
         """The segment's graph; None where there can be none, and segments are then others."""
         before = dict(self._counts())
         targets = self._targets(segment.end - 1)
+        # To be blamed where the capture fails before it has begun.
+        self._running = segment.first
         try:
             graph = self._capture(partial(self._run, segment, inputs, targets, before))
         except NotRepeatableError as error:
             self._restore(before)
             failed = self._calls[self._running]
-            failed.problem = f"{failed.path}: {error}"
+            failed.problem = str(error)
             self._starts = {cut.first: cut for cut in segments(self._calls)}
             return None
-        inner = [self._calls[i].outputs.leaves for i in range(segment.first, segment.end - 1)]
-        outputs = [[_stand_in(leaf) for leaf in leaves] for leaves in inner]
+        inner = self._calls[segment.first : segment.end - 1]
+        outputs = [[_stand_in(leaf) for leaf in call.outputs.leaves] for call in inner]
         counts = Counter(self._counts())
         counts.subtract(before)
         self._restore(before)

@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_leaves
 from l2c_rt.adapters.own.observe import write_count
 from l2c_rt.backends.graphs.static_inputs import Arguments
 
+APART = "it is kept as one with blocks that one graph cannot hold; merge=False keeps each by itself"
+
 RunUnit = Callable[..., Any]
 """Calls a block with its own arguments."""
 
@@ -88,9 +90,9 @@ class CallObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs = Arguments.of((out,), {})
         opaque = arguments.opaque() or outputs.opaque()
         if opaque:
-            call.problem = f"{path} takes or gives a {opaque}"
+            call.problem = f"it takes or gives a {opaque}"
         elif counts != [write_count(tensor) for tensor in tensors]:
-            call.problem = f"{path} writes to its arguments"
+            call.problem = "it writes to its arguments"
         call.outputs = outputs.without_tensors()
         for j, leaf in enumerate(outputs.leaves):
             self._note(leaf, Origin(number, j))
@@ -164,10 +166,20 @@ def segments(calls: Sequence[UnitCall]) -> list[Segment]:
         if not fresh:
             return [segment for segment in cut if not calls[segment.first].problem]
         for i in fresh:
-            calls[i].problem = (
-                f"{calls[i].path} is kept together with blocks that one graph cannot hold; "
-                "merge=False keeps each by itself"
-            )
+            calls[i].problem = APART
+
+
+def problems(calls: Sequence[UnitCall]) -> tuple[str, ...]:
+    """Why some blocks are not captured: each reason once, with the first of its blocks."""
+    paths: dict[str, dict[str, None]] = {}
+    for call in calls:
+        if call.problem:
+            paths.setdefault(call.problem, {})[call.path] = None
+    texts = []
+    for problem, blocks in paths.items():
+        more = f" and {len(blocks) - 1} more" if len(blocks) > 1 else ""
+        texts.append(f"{next(iter(blocks))}{more}: {problem}")
+    return tuple(texts)
 
 
 def _group(calls: Sequence[UnitCall], i: int) -> range:

@@ -11,7 +11,8 @@ from torch import nn
 
 from l2c_rt.adapters.own.sites import Site
 from l2c_rt.backends.backend import MAX_SHAPES, Counted, CountsCalls, Evaluation
-from l2c_rt.backends.graphs.call_graphs import CallGraphs, Forward, GraphParts
+from l2c_rt.backends.graphs.call_graphs import CallGraphs
+from l2c_rt.backends.graphs.forward import Forward, GraphParts
 from l2c_rt.backends.graphs.static_inputs import Arguments
 from l2c_rt.device.event_times import EventTimes
 from l2c_rt.device.graphs import GraphStats, drain
@@ -37,7 +38,7 @@ class GraphWorkspace:
         self._kinds: list[CallGraphs] = []
         self._order = StreamOrder(device)
         self._times = EventTimes(device)
-        self._reasons: dict[str, None] = {}
+        self._reason = ""
         # Graphs and buffers must outlive what was launched with them.
         self._drained = weakref.finalize(self, drain, device)
         self._drained.atexit = False
@@ -52,11 +53,8 @@ class GraphWorkspace:
             graphs = self._kinds[-1]
             with self._times.around(evaluation.variant):
                 difference = graphs.arguments.difference(arguments)
-                if difference:
-                    self._note(
-                        f"evaluations whose arguments are not those of evaluation 0 are not "
-                        f"captured: {difference}"
-                    )
+                if difference and not graphs.is_off:
+                    self._note(difference)
                     return graphs.forward.evaluate(step, evaluation)
                 return graphs.evaluate(step, evaluation, arguments)
 
@@ -77,7 +75,7 @@ class GraphWorkspace:
 
     @property
     def graph_stats(self) -> GraphStats:
-        notes = GraphStats(reasons=tuple(self._reasons))
+        notes = GraphStats(reasons=(self._reason,) if self._reason else ())
         return sum((graphs.stats for graphs in self._kinds), notes)
 
     def step_seconds(self) -> Iterable[tuple[int, float]]:
@@ -116,10 +114,15 @@ class GraphWorkspace:
             return "autocast makes copies of weights that a graph would outlive; cast the model"
         return ""
 
-    def _note(self, reason: str) -> None:
+    def _note(self, difference: str) -> None:
+        reason = (
+            "evaluations whose arguments are not those of evaluation 0 are not captured: "
+            f"{difference}"
+        )
         if not self._parts.forgiving:
             raise RuntimeError(f'strict: {reason}; compile with graph="off"')
-        self._reasons[reason] = None
+        # The first such difference is enough.
+        self._reason = self._reason or reason
 
 
 def unit_paths(model: nn.Module, sites: Iterable[Site]) -> tuple[str, ...]:
