@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-TENSORS = ("_parameters", "_buffers")
-"""Compared elsewhere, and not to be kept alive."""
+OF_ALL_MODULES = frozenset(vars(nn.Module()))
+"""Parameters, children, hooks: compared elsewhere, and not to be kept alive."""
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None))
 CONTAINERS = (dict, list, tuple, set, frozenset)
@@ -25,29 +25,53 @@ class Attributes:
 
     def __init__(self, *models: nn.Module) -> None:
         self._owners = [
-            (name, own, {key: _contents(value) for key, value in own.items() if key not in TENSORS})
+            _Owner(name, own, {k: v for k, v in own.items() if k not in OF_ALL_MODULES}, len(own))
             for name, own in _owners(models)
+        ]
+        self._contents = [
+            (f"{owner.name}.{key}", owner.own, key, _contents(value))
+            for owner in self._owners
+            for key, value in owner.before.items()
+            if isinstance(value, CONTAINERS)
         ]
 
     def difference(self, ignored: Collection[str] = ()) -> str:
         """The path of the first attribute that is another now; "" where none is."""
-        for name, own, before in self._owners:
-            names = [key for key in own if key not in TENSORS]
-            for key in dict.fromkeys((*before, *names)):
-                same = key in own and key in before and _are_same(before[key], _contents(own[key]))
-                if not same and f"{name}.{key}" not in ignored:
+        for name, own, before, size in self._owners:
+            # All that most of them cost.
+            if len(own) == size and all(own.get(key) is value for key, value in before.items()):
+                continue
+            for key in dict.fromkeys((*before, *own)):
+                if key in OF_ALL_MODULES or f"{name}.{key}" in ignored:
+                    continue
+                value = own.get(key)
+                alike = isinstance(value, CONTAINERS) or _are_same(before.get(key), value)
+                if not alike or (key in own) != (key in before):
                     return f"{name}.{key}"
+        for path, own, key, contents in self._contents:
+            if path not in ignored and not _are_same(contents, _contents(own.get(key))):
+                return path
         return ""
+
+
+class _Owner(NamedTuple):
+    """Something with attributes: now, as they were, and how many they were with those of every
+    module."""
+
+    name: str
+    own: dict[str, Any]
+    before: dict[str, Any]
+    size: int
 
 
 def _owners(models: Iterable[nn.Module]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Modules, then the plain objects that they hold, with their attributes."""
-    waiting: list[tuple[str, Any]] = [
-        (name or type(model).__name__, module)
+    modules: dict[int, tuple[str, Any]] = {
+        id(module): (name or type(model).__name__, module)
         for model in models
         for name, module in model.named_modules()
-    ]
-    seen = {id(owner) for _, owner in waiting}
+    }
+    waiting, seen = list(modules.values()), set(modules)
     while waiting:
         name, owner = waiting.pop()
         yield name, vars(owner)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from l2c_rt.adapters.wrappers import compiled_by_torch
 from l2c_rt.backends.graphs.attributes import Attributes
 from l2c_rt.backends.graphs.capture_watch import CaptureWatch, NotRepeatableError
 from l2c_rt.backends.graphs.segments import Segments
@@ -42,6 +44,7 @@ class Captures:
         self.segments: Segments | None = None
         self.seen: set[int] = set()
         self._models, self._device, self._volatile = models, device, volatile
+        self._compiled = any(compiled_by_torch(module) for m in models for module in m.modules())
         self._attributes: Attributes | None = None
         self._moves: int | None = None
         self._taken: list[tuple[Tensor, ...]] = []
@@ -55,8 +58,9 @@ class Captures:
         watches: list[CaptureWatch] = []
 
         def watched() -> None:
-            watches[:] = [CaptureWatch(self._device.type)]
-            with watches[0]:
+            # Code that torch.compile made is compiled anew where somebody watches.
+            watches[:] = [] if self._compiled else [CaptureWatch(self._device.type)]
+            with watches[0] if watches else nullcontext():
                 work()
 
         try:
@@ -71,7 +75,7 @@ class Captures:
         self._attributes = attributes
         # The oldest graph's: one that moved since is dropped with all others.
         self._moves = values.moves if self._moves is None else self._moves
-        self._taken.append(watches[0].taken())
+        self._taken += [watch.taken() for watch in watches]
         return GraphSequence([graph], self._device, values.arenas)
 
     def moved(self, values: KeptValues) -> bool:

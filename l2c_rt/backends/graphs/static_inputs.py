@@ -109,16 +109,14 @@ class StaticInputs:
         self._changing = frozenset(changing)
         self._last: dict[int, tuple[Tensor, int]] = {}
         self._versions: list[int] = []
-        self.from_host = any(self._kinds[i].device != device for i in self._tensors)
+        hosts = [self._kinds[i].device.type == "cpu" for i in self._tensors]
+        self.from_host = any(hosts) and device.type != "cpu"
         self.copies = 0
 
     def load(self, arguments: Arguments) -> None:
         """Copy what is not there yet."""
         if not self._buffers:
-            self._buffers = [
-                replace(kind, device=self._device).empty() if isinstance(kind, Kind) else kind
-                for kind in self._kinds
-            ]
+            self._buffers = [self._buffer(kind) for kind in self._kinds]
         for i in self._tensors:
             leaf = arguments.leaves[i]
             count = write_count(leaf)
@@ -132,6 +130,12 @@ class StaticInputs:
             if i not in self._changing and count >= 0:
                 self._last[i] = (leaf, count)
         self._versions = [self._buffers[i]._version for i in self._tensors]
+
+    def _buffer(self, kind: Any) -> Any:
+        if not isinstance(kind, Kind):
+            return kind
+        device = self._device if kind.device.type == "cpu" else kind.device
+        return replace(kind, device=device).empty()
 
     def call(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments made of the buffers."""
