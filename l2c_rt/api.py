@@ -80,7 +80,7 @@ def compile(
     for name, value in (("tune", tune), ("merge", merge)):
         if not isinstance(value, bool):
             raise TypeError(f"{name}: wanted True or False, got {value!r}")
-    forgiving = backend == "auto" and not strict
+    forgiving = backend in ("auto", "own") and not strict
     options = Options(graph, residual_dtype, tune, forgiving=forgiving, merge=merge)
     return build(
         model, router, partial(select_backend, backend, options), steps=steps,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from l2c_rt.adapters.own.sites import Site
-from l2c_rt.adapters.own.stage import Stage, Visit
+from l2c_rt.adapters.own.stage import OpenStage
 from l2c_rt.families import FROM_UNCOND, Guidance
 from l2c_rt.plan.program import BlockProgram
 
@@ -179,7 +179,7 @@ class BoundModel:
     notes: tuple[str, ...] = ()
     first_layer: nn.Module | None = None
     sites: tuple[Site, ...] = ()
-    open_stage: Callable[[Visit], Stage] | None = None
+    open_stage: OpenStage | None = None
     refused: str = ""
     unproved: str = ""
 

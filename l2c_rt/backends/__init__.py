@@ -8,9 +8,11 @@ from typing import Any
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend
 from l2c_rt.backends.cpu.fused import custom_forward, fused_cpu_backend
+from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.options import Options
-from l2c_rt.backends.own import own_backend
+from l2c_rt.backends.own_backend import own_backend
 from l2c_rt.backends.reference import reference_backend
+from l2c_rt.device.graphs import CudaRecorder
 
 __all__ = ["NAMES", "Backend", "Options", "select_backend"]
 
@@ -28,7 +30,8 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
         raise ValueError(f"backend: got {name!r}, wanted one of {', '.join(map(repr, NAMES))}")
     by_sites = model.open_stage is not None
     if by_sites and (name in ("auto", "own") or model.refused):
-        return own_backend(model, _unused_options(options), merge=options.merge)
+        unused = _unused_options(options, graphs=model.device.type == "cuda")
+        return own_backend(model, unused, merge=options.merge, graphs=_graphs(model, options))
     if by_sites or name == "own":
         kind, by = type(model.model).__name__, "its sites" if by_sites else "an adapter"
         raise ValueError(f"backend={name!r}: {kind} is described by {by}; leave backend= out")
@@ -63,14 +66,21 @@ def _why_not_fused(model: BoundModel, options: Options) -> str:
     return reason
 
 
-def _unused_options(options: Options) -> tuple[str, ...]:
-    """Notes on options that mean nothing to a backend without graphs."""
+def _graphs(model: BoundModel, options: Options) -> GraphParts | None:
+    """How a model's own forward is captured; None where it is not."""
+    if model.device.type != "cuda" or options.graph == "off":
+        return None
+    return GraphParts(CudaRecorder, options.forgiving)
+
+
+def _unused_options(options: Options, *, graphs: bool = False) -> tuple[str, ...]:
+    """Notes on options that mean nothing to a backend, which may have graphs of single steps."""
     default = Options()
-    unused = [
-        name
-        for name in ("graph", "residual_dtype")
-        if getattr(options, name) != getattr(default, name)
-    ]
+    ignored = {
+        "residual_dtype": options.residual_dtype != default.residual_dtype,
+        "graph": options.graph not in ((default.graph, "off") if graphs else ("step",)),
+    }
     return tuple(
-        f"{name}= has no effect here: only the fused CUDA backend uses it" for name in unused
-    )
+        f"{name}= has no effect here: only the fused CUDA backend uses it"
+        for name, is_set in ignored.items() if is_set
+    )  # fmt: skip

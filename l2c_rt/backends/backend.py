@@ -23,6 +23,9 @@ from l2c_rt.plan.prepare import Passes
 from l2c_rt.plan.program import BlockProgram
 from l2c_rt.sampling.solvers import PublishedSolver
 
+MAX_SHAPES = 4
+"""Kinds of inputs for which memory and graphs are kept; the least recently used one is dropped."""
+
 Callback = Callable[[int, Tensor], None]
 """(evaluation, latents after it)."""
 

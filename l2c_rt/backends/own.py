@@ -1,19 +1,17 @@
-"""The backend of models without a hand-written adapter: their own forward, cut at its sites.
-
-Bitwise equal to the model where nothing is reused, and to a naive cached forward where something
-is.
-"""
+"""What is done at the sites of a model whose own forward runs: as a naive cached one, bitwise."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from functools import partial
 from typing import Any
 
 from torch import nn
 from torch.utils._pytree import tree_map
 
 from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.backends.backend import Backend, Counted, Evaluation, unchanged
+from l2c_rt.backends.backend import Counted, Evaluation
+from l2c_rt.backends.graphs.forward import VisitUnit
 from l2c_rt.backends.own_blocks import BlockCall, BlockVisits
 from l2c_rt.backends.own_calls import CallPlans, LaneCalls
 from l2c_rt.backends.own_rows import Act, Row, alike_of, copy_of, hollow_like, inside_of, row_of
@@ -23,24 +21,30 @@ from l2c_rt.plan.ops import LeaveOut, Plan, StepPlan, reuses
 
 
 class OwnWorkspace:
-    """One stage of the model, and what its cut points gave at evaluation 0 of the run."""
+    """One stage of the model, and what its cut points gave at evaluation 0 of the run; where it is
+    set, `visit_unit` is called in place of the blocks `units` (see `graphs.forward.Forward`)."""
 
-    def __init__(self, model: BoundModel, plan: Plan, plans: CallPlans) -> None:
+    def __init__(
+        self, model: BoundModel, plan: Plan, plans: CallPlans, units: Collection[str] = ()
+    ) -> None:
         assert model.open_stage is not None
+        self.visit_unit: VisitUnit | None = None
+        self._units = frozenset(units)
         sites = {site.name: site for site in model.sites}
         left_out = {op.branch for step in plan.steps for op in step if isinstance(op, LeaveOut)}
         self._left_out = frozenset(sites[name].children[-1] for name in left_out)
         self._rows: tuple[Row, ...] = tuple(row_of(step, sites, left_out) for step in plan.steps)
         self._reuses = tuple(bool(reuses(step)) for step in plan.steps)
         self._sites = model.sites
-        self._inside = inside_of([path for site in model.sites for path in site.children])
+        self._cut = {path for site in model.sites for path in site.children}
+        self._inside = inside_of(sorted(self._cut))
         self._alike = alike_of([sites[name] for name in plan.slots])
-        self._stage = model.open_stage(self._visit)
+        self._stage = model.open_stage(self._visit, sorted(self._units - self._cut))
         self._lane = LaneCalls(plan, plans)
         self._blocks = BlockVisits(self._lane) if model.sites[0].is_block else None
         self._hollow: dict[tuple[str, int], Any] = {}
         self._written: set[tuple[str, int]] = set()
-        self._calls: dict[str, int] = {}
+        self.calls: dict[str, int] = {}
         self._calls_at_first: dict[str, int] = {}
         self._row: Row = {}
         self._values = KeptValues()
@@ -56,7 +60,7 @@ class OwnWorkspace:
         self._row = self._rows[evaluation.variant]
         self._values = evaluation.slots.values
         self._first = evaluation.step == 0
-        self._calls = {}
+        self.calls = {}
         self._writes = evaluation.state.options.get("writes_kept", False)
         if self._first:
             self._lane.begin(evaluation.state, self._values)
@@ -65,8 +69,8 @@ class OwnWorkspace:
         out: object = self._lane.forward(self._stage, evaluation.state)
         if self._first:
             self._check_called()
-            self._calls_at_first = self._calls
-        elif self._calls != self._calls_at_first:
+            self._calls_at_first = self.calls
+        elif self.calls != self._calls_at_first:
             raise ValueError(self._other_calls(self._first_difference()))
         # A branch may be the last module: what the user is given must not be our memory.
         return tree_map(self._values.not_kept, out) if self._reuses[evaluation.variant] else out
@@ -91,11 +95,28 @@ class OwnWorkspace:
     def step_seconds(self) -> Iterable[tuple[int, float]]:
         return ()
 
+    @property
+    def root(self) -> nn.Module:
+        return self._stage.root
+
+    def continues(self, path: str) -> bool:
+        """Whether a block is kept as one with the block before it."""
+        planned = self._lane.planned
+        if self._blocks is None or planned is None:
+            return False
+        return any(path in group[1:] for group in planned.groups)
+
     def _visit(
         self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        call = self._calls.get(path, 0)
-        self._calls[path] = call + 1
+        inside = module if path not in self._cut else partial(self._at_site, path, module)
+        if self.visit_unit is not None and path in self._units:
+            return self.visit_unit(path, inside, args, kwargs)
+        return inside(*args, **kwargs)
+
+    def _at_site(self, path: str, module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        call = self.calls.get(path, 0)
+        self.calls[path] = call + 1
         if self._blocks is not None:
             if not self._first and call >= self._calls_at_first.get(path, 0):
                 raise ValueError(self._other_calls(path))
@@ -108,7 +129,7 @@ class OwnWorkspace:
             if call >= self._calls_at_first.get(path, 0):
                 raise ValueError(self._other_calls(path))
             for inner in self._inside.get(path, ()):
-                self._calls[inner] = self._calls_at_first.get(inner, 0)
+                self.calls[inner] = self._calls_at_first.get(inner, 0)
             value = self._kept(slot, call, path) if act is Act.REUSE else self._hollow[path, call]
             return tree_map(copy_of, value) if self._writes else value
         out = self._lane.call(path, module, args, kwargs)
@@ -135,7 +156,7 @@ class OwnWorkspace:
 
     def _check_called(self) -> None:
         """At evaluation 0: some branches of a model may have nothing to do, but not all of them."""
-        missing = [site for site in self._sites if site.children[-1] not in self._calls]
+        missing = [site for site in self._sites if site.children[-1] not in self.calls]
         required = [site.name for site in missing if site.required]
         if required or len(missing) == len(self._sites):
             names = required or [site.name for site in missing]
@@ -146,11 +167,11 @@ class OwnWorkspace:
             )
 
     def _first_difference(self) -> str:
-        paths = {**self._calls_at_first, **self._calls}
-        return next(p for p in paths if self._calls.get(p) != self._calls_at_first.get(p))
+        paths = {**self._calls_at_first, **self.calls}
+        return next(p for p in paths if self.calls.get(p) != self._calls_at_first.get(p))
 
     def _other_calls(self, path: str) -> str:
-        now, first = self._calls.get(path, 0), self._calls_at_first.get(path, 0)
+        now, first = self.calls.get(path, 0), self._calls_at_first.get(path, 0)
         return (
             f"{path} was called {_times(now)} and {_times(first)} at evaluation 0 of the run; the "
             "forward of a compiled model must make the same calls at every evaluation (are there "
@@ -160,9 +181,3 @@ class OwnWorkspace:
 
 def _times(count: int) -> str:
     return ("not", "once", "twice")[count] if count < 3 else f"{count} times"
-
-
-def own_backend(model: BoundModel, reasons: tuple[str, ...] = (), *, merge: bool = True) -> Backend:
-    """The backend for a model described by its sites; with `merge`, blocks are merged."""
-    plans = CallPlans(model, merge=merge)
-    return Backend("own", unchanged, lambda plan: OwnWorkspace(model, plan, plans), reasons)

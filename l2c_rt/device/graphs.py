@@ -37,7 +37,10 @@ _alone = threading.RLock()  # Of the process, as captures and the garbage collec
 
 @dataclass(frozen=True, slots=True)
 class GraphStats:
-    """What a backend has captured and replayed; bytes are those of graph pools and of buffers."""
+    """What a backend has captured and replayed; bytes are those of graph pools and of buffers.
+
+    `nodes` is 0 where nobody has counted kernels.
+    """
 
     graphs: int = 0
     nodes: int = 0
@@ -56,8 +59,9 @@ class GraphStats:
     def __str__(self) -> str:
         if not self.graphs:
             return "nothing captured"
+        kernels = f" of {self.nodes} kernels" if self.nodes else ""
         return (
-            f"{self.graphs} graphs of {self.nodes} kernels in {self.seconds:.2f} s, "
+            f"{self.graphs} graphs{kernels} in {self.seconds:.2f} s, "
             f"{self.replays} evaluations replayed; {self.graph_bytes / 2**20:.1f} MiB, buffers "
             f"{self.buffer_bytes / 2**20:.1f} MiB"
         )

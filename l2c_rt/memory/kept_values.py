@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from l2c_rt._C import Arena
 from l2c_rt.memory.arena import SlotMemory
 
 Size = tuple[int, torch.dtype]
@@ -56,10 +57,12 @@ class _Kept:
 class KeptValues:
     """Values by key.  Tensors of one size and dtype lie together in few arenas.
 
-    `on_taken` is called whenever memory is taken.
+    `on_taken` is called whenever memory is taken; `moves` counts when addresses, which graphs hold,
+    may have become others'.
     """
 
     def __init__(self, on_taken: Callable[[], None] = lambda: None) -> None:
+        self.moves = 0
         self._on_taken = on_taken
         self._kept: dict[ValueKey, _Kept] = {}
         self._arenas: list[_Arena] = []
@@ -74,6 +77,7 @@ class KeptValues:
             self._arenas.clear()
             self._addresses.clear()
             self._expected = counts
+            self.moves += 1
 
     def keep(
         self,
@@ -130,16 +134,19 @@ class KeptValues:
         return value
 
     @property
+    def arenas(self) -> tuple[Arena, ...]:
+        return tuple(arena.memory.arena for arena in self._arenas)
+
+    @property
     def nbytes(self) -> int:
         """Bytes physically mapped: 0 while asleep."""
         return sum(arena.memory.nbytes for arena in self._arenas)
 
     @property
     def awake(self) -> bool:
-        return all(arena.memory.awake for arena in self._arenas)
+        return all(arena.awake for arena in self.arenas)
 
     def poison(self) -> None:
-        """Fill with NaN what is awake."""
         for arena in self._arenas:
             if arena.memory.awake:
                 arena.memory.poison()
@@ -185,6 +192,7 @@ class KeptValues:
 
     def _release(self, kept: _Kept) -> None:
         """Give a value's addresses back; an arena of which nothing is used goes."""
+        self.moves += 1
         self._addresses.difference_update(tensor.data_ptr() for tensor in kept.tensors)
         for home in kept.homes:
             home.arena.free.append(home.flat)

@@ -11,12 +11,9 @@ from typing import NamedTuple
 
 import torch
 
-from l2c_rt.backends.backend import Workspace
+from l2c_rt.backends.backend import MAX_SHAPES, Workspace
 from l2c_rt.memory.slots import Slots
 from l2c_rt.runtime.shared import ModelVersion
-
-MAX_SHAPES = 4
-"""Input shapes whose slots a run keeps; the least recently used one is dropped."""
 
 
 class InputKey(NamedTuple):

@@ -165,6 +165,8 @@ class Run:
         self._count(key, lane, variant, time.perf_counter() - began)
         if tick.first:
             self.shared.begun(lane.workspace)
+        elif tick.step + 1 == self.clock.steps:
+            self.shared.tell(lane.workspace.graph_stats.reasons)
         return out
 
     def _check_first(self, state: State, loop: PublishedLoop | None, wants_grad: bool) -> None:

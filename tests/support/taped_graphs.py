@@ -20,7 +20,7 @@ from l2c_rt.backends.cuda.cuda_parts import CudaParts
 from l2c_rt.backends.cuda.support import fused_cuda_backend, why_not_model
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.options import Options
-from l2c_rt.backends.own import own_backend
+from l2c_rt.backends.own_backend import own_backend
 from l2c_rt.kernels import reference
 from l2c_rt.runtime.compiled import Compiled
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.adapters.own.instance_hooks import check_replaced
 from l2c_rt.adapters.own.sites import Site, branch_sites
-from l2c_rt.adapters.own.stage import Stage, ancestors
+from l2c_rt.adapters.own.stage import Stage, Visit, ancestors
 from l2c_rt.adapters.wrappers import compiled_by_torch, without_torch_compile
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed, Node
 
@@ -52,7 +52,7 @@ def describe_own(model: nn.Module, sites: Sequence[Site] | None = None) -> Bound
         why_not_fusable=f"{kind} runs its own forward",
         notes=_notes(model, around),
         sites=sites,
-        open_stage=partial(Stage, model, paths),
+        open_stage=partial(open_stage, model, paths),
     )
 
 
@@ -70,6 +70,13 @@ def own_instead(described: BoundModel, reason: str) -> BoundModel:
         own, program=described.program, arguments=described.arguments, refused=reason,
         to_tensor=described.to_tensor, sampling=described.sampling, notes=(note, *own.notes),
     )  # fmt: skip
+
+
+def open_stage(
+    model: nn.Module, paths: Sequence[str], visit: Visit, also: Iterable[str] = ()
+) -> Stage:
+    """A stage of the model, cut at `paths` and `also`."""
+    return Stage(model, (*paths, *also), visit)
 
 
 def _notes(model: nn.Module, around: Sequence[nn.Module]) -> tuple[str, ...]:

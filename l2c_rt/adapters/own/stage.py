@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from torch import nn
 
@@ -27,6 +27,12 @@ CALL_HOOKS = (
     "_backward_pre_hooks",
 )  # fmt: skip
 """Where a module keeps the hooks of its calls."""
+
+
+class OpenStage(Protocol):
+    """Makes a stage of a model, cut where its description says, and at the paths of `also`."""
+
+    def __call__(self, visit: Visit, also: Iterable[str] = ()) -> Stage: ...
 
 
 class Stage:
