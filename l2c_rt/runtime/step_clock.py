@@ -182,10 +182,10 @@ class StepClock:
     def _begin(self, call: Call, over: int) -> None:
         """Decide what the run that begins here may take for known."""
         run, known, t = self._run, self.known, call.t
-        if not over:
+        place = 0 if known is None or t is None else known.place(t)
+        if not over and (known is None or place != 0):
             self._refuse_what_goes_on(call)
         run.over = over
-        place = 0 if known is None or t is None else known.place(t)
         if known is not None and place == 0:
             run.checked = self.has_timesteps
             run.trusted = run.checked and over == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,20 @@ def test_what_a_caller_is_given_no_later_call_writes_to_and_its_writes_change_no
     for out in outputs:
         out.zero_()
     assert all_equal(run_loop(fast, STEPS), expected)
+
+
+def test_a_run_that_is_computed_in_full_is_the_model_also_between_replayed_ones() -> None:
+    net = two_stream_model()
+    fast, plain = pair(net)
+    expected = run_loop(plain, STEPS)
+    for _ in range(3):
+        assert all_equal(run_loop(fast, STEPS), expected)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore", L2CWarning)
+            for step in range(STEPS - 2):  # Starts late.
+                call = call_of(step + 1)
+                assert torch.equal(fast(**call), net(**call))
+        fast.reset()
 
 
 def scaled(net: TwoStreamModel) -> None:
