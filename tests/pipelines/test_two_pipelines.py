@@ -1,4 +1,4 @@
-"""Two pipelines with two policies over one model, a run of one inside each step of the other."""
+"""Two pipelines with two policies over one model: a run of one in each step of the other."""
 
 from __future__ import annotations
 
