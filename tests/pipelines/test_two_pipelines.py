@@ -22,11 +22,14 @@ def test_two_pipelines_over_one_model_do_not_meet(name: str) -> None:
     second.set_progress_bar_config(disable=True)
     assert second.transformer is first.transformer
     model = first.transformer
-    with rt.enable(first, EveryN(2), steps=STEPS), rt.enable(second, Random(0.5, seed=1), steps=STEPS):
+    with (
+        rt.enable(first, EveryN(2), steps=STEPS),
+        rt.enable(second, Random(0.5, seed=1), steps=STEPS),
+    ):
         alone = draw(first, tiny.inputs), draw(second, tiny.inputs)
         inner = []
 
-        def draw_the_other(pipe: Any, step: int, t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        def draw_the_other(*_: Any, **__: Any) -> dict[str, Any]:
             inner.append(draw(second, tiny.inputs))
             return {}
 
