@@ -125,10 +125,10 @@ class BlockVisits:
         out = self._calls.call(call.path, call.module, call.args, call.kwargs)
         slot = self._calls.slot_of(call.path)
         if slot is not None:
-            seen = self._calls.last_seen
-            streams = streams_by_shape(seen)
+            observed = self._calls.last_call
+            streams = streams_by_shape(observed)
             self._group = _Group.of(_arguments(call, streams))
-            _refuse_writes(call.path, [n for n in seen.overwritten if n in self._group.entered])
+            _refuse_writes(call.path, [n for n in observed.overwritten if n in self._group.entered])
             self._keep(call, slot, streams, out)
         return out
 

@@ -1,6 +1,6 @@
 """What a model's calls do and cost, known before the first one: probed, merged, verified, counted.
 
-A call is known by what it is given: other shapes, or a control that was not there, are another
+A call is known by its arguments: other shapes, or a control that was not there, are another
 call.
 """
 
@@ -31,21 +31,21 @@ MAX_CALLS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """What a call is given: shapes and dtypes of its tensors, and its other arguments."""
+class CallSignature:
+    """The arguments of a call: shapes and dtypes of tensors, and the others."""
 
     structure: TreeSpec
     leaves: tuple[Any, ...]
     rows: int
 
     @staticmethod
-    def of(x: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Given:
+    def of(x: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CallSignature:
         """`x` is the call's first tensor, whose rows are images where it stands by itself."""
         leaves, structure = tree_flatten((args, dict(kwargs)))
         direct = any(value is x for value in (*args, *kwargs.values()))
         autocast = torch.is_autocast_enabled(x.device.type)
         marks = [torch.get_autocast_dtype(x.device.type) if autocast else None, x.device]
-        return Given(structure, (*marks, *map(_mark, leaves)), x.shape[0] if direct else 1)
+        return CallSignature(structure, (*marks, *map(_mark, leaves)), x.shape[0] if direct else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,11 @@ class CallPlans:
         self.sites = model.sites
         self.merge = merge
         self._model = model
-        self._plans: list[tuple[Given, CallPlan]] = []
+        self._plans: list[tuple[CallSignature, CallPlan]] = []
         self._lock = threading.Lock()
 
     def of(
-        self, plan: Plan, given: Given, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, plan: Plan, signature: CallSignature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> CallPlan:
         """The plan for a call like this one, which does what `plan` does.
 
@@ -93,29 +93,29 @@ class CallPlans:
         """
         with self._lock:
             for known, call_plan in self._plans:
-                if known == given:
+                if known == signature:
                     return call_plan
-            seen = probe(self._model.model, self._model.sites, args, kwargs)
-            return self._add(plan, given, seen, "")
+            observed = probe(self._model.model, self._model.sites, args, kwargs)
+            return self._add(plan, signature, observed, "")
 
-    def add(self, plan: Plan, given: Given, seen: Probe, reason: str) -> CallPlan:
+    def add(self, plan: Plan, signature: CallSignature, observed: Probe, reason: str) -> CallPlan:
         """The plan for a call that has shown what it does."""
         with self._lock:
-            return self._add(plan, given, seen, reason)
+            return self._add(plan, signature, observed, reason)
 
-    def _add(self, plan: Plan, given: Given, seen: Probe, reason: str) -> CallPlan:
-        program = counted_program(self._model.program, seen, given.rows)
+    def _add(self, plan: Plan, signature: CallSignature, observed: Probe, reason: str) -> CallPlan:
+        program = counted_program(self._model.program, observed, signature.rows)
         names = program.branch_names
-        gaps = [n for n in names if n not in seen.sites or seen.sites[n].has_gap]
+        gaps = [n for n in names if n not in observed.sites or observed.sites[n].has_gap]
         merged, plan, cost = prepare_merged(program, plan, gaps if self.merge else names)
-        call_plan = CallPlan(seen, Counted(merged.program, plan, cost), merged.groups, reason)
+        call_plan = CallPlan(observed, Counted(merged.program, plan, cost), merged.groups, reason)
         self._check_writes(call_plan)
         if plan.num_slots:
             elements = sum(size * count for (size, _), count in call_plan.sizes().items())
             # The mean, since a slot may hold a tuple, or what a block of another width gives.
-            cost = replace(cost, slot_elements=-(-elements // (plan.num_slots * given.rows)))
+            cost = replace(cost, slot_elements=-(-elements // (plan.num_slots * signature.rows)))
             call_plan = replace(call_plan, counted=Counted(merged.program, plan, cost))
-        self._plans = [*self._plans, (given, call_plan)][-MAX_CALLS:]
+        self._plans = [*self._plans, (signature, call_plan)][-MAX_CALLS:]
         return call_plan
 
     def _check_writes(self, call_plan: CallPlan) -> None:
@@ -151,10 +151,10 @@ class LaneCalls:
     def begin(self, state: State, values: KeptValues) -> None:
         """A run begins: find out what its calls do.  Raises ValueError as `CallPlans.of` does."""
         args, kwargs = state.options["args"], state.options["kwargs"]
-        self._given = Given.of(state.x, args, kwargs)
+        self._signature = CallSignature.of(state.x, args, kwargs)
         self._observer = None
         try:
-            self.planned = self._plans.of(self._plan, self._given, args, kwargs)
+            self.planned = self._plans.of(self._plan, self._signature, args, kwargs)
             values.expect(self.planned.sizes())
         except ProbeStoppedError as stopped:
             self.planned, self._stopped = None, str(stopped)
@@ -168,9 +168,9 @@ class LaneCalls:
             return stage(*args, **kwargs)
         with self._observer:
             out = stage(*args, **kwargs)
-        seen = probe_of(self._observer, self._plans.sites)
+        observed = probe_of(self._observer, self._plans.sites)
         self._observer = None
-        self.planned = self._plans.add(self._plan, self._given, seen, self._stopped)
+        self.planned = self._plans.add(self._plan, self._signature, observed, self._stopped)
         return out
 
     def call(
@@ -190,7 +190,7 @@ class LaneCalls:
         return (f"no blocks are merged: the forward cannot run without data ({stopped})",)
 
     @property
-    def last_seen(self) -> SiteCall:
+    def last_call(self) -> SiteCall:
         """The call that was observed last."""
         assert self._observer is not None
         return self._observer.calls[-1]
@@ -201,7 +201,7 @@ class LaneCalls:
 
 
 def _mark(leaf: Any) -> Any:
-    """What of an argument another call must share: a timestep that is a number is not of it."""
+    """What another call like this one shares: not a timestep that is a number, which differs."""
     if isinstance(leaf, Tensor):
         return tuple(leaf.shape), leaf.dtype
     return leaf if isinstance(leaf, bool | int | str | torch.dtype | None) else type(leaf)

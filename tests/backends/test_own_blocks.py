@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from block_models import BlockOracle, OneStream, TwoStreams, built, inputs
+from block_models import BlockOracle, OneStream, TwoStreams, built, inputs, times
 from torch import Tensor
 
 import l2c_rt as rt
@@ -21,7 +21,9 @@ TOLERANCE = 1e-5
 
 def compiled(model: Any, policy: Any = None, **options: Any) -> Any:
     policy = EveryN(2) if policy is None else policy
-    return rt.compile(model, policy, steps=STEPS, granularity="block", **options)
+    return rt.compile(
+        model, policy, steps=STEPS, granularity="block", timesteps=times(STEPS), **options
+    )
 
 
 def run(model: Any, steps: int = STEPS, **sizes: Any) -> list[Tensor]:
@@ -215,7 +217,8 @@ def test_another_shape_is_another_lane_and_sessions_are_apart() -> None:
 
 def test_branches_may_lie_in_one_model_and_blocks_in_the_other() -> None:
     model = built(OneStream)
-    branch, block = rt.compile(model, EveryN(2), steps=STEPS), compiled(model)
+    branch = rt.compile(model, EveryN(2), steps=STEPS, timesteps=times(STEPS))
+    block = compiled(model)
     assert branch.schedule.num_branches == 2 * block.schedule.num_branches
     a, b = run(branch), run(block)
     assert all_equal(run(branch), a)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from block_models import OneStream, built, inputs
+from block_models import OneStream, built, inputs, times
 from toys import call_inputs, toy_dit
 
 import l2c_rt as rt
@@ -31,6 +31,10 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return times
 
 
+def compiled(model: Any, **options: Any) -> Any:
+    return rt.compile(model, EveryN(2), steps=STEPS, timesteps=times(STEPS), **options)
+
+
 def call(fast: Any, step: int = 0, tokens: int = 6) -> None:
     with torch.no_grad():
         fast(**inputs(step, tokens))
@@ -38,7 +42,7 @@ def call(fast: Any, step: int = 0, tokens: int = 6) -> None:
 
 @pytest.mark.parametrize("granularity", ["branch", "block"])
 def test_the_limit_is_counted_at_the_first_call_and_estimated_before(granularity: str) -> None:
-    fast = rt.compile(built(OneStream), EveryN(2), steps=STEPS, granularity=granularity)
+    fast = compiled(built(OneStream), granularity=granularity)
     assert "not counted yet" in str(fast.summary())
     before = fast.cost.full_macs
     call(fast)
@@ -69,12 +73,12 @@ def left_out(fast: Any) -> list[int]:
 
 
 def test_a_call_is_probed_once_for_all_lanes_and_sessions(probed: list[int]) -> None:
-    fast = rt.compile(built(OneStream), EveryN(2), steps=STEPS, granularity="block",
-                      calls_per_step=2)  # fmt: skip
+    fast = compiled(built(OneStream), granularity="block", calls_per_step=2)
     for step in range(STEPS):
         call(fast, step), call(fast, step)
     with fast.session() as session:
         call(session), call(session)
+        session.reset()
     assert len(probed) == 1
     fast.reset()
     call(fast, tokens=7)
@@ -95,7 +99,7 @@ def test_a_published_loop_runs_over_blocks() -> None:
 
 def test_a_call_under_autocast_is_another_one(probed: list[int]) -> None:
     model = built(OneStream)
-    fast = rt.compile(model, EveryN(2), steps=STEPS, granularity="block")
+    fast = compiled(model, granularity="block")
     call(fast)
     fast.reset()
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():

@@ -95,6 +95,11 @@ def built(kind: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> Any:
     return kind(*args, **kwargs).eval()
 
 
+def times(steps: int) -> list[float]:
+    """The timesteps of `inputs`."""
+    return [900.0 - 40 * step for step in range(steps)]
+
+
 def inputs(step: int, tokens: int = 6, *, text: int | None = None) -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(step)
     given = {

@@ -90,6 +90,11 @@ def call_of(step: int, tokens: int = 5, text: int = 3) -> dict[str, Any]:
     }
 
 
+def times(steps: int) -> list[float]:
+    """The timesteps of `call_of`."""
+    return [900.0 - step for step in range(steps)]
+
+
 def run_loop(model: Any, steps: int, **sizes: int) -> list[Tensor]:
     """What `steps` calls give."""
     with torch.no_grad():

@@ -102,7 +102,7 @@ def _argument(
 def _first_tensor(value: object) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    for leaf in tree_leaves(value):
+    for leaf in (*tree_leaves(value), *tree_leaves(getattr(value, "__dict__", None))):
         if isinstance(leaf, Tensor):
             return leaf
     raise TypeError(f"wanted a tensor, or a container with one, got {type(value).__name__}")

@@ -100,23 +100,23 @@ def probe_of(observer: Observer, sites: Sequence[Site]) -> Probe:
     """What an observer saw of a whole forward."""
     calls = observer.calls
     streams = _streams(calls)
-    found: dict[str, ObservedSite] = {}
+    observed: dict[str, ObservedSite] = {}
     counts = Counter(call.site.name for call in calls)
     order = {site.name: i for i, site in enumerate(sites)}
     for i, call in enumerate(calls):
         name = call.site.name
         outputs = tuple(output for output in call.outputs if output is not None)
-        if name in found:
-            outputs = found[name].outputs + outputs
+        if name in observed:
+            outputs = observed[name].outputs + outputs
         before = calls[i - 1] if i else None
         follows = before is not None and order[before.site.name] + 1 == order[name]
         once = before is not None and counts[name] == counts[before.site.name] == 1
         joined = follows and once and _joined(calls[i - 1], call, streams[i - 1], streams[i])
         written = call.overwritten if call.site.is_block else ()
-        found[name] = ObservedSite(
+        observed[name] = ObservedSite(
             counts[name], outputs, streams[i], not joined, written, call.returned
         )
-    return Probe(found, dict(observer.linear_macs), dict(observer.attention_macs))
+    return Probe(observed, dict(observer.linear_macs), dict(observer.attention_macs))
 
 
 def _joined(

@@ -16,6 +16,7 @@ from diffusers_video_families import VIDEO_FAMILIES
 from torch import Tensor
 
 import l2c_rt as rt
+from l2c_rt.adapters.own.describe import describe_own
 from l2c_rt.notices import L2CWarning
 from l2c_rt.policies import EveryN, Full, Random
 
@@ -34,8 +35,10 @@ def run(family: Family, model: Any) -> list[Tensor]:
         return [first_tensor(model(**family.at(step))) for step in range(STEPS)]
 
 
-def compiled(model: Any, policy: Any, **options: Any) -> Any:
-    return rt.compile(model, policy, steps=STEPS, granularity="block", **options)
+def compiled(family: Family, model: Any, policy: Any, **options: Any) -> Any:
+    begin = describe_own(model).begin
+    times = [float(begin(**family.at(step)).t.reshape(-1)[0]) for step in range(STEPS)]
+    return rt.compile(model, policy, steps=STEPS, granularity="block", timesteps=times, **options)
 
 
 def all_equal(a: list[Tensor], b: list[Tensor]) -> bool:
@@ -52,11 +55,11 @@ def test_the_all_compute_run_is_bitwise_and_the_cached_one_what_plain_hooks_give
     family = FAMILIES[name]
     model = family.build()
     own = run(family, model)
-    assert all_equal(run(family, compiled(model, Full())), own)
-    apart = compiled(model, Random(0.5, seed=2), merge=False)
+    assert all_equal(run(family, compiled(family, model, Full())), own)
+    apart = compiled(family, model, Random(0.5, seed=2), merge=False)
     expected = run(family, BlockOracle(model, apart.schedule, STREAMS[name]))
     assert all_equal(run(family, apart), expected)
-    merged = compiled(model, Random(0.5, seed=2))
+    merged = compiled(family, model, Random(0.5, seed=2))
     assert error(run(family, merged), expected) < TOLERANCE
     assert error(expected, own) > TOLERANCE
 
@@ -64,7 +67,7 @@ def test_the_all_compute_run_is_bitwise_and_the_cached_one_what_plain_hooks_give
 @every_family
 def test_merging_halves_the_slots_of_equal_columns(name: str) -> None:
     family = FAMILIES[name]
-    merged = compiled(family.build(), EveryN(2))
+    merged = compiled(family, family.build(), EveryN(2))
     run(family, merged)
     summary = merged.summary()
     print(f"{name}: {summary.slots_unmerged} slots, merged {summary.slots}")
@@ -79,7 +82,7 @@ def test_every_family_runs_merged_as_it_does_unmerged(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", L2CWarning)  # Some forwards do not run on meta.
         full, apart, merged = (
-            run(family, compiled(model, policy, merge=merge))
+            run(family, compiled(family, model, policy, merge=merge))
             for policy, merge in ((Full(), True), (EveryN(2), False), (EveryN(2), True))
         )
     assert all_equal(full, run(family, model))

@@ -15,6 +15,7 @@ from diffusers_video_families import VIDEO_FAMILIES
 from torch import Tensor, nn
 
 from l2c_rt import api
+from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.describe import describe_own
 from l2c_rt.policies import Full, Random
 
@@ -34,6 +35,11 @@ def built(models: dict[str, Any], name: str) -> tuple[Family, Any]:
     if name not in models:
         models[name] = FAMILIES[name].build()
     return FAMILIES[name], models[name]
+
+
+def timesteps(family: Family, described: BoundModel) -> list[float]:
+    times = [described.begin(**family.at(step)).t for step in range(STEPS)]
+    return [float(t.reshape(-1)[0]) for t in times]
 
 
 def run(family: Family, model: Any, steps: int = STEPS) -> list[Tensor]:
@@ -62,7 +68,8 @@ def test_computing_everything_is_bitwise_the_model_and_leaves_it_as_it_was(
 ) -> None:
     family, model = built(models, name)
     expected, before, keys = run(family, model), snapshot(model), list(model.state_dict())
-    full = api.compile(model, Full(), steps=STEPS, adapter=describe_own)
+    loop = timesteps(family, describe_own(model))
+    full = api.compile(model, Full(), steps=STEPS, adapter=describe_own, timesteps=loop)
     assert full.backend.name == "own"
     assert all_equal(run(family, full), expected)
     assert snapshot(model) == before
@@ -75,7 +82,8 @@ def test_a_cached_run_is_bitwise_what_plain_hooks_give(models: dict[str, Any], n
     described = describe_own(model)
     policy = Random(0.5, seed=3, evaluations=tuple(range(1, STEPS)))
     schedule = policy.schedule(STEPS, described.program.branch_names)
-    fast = api.compile(model, schedule, adapter=describe_own)
+    loop = timesteps(family, described)
+    fast = api.compile(model, schedule, adapter=describe_own, timesteps=loop)
     before = snapshot(model)
     outputs = run(family, fast)
     paths = {site.name: site.children[-1] for site in described.sites}

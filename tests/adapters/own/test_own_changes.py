@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers_families import first_tensor
 from diffusers_image_families import IMAGE_FAMILIES
-from small_models import TwoStreamModel, all_equal, run_loop, two_stream_model
+from small_models import TwoStreamModel, all_equal, run_loop, times, two_stream_model
 from torch import nn
 
 import l2c_rt as rt
@@ -66,19 +66,24 @@ CHANGES = (scaled, another_child, another_branch, another_block, an_attribute, a
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_between_runs_is_in_the_next_run(change: Callable[[Any], None]) -> None:
     net = two_stream_model()
-    fast, full = rt.compile(net, EveryN(2), steps=STEPS), rt.compile(net, Full(), steps=STEPS)
+    fast, full = (
+        rt.compile(net, EveryN(2), steps=STEPS, timesteps=times(STEPS)),
+        rt.compile(net, Full(), steps=STEPS, timesteps=times(STEPS)),
+    )
     before = run_loop(fast, STEPS)
     run_loop(full, STEPS)
     change(net)
     assert all_equal(run_loop(full, STEPS), run_loop(net, STEPS))
     outputs = run_loop(fast, STEPS)
-    assert all_equal(outputs, run_loop(rt.compile(net, EveryN(2), steps=STEPS), STEPS))
+    assert all_equal(
+        outputs, run_loop(rt.compile(net, EveryN(2), steps=STEPS, timesteps=times(STEPS)), STEPS)
+    )
     assert not any(torch.equal(a, b) for a, b in zip(outputs, before, strict=True))
 
 
 def test_a_model_that_lost_a_block_no_longer_fits() -> None:
     net = two_stream_model()
-    fast = rt.compile(net, EveryN(2), steps=STEPS)
+    fast = rt.compile(net, EveryN(2), steps=STEPS, timesteps=times(STEPS))
     run_loop(fast, STEPS)
     del net.single_blocks[2]
     with pytest.raises(ValueError, match="structure changed since compile"):
@@ -87,7 +92,7 @@ def test_a_model_that_lost_a_block_no_longer_fits() -> None:
 
 def test_a_cast_model_takes_slots_of_the_other_dtype() -> None:
     net = two_stream_model()
-    fast = rt.compile(net, EveryN(2), steps=STEPS)
+    fast = rt.compile(net, EveryN(2), steps=STEPS, timesteps=times(STEPS))
     run_loop(fast, STEPS)
     net.to(torch.float64)
     inputs = {"hidden_states": torch.randn(2, 5, 8).double(), "text": torch.randn(2, 3, 8).double()}
@@ -136,7 +141,7 @@ def test_a_model_compiled_by_torch_runs_its_own_forward_and_says_so() -> None:
     net = two_stream_model()
     net.compile(backend="eager")
     with pytest.warns(L2CWarning, match="graphs that TwoStreamModel.compile"):
-        fast = rt.compile(net, Full(), steps=STEPS)
+        fast = rt.compile(net, Full(), steps=STEPS, timesteps=times(STEPS))
     assert all_equal(run_loop(fast, STEPS), run_loop(two_stream_model(), STEPS))
     with pytest.raises(TypeError, match=r"compile\(model._orig_mod, ...\)"):
         rt.compile(torch.compile(two_stream_model(), backend="eager"), Full(), steps=STEPS)

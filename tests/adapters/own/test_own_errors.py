@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import all_equal, call_of, run_loop, two_stream_model
+from small_models import all_equal, call_of, run_loop, times, two_stream_model
 from torch import Tensor, nn
 
 import l2c_rt as rt
@@ -62,7 +62,7 @@ def x_and_t(step: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_layer_that_is_skipped_at_a_later_evaluation_is_named(at: int) -> None:
     net = two_stream_model()
-    fast = rt.compile(net, EveryN(2), steps=STEPS)
+    fast = rt.compile(net, EveryN(2), steps=STEPS, timesteps=times(STEPS))
     expected = run_loop(fast, STEPS)
     run_loop(fast, at)
     message = "blocks.1.attn was called not and once at evaluation 0"
@@ -73,7 +73,7 @@ def test_a_layer_that_is_skipped_at_a_later_evaluation_is_named(at: int) -> None
 
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_layer_that_is_called_at_a_later_evaluation_only_is_named(at: int) -> None:
-    fast = rt.compile(two_stream_model(), EveryN(2), steps=STEPS)
+    fast = rt.compile(two_stream_model(), EveryN(2), steps=STEPS, timesteps=times(STEPS))
     with torch.no_grad():
         for step in range(at):
             fast(**call_of(step), skip=(1,))
@@ -86,7 +86,7 @@ def test_a_layer_that_is_called_at_a_later_evaluation_only_is_named(at: int) -> 
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_layer_that_is_called_more_often_is_named(at: int) -> None:
     net = two_stream_model()
-    fast = rt.compile(net, EveryN(2), steps=STEPS)
+    fast = rt.compile(net, EveryN(2), steps=STEPS, timesteps=times(STEPS))
     run_loop(fast, at, text=5)
     for twin in stages(fast):
         twin.blocks[1].repeats = 2
@@ -104,18 +104,18 @@ def stages(fast: Any) -> list[Any]:
 
 def test_another_number_of_calls_in_another_run_is_fine() -> None:
     net = two_stream_model()
-    fast = rt.compile(net, EveryN(2), steps=STEPS)
+    fast = rt.compile(net, EveryN(2), steps=STEPS, timesteps=times(STEPS))
     once = run_loop(fast, STEPS)
     for block in net.blocks:
         block.repeats = 2
-    again = rt.compile(net, EveryN(2), steps=STEPS)
+    again = rt.compile(net, EveryN(2), steps=STEPS, timesteps=times(STEPS))
     twice = run_loop(fast, STEPS)
     assert all_equal(twice, run_loop(again, STEPS))
     assert not all_equal(twice, once)
 
 
 def test_an_output_of_another_shape_within_a_run_is_refused_with_both() -> None:
-    fast = rt.compile(two_stream_model(), EveryN(2), steps=STEPS)
+    fast = rt.compile(two_stream_model(), EveryN(2), steps=STEPS, timesteps=times(STEPS))
     run_loop(fast, 3)
     message = (
         r"output of blocks.0.attn: \[2, 5, 8\] float32, \[2, 4, 8\] float32, but earlier in the "
@@ -135,7 +135,7 @@ def test_an_output_of_another_shape_within_a_run_is_refused_with_both() -> None:
 def test_an_output_that_is_not_made_of_tensors_is_refused(value: Any, message: str) -> None:
     net = InPlaceModel().eval()
     net.blocks[0].attn.value = value
-    fast = rt.compile(net, table(True, False))
+    fast = rt.compile(net, table(True, False), timesteps=times(2))
     with torch.no_grad(), pytest.raises(TypeError, match=message):
         fast(*x_and_t(0))
 
@@ -143,7 +143,7 @@ def test_an_output_that_is_not_made_of_tensors_is_refused(value: Any, message: s
 def test_a_write_to_a_kept_output_is_noticed_before_it_is_read_again() -> None:
     net = InPlaceModel().eval()
     net.blocks[0].in_place = True
-    fast = rt.compile(net, table(True, False, False))
+    fast = rt.compile(net, table(True, False, False), timesteps=times(3))
     with torch.no_grad():
         fast(*x_and_t(0))
         fast(*x_and_t(1))
@@ -173,7 +173,7 @@ def test_a_model_none_of_whose_branches_is_called_is_refused() -> None:
 
 def test_a_branch_with_nothing_to_do_is_no_error_where_the_rule_found_it() -> None:
     net = two_stream_model()
-    fast = rt.compile(net, EveryN(2), steps=STEPS)
+    fast = rt.compile(net, EveryN(2), steps=STEPS, timesteps=times(STEPS))
     with torch.no_grad():
         outputs = [fast(**call_of(step), skip=(0,)) for step in range(STEPS)]
         own = [net(**call_of(step), skip=(0,)) for step in range(STEPS)]

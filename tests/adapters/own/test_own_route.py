@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from cached_oracle import Oracle
-from small_models import all_equal, call_of, run_loop, two_stream_model
-from toys import call_inputs, toy_dit
+from small_models import all_equal, call_of, run_loop, times, two_stream_model
+from toys import call_inputs, timesteps, toy_dit
 
 import l2c_rt as rt
 from l2c_rt.adapters.own.describe import describe_own
@@ -27,7 +27,7 @@ def test_the_branches_are_the_attention_and_mlp_modules_of_the_blocks() -> None:
 
 def test_computing_everything_is_bitwise_the_model() -> None:
     net = two_stream_model()
-    fast = rt.compile(net, Full(), steps=STEPS)
+    fast = rt.compile(net, Full(), steps=STEPS, timesteps=times(STEPS))
     assert all_equal(run_loop(fast, STEPS), run_loop(net, STEPS))
     assert fast.summary().slot_bytes == 0
 
@@ -35,7 +35,7 @@ def test_computing_everything_is_bitwise_the_model() -> None:
 def test_cached_runs_equal_plain_hooks_and_each_other() -> None:
     net = two_stream_model()
     policy = Random(0.5, seed=1, evaluations=tuple(range(1, STEPS)))
-    fast = rt.compile(net, policy, steps=STEPS)
+    fast = rt.compile(net, policy, steps=STEPS, timesteps=times(STEPS))
     outputs = run_loop(fast, STEPS)
     oracle = Oracle(net, fast.schedule, dict(zip(BRANCHES, BRANCHES, strict=True)))
     assert all_equal(outputs, run_loop(oracle, STEPS))
@@ -44,7 +44,7 @@ def test_cached_runs_equal_plain_hooks_and_each_other() -> None:
 
 
 def test_memory_is_taken_in_the_first_run_only_and_its_contents_never_matter() -> None:
-    fast = rt.compile(two_stream_model(), EveryN(2), steps=STEPS)
+    fast = rt.compile(two_stream_model(), EveryN(2), steps=STEPS, timesteps=times(STEPS))
     first = run_loop(fast, STEPS)
     taken = fast.summary().arena_allocations
     assert 0 < taken <= len(BRANCHES) + 2
@@ -59,7 +59,7 @@ def test_memory_is_taken_in_the_first_run_only_and_its_contents_never_matter() -
 
 
 def test_other_shapes_are_other_runs_and_no_memory_is_left_of_those_that_were_replaced() -> None:
-    fast = rt.compile(two_stream_model(), EveryN(2), steps=STEPS)
+    fast = rt.compile(two_stream_model(), EveryN(2), steps=STEPS, timesteps=times(STEPS))
     first, other = run_loop(fast, STEPS), run_loop(fast, STEPS, tokens=7)
     assert all_equal(first, run_loop(fast, STEPS))
     assert all_equal(other, run_loop(fast, STEPS, tokens=7))
@@ -73,7 +73,10 @@ def test_other_shapes_are_other_runs_and_no_memory_is_left_of_those_that_were_re
 
 def test_an_aborted_run_and_another_session_leave_nothing() -> None:
     net = two_stream_model()
-    fast, other = rt.compile(net, EveryN(2), steps=STEPS), rt.compile(net, EveryN(3), steps=STEPS)
+    fast, other = (
+        rt.compile(net, EveryN(2), steps=STEPS, timesteps=times(STEPS)),
+        rt.compile(net, EveryN(3), steps=STEPS, timesteps=times(STEPS)),
+    )
     first, second = run_loop(fast, STEPS), run_loop(other, STEPS)
     run_loop(fast, 3)
     fast.reset()
@@ -96,8 +99,9 @@ def test_positional_timesteps_place_the_calls() -> None:
 
 def test_the_own_route_is_bitwise_the_hand_written_adapter() -> None:
     net = toy_dit()
-    hand = rt.compile(net, Random(0.5, 1), steps=STEPS)
-    own = rt.compile(net, Random(0.5, 1), steps=STEPS, adapter=describe_own)
+    loop = timesteps(STEPS)
+    hand = rt.compile(net, Random(0.5, 1), steps=STEPS, timesteps=loop)
+    own = rt.compile(net, Random(0.5, 1), steps=STEPS, timesteps=loop, adapter=describe_own)
     assert (hand.backend.name, own.backend.name) == ("reference", "own")
     for step in range(STEPS):
         assert torch.equal(hand(*call_inputs(step)), own(*call_inputs(step)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import TwoStreamModel, all_equal, call_of, run_loop, two_stream_model
+from small_models import TwoStreamModel, all_equal, call_of, run_loop, times, two_stream_model
 from torch import Tensor, nn
 from toys import toy_uvit
 
@@ -44,7 +44,9 @@ def odd_call(step: int) -> tuple[Tensor, Tensor]:
 
 
 def compiled(sites: Any, model: nn.Module | None = None) -> Any:
-    return rt.compile(model or OddModel().eval(), EveryN(2), steps=STEPS, sites=sites)
+    return rt.compile(
+        model or OddModel().eval(), EveryN(2), steps=STEPS, sites=sites, timesteps=times(STEPS)
+    )
 
 
 def test_a_model_without_known_names_is_refused_with_the_lists_seen() -> None:
@@ -136,7 +138,7 @@ def test_a_block_of_the_same_class_between_two_lists_is_a_block() -> None:
 
 def test_pieces_of_a_branch_are_not_run_where_it_is_reused() -> None:
     net, calls = two_stream_model(), []
-    fast = rt.compile(net, EveryN(2), steps=STEPS)
+    fast = rt.compile(net, EveryN(2), steps=STEPS, timesteps=times(STEPS))
     for child in ("attn", "proj_mlp", "proj_out"):
         getattr(net.single_blocks[0], child).register_forward_hook(lambda *_: calls.append(1))
     outputs = run_loop(fast, STEPS)
