@@ -15,14 +15,16 @@ from l2c_rt._deprecated import renamed_keyword
 from l2c_rt.adapters import describe
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.model_fingerprint import fingerprint_difference, model_fingerprint
+from l2c_rt.adapters.own.unet import describe_unet
 from l2c_rt.backends import select_backend
 from l2c_rt.backends.options import Options
 from l2c_rt.notices import L2CWarning
 from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
-from l2c_rt.resolve import resolve_schedule
+from l2c_rt.resolve import evaluations, read_spec, resolve_schedule, wants_shells
 from l2c_rt.runtime.compiled import Compiled
 from l2c_rt.runtime.known_loop import loop_of
+from l2c_rt.runtime.notices import users_level
 from l2c_rt.runtime.proof import Proof
 from l2c_rt.runtime.shared import SelectBackend, SharedModel
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -49,21 +51,24 @@ def compile(
     check: str = "on",
     adapter: Callable[[Any], BoundModel] | None = None,
     sites: Sequence[str] | None = None,
-    granularity: str = "branch",
+    granularity: str | None = None,
     merge: bool = True,
 ) -> Compiled:
     """Plan a schedule for a model, verify the plan, and return a callable to use in its place.
 
     `router` may also be a schedule, a policy (then `steps` is needed), a file, or a preset's name.
     `calls_per_step` is 2 where the loop calls cond and uncond separately, cond first.
-    `timesteps` [steps] are checked at every call.  A schedule that was learned on another model
-    warns (`L2CWarning`).  With `strict` that raises, and so do changed weights and whatever
+    `timesteps` [steps], as a scheduler has them, are checked at every call, and say how many
+    evaluations a policy is asked for.  A schedule that was learned on another model warns
+    (`L2CWarning`).  With `strict` that raises, and so do changed weights and whatever
     `summary()` would note as not fused.
     On a GPU: `graph` is "step" (a CUDA graph per distinct step), "trajectory" (one per run of
     `sample`) or "off"; `residual_dtype` is that of the residual stream (None: the model's own);
     with `tune` the fastest products and attention are measured once per machine and remembered.
     A model that no built-in adapter knows runs its own forward, cut at the attention and MLP
-    modules of its blocks, or at `sites`, patterns of module paths such as "blocks.*.attn".
+    modules of its blocks, or at `sites`, patterns of module paths such as "blocks.*.attn"; a U-Net
+    with the policy DeepCache, or a schedule of shells, at its layers.
+    A schedule that was learned on whole blocks, or at sites, says so itself.
     With the granularity "block" the schedule is of whole blocks, what is kept is what a block adds
     to its arguments, and with `merge` neighbours that are always reused together are kept as one
     (exact up to rounding; `merge=False` keeps each by itself).
@@ -96,19 +101,45 @@ def build(
     check: str = "on",
     adapter: Callable[[Any], BoundModel] | None = None,
     sites: Sequence[str] | None = None,
-    granularity: str = "branch",
+    granularity: str | None = None,
 ) -> Compiled:
     """`compile`, with the backend as a function of the described model."""
+    timesteps = None if timesteps is None else tuple(map(float, timesteps))
+    spec = read_spec(router)
+    if granularity is None:
+        granularity = getattr(spec, "granularity", "branch")
+    if adapter is None and sites is None:
+        if wants_shells(spec):
+            adapter, granularity = describe_unet, "branch"
+        else:
+            sites = _named_sites(spec, model, granularity)
     describe_again = partial(describe, adapter=adapter, sites=sites, granularity=granularity)
     described = describe_again(model)
-    schedule = resolve_schedule(router, steps=steps, branches=described.program.branch_names)
+    schedule = resolve_schedule(
+        spec, steps=evaluations(spec, steps, timesteps), branches=described.program.branch_names,
+        timesteps=timesteps,
+    )  # fmt: skip
     _check_family(schedule, described)
     _check_fingerprint(schedule, described, strict)
     shared = SharedModel(
-        described, schedule, describe_again, select, strict=strict,
-        proof=Proof(check), loop=loop_of(schedule, timesteps),
+        described, schedule, describe_again, select, strict=strict, proof=Proof(check),
+        loop=loop_of(schedule, timesteps),
     )  # fmt: skip
     return Compiled(shared, calls_per_step=calls_per_step)
+
+
+def _named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str, ...] | None:
+    """The sites that a schedule's branches name, where they are not those of the rule."""
+    names: tuple[str, ...] = getattr(spec, "branches", ())
+    if not names or not isinstance(model, nn.Module):
+        return None
+    if not set(names) <= {path for path, _ in model.named_modules()}:
+        return None
+    try:
+        ruled = describe(model, granularity=granularity).program.branch_names
+    except TypeError:
+        return names
+    return None if set(ruled) == set(names) else names
 
 
 def _check_fingerprint(schedule: CacheSchedule, described: BoundModel, strict: bool) -> None:
@@ -124,8 +155,7 @@ def _check_fingerprint(schedule: CacheSchedule, described: BoundModel, strict: b
     )
     if strict:
         raise ValueError(f"strict: {text}")
-    # Past this function, build, compile and its wrapper, to the line that calls compile.
-    warnings.warn(text, L2CWarning, stacklevel=5)
+    warnings.warn(text, L2CWarning, stacklevel=users_level())
 
 
 def _check_family(schedule: CacheSchedule, described: BoundModel) -> None:

@@ -36,35 +36,43 @@ class ModelSize:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One family, as published.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterRules:
+    """What a router's rows and scores mean, and how they are learned.
 
-    `calls_per_step` counts the model calls that the published loop makes per evaluation (cond
-    first); `valid_rows(steps)` is {evaluation that may reuse: its row in the router}, noisiest
-    first.  A score above `threshold` computes.  `loss` is the objective of learning: the mean of
-    squares over all elements, or their sum per sample and its mean over samples; `clamp` bounds the
-    logits while they learn.  `blocks_beside_depth` are those that the model's `depth` leaves out.
+    `calls_per_step` counts the model calls per evaluation; `valid_rows(steps)` is {evaluation that
+    may reuse: its row in the router}, noisiest first.  A score above `threshold` computes.  `loss`
+    is the objective of learning: the mean of squares over all elements, or their sum per sample and
+    its mean over samples; `clamp` bounds the logits while they learn.
     """
 
     name: str
     display_name: str
     sampler: str
-    sampler_display_name: str
-    evaluations_per_solver_step: int
-    calls_per_step: int
-    guidance: Guidance
-    cfg_scale: float
+    evaluations_per_solver_step: int = 1
+    calls_per_step: int = 1
     threshold: float
     valid_rows: Callable[[int], dict[int, int]]
     loss: Literal["mean", "sum per sample"]
     clamp: float | None
-    published: ModelSize
-    blocks_beside_depth: int = 0
 
     def router_rows(self, steps: int) -> int:
         """The rows that a router for `steps` evaluations has at least: one per solver step."""
         return steps // self.evaluations_per_solver_step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family(RouterRules):
+    """One family, as published.  In its loop, cond is called before uncond.
+
+    `blocks_beside_depth` are those that the model's `depth` leaves out.
+    """
+
+    sampler_display_name: str
+    guidance: Guidance
+    cfg_scale: float
+    published: ModelSize
+    blocks_beside_depth: int = 0
 
 
 def _pairs_from_the_clean_end(steps: int) -> dict[int, int]:
@@ -76,6 +84,22 @@ def _first_stages(steps: int) -> dict[int, int]:
     """U-ViT has one row per solver step, from the noisy end; second stages are always full."""
     return {n: n // 2 for n in range(2, steps, 2)}
 
+
+def _every_second(steps: int) -> dict[int, int]:
+    """Row n is evaluation n; as in the paper, every second one may reuse."""
+    return {n: n for n in range(1, steps, 2)}
+
+
+OWN_LOOP = RouterRules(
+    name="own",
+    display_name="own-loop",
+    sampler="",
+    threshold=0.1,
+    valid_rows=_every_second,
+    loss="mean",
+    clamp=5.0,
+)
+"""Any model in a loop of the user's own."""
 
 DIT = Family(
     name="dit",
@@ -121,6 +145,11 @@ def family_named(name: str) -> Family:
     return family
 
 
+def rules_named(name: str) -> RouterRules:
+    """The rules of routers of a family, or of `OWN_LOOP`.  Raises ValueError for any other name."""
+    return OWN_LOOP if name == OWN_LOOP.name else family_named(name)
+
+
 def cached_evaluations(steps: int, family: str = "") -> tuple[int, ...]:
     """The evaluations at which Learning-to-Cache may reuse: every second, never the first.
 
@@ -128,7 +157,8 @@ def cached_evaluations(steps: int, family: str = "") -> tuple[int, ...]:
     second-order solver step; without a family they are the odd ones, as DiT's for even `steps`.
     Source: arXiv 2406.01733, section 3 and appendix B.1.
     """
-    return tuple(family_named(family).valid_rows(steps) if family else range(1, steps, 2))
+    rules = family_named(family) if family else OWN_LOOP
+    return tuple(rules.valid_rows(steps))
 
 
 def display_name(name: str) -> str:

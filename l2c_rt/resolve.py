@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from l2c_rt import presets
 from l2c_rt.policies.router import Router
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.shells import is_of_shells
 
 ROUTER_SUFFIXES = (".pt", ".pth", ".safetensors")
 ACCEPTED = (
@@ -18,14 +21,18 @@ ACCEPTED = (
 
 
 def resolve_schedule(
-    spec: Any, *, steps: int | None = None, branches: tuple[str, ...] | None = None
+    spec: Any,
+    *,
+    steps: int | None = None,
+    branches: tuple[str, ...] | None = None,
+    timesteps: Sequence[float] | None = None,
 ) -> CacheSchedule:
     """The schedule that `spec` stands for, checked against `steps` and `branches` where given.
 
     Raises: TypeError where `spec` cannot make a schedule; ValueError where it does not
     fit, or where a policy comes without `steps` and `branches`.
     """
-    schedule = _schedule_of(spec, steps, branches)
+    schedule = _schedule_of(spec, steps, branches, timesteps)
     if steps is not None and schedule.steps != steps:
         raise ValueError(
             f"{_named(spec)} is for {schedule.steps} steps, the run has {steps}; a learned one "
@@ -36,7 +43,36 @@ def resolve_schedule(
     return schedule
 
 
-def _schedule_of(spec: Any, steps: int | None, branches: tuple[str, ...] | None) -> CacheSchedule:
+def read_spec(spec: Any) -> Any:
+    """`spec`, read from its file or preset where it names one."""
+    return _schedule_at(spec) if isinstance(spec, str | PathLike) else spec
+
+
+def wants_shells(spec: Any) -> bool:
+    """Whether `spec` is for the shells of a U-Net: a policy that says so, or their schedule."""
+    if isinstance(spec, CacheSchedule | Router):
+        return is_of_shells(spec.branches)
+    return bool(getattr(spec, "on_shells", False))
+
+
+def evaluations(spec: Any, steps: int | None, timesteps: Sequence[float] | None) -> int | None:
+    """How many evaluations a policy is asked for.
+
+    A scheduler's timesteps say it; `steps` may then be the number that the scheduler was asked for,
+    where it evaluates some timesteps twice.
+    """
+    fixed = isinstance(spec, CacheSchedule | Router)
+    if timesteps is None or fixed or steps not in (None, len(set(timesteps))):
+        return steps
+    return len(timesteps)
+
+
+def _schedule_of(
+    spec: Any,
+    steps: int | None,
+    branches: tuple[str, ...] | None,
+    timesteps: Sequence[float] | None,
+) -> CacheSchedule:
     if isinstance(spec, CacheSchedule):
         return spec
     if isinstance(spec, Router):
@@ -50,7 +86,8 @@ def _schedule_of(spec: Any, steps: int | None, branches: tuple[str, ...] | None)
             f"{_named(spec)} is a policy, which needs to know the run: give steps=, the number of "
             "evaluations, or pass the schedule that it makes: policy.schedule(steps, branches)"
         )
-    schedule = spec.schedule(steps, tuple(branches))
+    timed = timesteps is not None and "timesteps" in inspect.signature(spec.schedule).parameters
+    schedule = spec.schedule(steps, tuple(branches), **({"timesteps": timesteps} if timed else {}))
     if not isinstance(schedule, CacheSchedule):
         kind = type(schedule).__name__
         raise TypeError(f"{_named(spec)}.schedule returned a {kind}, wanted a CacheSchedule")

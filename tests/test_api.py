@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,12 +51,22 @@ def test_the_model_of_the_router_is_taken_without_a_word(router: rt.Router, tmp_
             rt.compile(toy_dit().to(torch.bfloat16), form)
 
 
+class Pipe:
+    """As much of a pipeline as `enable` asks for."""
+
+    def __init__(self, model: Any) -> None:
+        self.transformer, self.scheduler = model, SimpleNamespace(timesteps=())
+
+
 def test_another_model_warns_at_the_callers_line_and_strict_refuses_it(
     router: rt.Router, tmp_path: Path
 ) -> None:
     for form in all_forms(router, tmp_path):
         with pytest.warns(L2CWarning, match="learned on a model of other weights") as caught:
             rt.compile(other(), form)
+        assert caught[0].filename == __file__
+        with pytest.warns(L2CWarning, match="learned on a model of other weights") as caught:
+            rt.enable(Pipe(other()), form)
         assert caught[0].filename == __file__
         with pytest.raises(ValueError, match="strict: compile: the schedule was learned on a mod"):
             rt.compile(other(), form, backend="reference", strict=True)

@@ -11,7 +11,7 @@ from torch import nn
 from l2c_rt.adapters import dit, uvit
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.diffusers import dit as diffusers_dit
-from l2c_rt.adapters.model_checks import check_bypassed, check_mode
+from l2c_rt.adapters.model_checks import check_bypassed, check_mode, check_other_hooks
 from l2c_rt.adapters.model_view import ModelView
 from l2c_rt.adapters.own.block_sites import GRANULARITIES, block_sites
 from l2c_rt.adapters.own.describe import describe_own, own_instead
@@ -57,6 +57,7 @@ def describe(
             raise TypeError(f"adapter: wanted a BoundModel, got {type(described).__name__}")
         described = _checked(described)
     check_mode(model)
+    check_other_hooks(model)
     return described
 
 

@@ -23,7 +23,8 @@ class State:
     """The running values of one evaluation.
 
     `x` is the residual stream [B, T, D]; `c` the conditioning; `modulation` what the current
-    block's adaLN gave (shift, scale, gate for attention, then for the MLP, each [B, D]).
+    block's adaLN gave (shift, scale, gate for attention, then for the MLP, each [B, D]).  A branch
+    with `iterations` runs so often, from `start` where that is given.
     """
 
     x: Tensor
@@ -34,6 +35,8 @@ class State:
     skips: list[Tensor] = field(default_factory=list)
     size: tuple[int, int] = (0, 0)
     options: dict[str, Any] = field(default_factory=dict)
+    iterations: int = 1
+    start: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +158,10 @@ class BoundModel:
     `first_layer` is called with the model's x itself, if its dtype and device are to be checked.
     `sites` say where in the model the branches are.  `open_stage` gives a copy of the model whose
     own forward asks a function at every site; a description with it needs no `fixed` and no
-    `branches`, and `begin` then puts "args" and "kwargs" into the state's options.  `refused` says
-    why it stands in place of another description.
+    `branches`, and `begin` then puts "args" and "kwargs" into the state's options, and
+    "writes_kept" where the model's code writes to what it is handed.  `refused` says why it stands
+    in place of another description; `unproved` why the model's own forward computes something else
+    than the program.
     """
 
     model: nn.Module
@@ -176,6 +181,7 @@ class BoundModel:
     sites: tuple[Site, ...] = ()
     open_stage: OpenStage | None = None
     refused: str = ""
+    unproved: str = ""
 
     @property
     def device(self) -> torch.device:

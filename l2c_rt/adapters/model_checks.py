@@ -8,8 +8,11 @@ from torch import nn
 
 from l2c_rt.adapters.wrappers import (
     compiled_by_torch,
+    diffusers_hooks,
     how_to_unwrap,
+    replaced_by,
     replaced_forward,
+    replacing_hook,
     without_torch_compile,
 )
 
@@ -51,18 +54,45 @@ def check_bypassed(modules: Sequence[nn.Module]) -> tuple[str, ...]:
 
 
 def check_device(model: nn.Module) -> None:
-    """Refuse to run a model whose weights are not there: on the meta device.
+    """Refuse to run a model whose weights are on the meta device and are not loaded by its calls.
 
     It may be compiled, to be counted.
     """
     first = next(model.parameters(), None)
-    if first is not None and first.device.type == "meta":
+    if first is None or first.device.type != "meta":
+        return
+    if not any("_hf_hook" in vars(module) for module in model.modules()):
         raise ValueError(
             "the model's weights are on the meta device: load them, or take off what offloads them "
             "(accelerate.hooks.remove_hook_from_module(model, recurse=True))"
         )
 
 
+def check_other_hooks(model: nn.Module) -> None:
+    """Refuse what acts on calls of modules that a compiled model may leave out.
+
+    Raises ValueError for another cache, and for offloading that loads ahead with a stream.
+    """
+    config = getattr(model, "_cache_config", None)
+    if config is not None:
+        raise ValueError(
+            f"{type(model).__name__} has a cache of diffusers enabled, {type(config).__name__}; "
+            "two caches would each reuse what the other computed: call model.disable_cache()"
+        )
+    for name, module in model.named_modules():
+        if hook := replacing_hook(module):
+            raise ValueError(replaced_by(hook, module))
+        for hook in diffusers_hooks(module):
+            if getattr(getattr(hook, "group", None), "stream", None) is not None:
+                raise ValueError(
+                    f"{name or 'the model'}: {type(hook).__name__} of diffusers loads weights "
+                    "ahead with a stream, in an order in which every module is called, and a "
+                    "compiled model does not call those that it reuses: "
+                    "model.enable_group_offload(..., use_stream=False)"
+                )
+
+
 def count_hooks(module: nn.Module) -> int:
-    """Forward hooks and forward pre-hooks of the module itself."""
-    return len(module._forward_hooks) + len(module._forward_pre_hooks)
+    """Forward hooks and forward pre-hooks of the module itself, and diffusers' hooks."""
+    own = len(module._forward_hooks) + len(module._forward_pre_hooks)
+    return own + len(diffusers_hooks(module)) if "_diffusers_hook" in vars(module) else own

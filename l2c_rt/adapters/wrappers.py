@@ -34,6 +34,27 @@ def replaced_forward(module: nn.Module) -> bool:
     return not own or forward.__func__ is not type(module).forward
 
 
+def diffusers_hooks(module: nn.Module) -> tuple[Any, ...]:
+    """The hooks that diffusers has put around the module's forward, in the order of their names."""
+    registry = vars(module).get("_diffusers_hook")
+    return () if registry is None else tuple(registry.hooks.values())
+
+
+def replacing_hook(module: nn.Module) -> Any:
+    """The hook of diffusers that calls other code in place of the module's forward, or None."""
+    hooks = (hook for hook in diffusers_hooks(module) if hasattr(hook, "new_forward"))
+    # The one that calls the forward with another dtype for the adapters of peft is none.
+    return next((h for h in hooks if type(h).__name__ != "PeftInputAutocastDisableHook"), None)
+
+
+def replaced_by(hook: object, module: nn.Module) -> str:
+    """What to say of a hook that calls other code in place of the module's forward."""
+    return (
+        f"{type(hook).__name__} of diffusers replaces the forward of {type(module).__name__}: "
+        "another cache? Take it off, as by model.disable_cache()"
+    )
+
+
 def how_to_unwrap(module: nn.Module) -> str:
     """What to do about a module whose forward was replaced."""
     if "_hf_hook" in vars(module):

@@ -1,48 +1,27 @@
-"""What is done at the sites of a model whose own forward runs: as a naive cached one, bitwise."""
+"""What is done at the sites of a model without an adapter, whose own forward runs.
+
+Bitwise equal to the model where nothing is reused, and to a naive cached forward where something
+is.
+"""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from enum import Enum, auto
+from collections.abc import Collection, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch import nn
+from torch.utils._pytree import tree_map
 
 from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.adapters.own.sites import Site
 from l2c_rt.backends.backend import Counted, Evaluation
 from l2c_rt.backends.graphs.forward import VisitUnit
 from l2c_rt.backends.own_blocks import BlockCall, BlockVisits
 from l2c_rt.backends.own_calls import CallPlans, LaneCalls
+from l2c_rt.backends.own_rows import Act, Row, alike_of, copy_of, hollow_like, inside_of, row_of
 from l2c_rt.device.graphs import GraphStats
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
-from l2c_rt.plan.ops import Compute, Plan, StepPlan, reuses
-
-
-class Act(Enum):
-    """What is done at a cut point."""
-
-    KEEP = auto()
-    REUSE = auto()
-    SHAPE = auto()
-    NARROW = auto()
-    HOLLOW = auto()
-
-
-class Action(NamedTuple):
-    """`slot` is the branch's; cut points without an action just call their module."""
-
-    act: Act
-    slot: int
-
-
-Row = Mapping[str, Action]
-"""The path of a cut point -> what is done there in one distinct step of a plan."""
+from l2c_rt.plan.ops import LeaveOut, Plan, StepPlan, reuses
 
 
 class OwnWorkspace:
@@ -55,12 +34,15 @@ class OwnWorkspace:
         assert model.open_stage is not None
         self.visit_unit: VisitUnit | None = None
         self._units = frozenset(units)
-        sites = {site.name: site for site in model.sites}
         self._cut = {path for site in model.sites for path in site.children}
-        self._rows: tuple[Row, ...] = tuple(_row(step, sites) for step in plan.steps)
+        sites = {site.name: site for site in model.sites}
+        left_out = {op.branch for step in plan.steps for op in step if isinstance(op, LeaveOut)}
+        self._left_out = frozenset(sites[name].children[-1] for name in left_out)
+        self._rows: tuple[Row, ...] = tuple(row_of(step, sites, left_out) for step in plan.steps)
         self._reuses = tuple(bool(reuses(step)) for step in plan.steps)
         self._sites = model.sites
-        self._alike = _alike([sites[name] for name in plan.slots])
+        self._inside = inside_of([path for site in model.sites for path in site.children])
+        self._alike = alike_of([sites[name] for name in plan.slots])
         self._stage = model.open_stage(self._visit, sorted(self._units - self._cut))
         self._lane = LaneCalls(plan, plans)
         self._blocks = BlockVisits(self._lane) if model.sites[0].is_block else None
@@ -71,6 +53,7 @@ class OwnWorkspace:
         self._row: Row = {}
         self._values = KeptValues()
         self._first = True
+        self._writes = False
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
         """The model's own return value.
@@ -82,6 +65,7 @@ class OwnWorkspace:
         self._values = evaluation.slots.values
         self._first = evaluation.step == 0
         self.calls = {}
+        self._writes = evaluation.state.options.get("writes_kept", False)
         if self._first:
             self._lane.begin(evaluation.state, self._values)
         if self._blocks is not None:
@@ -148,19 +132,21 @@ class OwnWorkspace:
         if act is Act.REUSE or act is Act.HOLLOW:
             if call >= self._calls_at_first.get(path, 0):
                 raise ValueError(self._other_calls(path))
-            return self._kept(slot, call, path) if act is Act.REUSE else self._hollow[path, call]
+            for inner in self._inside.get(path, ()):
+                self.calls[inner] = self._calls_at_first.get(inner, 0)
+            value = self._kept(slot, call, path) if act is Act.REUSE else self._hollow[path, call]
+            return tree_map(copy_of, value) if self._writes else value
         out = self._lane.call(path, module, args, kwargs)
-        if act is Act.KEEP:
-            self._keep(slot, call, path, out)
-        elif (path, call) not in self._written:
-            self._written.add((path, call))
-            before = self._hollow.get((path, call))
-            self._hollow[path, call] = _hollow_like(out, before, narrow=act is Act.NARROW)
-        return out
-
-    def _keep(self, slot: int, call: int, path: str, out: object) -> None:
         new = (path, call) not in self._written
         self._written.add((path, call))
+        if act is Act.KEEP:
+            self._keep(slot, call, path, out, new)
+        if new and (act is not Act.KEEP or path in self._left_out):
+            before = self._hollow.get((path, call))
+            self._hollow[path, call] = hollow_like(out, before, narrow=act is Act.NARROW)
+        return out
+
+    def _keep(self, slot: int, call: int, path: str, out: object, new: bool) -> None:
         try:
             self._values.keep(ValueKey(slot, call), out, self._alike[slot], may_change=new)
         except (TypeError, ValueError) as error:
@@ -199,52 +185,3 @@ class OwnWorkspace:
 
 def _times(count: int) -> str:
     return ("not", "once", "twice")[count] if count < 3 else f"{count} times"
-
-
-def _row(step: StepPlan, sites: Mapping[str, Site]) -> Row:
-    actions: dict[str, Action] = {}
-    for op in step:
-        if isinstance(op, Compute) and op.slot is not None:
-            site = sites[op.branch]
-            _act(actions, site, op.slot, Act.KEEP, Act.NARROW if site.narrow else Act.SHAPE)
-    for item in reuses(step):
-        _act(actions, sites[item.branch], item.slot, Act.REUSE, Act.HOLLOW)
-    return actions
-
-
-def _act(actions: dict[str, Action], site: Site, slot: int, last: Act, earlier: Act) -> None:
-    *others, kept = site.children
-    actions[kept] = Action(last, slot)
-    actions.update((path, Action(earlier, slot)) for path in others)
-
-
-def _alike(sites: list[Site]) -> list[int]:
-    """How many of the sites are the same child of a block of the same list, for each of them."""
-    kinds = [re.sub(r"\d+", "*", site.children[-1]) for site in sites]
-    counts = Counter(kinds)
-    return [counts[kind] for kind in kinds]
-
-
-def _hollow_like(out: Any, before: Any, *, narrow: bool) -> Any:
-    """What stands for an output that only the branch's last child would read: NaN, so that it shows
-    where anything else reads it, without memory of its own.
-
-    `narrow` is of width 2: activations and concatenations on the way then cost next to nothing.
-    `before` is kept where it is alike: captured graphs hold its address.
-    """
-    hollow = tree_map(partial(_nan_like, narrow=narrow), out)
-    old, new = tree_leaves(before), tree_leaves(hollow)
-    alike = len(old) == len(new) and all(
-        isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
-        and a.dtype == b.dtype and a.device == b.device
-        for a, b in zip(old, new, strict=True)
-    )  # fmt: skip
-    return before if alike else hollow
-
-
-def _nan_like(value: Any, *, narrow: bool) -> Any:
-    if not isinstance(value, Tensor) or value.dim() == 0:
-        return value
-    nan = torch.full((), torch.nan, dtype=value.dtype, device=value.device)
-    width = min(2, value.shape[-1]) if narrow else value.shape[-1]
-    return nan.expand(*value.shape[:-1], width)

@@ -19,7 +19,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten
 
 from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.adapters.own.count import counted_program
-from l2c_rt.adapters.own.observe import Observer, SiteCall
+from l2c_rt.adapters.own.observe import Observer, SiteCall, without_graphs
 from l2c_rt.adapters.own.probe import Probe, ProbeStoppedError, probe, probe_of
 from l2c_rt.backends.backend import Counted
 from l2c_rt.memory.kept_values import KeptValues, Size
@@ -166,7 +166,7 @@ class LaneCalls:
         args, kwargs = state.options["args"], state.options["kwargs"]
         if self._observer is None:
             return stage(*args, **kwargs)
-        with self._observer:
+        with without_graphs(), self._observer:
             out = stage(*args, **kwargs)
         observed = probe_of(self._observer, self._plans.sites)
         self._observer = None

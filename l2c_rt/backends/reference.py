@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend, Evaluation, OpByOp, OpTable, unchanged
-from l2c_rt.plan.ops import Compute, Reuse, ReuseRun, RunFixed
+from l2c_rt.plan.ops import Compute, Iterate, Reuse, ReuseRun, RunFixed
 
 
 class Reference(OpByOp):
@@ -26,6 +26,13 @@ class Reference(OpByOp):
             evaluation.slots.store(op.slot, out)
         branch.add(evaluation.state, out)
 
+    def iterate(self, op: Iterate, evaluation: Evaluation) -> None:
+        state = evaluation.state
+        state.iterations = op.times
+        if op.resumes and op.slot is not None:
+            state.start = evaluation.slots.load(op.slot)
+        self.compute(op, evaluation)
+
     def reuse(self, op: Reuse, evaluation: Evaluation) -> None:
         out = evaluation.slots.load(op.slot)
         self.model.branches[op.branch].add(evaluation.state, out)
@@ -35,7 +42,7 @@ class Reference(OpByOp):
             self.reuse(item, evaluation)
 
     ops: ClassVar[OpTable] = {
-        RunFixed: run_fixed, Compute: compute, Reuse: reuse, ReuseRun: reuse_run
+        RunFixed: run_fixed, Compute: compute, Iterate: iterate, Reuse: reuse, ReuseRun: reuse_run
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from l2c_rt.cli.checks import check_weights
 from l2c_rt.cli.exits import fitting, refuse
 from l2c_rt.cli.options import MOST, WIDEST, key_option, num_heads_option
 from l2c_rt.families import FAMILIES
+from l2c_rt.schedule.shells import is_of_shells
 
 if TYPE_CHECKING:
     from l2c_rt.plan.cost import Cost
@@ -128,6 +129,8 @@ def _from_size(schedule: CacheSchedule, model: ModelOptions) -> tuple[BlockProgr
     from l2c_rt.plan.published import published_program
 
     family = FAMILIES.get(schedule.family)
+    if family is None and is_of_shells(schedule.branches):
+        return "a U-Net's shells have any size; rt.compile(unet, schedule).cost counts those of one"
     if family is None:
         options = ", ".join(f"--family {name}" for name in FAMILIES)
         return f"the file names no model family; give {options} or --weights"

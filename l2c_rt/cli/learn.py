@@ -170,8 +170,10 @@ def _tell(loaded: Loaded, router: Router, out: Path, images: int, options: dict[
     click.echo(f"\n{router.schedule()}\n")
     if not images:
         return
+    from l2c_rt.compare.fit import fit_report
     from l2c_rt.learning.output import write_fit
 
+    given = {name: options[name] for name in ("cfg_scale", "seed")}
     with fitting():
-        report = write_fit(out, loaded.model, router, images, options["cfg_scale"], options["seed"])
+        report = write_fit(out, fit_report(loaded.model, router, images=images, **given))
     click.echo(str(report))

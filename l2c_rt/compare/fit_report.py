@@ -47,14 +47,17 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """A schedule's fit first, then those of its controls.  `print` shows it as tables."""
+    """A schedule's fit first, then those of its controls.  `print` shows it as tables.
+
+    `cfg_scale` is None where guidance is a matter of the user's own loop.
+    """
 
     steps: int
     branches: int
     computed: int
     images: int
     seed: int
-    cfg_scale: float
+    cfg_scale: float | None
     peak: float
     fits: tuple[Fit, ...]
 
@@ -86,10 +89,11 @@ class FitReport:
 def as_text(report: FitReport) -> str:
     """One line per schedule, then one per evaluation."""
     cells = report.steps * report.branches
+    guidance = "" if report.cfg_scale is None else f"guidance {report.cfg_scale:g}, "
     title = (
         f"{report.steps} evaluations of {report.branches} branches, "
-        f"{cells - report.computed} of {cells} reused; {report.images} images, guidance "
-        f"{report.cfg_scale:g}, seed {report.seed}, PSNR peak {report.peak:.3g}"
+        f"{cells - report.computed} of {cells} reused; {report.images} images, "
+        f"{guidance}seed {report.seed}, PSNR peak {report.peak:.3g}"
     )
     heads = ["schedule", "PSNR dB", "worst dB", "relative L2", "at most"]
     rows = [

@@ -31,9 +31,8 @@ class RunInputs:
 
         `cfg_scale` None is the family's.  Raises ValueError that begins with `where`.
         """
-        loop = _loop(where, bound_model, images)
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise ValueError(f"{where}: seed is {seed!r:.80}, wanted an int from 0 to 2**63 - 1")
+        check_images_and_seed(where, images, seed)
+        loop = _loop(where, bound_model)
         if cfg_scale is None:
             cfg_scale = loop.cfg_scale if loop.null_label is not None else 0.0
         generator = torch.Generator().manual_seed(seed)
@@ -43,14 +42,26 @@ class RunInputs:
         device = bound_model.device
         return cls(noise.to(device), None if labels is None else labels.to(device), cfg_scale)
 
+    def latents(self, fast: Compiled) -> tuple[list[Tensor], list[Tensor]]:
+        """The latents after every evaluation, and the images at the end."""
+        steps: list[Tensor] = []
+        self.run(fast, lambda step, latents: steps.append(latents.float()))
+        return steps, steps[-1:]
+
     def run(self, fast: Compiled, callback: Callback | None = None) -> Tensor:
         """The latents at the end of a whole run, in float32."""
         return fast.sample(self.noise, self.labels, self.cfg_scale, callback=callback).float()
 
 
-def _loop(where: str, bound_model: BoundModel, images: int) -> PublishedLoop:
+def check_images_and_seed(where: str, images: object, seed: object) -> None:
+    """ValueError, beginning with `where`, for anything but a number of images and a seed."""
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
         raise ValueError(f"{where}: images is {images!r:.40}, wanted an int of at least 1")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"{where}: seed is {seed!r:.80}, wanted an int from 0 to 2**63 - 1")
+
+
+def _loop(where: str, bound_model: BoundModel) -> PublishedLoop:
     if bound_model.sampling is None:
         raise ValueError(f"{where}: no published loop for {type(bound_model.model).__name__}")
     return bound_model.sampling

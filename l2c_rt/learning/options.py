@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.families import family_named
+from l2c_rt.families import OWN_LOOP, Family, RouterRules, family_named
+from l2c_rt.schedule.checks import check_granularity
 
 DEFAULT_REUSE = 0.45
+DEFAULT_BATCH = 4
 DEFAULT_VISITS = 120
 """How often every row of the router is trained, unless `iterations` says otherwise."""
 
@@ -18,16 +21,41 @@ PUBLISHED_LR = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
+class LoopOptions:
+    """How the model is called in a loop of the user's own, and where it is cut."""
+
+    calls_per_step: int = 1
+    granularity: str = "branch"
+    sites: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        check_whole("calls_per_step", self.calls_per_step, 1)
+        check_granularity(self.granularity)
+        if self.granularity == "shell" and self.sites is not None:
+            raise ValueError('learn: got sites= and granularity="shell"; shells name their sites')
+
+    def check_guidance(self, cfg_scale: float | None) -> None:
+        """ValueError where there are more calls than cond and uncond."""
+        if cfg_scale is not None and self.calls_per_step > 2:
+            raise ValueError(
+                f"learn: cfg_scale={cfg_scale:g} with calls_per_step={self.calls_per_step}: "
+                "guidance is known of two calls, or of the two halves of one call's batch; leave "
+                "cfg_scale out, and the loss is of each call by itself"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class LearnOptions:
     """Everything that the learned scores depend on besides the model, the data and the machine.
 
     `lam` None means that it follows a path, and `reuse` where that is cut; `cfg_scale` None means
-    no guidance; `data` says whether latents were given.
+    no guidance; `data` says whether latents were given.  In a loop of the user's own, `own_loop`
+    is set and `batch_size` None, and `cfg_scale` None means that the loss is of each call.
     """
 
     steps: int
     iterations: int
-    batch_size: int
+    batch_size: int | None
     lam: float | None
     reuse: float | None
     lr: float
@@ -35,6 +63,7 @@ class LearnOptions:
     straight_through: float | None
     cfg_scale: float | None
     data: bool
+    own_loop: LoopOptions | None = None
 
     @property
     def path(self) -> bool:
@@ -46,15 +75,18 @@ class LearnOptions:
         return iteration / self.iterations
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values, for JSON and back; those of an own loop only where there is one."""
+        plain = asdict(self)
+        own = plain.pop("own_loop")
+        return plain if own is None else plain | own | {"sites": own["sites"] and [*own["sites"]]}
 
 
 def resolve_options(
-    bound_model: BoundModel,
+    bound_model: BoundModel | None,
     *,
     steps: int,
     iterations: int | None,
-    batch_size: int,
+    batch_size: int | None,
     lam: float | None,
     reuse: float | None,
     lr: float | None,
@@ -62,10 +94,17 @@ def resolve_options(
     straight_through: float | None,
     cfg_scale: float | None,
     data: bool,
+    own_loop: LoopOptions | None = None,
 ) -> LearnOptions:
-    """The options with every default filled in.  Raises ValueError naming the argument."""
+    """The options with every default filled in.  Raises ValueError naming the argument.
+
+    `bound_model` is the model for its published loop; None in a loop of the user's own.
+    """
+    check_whole("steps", steps, 1)
+    if own_loop is not None:
+        _refuse_beside_loop(batch_size=batch_size, data=data or None)
+        own_loop.check_guidance(cfg_scale)
     rows = _trained_rows(bound_model, steps)
-    check_whole("batch_size", batch_size, 1)
     check_whole("seed", seed, 0)
     if iterations is None:
         iterations = DEFAULT_VISITS * (rows if data else 1)
@@ -81,7 +120,7 @@ def resolve_options(
     return LearnOptions(
         steps=steps,
         iterations=iterations,
-        batch_size=batch_size,
+        batch_size=_batch_size(bound_model, batch_size),
         lam=lam,
         reuse=reuse,
         lr=default_lr(visits) if lr is None else lr,
@@ -89,11 +128,28 @@ def resolve_options(
         straight_through=straight_through,
         cfg_scale=_guidance(bound_model, cfg_scale, data),
         data=data,
+        own_loop=own_loop,
     )
 
 
-def _guidance(bound_model: BoundModel, cfg_scale: float | None, data: bool) -> float | None:
-    assert bound_model.sampling is not None
+def _refuse_beside_loop(**options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(
+                f"learn: got loop= and {name}={value!r:.40}, which the loop decides; leave {name} "
+                "out"
+            )
+
+
+def _batch_size(bound_model: BoundModel | None, batch_size: int | None) -> int | None:
+    if bound_model is None:
+        return None
+    batch_size = DEFAULT_BATCH if batch_size is None else batch_size
+    check_whole("batch_size", batch_size, 1)
+    return batch_size
+
+
+def _guidance(bound_model: BoundModel | None, cfg_scale: float | None, data: bool) -> float | None:
     if cfg_scale is not None and not math.isfinite(cfg_scale):
         raise ValueError(f"learn: cfg_scale is {cfg_scale}, wanted a finite number")
     if data and cfg_scale is not None:
@@ -101,6 +157,9 @@ def _guidance(bound_model: BoundModel, cfg_scale: float | None, data: bool) -> f
             f"learn: cfg_scale={cfg_scale:g} with data: the published procedure on latents uses "
             "no guidance; leave out one of the two"
         )
+    if bound_model is None:
+        return cfg_scale
+    assert bound_model.sampling is not None
     if data or bound_model.sampling.null_label is None:
         return cfg_scale
     return bound_model.sampling.cfg_scale if cfg_scale is None else cfg_scale
@@ -111,13 +170,21 @@ def default_lr(visits: int) -> float:
     return max(PUBLISHED_LR, min(LARGEST_LR, 36.0 / max(visits, 1)))
 
 
-def _trained_rows(bound_model: BoundModel, steps: int) -> int:
-    """How many evaluations may reuse, where a published loop of that length has any."""
+def _trained_rows(bound_model: BoundModel | None, steps: int) -> int:
+    """How many evaluations may reuse, where a loop of that length has any."""
+    rules: RouterRules = OWN_LOOP if bound_model is None else _published(bound_model, steps)
+    rows = len(rules.valid_rows(steps))
+    if not rows:
+        raise ValueError(f"learn: steps={steps} has no evaluation that may reuse; take more steps")
+    return rows
+
+
+def _published(bound_model: BoundModel, steps: int) -> Family:
     if bound_model.sampling is None:
         raise ValueError(
-            f"learn: no published loop is known for {type(bound_model.model).__name__}"
+            f"learn: no published loop is known for {type(bound_model.model).__name__}; give your "
+            "own: loop="
         )
-    check_whole("steps", steps, 1)
     family = family_named(bound_model.program.family)
     stages = family.evaluations_per_solver_step
     if steps % stages:
@@ -125,10 +192,7 @@ def _trained_rows(bound_model: BoundModel, steps: int) -> int:
             f"learn: {family.sampler_display_name} takes {stages} evaluations per solver step, got "
             f"steps={steps}; take a multiple of {stages}"
         )
-    rows = len(family.valid_rows(steps))
-    if not rows:
-        raise ValueError(f"learn: steps={steps} has no evaluation that may reuse; take more steps")
-    return rows
+    return family
 
 
 def check_whole(name: str, value: Any, least: int) -> None:

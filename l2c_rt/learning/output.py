@@ -5,9 +5,6 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from torch import nn
-
-from l2c_rt.compare.fit import fit_report
 from l2c_rt.compare.fit_report import FitReport
 from l2c_rt.figures import has_matplotlib, save_figure
 from l2c_rt.learning.checkpoint import save_checkpoint
@@ -15,7 +12,6 @@ from l2c_rt.learning.log import CsvLog, scores_figure
 from l2c_rt.learning.options import check_whole
 from l2c_rt.learning.state import LearnState
 from l2c_rt.learning.task import Task
-from l2c_rt.policies.router import Router
 from l2c_rt.runtime.notices import Notices
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -29,16 +25,14 @@ FIT, FIT_PICTURE = "fit.json", "fit.png"
 def checked_folder(
     out: str | PathLike[str] | None, resume: bool, save_every: int, report: int
 ) -> Path | None:
-    """The folder, made; None where nothing is to be written."""
+    """The folder, not made yet; None where nothing is to be written."""
     check_whole("save_every", save_every, 1)
     check_whole("report", report, 0)
     if out is None:
         if resume:
             raise ValueError("learn: resume=True needs out=, the folder of the run to take up")
         return None
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Path(out)
 
 
 class Output:
@@ -87,11 +81,8 @@ class Output:
         self._log.close()
 
 
-def write_fit(
-    folder: Path, model: nn.Module, router: Router, images: int, cfg_scale: float | None, seed: int
-) -> FitReport:
-    """The fit of a learned router, written beside it; its picture where matplotlib is installed."""
-    report = fit_report(model, router, images=images, cfg_scale=cfg_scale, seed=seed)
+def write_fit(folder: Path, report: FitReport) -> FitReport:
+    """Write a fit report beside its router; its picture where matplotlib is installed."""
     report.save(folder / FIT)
     if has_matplotlib():
         report.plot(folder / FIT_PICTURE)

@@ -1,7 +1,8 @@
 """The path of lambda, and the cut that gives exactly a wanted share of reuse.
 
 Were the error quadratic in its score, a branch would be given up at one lambda: its price,
-slope / (1 - score).  So the lambda at which a share q is reused is the q-quantile of the prices.
+slope / (1 - score), per unit of its cost.  So the lambda at which a share q is reused is the
+q-quantile of the prices.
 Prices move as other branches are given up, and lambda with them: q goes from 0 to 1 over the run.
 A branch's score is its mean over that path, so that scores rank the branches for every share.
 """
@@ -28,17 +29,20 @@ MARGIN = 1e-3
 class Prices:
     """Running means of the error's fall per unit of score and of 1 - score; rows met so far.
 
-    Shapes: fall, rest [rows, K] float64; met [rows] bool.
+    `costs` weigh the branches in the penalty: 1 each as published, or in proportion to what they
+    compute, 1 on average.
+    Shapes: fall, rest [rows, K] float64; met [rows] bool; costs [K] float64.
     """
 
     fall: Tensor
     rest: Tensor
     met: Tensor
+    costs: Tensor
 
     @staticmethod
-    def unknown(rows: int, branches: int) -> Prices:
-        blank = torch.zeros(rows, branches, dtype=torch.float64)
-        return Prices(blank, blank.clone(), torch.zeros(rows, dtype=torch.bool))
+    def unknown(rows: int, costs: Tensor) -> Prices:
+        blank = torch.zeros(rows, len(costs), dtype=torch.float64)
+        return Prices(blank, blank.clone(), torch.zeros(rows, dtype=torch.bool), costs)
 
     def see(self, rows: Tensor, fall: Tensor, scores: Tensor) -> None:
         """Take in what one iteration met.  Shapes: rows [rows] bool; fall, scores [rows, K]."""
@@ -48,7 +52,7 @@ class Prices:
 
     def penalty(self, share: float) -> float:
         """The lambda at which this share of the branches met so far would be given up."""
-        prices = (self.fall[self.met] / self.rest[self.met]).flatten()
+        prices = (self.fall[self.met] / self.rest[self.met] / self.costs).flatten()
         inside = min(max(share, EDGE), 1.0 - EDGE)
         return max(float(prices.quantile(inside)), SMALLEST)
 
@@ -77,3 +81,10 @@ def shifted_to_share(
     moved[below] = np.minimum(moved[below], cut - MARGIN)
     moved[above] = np.maximum(moved[above], cut + MARGIN)
     return moved.reshape(logits.shape).astype(np.float32), shift
+
+
+def nested(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The logits [rows, K] of branches of which each lies inside the one before, falling in a row,
+    so that every cut of the scores computes the outer branches of one that is computed."""
+    falling = np.minimum.accumulate(logits, axis=1) - MARGIN * np.arange(logits.shape[1])
+    return np.asarray(falling, np.float32)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.adapters.branch_forward import mixed_pass
-from l2c_rt.families import Family, family_named
+from l2c_rt.families import RouterRules
 from l2c_rt.learning.options import LearnOptions
-from l2c_rt.learning.pairs import Pair
 from l2c_rt.learning.penalty import Prices
 from l2c_rt.learning.workers import Workers
 
@@ -55,8 +53,9 @@ class LearnState:
 
     @property
     def penalty(self) -> float:
-        """lambda times the sum of a row's scores, mean over rows."""
-        return self.lam * float(self.logits.sigmoid().sum(dim=1).mean())
+        """lambda times the sum of a row's scores by their branches' costs, mean over rows."""
+        scores, costs = self.logits.sigmoid(), self.prices.costs.float()
+        return self.lam * float((scores * costs).sum(dim=1).mean())
 
     @property
     def reused_share(self) -> float:
@@ -70,8 +69,12 @@ class LearnState:
         return torch.logit(self.sum_of_scores / self.iteration).float()
 
 
-def start(rows: Iterable[int], branches: int, options: LearnOptions) -> LearnState:
-    """Logits from N(0, 1) by the seed, as published; on a path, near where all is computed."""
+def start(rows: Iterable[int], costs: Tensor, options: LearnOptions) -> LearnState:
+    """Logits from N(0, 1) by the seed, as published; on a path, near where all is computed.
+
+    Shapes: costs [K] float64, one per branch, as `Prices` has them.
+    """
+    branches = len(costs)
     rows = tuple(rows)
     generator = torch.Generator().manual_seed(draw_seed(options.seed))
     drawn = [torch.randn(branches, generator=generator) for _ in rows]
@@ -80,7 +83,7 @@ def start(rows: Iterable[int], branches: int, options: LearnOptions) -> LearnSta
     theta = [row.requires_grad_() for row in drawn]
     eps = PATH_EPS if options.path else 1e-8
     optimizer = torch.optim.AdamW(theta, lr=options.lr, weight_decay=0.0, eps=eps)
-    prices = Prices.unknown(len(rows), branches)
+    prices = Prices.unknown(len(rows), costs)
     total = torch.zeros(len(rows), branches, dtype=torch.float64)
     return LearnState(rows, theta, optimizer, prices, total, lam=options.lam or 0.0)
 
@@ -111,44 +114,61 @@ class Sums:
         return Sums(packed[:count].view_as(self.slope), packed[count:-1], packed[-1])
 
 
-def gather(
-    bound_model: BoundModel, pairs: Iterable[Pair], state: LearnState, options: LearnOptions
-) -> Sums:
-    """Student passes over the pairs, with the error's slope in every score."""
-    family = family_named(bound_model.program.family)
-    device = next(bound_model.model.parameters()).device
-    scores = state.logits.sigmoid()
-    if options.straight_through is not None:
-        scores = (scores > options.straight_through).float()
-    scores = scores.to(device)
-    slope, error = torch.zeros_like(scores), torch.zeros((), device=device)
-    pairs_of_row = torch.zeros(len(state.rows))
-    for pair in pairs:
-        i = state.rows.index(pair.row)
+class Gathering:
+    """The student passes of one iteration, and the error's slope in every score."""
+
+    def __init__(
+        self, state: LearnState, options: LearnOptions, rules: RouterRules, device: torch.device
+    ) -> None:
+        scores = state.logits.sigmoid()
+        if options.straight_through is not None:
+            scores = (scores > options.straight_through).float()
+        self._rows, self._rules = state.rows, rules
+        self._scores = scores.to(device)
+        self._slope = torch.zeros_like(self._scores)
+        self._error = torch.zeros((), device=device)
+        self._pairs = torch.zeros(len(state.rows))
+
+    def add(self, row: int, teacher: Any, student: Callable[[Tensor], Any]) -> None:
+        """One pair: what a row's evaluation predicts in full, and by `student(scores [K])`."""
+        i = self._rows.index(row)
         with torch.enable_grad():
-            weights = scores[i].clone().requires_grad_()
-            student = pair.student(partial(mixed_pass, bound_model, pair.previous_outputs, weights))
-            loss = error_of(family, student, pair.teacher)
-            slope[i] += torch.autograd.grad(loss, weights)[0]
-        error += loss.detach()
-        pairs_of_row[i] += 1
-    return Sums(slope.cpu().double(), pairs_of_row.double(), error.cpu().double())
+            weights = self._scores[i].clone().requires_grad_()
+            loss = error_of(self._rules, student(weights), teacher)
+            self._slope[i] += torch.autograd.grad(loss, weights)[0]
+        self._error += loss.detach()
+        self._pairs[i] += 1
+
+    def sums(self) -> Sums:
+        """Over all pairs so far."""
+        return Sums(self._slope.cpu().double(), self._pairs.double(), self._error.cpu().double())
 
 
-def error_of(family: Family, student: Tensor, teacher: Tensor) -> Tensor:
-    """The family's published loss: what `Family.loss` names, of the squared differences."""
-    squares = (student.float() - teacher.float()).square()
-    return squares.mean() if family.loss == "mean" else squares.sum() / len(squares)
+def error_of(rules: RouterRules, student: Any, teacher: Any) -> Tensor:
+    """The loss that `RouterRules.loss` names, of the squared differences of a prediction.
+
+    Predictions may be of several tensors, in any containers.
+    """
+    pairs = zip(tensors_of(student), tensors_of(teacher), strict=True)
+    parts = [(a.float() - b.float()).square() for a, b in pairs]
+    squares = parts[0] if len(parts) == 1 else torch.cat([part.flatten() for part in parts])
+    return squares.mean() if rules.loss == "mean" else squares.sum() / len(parts[0])
+
+
+def tensors_of(prediction: Any) -> list[Tensor]:
+    """The floating-point tensors of a prediction, in order."""
+    leaves = tree_leaves(prediction)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def update(
-    state: LearnState, sums: Sums, options: LearnOptions, family: Family, workers: Workers
+    state: LearnState, sums: Sums, options: LearnOptions, rules: RouterRules, workers: Workers
 ) -> None:
-    """One AdamW step on the rows that were met, clamped where the family or a path asks for it.
+    """One AdamW step on the rows that were met, clamped where the rules or a path ask for it.
 
-    The slope of error + lambda * sum of scores in a logit is (slope + lambda) s (1 - s): soft, and
-    straight through the binarised scores alike.  Averaged over processes as data-parallel training
-    does, a process without a pair of that row counting as zero.
+    The slope of error + lambda * sum of cost * score in a logit is (slope + lambda cost) s (1 - s):
+    soft, and straight through the binarised scores alike.  Averaged over processes as data-parallel
+    training does, a process without a pair of that row counting as zero.
     """
     _take_error(state, sums, options)
     scores = state.logits.double().sigmoid()
@@ -157,10 +177,11 @@ def update(
     for i, theta in enumerate(state.theta):
         theta.grad = None
         if sums.pairs[i] > 0:
-            slope = (sums.slope[i] + state.lam * sums.pairs[i]) / workers.size
+            penalty = state.lam * state.prices.costs * sums.pairs[i]
+            slope = (sums.slope[i] + penalty) / workers.size
             theta.grad = (slope * scores[i] * (1.0 - scores[i])).float()
     state.optimizer.step()
-    clamp = PATH_CLAMP if options.path else family.clamp
+    clamp = PATH_CLAMP if options.path else rules.clamp
     if clamp is not None:
         for theta in state.theta:
             theta.detach().clamp_(-clamp, clamp)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from contextlib import closing, nullcontext
 from os import PathLike
 from pathlib import Path
@@ -19,12 +19,15 @@ from tqdm import tqdm
 from l2c_rt import adapters
 from l2c_rt._version import __version__
 from l2c_rt.adapters.branch_forward import frozen
-from l2c_rt.learning.batches import Batch, endless
+from l2c_rt.compare.fit import fit_report
+from l2c_rt.compare.loop_runs import Loop
 from l2c_rt.learning.checkpoint import load_checkpoint
-from l2c_rt.learning.options import resolve_options
+from l2c_rt.learning.options import LoopOptions, resolve_options
 from l2c_rt.learning.output import CHECKPOINT, ROUTER, Output, checked_folder, write_fit
-from l2c_rt.learning.penalty import shifted_to_share
-from l2c_rt.learning.state import LearnState, gather, start, update
+from l2c_rt.learning.own_loop import loop_task
+from l2c_rt.learning.penalty import nested, shifted_to_share
+from l2c_rt.learning.published_loop import published_task
+from l2c_rt.learning.state import LearnState, start, update
 from l2c_rt.learning.task import Task
 from l2c_rt.learning.workers import Workers, joined
 from l2c_rt.policies.router import Router
@@ -34,9 +37,14 @@ def learn(
     model: nn.Module,
     *,
     steps: int,
+    loop: Loop | None = None,
+    calls_per_step: int = 1,
+    granularity: str = "branch",
+    sites: Sequence[str] | None = None,
+    checkpointing: bool = False,
     data: Iterable[Any] | None = None,
     iterations: int | None = None,
-    batch_size: int = 4,
+    batch_size: int | None = None,
     lam: float | None = None,
     reuse: float | None = None,
     lr: float | None = None,
@@ -51,44 +59,93 @@ def learn(
 ) -> Router:
     """Learn which branches of `model` may be reused in a run of `steps` evaluations.
 
-    Pairs come from batches (latents [B, C, H, W], labels [B]) of `data` as published, or, without
-    it, from `batch_size` of the model's own guided trajectories per iteration.
+    `loop(m, seed)` is one whole run of a sampler of your own, such as a pipeline, that calls `m` in
+    the model's place, `calls_per_step` times per evaluation.  It runs as ever, once per iteration;
+    `granularity` ("block" for whole blocks, "shell" for those of a U-Net) and `sites` are those of
+    `compile`, `checkpointing` computes the inside of branches twice to save memory, and with the
+    `cfg_scale` of the loop the loss is after guidance.
+    Without a loop it is the published one of the model's family.  Pairs then come from batches
+    (latents [B, C, H, W], labels [B]) of `data` as published, or, without it, from `batch_size` (4)
+    of the model's own guided trajectories per iteration.
     `lam` is the published penalty; `reuse`, 0.45 unless `lam` is given, steers it towards that
     share of the cached evaluations' branches, and then `router.schedule()` reuses just that share.
     `out` receives router, log, checkpoint, pictures and a fit report of `report` images, unless 0;
     `resume` takes the checkpoint up, if any, and ends at the same scores as an uninterrupted run.
     Without matplotlib there is an L2CWarning and no picture.  docs/learning.md says what is done.
-    Raises TypeError for a model without adapter, ValueError naming the argument that does not fit.
+    Raises TypeError for a model without branches, ValueError naming the argument that does not fit,
+    or for a loop that calls the model another number of times; all before the first iteration.
     Source: arXiv 2406.01733.
     """
-    bound_model = adapters.bind(model)
+    folder = checked_folder(out, resume, save_every, report)
+    own_loop = _loop_options(model, loop, calls_per_step, granularity, sites, checkpointing)
+    bound_model = adapters.bind(model) if loop is None else None
     options = resolve_options(
         bound_model, steps=steps, iterations=iterations, batch_size=batch_size, lam=lam,
         reuse=reuse, lr=lr, seed=seed, straight_through=straight_through, cfg_scale=cfg_scale,
-        data=data is not None,
+        data=data is not None, own_loop=own_loop,
     )  # fmt: skip
-    folder = checked_folder(out, resume, save_every, report)
-    task = Task.of(bound_model, options)
-    with frozen(model), joined(task.device) as workers:
+    with frozen(model):
+        if bound_model is not None:
+            task = published_task(bound_model, options, data)
+        else:
+            assert loop is not None
+            task = loop_task(model, loop, options, checkpointing, folder is not None and report > 0)
+        router, wrote = _trained(task, folder, resume, save_every, progress)
+    if folder is not None and wrote and report:
+        fit = fit_report(
+            model, router, images=report, cfg_scale=None if loop else cfg_scale, seed=seed,
+            loop=loop, calls_per_step=calls_per_step,
+        )  # fmt: skip
+        write_fit(folder, fit)
+    return router
+
+
+def _trained(
+    task: Task, folder: Path | None, resume: bool, save_every: int, progress: bool
+) -> tuple[Router, bool]:
+    """The router, and whether this process wrote it to the folder."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    with joined(task.device) as workers:
         state = _begun(task, folder if resume else None, workers)
         output = None
         if folder is not None and workers.first:
             output = Output(folder, task, save_every, state.iteration)
-        labelled, done = task.loop.classes > 0, state.iteration
-        batches = None if data is None else endless(data, labelled, done)
         with closing(output) if output is not None else nullcontext():
-            _train(task, state, batches, output, workers, progress and workers.first)
+            _train(task, state, output, workers, progress and workers.first)
         router = _finished(task, state, workers)
     if folder is not None and output is not None:
         router.save(folder / ROUTER)
-        if report:
-            write_fit(folder, model, router, report, cfg_scale, seed)
-    return router
+    return router, output is not None
+
+
+def _loop_options(
+    model: nn.Module,
+    loop: Loop | None,
+    calls_per_step: int,
+    granularity: str,
+    sites: Sequence[str] | None,
+    checkpointing: bool,
+) -> LoopOptions | None:
+    """How a loop of the user's own calls the model; None for the published one."""
+    options = LoopOptions(calls_per_step, granularity, sites)
+    if loop is not None:
+        if not callable(loop):
+            raise TypeError(f"learn: loop is {loop!r:.80}, wanted a function of (model, seed)")
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"learn: model is a {type(model).__name__}, wanted a torch.nn.Module")
+        return options
+    if options != LoopOptions() or checkpointing:
+        raise ValueError(
+            "learn: calls_per_step, granularity, sites and checkpointing are for a loop of your "
+            "own; give loop= as well, or leave them out"
+        )
+    return None
 
 
 def _begun(task: Task, folder: Path | None, workers: Workers) -> LearnState:
     """A fresh state, or the one that a stopped run left in the folder."""
-    state = start(task.rows.values(), len(task.bound_model.program.branches), task.options)
+    state = start(task.rows.values(), task.source.costs, task.options)
     if folder is not None and (folder / CHECKPOINT).exists():
         load_checkpoint(folder / CHECKPOINT, state, task.options, task.fingerprint)
     workers.check_equal("where to begin", state.iteration)
@@ -100,7 +157,6 @@ def _begun(task: Task, folder: Path | None, workers: Workers) -> LearnState:
 def _train(
     task: Task,
     state: LearnState,
-    batches: Iterator[Batch] | None,
     output: Output | None,
     workers: Workers,
     progress: bool,
@@ -112,9 +168,8 @@ def _train(
             if output is not None:
                 output.begin_iteration(state)
             began = time.perf_counter()
-            pairs = task.pairs(state.iteration, workers.rank, batches)
-            sums = gather(task.bound_model, pairs, state, task.options).over(workers)
-            update(state, sums, task.options, task.family, workers)
+            sums = task.source.gather(state, workers.rank).over(workers)
+            update(state, sums, task.options, task.rules, workers)
             state.seconds += time.perf_counter() - began
             if output is not None:
                 output.end_iteration(state)
@@ -125,21 +180,25 @@ def _train(
 
 def _finished(task: Task, state: LearnState, workers: Workers) -> Router:
     """The router, its scores moved to the wanted share where one was given."""
-    options, family = task.options, task.family
+    options, rules, own = task.options, task.rules, task.options.own_loop
     learned, shift = state.learned(options).numpy(), 0.0
+    if any(branch.nested for branch in task.bound_model.program.branches):
+        learned = nested(learned)
     if options.reuse is not None:
-        learned, shift = shifted_to_share(learned, options.reuse, family.threshold)
-    logits = np.zeros((family.router_rows(options.steps), learned.shape[1]), np.float32)
+        learned, shift = shifted_to_share(learned, options.reuse, rules.threshold)
+    logits = np.zeros((rules.router_rows(options.steps), learned.shape[1]), np.float32)
     logits[list(state.rows)] = learned
     return Router(
         logits,
-        family.name,
+        rules.name,
         options.steps,
         branches=task.bound_model.program.branch_names,
-        sampler=task.loop.sampler,
+        sampler=task.source.sampler,
         source=f"l2c_rt.learn, seed {options.seed}",
         training=json.dumps({**_about(task, state, workers), "shift_of_logits": shift}),
         fingerprint=task.fingerprint,
+        timesteps=task.source.timesteps,
+        granularity="branch" if own is None else own.granularity,
     )
 
 
@@ -147,7 +206,7 @@ def _about(task: Task, state: LearnState, workers: Workers) -> dict[str, Any]:
     """How the router was learned; nothing that differs between a resumed and a whole run."""
     return {
         "objective": "learning-to-cache",
-        "pairs": "latents" if task.options.data else "trajectories",
+        "pairs": task.source.kind,
         "options": task.options.as_dict(),
         "processes": workers.size,
         "lam_at_end": state.lam,

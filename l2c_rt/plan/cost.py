@@ -19,7 +19,7 @@ from l2c_rt.plan.lowering import (
     launch_kernels,
     lower,
 )
-from l2c_rt.plan.ops import Compute, Plan, RunFixed, StepPlan
+from l2c_rt.plan.ops import Compute, Iterate, Plan, RunFixed, StepPlan
 from l2c_rt.plan.passes import hoist_conditioning
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed
 
@@ -94,7 +94,7 @@ class Cost:
 def cost(program: BlockProgram, plan: Plan) -> Cost:
     """Count a verified plan of `program`, and the same run without a cache."""
     everything: StepPlan = tuple(
-        Compute(n.name, None) if isinstance(n, Branch) else RunFixed(n.name) for n in program.nodes
+        _most(n) if isinstance(n, Branch) else RunFixed(n.name) for n in program.nodes
     )
     hoisted = hoist_conditioning(Plan((*plan.steps, everything), plan.order, plan.slots), program)
     *per_step, full = (_evaluation(step, program, plan.num_slots) for step in hoisted.steps)
@@ -106,6 +106,12 @@ def cost(program: BlockProgram, plan: Plan) -> Cost:
     )
 
 
+def _most(branch: Branch) -> Compute:
+    if branch.iterations:
+        return Iterate(branch.name, None, max(branch.iterations), False)
+    return Compute(branch.name, None)
+
+
 def _evaluation(step: StepPlan, program: BlockProgram, scratch: int) -> EvaluationCost:
     nodes = {node.name: node for node in program.nodes}
     # Hoisted conditioning nodes still cost their MACs once per evaluation of the run.
@@ -114,7 +120,7 @@ def _evaluation(step: StepPlan, program: BlockProgram, scratch: int) -> Evaluati
         if isinstance(op, RunFixed):
             done.append(nodes[op.node])
         elif isinstance(op, Compute):
-            done.append(nodes[op.branch])
+            done += [nodes[op.branch]] * (op.times if isinstance(op, Iterate) else 1)
     launches = lower(step, program, scratch, one_kernel=can_be_one_kernel(program))
     return EvaluationCost(
         macs=sum(n.macs for n in done),

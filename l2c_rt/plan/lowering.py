@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from l2c_rt.plan.ops import Compute, Op, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.plan.ops import Compute, LeaveOut, Op, Reuse, ReuseRun, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed
 
 STREAM, JOINED = "x", "x-joined"
@@ -123,7 +123,7 @@ class _Lowering:
             self._settle()
             items = op.items if isinstance(op, ReuseRun) else (op,)
             self._waiting += [Term(item.branch, item.slot) for item in items]
-        else:
+        elif not isinstance(op, LeaveOut):
             self._fixed(op)
 
     def _fixed(self, op: RunFixed) -> None:

@@ -26,6 +26,14 @@ class Compute:
 
 
 @dataclass(frozen=True, slots=True)
+class Iterate(Compute):
+    """Run a branch `times` times on its own output, from what `slot` holds where it `resumes`."""
+
+    times: int
+    resumes: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Reuse:
     """Add what the branch put in `slot`, with the current gate."""
 
@@ -40,7 +48,14 @@ class ReuseRun:
     items: tuple[Reuse, ...]
 
 
-Op = RunFixed | Compute | Reuse | ReuseRun
+@dataclass(frozen=True, slots=True)
+class LeaveOut:
+    """Neither run the branch nor read it: it lies inside a branch that is reused."""
+
+    branch: str
+
+
+Op = RunFixed | Compute | Reuse | ReuseRun | LeaveOut
 StepPlan = tuple[Op, ...]
 
 
@@ -69,8 +84,9 @@ class Plan:
 
     @cached_property
     def reuse_count(self) -> int:
-        """Branches reused over the whole run."""
-        return sum(len(reuses(self.at(s))) for s in range(self.num_evaluations))
+        """Branches reused over the whole run, those that lie inside reused ones included."""
+        counts = [sum(map(_reused, step)) for step in self.steps]
+        return sum(counts[i] for i in self.order)
 
 
 def reuses(step: StepPlan) -> tuple[Reuse, ...]:
@@ -82,6 +98,10 @@ def reuses(step: StepPlan) -> tuple[Reuse, ...]:
         elif isinstance(op, ReuseRun):
             found.extend(op.items)
     return tuple(found)
+
+
+def _reused(op: Op) -> int:
+    return 0 if isinstance(op, RunFixed | Compute) else len(op_nodes(op))
 
 
 def op_nodes(op: Op) -> tuple[str, ...]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from l2c_rt.plan.ops import Op, Plan, Reuse, ReuseRun, RunFixed, StepPlan
-from l2c_rt.plan.program import BlockProgram, Fixed
+from l2c_rt.plan.ops import Compute, Iterate, Op, Plan, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.plan.program import BlockProgram, Branch, Fixed
 
 
 def hoist_conditioning(plan: Plan, program: BlockProgram) -> Plan:
@@ -27,6 +28,38 @@ def fuse_reuse_runs(plan: Plan) -> Plan:
     k reuses one by one pass 3k times over the residual stream; a run passes k + 2 times.
     """
     return replace(plan, steps=tuple(_fused(step) for step in plan.steps))
+
+
+def with_iterations(plan: Plan, program: BlockProgram) -> Plan:
+    """Give every compute of a branch with iterations as many as its evaluation has.
+
+    Raises ValueError for another number of them than evaluations.
+    """
+    branches = {branch.name: branch for branch in program.branches if branch.iterations}
+    if not branches:
+        return plan
+    for branch in branches.values():
+        if len(branch.iterations) not in (1, plan.num_evaluations):
+            raise ValueError(
+                f"{branch.name}: got iterations for {len(branch.iterations)} evaluations, the "
+                f"schedule has {plan.num_evaluations}"
+            )
+    resumed = [name for name, branch in branches.items() if branch.resumes]
+    slots = plan.slots + tuple(name for name in resumed if name not in plan.slots)
+    steps: dict[StepPlan, int] = {}
+    order = []
+    for s in range(plan.num_evaluations):
+        step = tuple(_iterated(op, branches, slots, s) for op in plan.at(s))
+        order.append(steps.setdefault(step, len(steps)))
+    return Plan(tuple(steps), tuple(order), slots)
+
+
+def _iterated(op: Op, branches: Mapping[str, Branch], slots: tuple[str, ...], s: int) -> Op:
+    branch = branches.get(op.branch) if isinstance(op, Compute) else None
+    if branch is None or not isinstance(op, Compute):
+        return op
+    slot = slots.index(branch.name) if branch.resumes else op.slot
+    return Iterate(branch.name, slot, branch.iterations_at(s), branch.resumes and s > 0)
 
 
 def _fused(step: StepPlan) -> StepPlan:

@@ -37,6 +37,9 @@ class Branch:
     two products with the attention matrix.  `activations` are elements read and written by the
     branch's own kernels, `kernels` their number on the fused path; the row kernel that adds the
     branch and normalises the result is counted by `cost`, since what it reads depends on the plan.
+    `nested`: it lies inside the branch before it, so it can be computed only where that one is.
+    `iterations`: it is run on its own output so many times at each evaluation of a run, one number
+    for all of them or one each; `resumes`: from what it gave at the evaluation before.
     """
 
     name: str
@@ -48,6 +51,13 @@ class Branch:
     activations: int
     kernels: int
     attention_macs: int = 0
+    nested: bool = False
+    iterations: tuple[int, ...] = ()
+    resumes: bool = False
+
+    def iterations_at(self, evaluation: int) -> int:
+        """Of a branch that has iterations."""
+        return self.iterations[evaluation if len(self.iterations) > 1 else 0]
 
 
 Node = Fixed | Branch

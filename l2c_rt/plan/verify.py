@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from l2c_rt.plan.ops import Compute, Op, Plan, PlanError, RunFixed, StepPlan, op_nodes, reuses
+from l2c_rt.plan.ops import (
+    Compute,
+    Iterate,
+    LeaveOut,
+    Op,
+    Plan,
+    PlanError,
+    RunFixed,
+    StepPlan,
+    op_nodes,
+    reuses,
+)
 from l2c_rt.plan.program import BlockProgram, Fixed
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -25,6 +36,7 @@ def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = N
     for i in sorted(set(plan.order)):
         _check_step(plan, plan.steps[i], nodes, seen, plan.order.index(i))
     _check_reads(plan)
+    _check_iterations(plan, program)
     if schedule is not None:
         if (plan.num_evaluations, program.branch_names) != (schedule.steps, schedule.branches):
             raise PlanError(
@@ -45,6 +57,11 @@ def _check_reads(plan: Plan) -> None:
     for s, i in enumerate(plan.order):
         # A branch is computed or reused once per evaluation, so writes may be taken first.
         for op in writes[i]:
+            if isinstance(op, Iterate) and op.resumes and _held(held, op) != latest.get(op.branch):
+                raise PlanError(
+                    f"evaluation {s} resumes {op.branch} from slot {op.slot}, which holds "
+                    f"{held.get(-1 if op.slot is None else op.slot)} and not its last output"
+                )
             latest[op.branch] = s
             if op.slot is not None:
                 held[op.slot] = (op.branch, s)
@@ -60,6 +77,27 @@ def _check_reads(plan: Plan) -> None:
                 )
 
 
+def _held(held: dict[int, tuple[str, int]], op: Compute) -> int:
+    """The evaluation whose output of the op's branch its slot holds, or -1."""
+    branch, evaluation = held.get(-1 if op.slot is None else op.slot, ("", -1))
+    return evaluation if branch == op.branch else -1
+
+
+def _check_iterations(plan: Plan, program: BlockProgram) -> None:
+    """A branch with iterations has those of the evaluation; no other has any."""
+    branches = {branch.name: branch for branch in program.branches}
+    for s in range(plan.num_evaluations):
+        for op in plan.at(s):
+            if not isinstance(op, Compute):
+                continue
+            branch = branches[op.branch]
+            want = (
+                (branch.iterations_at(s), branch.resumes and s > 0) if branch.iterations else None
+            )
+            if ((op.times, op.resumes) if isinstance(op, Iterate) else None) != want:
+                raise PlanError(f"evaluation {s}: {op}, but the program wants {want}")
+
+
 @dataclass(frozen=True, slots=True)
 class _Nodes:
     """A program's node names: all, those that may be hoisted, and the branches."""
@@ -68,6 +106,7 @@ class _Nodes:
     without_conditioning: list[str]
     conditioning: frozenset[str]
     branches: frozenset[str]
+    nested: frozenset[str]
 
     @staticmethod
     def of(program: BlockProgram) -> _Nodes:
@@ -76,7 +115,8 @@ class _Nodes:
         )
         names = [n.name for n in program.nodes]
         expected = [name for name in names if name not in conditioning]
-        return _Nodes(names, expected, conditioning, frozenset(program.branch_names))
+        nested = frozenset(branch.name for branch in program.branches if branch.nested)
+        return _Nodes(names, expected, conditioning, frozenset(program.branch_names), nested)
 
 
 def _check_shape(plan: Plan) -> None:
@@ -105,6 +145,21 @@ def _check_step(
             f"evaluation {s}: op {bad} must be {want[bad : bad + 1] or 'none'}, "
             f"got {got[bad : bad + 1] or 'none'}"
         )
+    _check_nested(ops, nodes, s)
+
+
+def _check_nested(ops: StepPlan, nodes: _Nodes, s: int) -> None:
+    """A branch is left out inside of a reused one, and only there."""
+    outside = True
+    for op in ops:
+        if isinstance(op, RunFixed):
+            continue
+        for name in op_nodes(op):
+            inside = name in nodes.nested and not outside
+            if inside != isinstance(op, LeaveOut):
+                where = "inside" if inside else "outside"
+                raise PlanError(f"evaluation {s}: {op}, but {name} lies {where} of a reused branch")
+            outside = isinstance(op, Compute)
 
 
 def _check_op(plan: Plan, op: Op, nodes: _Nodes, s: int) -> tuple[str, ...]:

@@ -15,7 +15,11 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class Policy(Protocol):
-    """Anything that makes a schedule for a run of `steps` evaluations of these branches."""
+    """Anything that makes a schedule for a run of `steps` evaluations of these branches.
+
+    One whose `schedule` also takes `timesteps` is given those of the run where they are known; one
+    with a true `on_shells` is given the shells of a U-Net as branches.
+    """
 
     def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule: ...
 

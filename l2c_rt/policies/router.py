@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from l2c_rt.families import Family, family_named
+from l2c_rt.families import OWN_LOOP, RouterRules, rules_named
 from l2c_rt.policies import router_files
 from l2c_rt.schedule.cache_schedule import CacheSchedule, default_branches
 from l2c_rt.schedule.checks import (
     check_fingerprint,
+    check_granularity,
     check_size,
     check_text,
     checked_branches,
+    checked_timesteps,
 )
 from l2c_rt.untrusted.bounded_read import naming, parse_json
 
@@ -32,9 +34,11 @@ class Router:
 
     Shapes: logits [R, K] float32, kept as a read-only copy. `steps` is S, the evaluations of a run.
     DiT has R = S rows that count from the clean end; U-ViT has one row per solver step, S / 2 of
-    them, from the noisy end. `valid_rows` says which row is which evaluation's; all other rows
-    are ignored and may hold anything. `training` is a JSON text on how the router was learned,
-    `fingerprint` names the model that it was learned on; "" where that is not known.
+    them, from the noisy end; the family "own", for any model in a loop of the user's own, one per
+    evaluation. `valid_rows` says which row is which evaluation's; all other rows are ignored and
+    may hold anything. `training` is a JSON text on how the router was learned, `fingerprint` names
+    the model that it was learned on; "" where that is not known. `timesteps` are those of its loop,
+    `granularity` says whether its branches are parts of blocks, whole blocks, or shells of a U-Net.
     """
 
     logits: npt.NDArray[np.float32]
@@ -45,20 +49,24 @@ class Router:
     source: str = ""
     training: str = ""
     fingerprint: str = ""
+    timesteps: tuple[float, ...] | None = None
+    granularity: str = "branch"
 
     def __post_init__(self) -> None:
-        family = family_named(self.family)
+        family = rules_named(self.family)
         logits = _checked_logits(self.logits)
         columns = logits.shape[1]
         branches = checked_branches(self.branches or default_branches(columns), columns)
         for field in ("sampler", "source"):
             check_text(field, getattr(self, field))
         check_fingerprint(self.fingerprint)
+        check_granularity(self.granularity)
         _check_training(self.training)
         object.__setattr__(self, "logits", logits)
         object.__setattr__(self, "branches", branches)
         object.__setattr__(self, "sampler", self.sampler or family.sampler)
         _check_rows(family, self.steps, logits.shape[0])
+        object.__setattr__(self, "timesteps", checked_timesteps(self.timesteps, self.steps))
         self._check_used_scores()
 
     @classmethod
@@ -95,7 +103,7 @@ class Router:
 
     def valid_rows(self) -> dict[int, int]:
         """{evaluation: row of logits} for the evaluations that may reuse, noisiest first."""
-        return family_named(self.family).valid_rows(self.steps)
+        return rules_named(self.family).valid_rows(self.steps)
 
     def schedule(self, threshold: float | None = None, reuse: float | None = None) -> CacheSchedule:
         """The schedule that computes the branches whose score is above the threshold.
@@ -108,7 +116,7 @@ class Router:
             raise ValueError(f"give threshold ({threshold}) or reuse ({reuse}), not both")
         if reuse is not None:
             return self._schedule_at_share(reuse)
-        threshold = family_named(self.family).threshold if threshold is None else threshold
+        threshold = rules_named(self.family).threshold if threshold is None else threshold
         rows = self.valid_rows()
         return self._schedule_of(self.scores[list(rows.values())] > threshold, threshold)
 
@@ -133,12 +141,14 @@ class Router:
         return CacheSchedule(
             compute,
             self.branches,
-            family=self.family,
+            family="" if self.family == OWN_LOOP.name else self.family,
             sampler=self.sampler,
-            calls_per_step=family_named(self.family).calls_per_step,
+            calls_per_step=rules_named(self.family).calls_per_step,
             threshold=threshold,
             source=self.source,
+            timesteps=self.timesteps,
             fingerprint=self.fingerprint,
+            granularity=self.granularity,
         )
 
     def _check_run(
@@ -199,7 +209,7 @@ def _check_training(training: str) -> None:
         raise ValueError(f"training is not a JSON text: {error}") from None
 
 
-def _check_rows(family: Family, steps: int, rows: int) -> None:
+def _check_rows(family: RouterRules, steps: int, rows: int) -> None:
     if isinstance(steps, bool) or not isinstance(steps, int):
         raise ValueError(f"router steps is {steps!r:.80}, wanted an int")
     check_size(steps, 1)

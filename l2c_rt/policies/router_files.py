@@ -43,6 +43,8 @@ class Fields(TypedDict):
     source: str
     training: str
     fingerprint: str
+    timesteps: tuple[float, ...] | None
+    granularity: str
 
 
 def read(path: str | Path) -> Fields:
@@ -68,6 +70,10 @@ def write(path: str | Path, fields: Fields) -> None:
     header |= {"training": fields["training"]}
     if fields["fingerprint"]:
         header["fingerprint"] = fields["fingerprint"]
+    if fields["timesteps"] is not None:
+        header["timesteps"] = json.dumps(fields["timesteps"])
+    if fields["granularity"] != "branch":
+        header["granularity"] = fields["granularity"]
     write_whole(path, safetensors.numpy.save({"logits": fields["logits"]}, metadata=header))
 
 
@@ -92,6 +98,8 @@ def _published(content: bytes, name: str) -> Fields:
         "source": name,
         "training": json.dumps(training) if training else "",
         "fingerprint": "",
+        "timesteps": None,
+        "granularity": "branch",
     }
 
 
@@ -164,4 +172,6 @@ def _ours(content: bytes, _name: str) -> Fields:
         "source": header.get("source", ""),
         "training": header.get("training", ""),
         "fingerprint": header.get("fingerprint", ""),
+        "timesteps": parse_json(header.get("timesteps", "null").encode()),
+        "granularity": header.get("granularity", "branch"),
     }

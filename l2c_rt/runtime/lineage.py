@@ -2,7 +2,7 @@
 
 What a solver makes is a linear combination of the inputs and outputs before it: first-order,
 multistep and singlestep ones alike, with or without guidance and scaling.  Another image is not, so
-a call whose input is one belongs to the run.  Solvers that add noise or clip prove nothing.
+a call whose input is one belongs to the run.  Solvers that add noise prove nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.runtime.calls import Relation
+from l2c_rt.runtime.clipped_step import is_clipped_step
 
 HISTORY = 20
 """Evaluations looked back on: PNDM's first multistep evaluation takes one of 16 before."""
@@ -63,7 +64,23 @@ class Lineage:
         # DiT's published guidance leaves some channels out, so that each has its own coefficients.
         together = _in_span(part.flatten(1), basis.flatten(1, 2), tolerance)
         apart = together or _in_span(part.flatten(0, 1), basis.flatten(0, 1), tolerance)
-        return "follows" if apart else "foreign"
+        return "follows" if apart or self._clipped(part, tolerance) else "foreign"
+
+    def _clipped(self, part: Tensor, tolerance: float) -> bool:
+        """Whether the last evaluation's output was used in a step that clips its prediction."""
+        last = max(step for step, _ in self._steps)
+        kept = [kept for step, kept in self._steps if step == last]
+        x, outs = kept[0][..., 0], torch.cat([one[..., 1:] for one in kept], dim=-1)
+        images = range(len(part))
+        together = [(part[i].flatten(), x[i].flatten(), outs[i].flatten(0, 1)) for i in images]
+        if all(is_clipped_step(*row, tolerance) for row in together):
+            return True
+        channels = range(part.shape[1])
+        return all(
+            is_clipped_step(part[i, c], x[i, c], outs[i, c], tolerance)
+            for i in images
+            for c in channels
+        )
 
 
 def _in_span(part: Tensor, basis: Tensor, tolerance: float) -> bool:

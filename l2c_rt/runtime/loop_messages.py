@@ -118,7 +118,7 @@ def not_proved(k: int, steps: int) -> str:
     """A run of an unknown loop whose latents do not show that its calls belong together."""
     return (
         f"a run was computed in full from step {k} of {steps} on: its timesteps are not known, and "
-        "its input does not follow from the outputs before (a sampler that adds noise or clips?). "
+        "its input does not follow from the outputs before (a sampler that adds noise?). "
         "Pass timesteps= to compile; otherwise the first complete run shows them"
     )
 

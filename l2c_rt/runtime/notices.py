@@ -25,11 +25,11 @@ class Notices:
                 # First, so that a warning that is an error is one only once.
                 self._told.add(text)
                 logger.info(text)
-                warnings.warn(text, L2CWarning, stacklevel=_users_level())
+                warnings.warn(text, L2CWarning, stacklevel=users_level())
 
 
-def _users_level() -> int:
-    """The stack level of the nearest caller outside of this package, as `tell` counts."""
+def users_level() -> int:
+    """The `stacklevel` with which a warning of the calling function is at the user's line."""
     package = __name__.partition(".")[0]
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", ""), package):
@@ -38,4 +38,5 @@ def _users_level() -> int:
 
 
 def _is_ours(module: str, package: str) -> bool:
-    return module == package or module.startswith(f"{package}.")
+    # A call of a compiled model passes through its base class.
+    return module in (package, "torch.nn.modules.module") or module.startswith(f"{package}.")

@@ -43,6 +43,9 @@ class Proof:
         if model.open_stage is not None:
             self.status = "not needed, it is what runs"
             return False
+        if model.unproved:
+            self.status = f"no, {model.unproved}"
+            return False
         if not self._on or model is self._last:
             return False
         if structure(model) in self._proved:

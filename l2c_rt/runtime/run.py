@@ -151,7 +151,7 @@ class Run:
             self._check_key(key, tick)
         out = self._at(tick, key, state)
         if tick.step == 0 and self.shared.refuted(self.version, args, kwargs, out) and self.renew():
-            # Evaluation 0 computes everything, so it can be done again.
+            # Evaluation 0 reads nothing that was kept, so it can be done again.
             out = self._at(tick, key, self.version.model.begin(*args, **kwargs))
         return tick, out
 

@@ -66,9 +66,7 @@ class TimestepCheck:
             if known is not None:
                 return known
         latents = _LatentsOf(x, self._run, self._run_before)
-        if t is None:
-            tick = clock.tick(None, *hint, latents)
-        elif host or not (capturing(x.device) or (clock.mid_run and clock.trusted)):
+        if host or not (capturing(x.device) or (clock.mid_run and clock.trusted)):
             tick = clock.tick(host_timestep(t), *hint, latents)
         else:
             tick = clock.tick(None, *hint, latents)

@@ -18,6 +18,7 @@ from l2c_rt.schedule import files, heatmap, text_map
 from l2c_rt.schedule.checks import (
     check_fingerprint,
     check_first_row,
+    check_granularity,
     check_text,
     checked_branches,
     checked_calls,
@@ -37,7 +38,8 @@ class CacheSchedule:
     kept as a read-only copy. Evaluation 0 has nothing to reuse, so its row is all True.
     `branches` names the columns in execution order; omitted, they are attn-0, mlp-0, attn-1, ...
     `calls_per_step` is the number of the model's calls at each evaluation of its loop.
-    `fingerprint` names the model that it was learned on; "" where it fits any.
+    `fingerprint` names the model that it was learned on; "" where it fits any. `granularity` says
+    whether the branches are parts of blocks, whole blocks, or shells of a U-Net.
     Two schedules are equal when `compute` and `branches` are.
     Raises: ValueError where a field is not what it says above.
     """
@@ -51,6 +53,7 @@ class CacheSchedule:
     source: str = ""
     timesteps: tuple[float, ...] | None = None
     fingerprint: str = ""
+    granularity: str = "branch"
 
     def __post_init__(self) -> None:
         compute = checked_compute(self.compute)
@@ -61,6 +64,7 @@ class CacheSchedule:
         for field in ("family", "sampler", "source"):
             check_text(field, getattr(self, field))
         check_fingerprint(self.fingerprint)
+        check_granularity(self.granularity)
         object.__setattr__(self, "compute", compute)
         object.__setattr__(self, "branches", branches)
         object.__setattr__(self, "calls_per_step", checked_calls(self.calls_per_step))

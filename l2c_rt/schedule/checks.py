@@ -18,6 +18,7 @@ MAX_CELLS = 1 << 22
 MAX_NAME_LENGTH = 100
 MAX_TEXT_LENGTH = 1_000
 MAX_CALLS = 64
+GRANULARITIES = ("branch", "block", "shell")
 FINGERPRINT = re.compile("shapes:{0} bfloat16:{0} float16:{0}".format("[0-9a-f]{64}"))
 
 
@@ -100,6 +101,14 @@ def check_fingerprint(fingerprint: str) -> None:
         raise ValueError(
             f'fingerprint is {fingerprint!r:.80}, wanted "shapes:", "bfloat16:" and "float16:", '
             'each with 64 hex digits, or ""'
+        )
+
+
+def check_granularity(granularity: str) -> None:
+    """ValueError for anything but what a model can be cut into."""
+    if granularity not in GRANULARITIES:
+        raise ValueError(
+            f"granularity: got {granularity!r:.80}, wanted 'branch', 'block' or 'shell'"
         )
 
 

@@ -23,7 +23,10 @@ FORMAT = "l2c_rt.schedule"
 VERSION = 1
 MAX_FILE_BYTES = 8 << 20
 HEADER = ("family", "sampler", "calls_per_step", "threshold", "source", "timesteps",
-          "fingerprint")  # fmt: skip
+          "fingerprint", "granularity")  # fmt: skip
+LEFT_OUT = {"fingerprint": "", "granularity": "branch"}
+"""Values that are not written, so that older versions read the file."""
+
 KINDS = {"attn": "attn", "attn1": "attn", "mlp": "mlp", "ff": "mlp"}
 """SmoothCache's types, diffusers' names among them, and ours."""
 
@@ -42,6 +45,7 @@ class Header(TypedDict, total=False):
     source: str
     timesteps: tuple[float, ...] | None
     fingerprint: str
+    granularity: str
 
 
 class Fields(Header):
@@ -68,9 +72,7 @@ def json_text(fields: Fields) -> str:
     rows = _row_texts(fields["compute"])
     header: dict[str, Any] = {"format": FORMAT, "version": VERSION}
     header |= {name: value for name, value in fields.items() if name in HEADER}
-    if not header.get("fingerprint"):
-        # Left out where there is none, so that older versions read the file.
-        header.pop("fingerprint", None)
+    header = {name: v for name, v in header.items() if name not in LEFT_OUT or v != LEFT_OUT[name]}
     header |= {"steps": len(rows), "digest": digest(fields["compute"], fields["branches"])}
     header |= {"branches": fields["branches"]}
     lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in header.items()]

@@ -63,6 +63,14 @@ def test_inspect_without_a_known_size_says_what_to_give(schedule: Path) -> None:
     )
 
 
+def test_inspect_of_a_schedule_of_shells_says_where_its_cost_is(tmp_path: Path) -> None:
+    path = tmp_path / "shells.json"
+    rt.policies.DeepCache(2, 1).schedule(4, ("shell-0", "shell-1", "shell-2", "mid")).save(path)
+    shown = done("inspect", str(path))
+    assert "DeepCache, 2 of 4 full, branch 1" in shown
+    assert "cost: not known, a U-Net's shells have any size; rt.compile(unet" in shown
+
+
 def test_inspect_counts_the_model_of_a_weights_file(schedule: Path, dit_weights: Path) -> None:
     shown = json.loads(done("inspect", schedule, "--weights", dit_weights, "--json"))
     sized = json.loads(

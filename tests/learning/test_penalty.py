@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from l2c_rt.learning.penalty import Prices, shifted_to_share
+from l2c_rt.learning.penalty import Prices, nested, shifted_to_share
 from l2c_rt.policies.router import Router
 
 
@@ -23,7 +23,7 @@ def test_a_price_is_the_lambda_at_which_a_quadratic_error_gives_the_branch_up() 
     # error = c (1 - w)^2: the best w for a lambda is 1 - lambda / (2 c), and 0 from 2 c on.
     c = torch.tensor([0.5, 2.0, 3.0, 10.0], dtype=torch.float64)
     for w in (0.1, 0.9):
-        prices = Prices.unknown(1, 4)
+        prices = Prices.unknown(1, torch.ones(4))
         prices.see(ALL, (2 * c * (1 - w))[None], torch.full((1, 4), w, dtype=torch.float64))
         assert prices.penalty(0.5) == pytest.approx(5.0)
         assert 1.0 < prices.penalty(0.3) < 4.0
@@ -31,7 +31,7 @@ def test_a_price_is_the_lambda_at_which_a_quadratic_error_gives_the_branch_up() 
 
 
 def test_lambda_rises_with_the_wanted_share() -> None:
-    prices = Prices.unknown(1, 5)
+    prices = Prices.unknown(1, torch.ones(5))
     prices.see(ALL, cells(5, 1, 4, 2, 3), cells(0, 0, 0, 0, 0))
     path = [prices.penalty(share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
     assert path == sorted(path)
@@ -39,13 +39,13 @@ def test_lambda_rises_with_the_wanted_share() -> None:
 
 
 def test_lambda_stays_positive_where_reusing_would_lower_the_error() -> None:
-    prices = Prices.unknown(1, 3)
+    prices = Prices.unknown(1, torch.ones(3))
     prices.see(ALL, cells(-1, -2, -3), cells(0.5, 0.5, 0.5))
     assert prices.penalty(0.5) > 0
 
 
 def test_prices_remember_but_follow_and_rows_never_met_do_not_count() -> None:
-    prices = Prices.unknown(2, 2)
+    prices = Prices.unknown(2, torch.ones(2))
     first = torch.tensor([True, False])
     fall = torch.tensor([[1.0, 1.0], [100.0, 100.0]], dtype=torch.float64)
     none = torch.zeros(2, 2, dtype=torch.float64)
@@ -56,6 +56,21 @@ def test_prices_remember_but_follow_and_rows_never_met_do_not_count() -> None:
     for _ in range(30):
         prices.see(first, 3 * fall, none)
     assert prices.penalty(0.5) == pytest.approx(3.0, rel=1e-3)
+
+
+def test_nested_scores_fall_in_every_row_and_keep_their_order() -> None:
+    logits = np.array([[2.0, 3.0, -1.0, -1.0], [0.0, 0.0, 0.0, 4.0]], np.float32)
+    falling = nested(logits)
+    assert falling.dtype == np.float32
+    assert (np.diff(falling) < 0).all()
+    np.testing.assert_allclose(falling, np.minimum.accumulate(logits, axis=1), atol=0.005)
+
+
+def test_a_branch_that_costs_more_is_given_up_sooner() -> None:
+    prices = Prices.unknown(1, torch.tensor([0.5, 1.5]))
+    prices.see(ALL, cells(1, 1), cells(0, 0))
+    assert prices.penalty(0.02) == pytest.approx(1 / 1.5, rel=0.05)
+    assert prices.penalty(0.98) == pytest.approx(2.0, rel=0.05)
 
 
 @pytest.mark.parametrize("reuse", [0.0, 0.2, 0.45, 0.5, 1.0])

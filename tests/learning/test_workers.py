@@ -14,7 +14,7 @@ from toy_learning import TEST_PATHS, learn_briefly, task_of
 from toys import toy_dit
 
 from l2c_rt.learning.penalty import shifted_to_share
-from l2c_rt.learning.state import Sums, gather, start, update
+from l2c_rt.learning.state import Sums, start, update
 from l2c_rt.learning.workers import Workers
 from l2c_rt.policies.router import Router
 
@@ -48,13 +48,13 @@ def test_two_processes_learn_one_router_from_both_their_batches(tmp_path: Path) 
     assert json.loads(routers[0].training)["processes"] == 2
     # The same in one process: both batches' pairs, slopes averaged.
     task = task_of(toy_dit(depth=1), iterations=3, batch_size=4, lam=None, reuse=0.45, lr=None)
-    state = start(task.rows.values(), 2, task.options)
+    state = start(task.rows.values(), task.source.costs, task.options)
     for iteration in range(3):
-        each = [gather(task.bound_model, task.pairs(iteration, rank, None), state, task.options)
-                for rank in range(2)]  # fmt: skip
+        assert state.iteration == iteration
+        each = [task.source.gather(state, rank) for rank in range(2)]
         sums = Sums(each[0].slope + each[1].slope, each[0].pairs + each[1].pairs,
                     each[0].error + each[1].error)  # fmt: skip
-        update(state, sums, task.options, task.family, Workers(0, 2))
+        update(state, sums, task.options, task.rules, Workers(0, 2))
     wanted, _ = shifted_to_share(state.learned(task.options).numpy(), 0.45, 0.1)
     np.testing.assert_allclose(routers[0].logits[list(state.rows)], wanted, atol=1e-4)
     alone = learn_briefly(toy_dit(depth=1), iterations=3)

@@ -39,7 +39,8 @@ def test_enable_and_disable_without_a_with_block() -> None:
     assert pipe.transformer is original
     assert vars(pipe).keys() - before.keys() <= {name for name in vars(pipe) if name[0] == "_"}
     assert torch.equal(draw(pipe, FLUX.inputs), plain)
-    assert fast.summary().models["transformer"].runs == 1
+    summary = fast.summary().models["transformer"]
+    assert (summary.runs, summary.slot_bytes > 0) == (1, True)
     with enable(pipe):
         assert torch.equal(draw(pipe, FLUX.inputs), cached)
 
@@ -223,7 +224,23 @@ def test_the_enabled_model_may_be_offloaded_and_saved(tmp_path: Any) -> None:
         pipe.transformer, hook = accelerate.cpu_offload_with_hook(pipe.transformer, "cpu")
         assert torch.equal(draw(pipe, FLUX.inputs), first)
         hook.remove()
-        pipe.transformer.save_pretrained(tmp_path)
         assert "forward" not in vars(original)
+        accelerate.cpu_offload(pipe.transformer, torch.device("cpu"))
+        assert original.proj_out.weight.device.type == "meta"
+        assert torch.equal(draw(pipe, FLUX.inputs), first)
+        pipe.remove_all_hooks()
+        pipe.transformer.save_pretrained(tmp_path)
     loaded = type(original).from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in original.state_dict().items())
+
+
+def test_another_pipeline_made_from_an_enabled_one_runs_the_same() -> None:
+    pipe = flux()
+    original = pipe.transformer
+    with enable(pipe):
+        first = draw(pipe, FLUX.inputs)
+        other = diffusers.FluxPipeline.from_pipe(pipe)
+        other.set_progress_bar_config(disable=True)
+        assert torch.equal(draw(other, FLUX.inputs), first)
+        rt.disable(other)
+        assert other.transformer is original

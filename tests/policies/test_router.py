@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from router_files import drawn_logits
 from strategies import routers
 
-from l2c_rt.families import FAMILIES
+from l2c_rt.families import FAMILIES, rules_named
 from l2c_rt.policies.router import Router
 
 LOGITS = drawn_logits()
@@ -23,6 +23,10 @@ def test_rows_of_dit_count_from_the_clean_end():
 def test_rows_of_uvit_count_solver_steps_from_the_noisy_end():
     assert Router(np.zeros((8, 2)), "uvit", 8).valid_rows() == {2: 1, 4: 2, 6: 3}
     assert Router(np.zeros((4, 2)), "uvit", 8).valid_rows() == {2: 1, 4: 2, 6: 3}
+
+
+def test_rows_of_a_router_for_an_own_loop_are_its_evaluations():
+    assert Router(np.zeros((5, 2)), "own", 5).valid_rows() == {1: 1, 3: 3}
 
 
 def test_a_score_above_the_threshold_computes():
@@ -69,14 +73,12 @@ def test_ties_go_by_evaluation_and_then_by_branch():
 
 @given(router=routers())
 def test_a_schedule_carries_where_it_comes_from(router):
-    schedule = router.schedule()
-    assert (schedule.family, schedule.sampler) == (router.family, router.sampler)
-    assert (schedule.calls_per_step, schedule.source) == (
-        FAMILIES[router.family].calls_per_step,
-        "drawn",
-    )
-    assert schedule.threshold == FAMILIES[router.family].threshold
-    assert schedule.branches == router.branches
+    schedule, rules = router.schedule(), rules_named(router.family)
+    assert schedule.family == (router.family if router.family in FAMILIES else "")
+    assert (schedule.calls_per_step, schedule.source) == (rules.calls_per_step, "drawn")
+    assert schedule.threshold == rules.threshold
+    for field in ("branches", "granularity", "sampler", "timesteps"):
+        assert getattr(schedule, field) == getattr(router, field)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,8 @@ def test_a_schedule_carries_where_it_comes_from(router):
         ({"branches": ("a",)}, "1 branch names for 8"),
         ({"source": "\x1b"}, "source is"),
         ({"training": "{"}, "training is not a JSON"),
+        ({"granularity": "layer"}, "granularity: got 'layer', wanted 'branch', 'block' or 'shell'"),
+        ({"timesteps": (1.0,)}, "1 timesteps for 10 steps"),
     ],
 )
 def test_a_bad_router_is_rejected_by_name(fields, message):

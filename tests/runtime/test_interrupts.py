@@ -142,7 +142,7 @@ def test_inside_the_reset_that_follows_an_error(
 ) -> None:
     if not readable:
         # As on a GPU: the next run is not told from the one that was interrupted by its timestep.
-        monkeypatch.setattr(timestep_check, "host_timestep", lambda t: None)
+        monkeypatch.setattr(timestep_check, "on_host", lambda t: False)
     fast = fresh(backend, timesteps=GRID)
     expected = calls(fast)
     drive(fast, 3, seed=1)

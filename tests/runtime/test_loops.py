@@ -11,6 +11,7 @@ from toys import call_inputs, drive, random_schedule, timesteps, toy_dit
 
 import l2c_rt as rt
 from l2c_rt.notices import L2CWarning
+from l2c_rt.policies import Full
 from l2c_rt.runtime.calls import StepError
 from l2c_rt.runtime.known_loop import Source
 from l2c_rt.sampling.solvers import ddim
@@ -126,7 +127,7 @@ def test_a_loop_longer_than_the_schedule_is_refused_at_its_first_extra_call(
     with pytest.raises(StepError, match="call 5: timestep 100 goes on after the 4 evaluations"):
         run(clock, [*GRID, 100.0], latents=latents)  # type: ignore[arg-type]
     # What looked like a complete run has shown nothing.
-    assert clock.timesteps is None
+    assert (clock.known is None) == (not known)
     assert reuses(run(clock, [950.0, *GRID[1:]], latents="follows")) == YES
 
 
@@ -217,3 +218,10 @@ def test_sessions_know_the_loop_that_another_one_has_shown() -> None:
         assert session.run.clock.known == fast.run.clock.known
         assert session.run.clock.known is not None
     assert fast.timesteps == tuple(map(float, timesteps(4)))
+
+
+def test_a_schedule_that_reuses_nothing_has_nothing_to_say_of_loops() -> None:
+    fast = rt.compile(toy_dit(), Full(), steps=3, strict=True)
+    for step, seed in enumerate((1, 2, 3)):
+        fast(*call_inputs(step, seed))
+    assert not fast.summary().reasons

@@ -36,8 +36,10 @@ def test_a_reason_that_appears_later_is_warned_of_then() -> None:
     fast = rt.compile(model, EveryN(2), steps=4)
     drive(fast, 4)
     model.blocks[0].register_forward_hook(lambda *_: None)
-    with pytest.warns(L2CWarning, match="forward hooks on DiTBlock are not called"):
-        drive(fast, 4)
+    with pytest.warns(L2CWarning, match="forward hooks on DiTBlock are not called") as warned:
+        fast(*call_inputs(0))
+    assert warned[0].filename == __file__
+    fast.reset()
     drive(fast, 4)
 
 

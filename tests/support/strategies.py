@@ -9,6 +9,13 @@ from hypothesis.extra import numpy as npst
 from l2c_rt.policies.router import Router
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
+GRANULARITY = st.sampled_from(["branch", "block", "shell"])
+
+
+def timesteps(steps: int) -> st.SearchStrategy[tuple[float, ...] | None]:
+    """Any timesteps of a run, or none."""
+    return st.none() | st.lists(st.floats(-1e6, 1e6), min_size=steps, max_size=steps).map(tuple)
+
 
 @st.composite
 def schedules(
@@ -25,18 +32,17 @@ def schedules(
         calls_per_step=draw(st.integers(1, 2)),
         threshold=draw(st.none() | st.floats(0, 1)),
         source=draw(st.text('abc _\u00e9\u4e2d"\\', max_size=8)),
-        timesteps=draw(
-            st.none() | st.lists(st.floats(-1e6, 1e6), min_size=steps, max_size=steps).map(tuple)
-        ),
+        timesteps=draw(timesteps(steps)),
+        granularity=draw(GRANULARITY),
     )
 
 
 @st.composite
 def routers(draw: st.DrawFn, max_steps: int = 10, max_blocks: int = 4) -> Router:
     """Any router: few distinct logits, so that ties occur, and anything in the unused rows."""
-    family = draw(st.sampled_from(["dit", "uvit"]))
+    family = draw(st.sampled_from(["dit", "uvit", "own"]))
     steps = draw(st.integers(1, max_steps // 2)) * 2
-    if family == "dit":
+    if family != "uvit":
         steps -= draw(st.integers(0, 1))
     branches = 2 * draw(st.integers(1, max_blocks))
     scores = st.sampled_from([-60.0, -2.5, -2.0, 0.0, 0.25, 3.0, 60.0])
@@ -44,4 +50,7 @@ def routers(draw: st.DrawFn, max_steps: int = 10, max_blocks: int = 4) -> Router
     used = list(Router(np.zeros_like(logits), family, steps).valid_rows().values())
     unused = sorted(set(range(steps)) - set(used))
     logits[unused] = draw(st.sampled_from([0.0, np.nan, np.inf, -np.inf]))
-    return Router(logits, family, steps, source="drawn")
+    return Router(
+        logits, family, steps, source="drawn", timesteps=draw(timesteps(steps)),
+        granularity=draw(GRANULARITY),
+    )  # fmt: skip

@@ -29,7 +29,9 @@ from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 def learned(path: Path) -> None:
     task = task_of(toy_dit(depth=1))
-    load_checkpoint(path, start([0], 2, task.options), task.options, task.fingerprint)
+    load_checkpoint(
+        path, start([0], task.source.costs, task.options), task.options, task.fingerprint
+    )
 
 
 def shard(path: Path) -> Any:

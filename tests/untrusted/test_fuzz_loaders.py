@@ -61,7 +61,7 @@ def test_400_damaged_states_of_learning(tmp_path: Path) -> None:
     good = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
 
     def use(path: Path) -> None:
-        state = start(task.rows.values(), 2, task.options)
+        state = start(task.rows.values(), task.source.costs, task.options)
         load_checkpoint(path, state, task.options, task.fingerprint)
         assert 0 <= state.iteration <= 4
         assert bool(state.logits.isfinite().all())

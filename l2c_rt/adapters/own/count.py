@@ -12,8 +12,10 @@ from l2c_rt.plan.program import BlockProgram, Branch, Node
 def counted_program(program: BlockProgram, probe: Probe, rows: int) -> BlockProgram:
     """The program with the counts of one of the `rows` of a call in place of weights.
 
-    A published program, which has counts of its own, is returned as it is.
+    A published program and one of nested shells have counts of their own, and stay as they are.
     """
+    if any(branch.nested for branch in program.branches):
+        return program
     total = sum(probe.linear_macs.values()) + sum(probe.attention_macs.values())
     if program.nodes[-1].name != AFTER or not total:
         return program

@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from l2c_rt.adapters.wrappers import how_to_unwrap, replaced_forward
+from l2c_rt.adapters.wrappers import (
+    how_to_unwrap,
+    replaced_by,
+    replaced_forward,
+    replacing_hook,
+)
 
 INSTANCE_FORWARD = ("forward", "_old_forward", "_hf_hook", "_compiled_call_impl", "_diffusers_hook")
 """Attributes of an instance that lead a call of it elsewhere; a copy has none of them."""
@@ -35,13 +40,8 @@ def forward_through(
 def check_replaced(module: nn.Module) -> None:
     """Raise ValueError for a forward that was replaced by other code than hooks around it: a copy
     of the module would not run it."""
-    registry = vars(module).get("_diffusers_hook")
-    for hook in () if registry is None else registry.hooks.values():
-        if hasattr(hook, "new_forward"):
-            raise ValueError(
-                f"{type(hook).__name__} of diffusers replaces the forward of "
-                f"{type(module).__name__}: another cache? Take it off, as by model.disable_cache()"
-            )
+    if hook := replacing_hook(module):
+        raise ValueError(replaced_by(hook, module))
     hooks = "_hf_hook" in vars(module) or "_diffusers_hook" in vars(module)
     if replaced_forward(module) and not hooks:
         raise ValueError(

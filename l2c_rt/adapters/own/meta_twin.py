@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from l2c_rt.adapters.own.instance_hooks import INSTANCE_FORWARD
 from l2c_rt.adapters.own.stage import CALL_HOOKS
+from l2c_rt.adapters.wrappers import without_torch_compile
 
 META = torch.device("meta")
 
@@ -48,6 +49,7 @@ class _Twins:
             is_wide = leaf.element_size() > 1 or not leaf.is_floating_point()
             return _empty(leaf, self._device, leaf.dtype if is_wide else self._narrow)
         if isinstance(leaf, nn.Module):
+            leaf = without_torch_compile(leaf)
             return self._copy(leaf, {name: OrderedDict() for name in CALL_HOOKS})
         return self._copy(leaf, {}) if _is_plain(leaf) else leaf
 

@@ -18,7 +18,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.own.meta_twin import META, meta_twin, without_data
-from l2c_rt.adapters.own.observe import Kind, Observer, SiteCall, Stream
+from l2c_rt.adapters.own.observe import (
+    Kind,
+    Observer,
+    SiteCall,
+    Stream,
+    without_graphs,
+)
 from l2c_rt.adapters.own.sites import Site
 from l2c_rt.adapters.own.stage import Stage
 
@@ -87,7 +93,7 @@ def _probe_on(
     try:
         twin = meta_twin(model, wide[0] if wide else torch.get_default_dtype(), device)
         stage = Stage(twin, paths, observer.visit)
-        with torch.no_grad(), observer:
+        with torch.no_grad(), without_graphs(), observer:
             stage(*without_data(args, device), **without_data(dict(kwargs), device))
     except Exception as error:
         # Any: this is the model's code in a place that it was not written for.

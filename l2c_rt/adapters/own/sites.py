@@ -9,6 +9,8 @@ from types import MappingProxyType
 
 from torch import nn
 
+from l2c_rt.adapters.wrappers import without_torch_compile
+
 BRANCH_NAMES = re.compile(
     r"((self|cross|temp|img|txt|audio|video|audio_to_video|video_to_audio)_)?"
     r"(attn\d?|attention|ff|ffn|mlp|feed_?forward)"
@@ -117,6 +119,8 @@ def blocks(model: nn.Module) -> tuple[tuple[str, nn.Module], ...]:
     lists = [(path, module) for path, module in _lists(model) if any(map(_has_branch, module))]
     if not lists:
         return ()
+    if {"down_blocks", "up_blocks"} <= set(model._modules):
+        return tuple(_blocks_of_unet(lists))
     depth = min(path.count(".") for path, _ in lists)
     parents = {path.rpartition(".")[0] for path, _ in lists if path.count(".") == depth}
     found: list[tuple[str, nn.Module]] = []
@@ -125,19 +129,35 @@ def blocks(model: nn.Module) -> tuple[tuple[str, nn.Module], ...]:
     return tuple(found)
 
 
+def _blocks_of_unet(lists: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Module]]:
+    """Those of a U-Net, whose lists are at several depths, in the order of the calls."""
+    for part in ("down_blocks", "mid_block", "up_blocks"):
+        for path, module in lists:
+            if path.partition(".")[0] == part:
+                yield from (
+                    (f"{path}.{i}", b) for i, b in module.named_children() if _has_branch(b)
+                )
+
+
 def _blocks_below(model: nn.Module, parent: str) -> Iterator[tuple[str, nn.Module]]:
     children = list(model.get_submodule(parent).named_children())
     lists = [child for _, child in children if _is_list(child)]
-    classes = {type(block) for blocks in lists for block in blocks.children() if _has_branch(block)}
+    classes = {
+        type(without_torch_compile(block))
+        for blocks in lists
+        for block in blocks.children()
+        if _has_branch(block)
+    }
     for name, child in children:
         path = f"{parent}.{name}" if parent else name
         if _is_list(child):
             yield from ((f"{path}.{i}", b) for i, b in child.named_children() if _has_branch(b))
-        elif type(child) in classes:
+        elif type(without_torch_compile(child)) in classes:
             yield path, child
 
 
 def _sites_of(path: str, block: nn.Module) -> Iterator[Site]:
+    block = without_torch_compile(block)
     names = [name for name, _ in block.named_children()]
     listed = BLOCK_BRANCHES.get(type(block).__name__)
     branches: list[tuple[str, ...]] = [pieces for pieces in IN_PIECES if set(pieces) <= set(names)]

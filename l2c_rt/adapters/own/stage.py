@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 from torch import nn
 
 from l2c_rt.adapters.own.instance_hooks import INSTANCE_FORWARD, forward_through
+from l2c_rt.adapters.wrappers import without_torch_compile
 
 Visit = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 """(path of the cut point, the module to call there, args, kwargs) -> what the call gives."""
@@ -63,6 +64,8 @@ class Stage:
 
     def _copy(self, module: nn.Module, node: _Node) -> nn.Module:
         """The module with everything below it that is cut replaced."""
+        # torch.compile's graphs have nothing cut: what it wraps stands for it.
+        module = without_torch_compile(module)
         twin: nn.Module = object.__new__(type(module))
         modules = OrderedDict(module._modules)
         for name, below in node.children.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from torch import Tensor
 
 import l2c_rt as rt
 from l2c_rt.adapters.own.describe import describe_own
-from l2c_rt.notices import L2CWarning
 from l2c_rt.policies import EveryN, Full, Random
 
 STEPS = 5
@@ -72,18 +70,3 @@ def test_merging_halves_the_slots_of_equal_columns(name: str) -> None:
     summary = merged.summary()
     print(f"{name}: {summary.slots_unmerged} slots, merged {summary.slots}")
     assert summary.slots <= summary.slots_unmerged / 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_runs_merged_as_it_does_unmerged(name: str) -> None:
-    family = FAMILIES[name]
-    model = family.build()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", L2CWarning)  # Some forwards do not run on meta.
-        full, apart, merged = (
-            run(family, compiled(family, model, policy, merge=merge))
-            for policy, merge in ((Full(), True), (EveryN(2), False), (EveryN(2), True))
-        )
-    assert all_equal(full, run(family, model))
-    assert error(merged, apart) < TOLERANCE

@@ -2,100 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import pytest
-import torch
-from cached_oracle import Oracle
-from diffusers_families import Family, first_tensor
 from diffusers_image_families import IMAGE_FAMILIES
 from diffusers_more_image_families import MORE_IMAGE_FAMILIES
 from diffusers_more_video_families import MORE_VIDEO_FAMILIES
+from diffusers_unet_families import UNET_FAMILIES
 from diffusers_video_families import VIDEO_FAMILIES
-from torch import Tensor, nn
+from family_results import FAMILIES, block_result, branch_result
+from family_table import COMMAND, page, tested_version
 
-from l2c_rt import api
-from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.adapters.own.describe import describe_own
-from l2c_rt.policies import Full, Random
-
-STEPS = 5
-FAMILIES = IMAGE_FAMILIES | MORE_IMAGE_FAMILIES | VIDEO_FAMILIES | MORE_VIDEO_FAMILIES
+PAGE = Path(__file__).parents[3] / "docs" / "families.md"
 every_family = pytest.mark.parametrize("name", FAMILIES)
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi asks for one in float32.
 
 
-@pytest.fixture(scope="module")
-def models() -> dict[str, Any]:
-    """Each family is built once: no test writes to a model."""
-    return {}
-
-
-def built(models: dict[str, Any], name: str) -> tuple[Family, Any]:
-    if name not in models:
-        models[name] = FAMILIES[name].build()
-    return FAMILIES[name], models[name]
-
-
-def timesteps(family: Family, described: BoundModel) -> list[float]:
-    times = [described.begin(**family.at(step)).t for step in range(STEPS)]
-    return [float(t.reshape(-1)[0]) for t in times]
-
-
-def run(family: Family, model: Any, steps: int = STEPS) -> list[Tensor]:
-    with torch.no_grad():
-        return [first_tensor(model(**family.at(step))) for step in range(steps)]
-
-
-def all_equal(a: list[Tensor], b: list[Tensor]) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def snapshot(model: nn.Module) -> list[object]:
-    """Everything about a model that a compiled one might touch."""
-    return [
-        (name, type(module), {k: id(v) for k, v in vars(module).items()},
-         [(k, id(v)) for k, v in module._modules.items()],
-         [(k, id(t), t.data_ptr(), t._version) for k, t in module.named_parameters(recurse=False)],
-         len(module._forward_hooks), len(module._forward_pre_hooks))
-        for name, module in model.named_modules()
-    ]  # fmt: skip
+@every_family
+def test_cut_at_its_branches_it_is_bitwise_itself_or_what_plain_hooks_give(name: str) -> None:
+    result = branch_result(name)
+    assert result.full
+    assert result.cached
+    assert result.differs
+    assert result.twice
+    assert result.untouched
 
 
 @every_family
-def test_computing_everything_is_bitwise_the_model_and_leaves_it_as_it_was(
-    models: dict[str, Any], name: str
-) -> None:
-    family, model = built(models, name)
-    expected, before, keys = run(family, model), snapshot(model), list(model.state_dict())
-    loop = timesteps(family, describe_own(model))
-    full = api.compile(model, Full(), steps=STEPS, adapter=describe_own, timesteps=loop)
-    assert full.backend.name == "own"
-    assert all_equal(run(family, full), expected)
-    assert snapshot(model) == before
-    assert list(model.state_dict()) == keys
+def test_cut_at_its_blocks_it_is_bitwise_itself_and_merging_only_rounds(name: str) -> None:
+    result = block_result(name)
+    assert result.full
+    assert result.merged
 
 
-@every_family
-def test_a_cached_run_is_bitwise_what_plain_hooks_give(models: dict[str, Any], name: str) -> None:
-    family, model = built(models, name)
-    described = describe_own(model)
-    policy = Random(0.5, seed=3, evaluations=tuple(range(1, STEPS)))
-    schedule = policy.schedule(STEPS, described.program.branch_names)
-    loop = timesteps(family, described)
-    fast = api.compile(model, schedule, adapter=describe_own, timesteps=loop)
-    before = snapshot(model)
-    outputs = run(family, fast)
-    paths = {site.name: site.children[-1] for site in described.sites}
-    assert all_equal(outputs, run(family, Oracle(model, schedule, paths)))
-    assert not all_equal(outputs, run(family, model))
-    run(family, fast, 2)
-    fast.reset()
-    fast.poison()
-    assert all_equal(run(family, fast), outputs)
-    assert snapshot(model) == before
-
-
-def test_the_table_has_every_family_once() -> None:
-    tables = (IMAGE_FAMILIES, MORE_IMAGE_FAMILIES, VIDEO_FAMILIES, MORE_VIDEO_FAMILIES)
+def test_the_tables_have_every_family_once() -> None:
+    tables = (IMAGE_FAMILIES, MORE_IMAGE_FAMILIES, VIDEO_FAMILIES, MORE_VIDEO_FAMILIES,
+              UNET_FAMILIES)  # fmt: skip
     assert len({family.model for family in FAMILIES.values()}) == sum(map(len, tables))
+
+
+def test_the_page_is_what_the_families_show() -> None:
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    text = PAGE.read_text(encoding="utf-8")
+    if diffusers.__version__ != tested_version(text):
+        pytest.skip(f"docs/families.md is of another diffusers than {diffusers.__version__}")
+    assert text == page(), f"docs/families.md differs; write it again: {COMMAND}"

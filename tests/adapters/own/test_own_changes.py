@@ -10,14 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers_families import first_tensor
-from diffusers_image_families import IMAGE_FAMILIES
 from small_models import TwoStreamModel, all_equal, run_loop, times, two_stream_model
 from torch import nn
 
 import l2c_rt as rt
 from l2c_rt.adapters.own.stage import Stage
-from l2c_rt.notices import L2CWarning
 from l2c_rt.policies import EveryN, Full
 
 STEPS = 4
@@ -135,40 +132,6 @@ def test_a_part_of_a_stage_is_neither_copied_nor_pickled() -> None:
     for action in (copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match="not copied or pickled"):
             action(stage.root)
-
-
-def test_a_model_compiled_by_torch_runs_its_own_forward_and_says_so() -> None:
-    net = two_stream_model()
-    net.compile(backend="eager")
-    with pytest.warns(L2CWarning, match="graphs that TwoStreamModel.compile"):
-        fast = rt.compile(net, Full(), steps=STEPS, timesteps=times(STEPS))
-    assert all_equal(run_loop(fast, STEPS), run_loop(two_stream_model(), STEPS))
-    with pytest.raises(TypeError, match=r"compile\(model._orig_mod, ...\)"):
-        rt.compile(torch.compile(two_stream_model(), backend="eager"), Full(), steps=STEPS)
-
-
-def test_lora_that_is_added_and_scaled_between_runs_is_in_the_next() -> None:
-    peft = pytest.importorskip("peft", reason="peft is not installed")
-    family = IMAGE_FAMILIES["Flux"]
-    model = family.build()
-    fast = rt.compile(model, Full(), steps=1)
-    lora = peft.LoraConfig(
-        r=2, target_modules=["to_q", "x_embedder", "proj_out"], init_lora_weights=False
-    )
-    seen: list[torch.Tensor] = []
-    with torch.no_grad():
-        for change in (
-            lambda: None,
-            lambda: model.add_adapter(lora, adapter_name="one"),
-            lambda: model.set_adapters(["one"], [0.5]),
-            lambda: model.disable_adapters(),
-        ):
-            change()
-            out, own = first_tensor(fast(**family.at(0))), first_tensor(model(**family.at(0)))
-            assert torch.equal(out, own)
-            seen.append(out)
-    assert [torch.equal(seen[0], out) for out in seen] == [True, False, False, True]
-    assert not torch.equal(seen[1], seen[2])
 
 
 def test_a_model_of_twelve_billion_parameters_is_compiled_within_a_second() -> None:
