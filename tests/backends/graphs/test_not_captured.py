@@ -12,7 +12,13 @@ from small_models import TwoStreamModel, all_equal, call_of, run_loop, two_strea
 from torch import Tensor, nn
 
 import l2c_rt as rt
+from l2c_rt.adapters import describe
+from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.backends import select_backend
+from l2c_rt.backends.graphs.workspace import GraphWorkspace
+from l2c_rt.backends.options import Options
 from l2c_rt.notices import L2CWarning
+from l2c_rt.plan.build import build_plan
 from l2c_rt.policies import EveryN
 
 STEPS = 6
@@ -201,3 +207,21 @@ def test_a_hook_on_all_modules_of_the_process_is_refused() -> None:
             compile_own(two_stream_model(), EveryN(2), adapter=None, steps=STEPS)
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize(
+    ("graph", "captures", "notes"),
+    [("step", True, 0), ("off", False, 0), ("trajectory", True, 1)],
+)
+def test_the_graph_option_decides_on_a_gpu(
+    graph: str, captures: bool, notes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = describe(two_stream_model())
+    monkeypatch.setattr(BoundModel, "device", torch.device("cuda", 0))
+    backend = select_backend("auto", Options(graph=graph), described)
+    schedule = EveryN(2).schedule(STEPS, described.program.branch_names)
+    workspace = backend.workspace(build_plan(described.program, schedule))
+    assert isinstance(workspace, GraphWorkspace) == captures
+    if isinstance(workspace, GraphWorkspace):
+        workspace._drained.detach()  # There is no device to wait for.
+    assert len(backend.reasons) == notes

@@ -14,14 +14,8 @@ from small_models import TwoStreamModel, all_equal, call_of, run_loop, two_strea
 from torch import Tensor, nn
 
 import l2c_rt as rt
-from l2c_rt.adapters import describe
-from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.backends import select_backend
 from l2c_rt.backends.backend import MAX_SHAPES
-from l2c_rt.backends.graphs.workspace import GraphWorkspace
-from l2c_rt.backends.options import Options
 from l2c_rt.notices import L2CWarning
-from l2c_rt.plan.build import build_plan
 from l2c_rt.policies import EveryN
 
 STEPS = 6
@@ -202,6 +196,15 @@ def test_a_text_of_another_length_has_graphs_of_its_own_and_the_oldest_go() -> N
     assert len(lane.workspace._kinds) == MAX_SHAPES
 
 
+def test_a_text_of_another_length_between_takes_the_memory_that_graphs_were_made_for() -> None:
+    fast, plain = pair()
+    run_loop(fast, 3)  # Captures the first distinct step, and not the second.
+    fast.reset()
+    run_loop(fast, STEPS, text=9)
+    for _ in range(3):
+        assert all_equal(run_loop(fast, STEPS), run_loop(plain, STEPS))
+
+
 def test_a_capture_that_fails_falls_back_and_says_why() -> None:
     class Fails(OwnRecorder):
         def capture(self, work: Callable[[], None]) -> Any:
@@ -240,25 +243,6 @@ def test_an_interrupt_inside_a_capture_leaves_a_model_that_runs() -> None:
 
 
 def test_a_cpu_has_no_graphs() -> None:
-    fast = rt.compile(two_stream_model(), EveryN(2), steps=2)
-    for _ in range(3):
-        run_loop(fast, 2)
-    assert fast.summary().graphs.graphs == 0
-
-
-@pytest.mark.parametrize(
-    ("graph", "captures", "notes"),
-    [("step", True, 0), ("off", False, 0), ("trajectory", True, 1)],
-)
-def test_the_graph_option_decides_on_a_gpu(
-    graph: str, captures: bool, notes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    described = describe(two_stream_model())
-    monkeypatch.setattr(BoundModel, "device", torch.device("cuda", 0))
-    backend = select_backend("auto", Options(graph=graph), described)
-    schedule = EveryN(2).schedule(STEPS, described.program.branch_names)
-    workspace = backend.workspace(build_plan(described.program, schedule))
-    assert isinstance(workspace, GraphWorkspace) == captures
-    if isinstance(workspace, GraphWorkspace):
-        workspace._drained.detach()  # There is no device to wait for.
-    assert len(backend.reasons) == notes
+    _, plain = pair()
+    run_loop(plain, STEPS)
+    assert plain.summary().graphs.graphs == 0

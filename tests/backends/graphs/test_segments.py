@@ -60,6 +60,18 @@ def test_a_graph_ends_where_the_models_own_code_reads_what_a_block_gave() -> Non
     assert graphs_of(net) == ([(0, 2), (2, 4)], (IN_PARTS,))
 
 
+def test_a_graph_ends_where_an_output_is_read_and_then_handed_on_as_it_is() -> None:
+    sums: list[Tensor] = []
+
+    def between(i: int, x: Tensor) -> Tensor:
+        if i == 2 and x.device.type == "cpu":  # Not the probe's.
+            sums.append(x.sum())
+        return x
+
+    assert graphs_of(built(OneStream, between=between)) == ([(0, 2), (2, 4)], (IN_PARTS,))
+    assert not torch.stack(sums).isnan().any()
+
+
 def test_a_graph_ends_where_a_later_one_is_given_its_output() -> None:
     net = built(OneStream, between=lambda i, x: x.tanh() if i == 2 else x, skips={3: 0})
     assert graphs_of(net) == ([(0, 1), (1, 2), (2, 3), (3, 4)], (IN_PARTS,))
