@@ -73,7 +73,8 @@ def bench_runtime_python_per_evaluation(
     # What computes nothing does not agree with the model.
     idle = build(model, schedule, partial(_without_work, backend), check="off")
     x, y = run_inputs(model)
-    grid = [torch.full((1,), 990 - 7 * k) for k in range(schedule.steps)]
+    assert idle.timesteps is not None
+    grid = [torch.full((1,), t) for t in idle.timesteps]
     labels = torch.tensor(y)
 
     def calls() -> None:
