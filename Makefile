@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 	$(BIN)/l2c-rt demo --out demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m "not gpu and not slow" -n auto --maxprocesses 4 --dist loadfile
 
 # mypy sees the package as it is installed, with kernels/ as l2c_rt.kernels.
 lint: $(VENV)/.dev
