@@ -22,11 +22,11 @@ from l2c_rt.cli.options import (
     SEED,
     FiniteFloat,
     backend_option,
+    cfg_scale_option,
     force_option,
     json_option,
     key_option,
     num_heads_option,
-    of_each_family,
 )
 from l2c_rt.cli.sources import DIGITS_ROUTERS, METAVAR, Source, Threshold, read_source
 from l2c_rt.cli.vae import find_vae, load_vae, vae_option
@@ -69,11 +69,7 @@ def parse_shares(
 @click.option("--images", type=click.IntRange(1, MOST), default=8, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Timed runs.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of noise and random reuse.")
-@click.option(
-    "--cfg-scale",
-    type=FiniteFloat(),
-    help=f"Guidance; default as published: {of_each_family(lambda family: family.cfg_scale)}.",
-)
+@cfg_scale_option
 @backend_option
 @device_option
 @vae_option

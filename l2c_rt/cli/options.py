@@ -57,6 +57,13 @@ def of_each_family(value: Callable[[Family], float]) -> str:
     return ", ".join(f"{family.display_name} {value(family):g}" for family in FAMILIES.values())
 
 
+cfg_scale_option = click.option(
+    "--cfg-scale",
+    type=FiniteFloat(),
+    help=f"Guidance; default as published: {of_each_family(lambda family: family.cfg_scale)}.",
+)
+
+
 def cut_options(command: Command) -> Command:
     """--threshold and --reuse, as `cut`: which schedule a router gives."""
 

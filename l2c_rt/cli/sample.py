@@ -20,13 +20,12 @@ from l2c_rt.cli.labels import check_labels, parse_labels
 from l2c_rt.cli.models import Loaded, check_device, load, noise
 from l2c_rt.cli.options import (
     SEED,
-    FiniteFloat,
     backend_option,
+    cfg_scale_option,
     cut_options,
     force_option,
     key_option,
     num_heads_option,
-    of_each_family,
 )
 from l2c_rt.cli.sources import DIGITS_STEPS, METAVAR, Threshold, read_source
 from l2c_rt.cli.vae import find_vae, load_vae, vae_option
@@ -62,11 +61,7 @@ Examples:
 @click.option("--steps", type=click.IntRange(1, 1000), help="Evaluations of the run.")
 @click.option("--labels", default="0-7", show_default=True, help="Classes, as in 0,3,5-9.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the noise.")
-@click.option(
-    "--cfg-scale",
-    type=FiniteFloat(),
-    help=f"Guidance; default as published: {of_each_family(lambda family: family.cfg_scale)}.",
-)
+@cfg_scale_option
 @backend_option
 @device_option
 @vae_option
