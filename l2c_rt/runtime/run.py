@@ -63,8 +63,8 @@ class Run:
         with torch.inference_mode(False) if inside else nullcontext(), torch.no_grad():
             tick, out = self._evaluate(args, kwargs, hint, wants_grad)
             self._check.done(tick.step, self.version.model.to_tensor, out)
-        if self.shared.loop is None:
-            # Known to the sessions that are opened from now on.
+        if self.shared.loop is None and not self.clock.mid_run:
+            # A complete run has shown it to the sessions that are opened from now on.
             self.shared.loop = self.clock.known
         self._in_call = False
         return out
