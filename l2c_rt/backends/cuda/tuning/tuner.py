@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -123,7 +124,10 @@ class Tuner:
                 return default
             begun = time.perf_counter()
             try:
-                winner = self._fastest(problem, default, allowed, make, check)
+                # PyTorch warns of every reason why an attention of its own does not take a shape.
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    winner = self._fastest(problem, default, allowed, make, check)
             finally:
                 self.seconds += time.perf_counter() - begun
             return winner
