@@ -9,9 +9,10 @@ What can go wrong with graphs, and what keeps it from going wrong here:
   ordered by `streams.StreamOrder` also across streams.
 - Streams come from one small pool per priority, again and again: what another thread launches on
   a stream that captures goes into the graph.  So that one has a priority of its own (`PRIORITY`).
-- Graphs of one pool are dropped together, after the device has finished (`drain`).
-- A garbage collection that frees GPU memory ends a capture, and so does a wait for the device on
-  any thread: ours take turns (`undisturbed`); because of others' a capture is tried twice.
+- Graphs of one pool are dropped together, after the work of their session (`StreamOrder.wait`).
+- A wait for the whole device on any thread ends a capture, so nothing here does that; a garbage
+  collection that frees GPU memory does too (`undisturbed`).  Because of others' waits a capture
+  is tried twice.
 - Other threads go on using CUDA meanwhile: errors are those of the capturing thread only.
 """
 
@@ -21,7 +22,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -176,14 +177,9 @@ class CudaRecorder:
             torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
 
 
-def in_turn() -> AbstractContextManager[object]:
-    """For what waits for a device, which would end any capture that goes on meanwhile."""
-    return _alone
-
-
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """For a capture: no other one, no wait for a device (`drain`), no garbage collection."""
+    """For a capture: no other one of ours, and no garbage collection."""
     with _alone:
         enabled = gc.isenabled()
         gc.disable()
@@ -238,10 +234,3 @@ def _handle(graph: Graph) -> int | None:
     """The address of a CUgraphExec; None where this torch does not tell it."""
     tell = getattr(graph, "raw_cuda_graph_exec", None)
     return None if tell is None else int(tell())
-
-
-def drain(device: torch.device) -> None:
-    """Wait until nothing that was launched still uses memory which is about to be dropped."""
-    if device.type == "cuda":
-        with in_turn():
-            torch.cuda.synchronize(device)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from l2c_rt.memory.arena import SlotMemory
+from l2c_rt.memory.arena import SlotMemory, used_now
 from l2c_rt.memory.kept_values import KeptValues
 
 
@@ -66,6 +66,12 @@ class Slots:
     @property
     def awake(self) -> bool:
         return self.values.awake and (self._memory is None or self._memory.awake)
+
+    def used(self) -> None:
+        """What the current stream has been given until now uses the slots."""
+        used_now(self.values.arenas)
+        if self._memory is not None:
+            used_now((self._memory.arena,))
 
     def poison(self) -> None:
         """Fill with NaN, so that a read of a stale value shows."""

@@ -10,7 +10,7 @@ import ctypes
 
 from fake_cuda import Driver, error_of, names, run_case
 
-from l2c_rt._C import Arena, View, cuda_available
+from l2c_rt._C import Arena, GraphLoop, View, cuda_available, wait_for_event
 
 KIB64 = 65536
 GIB = 1 << 30
@@ -20,10 +20,13 @@ SETUP = [
     "cuDeviceGetAttribute",
     "cuDevicePrimaryCtxRetain",
     "cuCtxPushCurrent_v2",
+    "cuEventCreate",
     "cuMemGetAllocationGranularity",
     "cuMemAddressReserve",
 ]
 TAKE = ["cuMemCreate", "cuMemMap", "cuMemSetAccess"]
+FILL = ["cuEventSynchronize", "cuMemsetD8Async", "cuStreamSynchronize"]
+USE = ["cuStreamIsCapturing", "cuStreamWaitEvent", "cuEventRecord"]
 
 
 def case_a_life_makes_these_calls_in_this_order(driver: Driver) -> None:
@@ -35,6 +38,7 @@ def case_a_life_makes_these_calls_in_this_order(driver: Driver) -> None:
         ("cuDeviceGet", 1),
         ("cuDeviceGetAttribute", 1),
         ("cuDevicePrimaryCtxRetain", 1),
+        ("cuEventCreate", 2),
         ("cuMemGetAllocationGranularity", 1),
         ("cuMemAddressReserve", KIB64),
         ("cuMemCreate", KIB64),
@@ -42,17 +46,18 @@ def case_a_life_makes_these_calls_in_this_order(driver: Driver) -> None:
         ("cuMemSetAccess", KIB64),
     ]
     arena.sleep()
-    assert names(driver.calls()) == ["cuCtxSynchronize", "cuMemUnmap", "cuMemRelease"]
+    assert names(driver.calls()) == ["cuEventSynchronize", "cuMemUnmap", "cuMemRelease"]
     arena.wake()
     assert names(driver.calls()) == TAKE
     arena.poison()
-    assert names(driver.calls()) == ["cuCtxSynchronize", "cuMemsetD8_v2", "cuCtxSynchronize"]
+    assert names(driver.calls()) == FILL
     del arena
     assert driver.calls() == [
-        ("cuCtxSynchronize", 0),
+        ("cuEventSynchronize", 0),
         ("cuMemUnmap", KIB64),
         ("cuMemRelease", 1),
         ("cuMemAddressFree", KIB64),
+        ("cuEventDestroy_v2", 0),
         ("cuDevicePrimaryCtxRelease_v2", 1),
     ]
     driver.check_clean()
@@ -94,8 +99,10 @@ def case_an_arena_dropped_asleep_frees_its_addresses(driver: Driver) -> None:
     arena.sleep()
     driver.calls()
     del arena
-    expected = ["cuCtxSynchronize", "cuMemAddressFree", "cuDevicePrimaryCtxRelease_v2"]
-    assert names(driver.calls()) == expected
+    assert names(driver.calls()) == [
+        *("cuEventSynchronize", "cuMemAddressFree", "cuEventDestroy_v2"),
+        "cuDevicePrimaryCtxRelease_v2",
+    ]
     driver.check_clean()
 
 
@@ -174,10 +181,10 @@ def case_a_failed_wake_sleeps_on_and_can_be_tried_again(driver: Driver) -> None:
 
 def case_a_sleep_that_cannot_wait_changes_nothing(driver: Driver) -> None:
     arena = Arena(1, KIB64, device=0)
-    driver.fail("cuCtxSynchronize")
+    driver.fail("cuEventSynchronize")
     driver.calls()
     assert "earlier work" in str(error_of(arena.sleep))
-    assert "cuMemUnmap" not in names(driver.calls())
+    assert names(driver.calls()) == ["cuEventSynchronize"]
     assert (arena.awake, arena.sleeps) == (True, 0)
     arena.sleep()
     del arena
@@ -200,8 +207,8 @@ def case_a_sleep_that_stops_half_way_can_go_either_way(driver: Driver) -> None:
 
 def case_a_failed_poison_is_an_error(driver: Driver) -> None:
     arena = Arena(1, KIB64, device=0)
-    for call, nth in (("cuMemsetD8_v2", 1), ("cuCtxSynchronize", 1), ("cuCtxSynchronize", 2)):
-        driver.fail(call, nth)
+    for call in FILL:
+        driver.fail(call)
         assert call in str(error_of(arena.poison))
     del arena
     driver.check_clean()
@@ -210,10 +217,53 @@ def case_a_failed_poison_is_an_error(driver: Driver) -> None:
 def case_memory_is_left_where_work_may_still_run(driver: Driver) -> None:
     arena = Arena(1, KIB64, device=0)
     driver.calls()
-    driver.fail("cuCtxSynchronize")
+    driver.fail("cuEventSynchronize")
     del arena
-    assert names(driver.calls()) == ["cuCtxSynchronize", "cuDevicePrimaryCtxRelease_v2"]
+    assert names(driver.calls()) == [
+        *("cuEventSynchronize", "cuEventDestroy_v2", "cuDevicePrimaryCtxRelease_v2"),
+    ]
     driver.check_correct()
+
+
+def case_work_on_any_stream_is_waited_for_and_nothing_else(driver: Driver) -> None:
+    arena = Arena(1, KIB64, device=0)
+    loop = GraphLoop(0, [0x11])
+    driver.calls()
+    for stream in (0x77, 0x78, 0x77):
+        loop.launch(stream)
+        arena.used_on(stream)
+        # One event stands for all streams: each waits for what it stood for before.
+        assert driver.calls()[1:] == [(call, stream) for call in USE]
+    arena.sleep()
+    assert names(driver.calls())[0] == "cuEventSynchronize"
+    del arena, loop
+    driver.check_clean()
+
+
+def case_in_a_capture_the_use_of_memory_is_its_owners_to_order(driver: Driver) -> None:
+    arena = Arena(1, KIB64, device=0)
+    driver.calls()
+    driver.capture(True)
+    arena.used_on(0x77)
+    assert names(driver.calls()) == ["cuStreamIsCapturing"]
+    driver.capture(False)
+    for call in USE:
+        driver.fail(call)
+        assert call in str(error_of(arena.used_on, 0x77))
+    del arena
+    driver.check_clean()
+
+
+def case_the_wait_for_an_event_is_no_wait_for_the_device(driver: Driver) -> None:
+    driver.calls()
+    ours = ctypes.c_void_p()
+    ctypes.CDLL("libcuda.so.1").fake_event(ctypes.byref(ours))
+    assert ours.value is not None
+    wait_for_event(1, ours.value)
+    assert "cuEventSynchronize" in names(driver.calls())
+    driver.fail("cuEventSynchronize")
+    assert "earlier work" in str(error_of(wait_for_event, 1, ours.value))
+    driver.check_clean()
 
 
 def case_too_little_memory_is_a_memory_error_with_the_numbers(driver: Driver) -> None:

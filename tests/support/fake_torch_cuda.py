@@ -80,6 +80,10 @@ class FakeEvent:
         self.device = self.cuda.device_now
         self.cuda.did("record", self.stream)
 
+    @property
+    def cuda_event(self) -> int:
+        return 0xE0
+
     def query(self) -> bool:
         self.cuda.did("query")
         return self.done
@@ -122,10 +126,11 @@ def stand_in_for_cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
         "graph_pool_handle": fake.pool_handle,
         "memory_reserved": lambda device: 100 * len(fake.log),
         "is_current_stream_capturing": lambda: fake.capturing is not None,
-        "synchronize": lambda device: fake.did("device.synchronize", device),
     }
     for name, value in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    waited = "l2c_rt.device.streams.wait_for_event"
+    monkeypatch.setattr(waited, lambda device, event: fake.did("wait_for_event", device, event))
     for name in ("_cuda_clearCublasWorkspaces", "_cuda_endAllocateToPool"):
         short = name.removeprefix("_cuda_")
         monkeypatch.setattr(
