@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -67,11 +68,16 @@ class Slots:
     def awake(self) -> bool:
         return self.values.awake and (self._memory is None or self._memory.awake)
 
-    def used(self) -> None:
-        """What the current stream has been given until now uses the slots."""
-        used_now(self.values.arenas)
-        if self._memory is not None:
-            used_now((self._memory.arena,))
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """What the current stream is given inside uses the slots: their memory goes only after it,
+        also where it fails midway."""
+        try:
+            yield
+        finally:
+            used_now(self.values.arenas)
+            if self._memory is not None:
+                used_now((self._memory.arena,))
 
     def poison(self) -> None:
         """Fill with NaN, so that a read of a stale value shows."""

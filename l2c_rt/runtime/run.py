@@ -83,10 +83,7 @@ class Run:
         """A run done by a workspace in one go."""
         workspace = lane.workspace
         assert isinstance(workspace, WholeRuns)
-        try:
-            latents = workspace.whole_run(request, lane.slots, callback)
-        finally:
-            lane.slots.used()
+        latents = workspace.whole_run(request, lane.slots, callback)
         self.shared.tell(workspace.graph_stats.reasons)
         self.shared.counts.add_whole_run(self.clock.steps, workspace.run_seconds())
         return latents
@@ -163,12 +160,8 @@ class Run:
         # Evaluation 0 computes everything.
         variant, began = plan.order[tick.step if tick.reuse else 0], time.perf_counter()
         evaluation = Evaluation(state, lane.slots, tick.step, variant, self.clock.timesteps)
-        try:
-            with trace_range("evaluation", tick.step):
-                out = lane.workspace.evaluate(plan.steps[variant], evaluation)
-        finally:
-            # Also of what failed midway: memory that is still written to must not go.
-            lane.slots.used()
+        with lane.slots.in_use(), trace_range("evaluation", tick.step):
+            out = lane.workspace.evaluate(plan.steps[variant], evaluation)
         self._count(key, lane, variant, time.perf_counter() - began)
         if tick.first:
             self.shared.begun(lane.workspace)

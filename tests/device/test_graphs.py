@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+
 import pytest
 import torch
 from fake_torch_cuda import GPU, FakeCuda, FakeGraph

@@ -46,7 +46,7 @@ class CudaWorkspace:
         refuse_autocast(self._device.type)
         self._refuse_elsewhere("noise", request.noise)
         key = (len(request.noise), request.guided)
-        with on(self._device), self._order():
+        with on(self._device), self._order(), slots.in_use():
             if key not in self._runs:
                 self._runs[key] = RunProgram(self._fused, slots, request)
             return self._runs[key].run(request, callback)
