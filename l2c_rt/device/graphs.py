@@ -75,7 +75,8 @@ class Graph(Protocol):
 
 
 class Recorder(Protocol):
-    """Makes graphs of what work launches; all of one recorder's graphs share a pool.
+    """Makes graphs of what work launches; all of one recorder's graphs share a pool, but for those
+    after a capture that failed.
 
     `seconds` and `nbytes` are what its captures have taken; `captures` tells graphs from work
     that is simply run again.
@@ -123,6 +124,7 @@ class CudaRecorder:
         self.nbytes = 0
         self._stream = torch.cuda.Stream(device, priority=PRIORITY)  # type: ignore[no-untyped-call]
         self._pool: Any = None
+        self._failed: list[Any] = []
 
     def warm(self, work: Sequence[Work]) -> None:
         """Run everything once where it will be captured."""
@@ -138,23 +140,31 @@ class CudaRecorder:
         """The graph of what `work` launches; nothing is run.
 
         Raises RuntimeError, with the graphs captured so far intact, where memory is short or work
-        did something that cannot be captured; work has then been called twice.
+        did something that cannot be captured; work has then been called twice, and the error is the
+        first attempt's.
         """
         began = time.perf_counter()
         before = torch.cuda.memory_reserved(self.device)
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        try:
-            graph: Graph = self._attempt(work)
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            graph = self._attempt(work)
+        graph = self._captured(work)
         self.nbytes += max(0, torch.cuda.memory_reserved(self.device) - before)
         self.seconds += time.perf_counter() - began
         return graph
 
+    def _captured(self, work: Work) -> Graph:
+        try:
+            return self._attempt(work)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as first:
+            try:
+                return self._attempt(work)
+            except RuntimeError as second:
+                # The second may only be a consequence.
+                raise first from second
+
     def _attempt(self, work: Work) -> Any:
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         graph: Any = torch.cuda.CUDAGraph()
         with undisturbed(), _fresh_cublas_workspaces(), torch.cuda.stream(self._stream):
             # Not torch.cuda.graph, which collects garbage and empties caches for every graph.
@@ -175,6 +185,10 @@ class CudaRecorder:
         with suppress(Exception):
             # Else the allocator believes that it goes on; an error where it knows better.
             torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+        # Versions of PyTorch leave the pool open for host memory, and refuse another capture into
+        # it.  Graphs captured before keep it; the allocator's filter still refers to this graph.
+        self._pool = None
+        self._failed.append(graph)
 
 
 @contextmanager

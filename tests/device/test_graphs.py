@@ -97,10 +97,27 @@ def test_a_capture_that_another_thread_has_ended_is_done_again(cuda: FakeCuda, w
 def test_work_that_cannot_be_captured_is_an_error_after_a_second_attempt(cuda: FakeCuda) -> None:
     errors = [RuntimeError("not permitted"), RuntimeError("not permitted either")]
     cuda.fails["work"] = list(errors)
-    with pytest.raises(RuntimeError, match="either") as caught:
+    with pytest.raises(RuntimeError, match="not permitted$") as caught:
         CudaRecorder(GPU).capture(lambda: cuda.did("work"))
-    assert caught.value is errors[1]
+    # The first one says why; what it left behind may be why the second failed.
+    assert caught.value is errors[0]
+    assert caught.value.__cause__ is errors[1]
     assert cuda.names().count("capture_end") == 2
+
+
+def test_after_a_failed_capture_another_pool_is_taken_and_the_failed_graph_is_kept(
+    cuda: FakeCuda,
+) -> None:
+    recorder = CudaRecorder(GPU)
+    recorder.capture(lambda: None)
+    # The driver ends the capture with an error, and PyTorch leaves the pool open.
+    cuda.fails = {"capture_end": [RuntimeError("invalidated"), RuntimeError("not capturing")]}
+    recorder.capture(lambda: None)
+    recorder.capture(lambda: None)
+    pools = [entry[1] for entry in cuda.log if entry[0] == "capture_begin"]
+    assert pools == [(0, 1), (0, 1), (0, 2), (0, 2)]
+    (failed,) = recorder._failed  # type: ignore[attr-defined]
+    assert failed.pool == (0, 1)
 
 
 def test_memory_that_is_short_is_not_tried_again(cuda: FakeCuda) -> None:

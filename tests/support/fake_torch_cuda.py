@@ -24,6 +24,7 @@ class FakeCuda:
         self.device_now = 0
         self.capturing: FakeStream | None = None
         self.pools = 0
+        self.open_pools: set[Any] = set()
 
     def did(self, what: str, *details: Any) -> None:
         self.log.append((what, *details) if details else what)
@@ -94,16 +95,22 @@ class FakeEvent:
 
 class FakeGraph:
     def __init__(self, cuda: FakeCuda) -> None:
-        self.cuda, self.handle = cuda, 0
+        self.cuda, self.handle, self.pool = cuda, 0, None
 
     def capture_begin(self, pool: Any, capture_error_mode: str) -> None:
         assert self.cuda.capturing is None, "two captures at once"
+        if pool in self.cuda.open_pools:
+            # As of a pool that a failed capture has left open for host memory.
+            raise RuntimeError(f"beginAllocateToPool: already recording to mempool_id {pool}")
+        self.pool = pool
+        self.cuda.open_pools.add(pool)
         self.cuda.capturing = self.cuda.current
         self.cuda.did("capture_begin", pool, capture_error_mode, self.cuda.current.name)
 
     def capture_end(self) -> None:
         self.cuda.capturing = None
         self.cuda.did("capture_end")
+        self.cuda.open_pools.discard(self.pool)
 
     def replay(self) -> None:
         self.cuda.did("replay", self.handle)
