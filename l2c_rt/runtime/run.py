@@ -158,7 +158,7 @@ class Run:
     def _at(self, tick: Tick, key: InputKey, state: State) -> object:
         lane, began = self.lanes.at(key, self.version)[tick.lane], time.perf_counter()
         evaluation = self.version.evaluation(state, lane.slots, tick, self.clock.timesteps)
-        with trace_range("evaluation", tick.step):
+        with lane.slots.in_use(), trace_range("evaluation", tick.step):
             step = self.version.plan.steps[evaluation.variant]
             out = lane.workspace.evaluate(step, evaluation)
         self._count(key, lane, evaluation.variant, time.perf_counter() - began)
