@@ -96,9 +96,9 @@ class StepsMask:
 
     cache-dit's DBCache with the static policy: the first `Fn_compute_blocks` and the last
     `Bn_compute_blocks` run at every evaluation, the blocks between where the mask is 1; kept is
-    what they add to image and text.  `mask` is "slow", "medium", "fast" or "ultra", or a list of 0 and 1
-    that begins with 1.  Needs nothing but the number of steps.  Field names and defaults are
-    published.  Source: cache-dit 1.5.3 (github vipshop/cache-dit).
+    what they add to image and text.  The mask is "slow", "medium", "fast" or "ultra", or a list of
+    0 and 1 that begins with 1.  Needs nothing but the number of steps.  Field names and numbers of
+    blocks are published.  Source: cache-dit 1.5.3 (github vipshop/cache-dit).
     """
 
     steps_computation_mask: str | Sequence[int] = "medium"
