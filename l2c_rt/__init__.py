@@ -13,6 +13,7 @@ from l2c_rt._version import __version__ as __version__
 if TYPE_CHECKING:
     from l2c_rt import methods, models, policies, presets
     from l2c_rt.api import compile
+    from l2c_rt.calibration.calibrate import calibrate
     from l2c_rt.compare.fit import fit_report
     from l2c_rt.learning.train import learn
     from l2c_rt.pipelines.enable import disable, enable
@@ -26,6 +27,7 @@ _HOMES = {
     "Compiled": "runtime.compiled",
     "Router": "policies.router",
     "Session": "runtime.session",
+    "calibrate": "calibration.calibrate",
     "compile": "api",
     "disable": "pipelines.enable",
     "enable": "pipelines.enable",
@@ -39,6 +41,7 @@ __all__ = [
     "Compiled",
     "Router",
     "Session",
+    "calibrate",
     "compile",
     "disable",
     "enable",

@@ -116,6 +116,7 @@ def build(
             sites = _named_sites(spec, model, granularity)
     describe_again = partial(describe, adapter=adapter, sites=sites, granularity=granularity)
     described = describe_again(model)
+    _check_calibration(spec, described)
     schedule = resolve_schedule(
         spec, steps=evaluations(spec, steps, timesteps), branches=described.program.branch_names,
         timesteps=timesteps, program=described.program,
@@ -146,6 +147,19 @@ def _named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str,
     except TypeError:
         return names
     return None if set(ruled) == set(names) else names
+
+
+def _check_calibration(spec: object, described: BoundModel) -> None:
+    """What a method has measured holds for the model that it was measured on."""
+    calibration = getattr(spec, "calibration", None)
+    fingerprint = getattr(calibration, "fingerprint", "")
+    if fingerprint and (
+        difference := fingerprint_difference(model_fingerprint(described.model), fingerprint)
+    ):
+        raise ValueError(
+            f"compile: the calibration of {type(spec).__name__} is of a model of other "
+            f"{difference}; calibrate this one: rt.calibrate(model, steps=...)"
+        )
 
 
 def _check_fingerprint(schedule: CacheSchedule, described: BoundModel, strict: bool) -> None:

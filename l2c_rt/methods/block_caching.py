@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 
 import numpy as np
 import numpy.typing as npt
 
+from l2c_rt.methods.calibration import Calibration, calibration_of, header_of
 from l2c_rt.methods.checks import check_number
+from l2c_rt.methods.smooth_cache import Errors, tables_of
 from l2c_rt.policies.policy import full_table
 from l2c_rt.schedule.cache_schedule import CacheSchedule
-
-Changes = Mapping[str, npt.ArrayLike]
 
 
 @dataclass(frozen=True, slots=True)
 class BlockCaching:
     """Reuses what a block adds as long as its changes since the last computation are within delta.
 
-    `changes` are those of a calibration, by block: L1rel of evaluations i and i + 1, the sum of
-    |C_i+1 - C_i| over that of |C_i+1|, [steps - 1], or [lookback, steps - 1] as SmoothCache's
-    errors, of which the first row is read.  What was computed at a is kept while their sum from a
-    on is at most `delta`; then the block is computed, and the sum starts over.  Each block has its
-    own schedule; blocks without changes are computed.  Kept is what the block adds (C), which is
-    added to the current input.
+    `changes` are a calibration of blocks (`rt.calibrate(..., granularity="block")`), its file, or
+    tables by block: L1rel of evaluations i and i + 1, the sum of |C_i+1 - C_i| over that of
+    |C_i+1|, [steps - 1], or [lookback, steps - 1], of which the first row is read.  What was
+    computed at a is kept while their sum from a on is at most `delta`; then the block is computed,
+    and the sum starts over.  Each block has its own schedule; blocks without changes are computed.
+    Kept is what the block adds (C), which is added to the current input.
     The paper's denominator is the tensor of its index t; it is the newer one here, as in
     calibrations of SmoothCache.
     Source: Cache Me if You Can, arXiv 2312.03209; there is no published code.  delta 0.5 is that of
     its LDM-512.
     """
 
-    changes: Changes = field(hash=False)
+    changes: Errors = field(hash=False)
     delta: float = 0.5
 
     granularity = "block"
@@ -39,25 +40,40 @@ class BlockCaching:
 
     def __post_init__(self) -> None:
         check_number("BlockCaching: delta", self.delta, 0)
-        if not isinstance(self.changes, Mapping) or not self.changes:
+        if isinstance(self.changes, str | PathLike):
+            object.__setattr__(self, "changes", calibration_of(self.changes))
+        if not isinstance(self.changes, Mapping | Calibration) or self.changes == {}:
             raise ValueError(
-                "BlockCaching: changes are those of a calibration by block, "
+                "BlockCaching: changes are a calibration of blocks or its tables by block, "
                 f'{{"blocks.0": [steps - 1], ...}}; got {type(self.changes).__name__}'
             )
 
-    def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule:
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the changes are from, where that is known."""
+        return self.changes if isinstance(self.changes, Calibration) else None
+
+    def schedule(
+        self,
+        steps: int,
+        branches: tuple[str, ...],
+        *,
+        timesteps: Sequence[float] | None = None,
+    ) -> CacheSchedule:
+        header = header_of("BlockCaching", self.calibration, steps, branches, timesteps)
         compute = full_table(steps, branches)
-        unknown = sorted(set(self.changes) - set(branches))
+        tables = tables_of(self.changes)
+        unknown = sorted(set(tables) - set(branches))
         if unknown:
             raise ValueError(
                 f"BlockCaching: changes are of {', '.join(unknown[:4])}, the model's blocks are "
                 f"{branches[0]} .. {branches[-1]}; calibrate on this model"
             )
-        for name, table in self.changes.items():
+        for name, table in tables.items():
             column = kept_within(_first_row(name, table, steps), self.delta)
             compute[:, branches.index(name)] = column
         source = f"Block Caching, delta {self.delta:g}"
-        return CacheSchedule(compute, branches, source=source, granularity="block")
+        return CacheSchedule(compute, branches, source=source, **{**header, "granularity": "block"})
 
 
 def kept_within(changes: npt.NDArray[np.float64], delta: float) -> list[bool]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from l2c_rt.methods.calibration import Calibration, calibration_of, header_of
 from l2c_rt.methods.checks import check_int, check_number
 from l2c_rt.policies.policy import full_table
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -34,13 +35,14 @@ class MagCache:
     the last computed residual, else it computes and ratio, error and count start over.  The ratios
     are known before the run, so the schedule is.  Kept is what the blocks add to every stream that
     goes through them, one schedule for all calls of a step.
-    `mag_ratios`: "flux", as published, or those of a calibration of this model; a list of another
-    length is taken at the nearest positions, as published.
+    `mag_ratios`: "flux", as published; a calibration of blocks of this model, of which the first
+    call of a step (cond) is read, or its file (.safetensors); or a list, which is taken at the
+    nearest positions where it has another length, as published.
     Source: MagCache, arXiv 2506.09045; diffusers 0.42.1, MagCacheConfig, whose field names and
     defaults these are; it has the number of steps from `compile`.
     """
 
-    mag_ratios: str | Sequence[float]
+    mag_ratios: str | Sequence[float] | Calibration
     threshold: float = 0.06
     max_skip_steps: int = 3
     retention_ratio: float = 0.2
@@ -52,6 +54,15 @@ class MagCache:
         check_number("MagCache: threshold", self.threshold, 0)
         check_int("MagCache: max_skip_steps", self.max_skip_steps, 0)
         check_number("MagCache: retention_ratio", self.retention_ratio, 0, 1)
+        if isinstance(self.mag_ratios, str) and self.mag_ratios.endswith(".safetensors"):
+            object.__setattr__(self, "mag_ratios", calibration_of(self.mag_ratios))
+        if isinstance(self.mag_ratios, Calibration):
+            if not self.mag_ratios.magnitudes.size:
+                raise ValueError(
+                    "MagCache: the calibration has no ratios of norms; calibrate blocks, "
+                    'rt.calibrate(..., granularity="block"), of one width'
+                )
+            return
         if isinstance(self.mag_ratios, str):
             if self.mag_ratios not in PUBLISHED:
                 raise ValueError(
@@ -70,6 +81,8 @@ class MagCache:
     def ratios(self, steps: int) -> Ratios:
         """One ratio per evaluation.  Shapes: [steps] float32, as the published program has them."""
         source = self.mag_ratios
+        if isinstance(source, Calibration):
+            source = source.magnitudes[0]
         ratios = np.array(PUBLISHED[source] if isinstance(source, str) else source, np.float32)
         if len(ratios) == steps:
             return ratios
@@ -95,8 +108,20 @@ class MagCache:
             computed.append(not skips)
         return computed
 
-    def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule:
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the ratios are from, where that is known."""
+        return self.mag_ratios if isinstance(self.mag_ratios, Calibration) else None
+
+    def schedule(
+        self,
+        steps: int,
+        branches: tuple[str, ...],
+        *,
+        timesteps: Sequence[float] | None = None,
+    ) -> CacheSchedule:
+        header = header_of("MagCache", self.calibration, steps, branches, timesteps)
         compute = full_table(steps, branches)
         compute[~np.array(self.computed(steps))] = False
         source = f"MagCache, threshold {self.threshold:g}, {self.max_skip_steps} skips"
-        return CacheSchedule(compute, branches, source=source, granularity="block")
+        return CacheSchedule(compute, branches, source=source, **{**header, "granularity": "block"})

@@ -26,7 +26,7 @@ BLOCKS = ("blocks.0", "blocks.1", "blocks.2")
         (lambda: DeltaDiT(0), "interval is 0"),
         (lambda: DeltaDiT(2, 0), "num_cached is 0"),
         (lambda: DeltaDiT(2, 1, -1), "boundary is -1"),
-        (lambda: BlockCaching({}), "changes are those of a calibration by block"),
+        (lambda: BlockCaching({}), "changes are a calibration of blocks"),
         (lambda: BlockCaching({"a": [1]}, float("inf")), "delta is inf"),
         (lambda: DeltaDiT(2, 4).schedule(5, BLOCKS), "num_cached is 4, .* 3 blocks"),
         (lambda: BlockCaching({"b": [0.1] * 4}).schedule(5, BLOCKS), "changes are of b, the model"),

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     # how it is done: pure data
     "plan": {"families", "schedule"},
     # published methods
-    "methods": {"plan", "policies", "schedule"},
+    "methods": {"plan", "policies", "schedule", "untrusted"},
     "resolve": {"methods", "plan", "policies", "presets", "schedule"},
     # models and what is known of them
     "models": {"untrusted"},
@@ -54,6 +54,8 @@ ALLOWED: dict[str, set[str]] = {
                 "runtime", "schedule", "untrusted"},
     "learning": {"_version", "adapters", "compare", "families", "figures", "policies", "runtime",
                  "sampling", "schedule", "untrusted"},
+    "calibration": {"adapters", "compare", "learning", "methods", "runtime", "sampling",
+                    "untrusted"},
     "demo": {"api", "compare", "figures", "learning", "measure", "models", "policies", "runtime",
              "sampling", "schedule", "untrusted"},
     "cli": {"_version", "adapters", "api", "backends", "compare", "demo", "families", "figures",
