@@ -58,7 +58,8 @@ ALLOWED: dict[str, set[str]] = {
                     "untrusted"},
     "demo": {"api", "compare", "figures", "learning", "measure", "models", "policies", "runtime",
              "sampling", "schedule", "untrusted"},
-    "cli": {"_version", "adapters", "api", "backends", "compare", "demo", "families", "figures",
+    "cli": {"_version", "adapters", "api", "backends", "calibration", "compare", "demo",
+            "families", "figures",
             "learning", "measure", "models", "notices", "plan", "policies", "presets", "runtime",
             "schedule", "untrusted"},
 }  # fmt: skip

@@ -20,6 +20,7 @@ from l2c_rt.learning.checkpoint import load_checkpoint
 from l2c_rt.learning.log import CsvLog
 from l2c_rt.learning.state import start
 from l2c_rt.measure.ceilings import read_ceilings
+from l2c_rt.methods.calibration import Calibration
 from l2c_rt.models import load_diffusers, load_dit, load_uvit
 from l2c_rt.models.weight_files import read_tensors
 from l2c_rt.policies.router import Router
@@ -53,6 +54,7 @@ LOADERS: list[tuple[str, Callable[[Path], Any]]] = [
     ("diffusion_pytorch_model.safetensors", shard),
     ("diffusion_pytorch_model.safetensors.index.json", shard),
     ("a.safetensors", lambda path: read_tensors(path, ("latents",))),
+    ("a.safetensors", Calibration.load),
     ("a.json", read_ceilings),
     ("a.json", lambda path: read_choices(path, "machine")),
     ("a.safetensors", learned),
