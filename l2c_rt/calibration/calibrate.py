@@ -17,7 +17,7 @@ from l2c_rt.calibration.measures import Magnitudes, MeanOutputs, ReuseErrors
 from l2c_rt.calibration.recorder import Measure, Recorder
 from l2c_rt.calibration.runs import Progress, Samples, is_loop, own_runs, published_runs
 from l2c_rt.compare.loop_runs import Loop
-from l2c_rt.methods.calibration import Calibration
+from l2c_rt.schedule.calibration import Calibration
 from l2c_rt.untrusted.atomic_write import require_writable
 
 SAMPLES = 10

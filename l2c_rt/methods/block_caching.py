@@ -9,11 +9,11 @@ from os import PathLike
 import numpy as np
 import numpy.typing as npt
 
-from l2c_rt.methods.calibration import Calibration, calibration_of, header_of
 from l2c_rt.methods.checks import check_number
 from l2c_rt.methods.smooth_cache import Errors, tables_of
 from l2c_rt.policies.policy import full_table
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.calibration import Calibration, calibration_of, header_of
 
 
 @dataclass(frozen=True, slots=True)

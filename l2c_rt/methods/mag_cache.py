@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from l2c_rt.methods.calibration import Calibration, calibration_of, header_of
 from l2c_rt.methods.checks import check_int, check_number
 from l2c_rt.policies.policy import full_table
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.calibration import Calibration, calibration_of, header_of
 
 Ratios = npt.NDArray[np.float32]
 

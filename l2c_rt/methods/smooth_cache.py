@@ -10,11 +10,11 @@ from os import PathLike
 import numpy as np
 import numpy.typing as npt
 
-from l2c_rt.methods.calibration import Calibration, calibration_of, header_of
 from l2c_rt.methods.checks import check_int, check_number
 from l2c_rt.plan.program import BlockProgram
 from l2c_rt.policies.policy import BoolArray, full_table
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.calibration import Calibration, calibration_of, header_of
 
 Errors = Mapping[str, npt.ArrayLike] | Calibration | str | PathLike[str]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from command_line import done, run
 
-from l2c_rt.methods.calibration import Calibration
+from l2c_rt.schedule.calibration import Calibration
 
 
 def test_the_file_is_the_calibration_of_the_model(folder: Path) -> None:

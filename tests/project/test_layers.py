@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     # how it is done: pure data
     "plan": {"families", "schedule"},
     # published methods
-    "methods": {"plan", "policies", "schedule", "untrusted"},
+    "methods": {"plan", "policies", "schedule"},
     "resolve": {"methods", "plan", "policies", "presets", "schedule"},
     # models and what is known of them
     "models": {"untrusted"},
@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
                 "runtime", "schedule", "untrusted"},
     "learning": {"_version", "adapters", "compare", "families", "figures", "policies", "runtime",
                  "sampling", "schedule", "untrusted"},
-    "calibration": {"adapters", "compare", "learning", "methods", "runtime", "sampling",
+    "calibration": {"adapters", "compare", "learning", "runtime", "sampling", "schedule",
                     "untrusted"},
     "demo": {"api", "compare", "figures", "learning", "measure", "models", "policies", "runtime",
              "sampling", "schedule", "untrusted"},

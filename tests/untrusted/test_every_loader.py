@@ -20,12 +20,12 @@ from l2c_rt.learning.checkpoint import load_checkpoint
 from l2c_rt.learning.log import CsvLog
 from l2c_rt.learning.state import start
 from l2c_rt.measure.ceilings import read_ceilings
-from l2c_rt.methods.calibration import Calibration
 from l2c_rt.models import load_diffusers, load_dit, load_uvit
 from l2c_rt.models.weight_files import read_tensors
 from l2c_rt.policies.router import Router
 from l2c_rt.resolve import resolve_schedule
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.calibration import Calibration
 
 
 def learned(path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from l2c_rt.methods import BlockCaching, MagCache, SmoothCache
-from l2c_rt.methods.calibration import Calibration
+from l2c_rt.schedule.calibration import Calibration
 
 PRINT = " ".join(f"{name}:{'0' * 64}" for name in ("shapes", "bfloat16", "float16"))
 
