@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from l2c_rt._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from l2c_rt import methods, models, policies, presets
+    from l2c_rt import correctors, methods, models, policies, presets
     from l2c_rt.api import compile
     from l2c_rt.calibration.calibrate import calibrate
     from l2c_rt.compare.fit import fit_report
@@ -34,7 +34,7 @@ _HOMES = {
     "fit_report": "compare.fit",
     "learn": "learning.train",
 }
-_MODULES = ("methods", "models", "policies", "presets")
+_MODULES = ("correctors", "methods", "models", "policies", "presets")
 
 __all__ = [
     "CacheSchedule",
@@ -43,6 +43,7 @@ __all__ = [
     "Session",
     "calibrate",
     "compile",
+    "correctors",
     "disable",
     "enable",
     "fit_report",

@@ -18,6 +18,7 @@ from l2c_rt.adapters.model_fingerprint import fingerprint_difference, model_fing
 from l2c_rt.adapters.own.unet import describe_unet
 from l2c_rt.backends import select_backend
 from l2c_rt.backends.options import Options
+from l2c_rt.correctors.corrector import Corrector, corrected
 from l2c_rt.notices import L2CWarning
 from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
@@ -41,6 +42,7 @@ def compile(
     router: Schedulable,
     *,
     steps: int | None = None,
+    corrector: Corrector | None = None,
     calls_per_step: int = 1,
     timesteps: Sequence[float] | None = None,
     backend: str = "auto",
@@ -58,6 +60,7 @@ def compile(
 
     `router` may also be a schedule, a policy or a method of `rt.methods` (then `steps` is needed),
     a file, or the name of a preset or a method.
+    With a `corrector` what stands for a reused branch is predicted from its earlier outputs.
     `calls_per_step` is 2 where the loop calls cond and uncond separately, cond first.
     `timesteps` [steps], as a scheduler has them, are checked at every call, and say how many
     evaluations a policy is asked for.  A schedule that was learned on another model warns
@@ -84,7 +87,7 @@ def compile(
     forgiving = backend in ("auto", "own") and not strict
     options = Options(graph, residual_dtype, tune, forgiving=forgiving, merge=merge)
     return build(
-        model, router, partial(select_backend, backend, options), steps=steps,
+        model, router, partial(select_backend, backend, options), steps=steps, corrector=corrector,
         calls_per_step=calls_per_step, timesteps=timesteps, strict=strict, check=check,
         adapter=adapter, sites=sites, granularity=granularity,
     )  # fmt: skip
@@ -96,6 +99,7 @@ def build(
     select: SelectBackend,
     *,
     steps: int | None = None,
+    corrector: Corrector | None = None,
     calls_per_step: int = 1,
     timesteps: Sequence[float] | None = None,
     strict: bool = False,
@@ -121,6 +125,9 @@ def build(
         spec, steps=evaluations(spec, steps, timesteps), branches=described.program.branch_names,
         timesteps=timesteps, program=described.program,
     )  # fmt: skip
+    if corrector is not None:
+        _check_calibration(corrector, described)
+        schedule = corrected(schedule, corrector)
     _check_family(schedule, described)
     _check_fingerprint(schedule, described, strict)
     shared = SharedModel(

@@ -38,9 +38,9 @@ def build_plan(program: BlockProgram, schedule: CacheSchedule) -> Plan:
     Raises ValueError if schedule and program name different branches, or where a row computes a
     branch inside of one that it reuses.
     """
-    _check_branches(program, schedule)
+    check_branches(program, schedule)
     rows = [tuple(map(bool, schedule.row(s))) for s in range(schedule.steps)]
-    _check_nested(rows, program)
+    check_nested(rows, program)
     read = [_read(row, program) for row in rows]
     live = liveness(rows, read)
     needed: dict[tuple[bool, ...], list[bool]] = {}
@@ -57,7 +57,7 @@ def build_plan(program: BlockProgram, schedule: CacheSchedule) -> Plan:
     return Plan(steps, tuple(index[row] for row in rows), tuple(names[k] for k in reused))
 
 
-def _check_branches(program: BlockProgram, schedule: CacheSchedule) -> None:
+def check_branches(program: BlockProgram, schedule: CacheSchedule) -> None:
     want, got = program.branch_names, tuple(schedule.branches)
     if want == got:
         return
@@ -73,7 +73,7 @@ def _check_branches(program: BlockProgram, schedule: CacheSchedule) -> None:
     )
 
 
-def _check_nested(rows: Table, program: BlockProgram) -> None:
+def check_nested(rows: Table, program: BlockProgram) -> None:
     branches = program.branches
     for k in range(1, len(branches)):
         if not branches[k].nested:

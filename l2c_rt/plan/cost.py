@@ -13,6 +13,7 @@ from l2c_rt.plan.lowering import (
     Embed,
     Final,
     Launch,
+    Mix,
     Run,
     Sum,
     can_be_one_kernel,
@@ -143,6 +144,8 @@ def launch_elements(launch: Launch, program: BlockProgram) -> int:
         normed, written = launch.branch is not None, bool(launch.terms)
         passes = 1 + len(launch.terms) + (written or launch.source != launch.target) + normed
         return passes * tensor + (len(launch.terms) + 2 * normed) * gated * modulation_row
+    if isinstance(launch, Mix):
+        return (len(launch.slots) + 1 + launch.has_operand) * tensor
     if isinstance(launch, Final):
         passes = (launch.source is not None) + len(launch.terms)
         return passes * tensor + (len(launch.terms) + 2) * gated * modulation_row

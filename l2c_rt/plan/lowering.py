@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from l2c_rt.plan.ops import Compute, LeaveOut, Op, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.plan.ops import Compute, LeaveOut, Op, Predict, Reuse, ReuseRun, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed
 
 STREAM, JOINED = "x", "x-joined"
@@ -19,10 +19,15 @@ STREAM, JOINED = "x", "x-joined"
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """The output of a branch, waiting in `slot` to be added (times its gate, where it has one)."""
+    """The output of a branch, waiting in `slot` to be added (times its gate, where it has one).
+
+    `at` is the number of the coefficient that it is added with, where it is one term of a
+    prediction.
+    """
 
     branch: str
     slot: int
+    at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,18 @@ class Sum:
     target: str
     terms: tuple[Term, ...]
     branch: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """`store = sum of coefficients * slots`, times one plus a scale, plus a shift where it
+    `has_operand`: a prediction that is kept."""
+
+    branch: str
+    slots: tuple[int, ...]
+    at: int
+    store: int
+    has_operand: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +99,7 @@ class Call:
     source: str
 
 
-Launch = Embed | Sum | Run | SkipLinear | Final | Call
+Launch = Embed | Sum | Mix | Run | SkipLinear | Final | Call
 LoweredStep = tuple[Launch, ...]
 
 
@@ -119,12 +136,23 @@ class _Lowering:
             self._sum(op.branch)
             self.launches.append(Run(op.branch, slot))
             self._waiting.append(Term(op.branch, slot))
-        elif isinstance(op, Reuse | ReuseRun):
+        elif isinstance(op, Reuse | Predict | ReuseRun):
             self._settle()
-            items = op.items if isinstance(op, ReuseRun) else (op,)
-            self._waiting += [Term(item.branch, item.slot) for item in items]
+            for item in op.items if isinstance(op, ReuseRun) else (op,):
+                self._reused(item)
         elif not isinstance(op, LeaveOut):
             self._fixed(op)
+
+    def _reused(self, item: Reuse | Predict) -> None:
+        if isinstance(item, Reuse):
+            self._waiting.append(Term(item.branch, item.slot))
+        elif item.store is None:
+            terms = (Term(item.branch, slot, item.at + m) for m, slot in enumerate(item.slots))
+            self._waiting += terms
+        else:
+            mix = Mix(item.branch, item.slots, item.at, item.store, item.has_operand)
+            self.launches.append(mix)
+            self._waiting.append(Term(item.branch, item.store))
 
     def _fixed(self, op: RunFixed) -> None:
         node = self._nodes[op.node]

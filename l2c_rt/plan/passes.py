@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from l2c_rt.plan.ops import Compute, Iterate, Op, Plan, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.plan.ops import (
+    Compute,
+    Iterate,
+    Op,
+    Plan,
+    Predict,
+    Reuse,
+    ReuseRun,
+    RunFixed,
+    StepPlan,
+)
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed
 
 
@@ -38,6 +48,11 @@ def with_iterations(plan: Plan, program: BlockProgram) -> Plan:
     branches = {branch.name: branch for branch in program.branches if branch.iterations}
     if not branches:
         return plan
+    if plan.predictions is not None:
+        raise ValueError(
+            f"{next(iter(branches))} is iterated, so nothing of it is predicted; leave corrector= "
+            "away"
+        )
     for branch in branches.values():
         if len(branch.iterations) not in (1, plan.num_evaluations):
             raise ValueError(
@@ -64,9 +79,9 @@ def _iterated(op: Op, branches: Mapping[str, Branch], slots: tuple[str, ...], s:
 
 def _fused(step: StepPlan) -> StepPlan:
     ops: list[Op] = []
-    run: list[Reuse] = []
+    run: list[Reuse | Predict] = []
     for op in step:
-        if isinstance(op, Reuse):
+        if isinstance(op, Reuse | Predict):
             run.append(op)
             continue
         _close(run, ops)
@@ -75,7 +90,7 @@ def _fused(step: StepPlan) -> StepPlan:
     return tuple(ops)
 
 
-def _close(run: list[Reuse], ops: list[Op]) -> None:
+def _close(run: list[Reuse | Predict], ops: list[Op]) -> None:
     if run:
         ops.append(ReuseRun(tuple(run)))
         run.clear()

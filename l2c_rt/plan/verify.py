@@ -11,12 +11,14 @@ from l2c_rt.plan.ops import (
     Op,
     Plan,
     PlanError,
+    Predict,
     RunFixed,
     StepPlan,
     op_nodes,
     reuses,
 )
 from l2c_rt.plan.program import BlockProgram, Fixed
+from l2c_rt.plan.reads import check_reads, slots_of
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 
@@ -35,9 +37,11 @@ def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = N
     seen: dict[int, tuple[str, ...]] = {}
     for i in sorted(set(plan.order)):
         _check_step(plan, plan.steps[i], nodes, seen, plan.order.index(i))
-    _check_reads(plan)
+    check_reads(plan)
     _check_iterations(plan, program)
     if schedule is not None:
+        if plan.predictions != schedule.predictions:
+            raise PlanError("the plan's predictions are not those of the schedule")
         if (plan.num_evaluations, program.branch_names) != (schedule.steps, schedule.branches):
             raise PlanError(
                 f"the plan has {plan.num_evaluations} evaluations of {len(program.branches)} "
@@ -46,41 +50,7 @@ def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = N
             )
         for s in range(plan.num_evaluations):
             _check_row(plan.at(s), program, schedule, s)
-
-
-def _check_reads(plan: Plan) -> None:
-    """Run the slots symbolically: who wrote each one last, and at which evaluation."""
-    latest: dict[str, int] = {}
-    held: dict[int, tuple[str, int]] = {}
-    writes = [[op for op in step if isinstance(op, Compute)] for step in plan.steps]
-    reads = [reuses(step) for step in plan.steps]
-    for s, i in enumerate(plan.order):
-        # A branch is computed or reused once per evaluation, so writes may be taken first.
-        for op in writes[i]:
-            if isinstance(op, Iterate) and op.resumes and _held(held, op) != latest.get(op.branch):
-                raise PlanError(
-                    f"evaluation {s} resumes {op.branch} from slot {op.slot}, which holds "
-                    f"{held.get(-1 if op.slot is None else op.slot)} and not its last output"
-                )
-            latest[op.branch] = s
-            if op.slot is not None:
-                held[op.slot] = (op.branch, s)
-        for item in reads[i]:
-            if item.branch not in latest:
-                raise PlanError(
-                    f"evaluation {s} reuses {item.branch}, which this run has not computed yet"
-                )
-            if held.get(item.slot) != (item.branch, latest[item.branch]):
-                raise PlanError(
-                    f"evaluation {s} reuses {item.branch} from slot {item.slot}, which holds "
-                    f"{held.get(item.slot)} and not the output of evaluation {latest[item.branch]}"
-                )
-
-
-def _held(held: dict[int, tuple[str, int]], op: Compute) -> int:
-    """The evaluation whose output of the op's branch its slot holds, or -1."""
-    branch, evaluation = held.get(-1 if op.slot is None else op.slot, ("", -1))
-    return evaluation if branch == op.branch else -1
+            _check_predicted(plan.at(s), program, schedule, s)
 
 
 def _check_iterations(plan: Plan, program: BlockProgram) -> None:
@@ -173,7 +143,8 @@ def _check_op(plan: Plan, op: Op, nodes: _Nodes, s: int) -> tuple[str, ...]:
     elif isinstance(op, Compute) and op.slot is not None:
         _check_slot(plan, op.branch, op.slot, s)
     for item in reuses((op,)):
-        _check_slot(plan, item.branch, item.slot, s)
+        for slot in slots_of(item):
+            _check_slot(plan, item.branch, slot, s)
     return names
 
 
@@ -194,3 +165,14 @@ def _check_row(ops: StepPlan, program: BlockProgram, schedule: CacheSchedule, s:
                 f"evaluation {s}: {name} is {'computed' if name in computed else 'reused'}, "
                 f"but the schedule says {'compute' if want else 'reuse'}"
             )
+
+
+def _check_predicted(ops: StepPlan, program: BlockProgram, schedule: CacheSchedule, s: int) -> None:
+    predictions = schedule.predictions
+    if predictions is None:
+        return
+    predicted = {op.branch for op in reuses(ops) if isinstance(op, Predict)}
+    for k, name in enumerate(program.branch_names):
+        if (name in predicted) != bool(predictions.at(s, k)):
+            raise PlanError(f"evaluation {s}: {name} is {'' if name in predicted else 'not '}"
+                            "predicted, against the schedule")  # fmt: skip

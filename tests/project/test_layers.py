@@ -28,10 +28,11 @@ ALLOWED: dict[str, set[str]] = {
     "schedule": {"_deprecated", "families", "figures", "untrusted"},
     "policies": {"families", "schedule", "untrusted"},
     "presets": {"schedule"},
+    "correctors": {"schedule"},
     # how it is done: pure data
     "plan": {"families", "schedule"},
     # published methods
-    "methods": {"plan", "policies", "schedule"},
+    "methods": {"correctors", "plan", "policies", "schedule"},
     "resolve": {"methods", "plan", "policies", "presets", "schedule"},
     # models and what is known of them
     "models": {"untrusted"},
@@ -46,8 +47,8 @@ ALLOWED: dict[str, set[str]] = {
     "backends": {"adapters", "device", "kernels", "memory", "plan", "sampling", "untrusted"},
     "runtime": {"adapters", "backends", "device", "memory", "notices", "plan", "sampling",
                 "schedule"},
-    "api": {"_deprecated", "adapters", "backends", "notices", "policies", "resolve", "runtime",
-            "schedule"},
+    "api": {"_deprecated", "adapters", "backends", "correctors", "notices", "policies", "resolve",
+            "runtime", "schedule"},
     "pipelines": {"api", "runtime"},
     # what is made with it
     "compare": {"adapters", "api", "backends", "figures", "measure", "policies", "resolve",
@@ -66,7 +67,7 @@ ALLOWED: dict[str, set[str]] = {
 """Folder or module of l2c_rt -> those it may import; only l2c_rt itself imports all."""
 
 TORCH_FREE = ("_deprecated", "_version", "notices", "untrusted", "figures", "families", "schedule",
-              "policies", "presets", "methods", "resolve", "plan")  # fmt: skip
+              "policies", "presets", "correctors", "methods", "resolve", "plan")  # fmt: skip
 """Rooms that import neither torch nor any other third party but PURE at module level."""
 
 
