@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from l2c_rt.kernels._launch import MAX_WIDTH
-from l2c_rt.kernels.operands import FinalLinear, Modulation, PatchEmbedding, Reuses, Solver
+from l2c_rt.kernels.operands import (
+    FinalLinear,
+    Modulation,
+    OperandBank,
+    PatchEmbedding,
+    Reuses,
+    Solver,
+    Weights,
+)
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 INT32 = (torch.int32,)
@@ -96,6 +104,26 @@ def reuses(op: str, got: Reuses, x_shape: Shape, like: Tensor, *, gated: bool) -
         raise ValueError(f"{op}: reuses have no gates; pass one chunk number per slot")
     if got.gates is not None:
         tensor(op, "gates", got.gates, tuple(got.slots.shape), like, INT32)
+    if got.weights is not None:
+        weights(op, got.weights, len(got.slots), like)
+
+
+def weights(op: str, got: Weights, count: int, like: Tensor) -> None:
+    """The table of factors and its columns, one for each of `count` slots."""
+    tensor(op, "weights.table", got.table, (-1, -1), like, FLOAT32)
+    tensor(op, "weights.columns", got.columns, (count,), like, INT32)
+    counter(op, got.counter, like)
+
+
+def operand(
+    op: str, got: OperandBank, row_shape: tuple[int, int], weights: Weights, like: Tensor
+) -> None:
+    """The bank of tensors and its index, with an entry for every factor."""
+    tensor(op, "operand.bank", got.bank, (-1, *row_shape), like, FLOAT32)
+    steps, columns = weights.table.shape
+    tensor(op, "operand.index", got.index, (steps, columns, 2), like, INT32)
+    if not 0 <= got.column < columns:
+        raise ValueError(f"{op}: column {got.column} is outside the table's {columns} columns")
 
 
 def modulation(op: str, got: Modulation, x_shape: Shape, like: Tensor, *chunks: int) -> None:

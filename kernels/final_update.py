@@ -31,9 +31,17 @@ from l2c_rt.kernels._row_math import (
     normalised,
     slot_offsets,
     table_row,
+    table_weights,
     wait_for_kernel_before,
 )
-from l2c_rt.kernels.operands import FinalLinear, Modulation, PatchEmbedding, Reuses, Solver
+from l2c_rt.kernels.operands import (
+    FinalLinear,
+    Modulation,
+    PatchEmbedding,
+    Reuses,
+    Solver,
+    weights_of,
+)
 
 
 def final_update_bytes(
@@ -68,16 +76,35 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 
 
 @triton.jit(
-    do_not_specialize=["N", "T", "H", "W", "K", "num_rows", "num_chunks", "shift", "scale"],
-    do_not_specialize_on_alignment=["slots_ptr", "gates_ptr", "rows_ptr", "counter_ptr"],
+    do_not_specialize=[
+        "N",
+        "T",
+        "H",
+        "W",
+        "K",
+        "num_rows",
+        "num_chunks",
+        "num_weights",
+        "shift",
+        "scale",
+    ],
+    do_not_specialize_on_alignment=[
+        "slots_ptr",
+        "gates_ptr",
+        "rows_ptr",
+        "counter_ptr",
+        "weights_ptr",
+        "columns_ptr",
+    ],
     launch_metadata=_metadata,
 )
 def _final_update_kernel(
-    x_ptr, arena_ptr, slots_ptr, gates_ptr, table_ptr, rows_ptr, counter_ptr, weight_ptr, bias_ptr,
-    latents_ptr, out_ptr, anchor_ptr, coefficients_ptr, embed_weight_ptr, embed_bias_ptr,
-    positions_ptr, N, T, H, W, K, stride_slot_vectors, num_rows, num_chunks, shift,
-    scale, eps, C: tl.constexpr, OUT_C: tl.constexpr, P: tl.constexpr, GUIDED: tl.constexpr,
-    D: tl.constexpr, BLOCK: tl.constexpr, HALVES: tl.constexpr, UNROLL: tl.constexpr,
+    x_ptr, arena_ptr, slots_ptr, gates_ptr, table_ptr, rows_ptr, counter_ptr, weights_ptr,
+    columns_ptr, weight_ptr, bias_ptr, latents_ptr, out_ptr, anchor_ptr, coefficients_ptr,
+    embed_weight_ptr, embed_bias_ptr, positions_ptr, N, T, H, W, K, stride_slot_vectors, num_rows,
+    num_chunks, num_weights, shift, scale, eps, C: tl.constexpr, OUT_C: tl.constexpr,
+    P: tl.constexpr, GUIDED: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
+    HALVES: tl.constexpr, UNROLL: tl.constexpr, WEIGHTED: tl.constexpr,
     EMBED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_kernel_before(PDL)
@@ -104,6 +131,8 @@ def _final_update_kernel(
         x = loaded(x_ptr, offsets, inside)
     for i in tl.range(0, K, loop_unroll_factor=UNROLL):
         y = loaded(arena_ptr + slot_offsets(slots_ptr, i, K, stride_slot_vectors), offsets, inside)
+        if WEIGHTED:
+            y *= table_weights(weights_ptr, columns_ptr, counter_ptr, i, K, num_weights)
         x += loaded(table_ptr, table + tl.load(gates_ptr + i) * D + columns, inside) * y
     scales = loaded(table_ptr, table + scale * D + columns, inside)
     shifts = loaded(table_ptr, table + shift * D + columns, inside)
@@ -204,7 +233,7 @@ def _launch(
     n, c, height, width = latents.shape
     arena, table, d = reuses.arena, modulation.table, final.weight.shape[-1]
     tokens = height * width // final.patch**2
-    tile = tile or final_tile(d)
+    tile, weights = tile or final_tile(d), weights_of(reuses)
     # Pointers that the flags leave unread still need an address.
     x, embedding = arena, PatchEmbedding(final.weight, final.bias, final.bias, final.patch)
     if isinstance(start, Tensor):
@@ -213,12 +242,14 @@ def _launch(
         embedding = start
     _final_update_kernel[(n * tokens,)](
         x, arena, reuses.slots, reuses.gates,
-        table, modulation.rows, modulation.counter, final.weight, final.bias,
-        latents, out, latents if solver.anchor is None else solver.anchor, solver.coefficients,
+        table, modulation.rows, modulation.counter, weights.table, weights.columns,
+        final.weight, final.bias, latents, out,
+        latents if solver.anchor is None else solver.anchor, solver.coefficients,
         embedding.weight, embedding.bias, embedding.positions,
         n, tokens, height, width, len(reuses.slots), arena.stride(0) // 8, table.shape[1],
-        table.shape[2], *chunks, eps,
+        table.shape[2], weights.table.shape[-1], *chunks, eps,
         C=c, OUT_C=len(final.weight) // final.patch**2, P=final.patch, GUIDED=final.guided, D=d,
         BLOCK=row_block(d), HALVES=len(modulation.rows) // n, UNROLL=tile.unroll,
-        EMBED=embedding is start, PDL=tile.pdl, **options(tile.warps, pdl=tile.pdl),
+        WEIGHTED=reuses.weights is weights, EMBED=embedding is start, PDL=tile.pdl,
+        **options(tile.warps, pdl=tile.pdl),
     )  # fmt: skip

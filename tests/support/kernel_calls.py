@@ -20,6 +20,7 @@ MODULES = {
         *("gate_residual_norm_modulate", "split_gate_residual_norm_modulate", "gate_residual"),
     ),
     "reuse_run_norm": ("reuse_run_norm", "ungated_reuse_sum", "norm"),
+    "mix": ("mix",),
     "residual_norm": ("residual_norm", "split_residual_norm"),
     "patch_embed": ("patch_embed", "patch_embed_norm"),
     "patch_embed_norm_modulate": ("patch_embed_norm_modulate",),
@@ -40,6 +41,13 @@ END_OPS = (
     *("reuse_evaluation", "final_update_norm", "guided_update"),
 )
 ROW_OPS = tuple(op for op in OPS if op not in MATRIX_OPS + END_OPS)
+
+
+WEIGHTED_OPS = (
+    *("reuse_run", "reuse_sum", "reuse_run_norm", "ungated_reuse_sum"),
+    *("final_update", "reuse_evaluation", "final_update_norm"),
+)
+"""Those that also take a list with weights."""
 
 
 def kernel(op: str) -> Callable[..., Any]:

@@ -12,9 +12,11 @@ from torch import Tensor
 from l2c_rt.kernels.operands import (
     FinalLinear,
     Modulation,
+    OperandBank,
     PatchEmbedding,
     Reuses,
     Solver,
+    Weights,
 )
 
 Arguments = dict[str, Any]
@@ -35,6 +37,7 @@ class Sizes:
     prefix_tokens: int = 2
     heads: int = 2
     empty: bool = False
+    weighted: bool = False
 
     @property
     def batch(self) -> int:
@@ -78,7 +81,20 @@ class Operands:
             (slots, *shape), (shape[0] * shape[1] + 8, shape[1], 1)
         )
         order = torch.randperm(slots, generator=self.generator)[: self.s.count].int()
-        return Reuses(arena, order, self.integers(8, self.s.count) if gated else None)
+        gates = self.integers(8, self.s.count) if gated else None
+        return Reuses(arena, order, gates, self.weights() if self.s.weighted else None)
+
+    def weights(self) -> Weights:
+        table = self.normal(3, self.s.count + 1, dtype=torch.float32)
+        return Weights(table, self.integers(self.s.count + 1, self.s.count), self.counter)
+
+    def _mix(self) -> Arguments:
+        weighted = dataclasses.replace(self.reuses(gated=False), weights=self.weights())
+        bank = 0.5 * self.normal(4, self.s.tokens, self.s.width, dtype=torch.float32)
+        index = self.integers(4, 6 * (self.s.count + 1)).view(3, -1, 2)
+        operand = OperandBank(bank, index, self.s.count // 2)
+        out = torch.full_like(self.x(), float("nan"))
+        return {"reuses": weighted, "out": out, "operand": operand}
 
     def affine(self) -> Arguments:
         return {"weight": 1 + 0.2 * self.normal(self.s.width), "bias": self.normal(self.s.width)}

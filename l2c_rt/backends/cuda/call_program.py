@@ -72,16 +72,16 @@ class CallProgram:
             self._window = range(0)
         window = self._window
         if step not in window:
-            p.fill(_timestep(state.t, p.tables.t), y)
+            p.fill(_timestep(state.t, p.tables.t), y, step)
         elif timesteps is not None:
             if begins:
-                p.fill(timesteps[window.start : window.stop], y)
+                p.fill(timesteps[window.start : window.stop], y, window.start)
         elif isinstance(state.t, Tensor) and state.t.device.type != "cpu":
             # Nobody can read it here, so that this loop is never known ahead.
-            p.fill(state.t, y)
+            p.fill(state.t, y, step)
         else:
             # The very product of a loop that is known, whose last bits depend on its shape.
-            p.fill([_number(state.t)] * len(window), y)
+            p.fill([_number(state.t)] * len(window), y, window.start)
             p.buffers.counter[:1].fill_(step - window.start)
 
     def _same_labels(self, y: Tensor | None) -> bool:

@@ -28,6 +28,7 @@ FUNCTIONS = {
         "gate_residual",
     ),
     "reuse_run_norm": ("reuse_run_norm", "ungated_reuse_sum", "norm"),
+    "mix": ("mix",),
     "residual_norm": ("residual_norm", "split_residual_norm"),
     "patch_embed": ("patch_embed", "patch_embed_norm"),
     "patch_embed_norm_modulate": ("patch_embed_norm_modulate",),

@@ -84,7 +84,7 @@ class RunProgram:
         p = self.shape_program
         reports = None if callback is None else _Reports(p.buffers.latents, callback)
         for i, window in enumerate(self._windows):
-            p.fill(self._solver.timesteps[window.start : window.stop], y)
+            p.fill(self._solver.timesteps[window.start : window.stop], y, window.start)
             self._coefficients[: len(window)].copy_(self._table[window.start : window.stop])
             if self._runs is not None:
                 self._runs.launch(i, 1)

@@ -13,6 +13,7 @@ from l2c_rt.backends.cuda.branch_launcher import BranchLauncher
 from l2c_rt.backends.cuda.buffers import Shape, allocate
 from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.backends.cuda.modulation_table import ModulationTable
+from l2c_rt.backends.cuda.prediction_table import PredictionTable
 from l2c_rt.backends.cuda.step_launcher import Finish, StepLauncher
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.device.event_times import EventTimes
@@ -47,14 +48,19 @@ class ShapeProgram:
         self.device = outer.linear.weight.device
         self.buffers = allocate(shape, fused, slots, buffers(self.variants))
         self.tables = ModulationTable(fused, self.buffers.counter, label_rows)
+        self.predictions = None
+        if plan.coefficients:
+            rows = (self.buffers.h.shape[1], self.buffers.h.shape[2])
+            self.predictions = PredictionTable(plan, self.tables.steps, self.buffers.counter, rows)
         self.weights = WeightCopies(fusable, outer, guided)
         self.kernels = cuda.kernels
         self.branches = BranchLauncher(
             fusable, self.buffers, self.weights, cuda.kernels, cuda.tuner
         )
         self.launcher = StepLauncher(
-            fusable, self.buffers, self.tables, self.weights, self.branches, cuda.kernels
-        )
+            fusable, self.buffers, self.tables, self.weights, self.branches, cuda.kernels,
+            self.predictions,
+        )  # fmt: skip
         self.recorder: Recorder = cuda.recorder(self.device)
         self.replays = self.graphs = self.nodes = 0
         self.seconds = 0.0
@@ -117,8 +123,9 @@ class ShapeProgram:
         """A run begins: take the weights as they are now."""
         self._refresh.replay()
 
-    def fill(self, t: Sequence[float] | Tensor, y: Tensor | None) -> None:
-        """Tabulate for the evaluations at timesteps t, and go back to the table's first.
+    def fill(self, t: Sequence[float] | Tensor, y: Tensor | None, first: int) -> None:
+        """Tabulate for the evaluations from `first` on, at timesteps t, and go back to the table's
+        first.
 
         Shapes: t [w] with w = 1 or at most the window; y int64 [labels].
         """
@@ -134,6 +141,8 @@ class ShapeProgram:
         else:
             count = len(t)
             tables.t[:count].copy_(host_tensor(t, tables.t), non_blocking=True)
+        if self.predictions is not None:
+            self.predictions.fill(first, count)
         if tables.y is not None:
             if y is None:
                 raise ValueError("y is missing: the model was made with labels")
