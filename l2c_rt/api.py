@@ -141,9 +141,9 @@ def _named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str,
     """The sites that a method wants of a model without an adapter, or that a schedule's branches
     name, where they are not those of the rule."""
     wanted = getattr(spec, "sites", None)
-    if wanted is not None and isinstance(model, nn.Module) and not has_adapter(model):
+    if wanted is not None and isinstance(model, nn.Module):
         paths: tuple[str, ...] | None = wanted(model)
-        return paths
+        return None if paths is None or _are_branches(paths, spec, model) else paths
     names: tuple[str, ...] = getattr(spec, "branches", ())
     if not names or not isinstance(model, nn.Module):
         return None
@@ -154,6 +154,16 @@ def _named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str,
     except TypeError:
         return names
     return None if set(ruled) == set(names) else names
+
+
+def _are_branches(paths: Sequence[str], spec: object, model: nn.Module) -> bool:
+    """Whether a built-in adapter has the modules that a method wants as branches of its own: all
+    of them, or some, for a method that tells branches apart by their kinds."""
+    if not has_adapter(model):
+        return False
+    branches = {site.children[-1] for site in describe(model).sites}
+    by_kind = getattr(spec, "tells_kinds_apart", False)
+    return set(paths) <= branches if by_kind else set(paths) == branches
 
 
 def _check_calibration(spec: object, described: BoundModel) -> None:

@@ -10,13 +10,18 @@ from torch import nn
 from l2c_rt.adapters.own.sites import Site
 
 
-def named_sites(model: nn.Module, patterns: Sequence[str]) -> tuple[Site, ...]:
+def named_sites(model: nn.Module, patterns: Sequence[str | tuple[str, ...]]) -> tuple[Site, ...]:
     """A site for every module that a pattern names, in the order of the model's modules.
 
-    `*` stands for one name between dots, or for a part of one: "blocks.*.attn".
+    `*` stands for one name between dots, or for a part of one: "blocks.*.attn".  A tuple of paths,
+    in the order of their calls, is one site: what its last module gives is kept, and nothing else
+    reads what the others give.
     Raises TypeError for anything but a list of strings, ValueError for a pattern that names no
     module or a list of modules, and where one site lies inside another.
     """
+    if not isinstance(patterns, str) and any(isinstance(p, tuple) for p in patterns):
+        pieces = [(p,) if isinstance(p, str) else p for p in patterns]
+        return tuple(Site(paths[-1], tuple(paths), required=True) for paths in pieces)
     if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
         raise TypeError(f'sites: wanted a list like ["blocks.*.attn"], got {patterns!r:.80}')
     if not patterns:
