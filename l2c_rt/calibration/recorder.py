@@ -46,11 +46,9 @@ class Recorder:
         self._streams: Mapping[str, tuple[Stream | None, ...]] = {}
         self._names = bound_model.program.branch_names
         self._place = Place(0, 0)
-        self.timesteps: list[Any] = []
 
     def begin_run(self) -> None:
         """A run begins: the attributes of the model's modules may be others."""
-        self.timesteps.clear()
         if self._passes is not None:
             self._passes.refresh()
 
@@ -60,8 +58,6 @@ class Recorder:
         if self._passes is None:
             self._passes = self._opened(args, kwargs)
         self._place = place
-        if place.lane == 0:
-            self.timesteps.append(self._bound_model.begin(*args, **kwargs).t)
         out = self._passes.run(self._seen, args, kwargs)
         for measure in self._measures:
             measure.end_evaluation(place)
@@ -99,8 +95,11 @@ def _main(streams: Sequence[Stream | None], parts: Sequence[Any]) -> Tensor | No
     named = {s.name: part for s, part in zip(streams, parts, strict=True) if s is not None}
     for name in MAIN_STREAMS:
         if name in named:
-            return named[name]
-    return next(iter(named.values()), None)
+            break
+    else:
+        name = next(iter(named), "")
+    main: Tensor | None = named.get(name)
+    return main
 
 
 def _observed(bound_model: BoundModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Probe:

@@ -21,15 +21,16 @@ def named_sites(model: nn.Module, patterns: Sequence[str | tuple[str, ...]]) -> 
     """
     if not isinstance(patterns, str) and any(isinstance(p, tuple) for p in patterns):
         pieces = [(p,) if isinstance(p, str) else p for p in patterns]
-        return tuple(Site(paths[-1], tuple(paths), required=True) for paths in pieces)
-    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+        return tuple(Site(site[-1], site, required=True) for site in pieces)
+    texts = [pattern for pattern in patterns if isinstance(pattern, str)]
+    if isinstance(patterns, str) or len(texts) != len(patterns):
         raise TypeError(f'sites: wanted a list like ["blocks.*.attn"], got {patterns!r:.80}')
     if not patterns:
         raise ValueError("sites: wanted at least one pattern, got none; leave sites= out for the "
                          "rule")  # fmt: skip
     modules = {path: module for path, module in model.named_modules() if path}
     paths: dict[str, None] = {}
-    for pattern in patterns:
+    for pattern in texts:
         named = [path for path in modules if _names(pattern, path)]
         if not named:
             raise ValueError(f"sites: {pattern!r} names no module; {_near(pattern, modules)}")
