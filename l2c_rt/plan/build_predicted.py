@@ -39,7 +39,7 @@ def build_predicted_plan(
     Raises ValueError as `build_plan` does, and for a prediction from a value that is not there.
     """
     check_branches(program, schedule)
-    check_nested([schedule.row(s) for s in range(schedule.steps)], program)
+    check_nested(schedule.compute, program)
     columns: list[list[Cell]] = []
     slots: list[str] = []
     for k, branch in enumerate(program.branches):

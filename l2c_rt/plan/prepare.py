@@ -1,4 +1,4 @@
-"""From a schedule to the plan that a backend runs: verified, rewritten, verified, counted."""
+"""From a schedule to the plan that a backend runs: rewritten, verified, counted."""
 
 from __future__ import annotations
 
@@ -24,12 +24,9 @@ def prepare(program: BlockProgram, schedule: CacheSchedule, passes: Passes) -> t
     Raises ValueError where schedule and program name different branches, and PlanError, a
     ValueError, for a plan that could read a stale value or departs from the schedule.
     """
-    plan = with_iterations(plan_of(program, schedule), program)
+    plan = passes(with_iterations(plan_of(program, schedule), program), program)
     verify(plan, program, schedule)
-    rewritten = passes(plan, program)
-    if rewritten is not plan:
-        verify(rewritten, program, schedule)
-    return rewritten, cost(program, rewritten)
+    return plan, cost(program, plan)
 
 
 def plan_of(program: BlockProgram, schedule: CacheSchedule) -> Plan:

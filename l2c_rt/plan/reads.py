@@ -1,68 +1,82 @@
-"""The slots of a plan run symbolically: what each one holds, and what is read from it."""
+"""The slots of a plan with predictions run symbolically: what each one holds, what is read."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from l2c_rt.plan.ops import Compute, Iterate, Plan, PlanError, Predict, Reuse, reuses
+from l2c_rt.plan.ops import Compute, Iterate, Plan, PlanError, Predict, Reuse
+from l2c_rt.plan.program import BlockProgram
 from l2c_rt.schedule.predictions import Predictions
 
 Value = tuple[str, int]
 """The branch whose value it is, and the evaluation that made it."""
 
+Read = Reuse | Predict
 
-def check_reads(plan: Plan) -> None:
+
+def check_predicted_reads(
+    plan: Plan, writes: Sequence[Sequence[Compute]], reads: Sequence[Sequence[Read]]
+) -> None:
     """Prove that every read finds the value that it means, made by this run.
 
-    Raises PlanError naming evaluation, branch and slot.
+    `writes` and `reads` are the ops of each distinct step.  Raises PlanError naming evaluation,
+    branch and slot.
     """
-    _Reads(plan).check()
+    if plan.coefficients and len(plan.coefficients) != plan.num_evaluations:
+        raise PlanError(
+            f"coefficients of {len(plan.coefficients)} evaluations, the plan has "
+            f"{plan.num_evaluations}"
+        )
+    # Evaluation 0 computes every branch, in their order.
+    number = {op.branch: k for k, op in enumerate(writes[plan.order[0]])}
+    run = _Reads(plan, number)
+    for s, i in enumerate(plan.order):
+        # A branch is computed or reused once per evaluation, so writes may be taken first.
+        for op in writes[i]:
+            run.write(op, s)
+        for item in reads[i]:
+            run.read(item, s)
 
 
-def slots_of(op: Reuse | Predict) -> tuple[int, ...]:
+def check_predicted(
+    reads: Sequence[Read], program: BlockProgram, predictions: Predictions, s: int
+) -> None:
+    """Prove that an evaluation predicts those branches, and no others, that the schedule says."""
+    predicted = {op.branch for op in reads if isinstance(op, Predict)}
+    for k, name in enumerate(program.branch_names):
+        if (name in predicted) != bool(predictions.at(s, k)):
+            found = "" if name in predicted else "not "
+            raise PlanError(f"evaluation {s}: {name} is {found}predicted, against the schedule")
+
+
+def slots_of(op: Compute | Read) -> tuple[int, ...]:
     """All slots that an op reads or writes."""
-    if isinstance(op, Reuse):
-        return (op.slot,)
-    return op.slots if op.store is None else (*op.slots, op.store)
+    if isinstance(op, Predict):
+        return op.slots if op.store is None else (*op.slots, op.store)
+    return () if op.slot is None else (op.slot,)
 
 
 class _Reads:
     """Who wrote each slot last, and the values of every branch so far."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, number: dict[str, int]) -> None:
+        self._plan, self._number = plan, number
         self._held: dict[int, Value] = {}
         self._latest: dict[str, int] = {}
         self._history: dict[str, dict[int, int]] = {}
 
-    def check(self) -> None:
-        plan = self._plan
-        if plan.coefficients and len(plan.coefficients) != plan.num_evaluations:
-            raise PlanError(
-                f"coefficients of {len(plan.coefficients)} evaluations, the plan has "
-                f"{plan.num_evaluations}"
-            )
-        number = {}
-        if plan.predictions is not None:
-            number = {name: k for k, name in enumerate(_branches(plan))}
-        writes = [[op for op in step if isinstance(op, Compute)] for step in plan.steps]
-        reads = [reuses(step) for step in plan.steps]
-        for s, i in enumerate(plan.order):
-            # A branch is computed or reused once per evaluation, so writes may be taken first.
-            for op in writes[i]:
-                self._write(op, s)
-            for item in reads[i]:
-                if isinstance(item, Predict):
-                    self._predict(item, s, number)
-                else:
-                    self._reuse(item, s)
-                self._note(item.branch, s)
+    def read(self, item: Read, s: int) -> None:
+        if isinstance(item, Predict):
+            self._predict(item, s)
+        else:
+            self._reuse(item, s)
+        self._note(item.branch, s)
 
     def _note(self, branch: str, s: int) -> None:
-        if self._plan.predictions is not None:
-            self._history.setdefault(branch, {})[s] = self._latest[branch]
+        self._history.setdefault(branch, {})[s] = self._latest[branch]
 
-    def _write(self, op: Compute, s: int) -> None:
+    def write(self, op: Compute, s: int) -> None:
         held = self._held.get(-1 if op.slot is None else op.slot)
         if isinstance(op, Iterate) and op.resumes:
             last = self._latest.get(op.branch)
@@ -88,7 +102,7 @@ class _Reads:
                 f"{self._held.get(item.slot)} and not the output of evaluation {latest}"
             )
 
-    def _predict(self, op: Predict, s: int, number: dict[str, int]) -> None:
+    def _predict(self, op: Predict, s: int) -> None:
         values = [self._held.get(slot) for slot in op.slots]
         for slot, value in zip(op.slots, values, strict=True):
             if value is None or value[0] != op.branch:
@@ -101,16 +115,16 @@ class _Reads:
             raise PlanError(f"evaluation {s}: {op} has no coefficients from number {op.at} on")
         predictions = self._plan.predictions
         if predictions is not None:
-            self._check_meaning(op, s, number[op.branch], predictions, coefficients)
+            self._check_meaning(op, s, predictions, coefficients)
         self._latest[op.branch] = s
         if op.store is not None:
             self._held[op.store] = (op.branch, s)
 
     def _check_meaning(
-        self, op: Predict, s: int, k: int, predictions: Predictions, found: tuple[float, ...]
+        self, op: Predict, s: int, predictions: Predictions, found: tuple[float, ...]
     ) -> None:
         """That slots and coefficients are the terms of the schedule's prediction."""
-        history = self._history.get(op.branch, {})
+        k, history = self._number[op.branch], self._history.get(op.branch, {})
         wanted: dict[int, float] = {}
         for q, coefficient in predictions.at(s, k):
             if q not in history:
@@ -126,8 +140,3 @@ class _Reads:
             )
         if op.has_operand != predictions.has_operand(s, k):
             raise PlanError(f"evaluation {s}: {op}, but its operand is another")
-
-
-def _branches(plan: Plan) -> list[str]:
-    """The branches of a plan in their order: evaluation 0 computes all of them."""
-    return [op.branch for op in plan.at(0) if isinstance(op, Compute)]

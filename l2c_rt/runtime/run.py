@@ -63,8 +63,8 @@ class Run:
         with torch.inference_mode(False) if inside else nullcontext(), torch.no_grad():
             tick, out = self._evaluate(args, kwargs, hint, wants_grad)
             self._check.done(tick.step, self.version.model.to_tensor, out)
-        if self.shared.loop is None:
-            # Known to the sessions that are opened from now on.
+        if self.shared.loop is None and not self.clock.mid_run:
+            # A complete run has shown it to the sessions that are opened from now on.
             self.shared.loop = self.clock.known
         self._in_call = False
         return out
@@ -158,7 +158,7 @@ class Run:
     def _at(self, tick: Tick, key: InputKey, state: State) -> object:
         lane, began = self.lanes.at(key, self.version)[tick.lane], time.perf_counter()
         evaluation = self.version.evaluation(state, lane.slots, tick, self.clock.timesteps)
-        with trace_range("evaluation", tick.step):
+        with lane.slots.in_use(), trace_range("evaluation", tick.step):
             step = self.version.plan.steps[evaluation.variant]
             out = lane.workspace.evaluate(step, evaluation)
         self._count(key, lane, evaluation.variant, time.perf_counter() - began)

@@ -44,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "memory": {"_C", "device"},
     "measure": {"untrusted"},
     # running
-    "backends": {"adapters", "device", "kernels", "memory", "plan", "sampling", "untrusted"},
+    "backends": {"adapters", "device", "kernels", "measure", "memory", "plan", "sampling",
+                 "untrusted"},
     "runtime": {"adapters", "backends", "device", "memory", "notices", "plan", "sampling",
                 "schedule"},
     "fitting": {"adapters", "notices", "runtime", "schedule"},

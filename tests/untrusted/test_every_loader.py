@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from toy_learning import task_of
 from toys import toy_dit
 
-from l2c_rt.backends.cuda.tuning.cache_file import read_choices
+from l2c_rt.backends.tuning.cache_file import read_choices
 from l2c_rt.demo.train_state import TrainSettings, resume
 from l2c_rt.learning.checkpoint import load_checkpoint
 from l2c_rt.learning.log import CsvLog
