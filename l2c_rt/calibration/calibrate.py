@@ -64,7 +64,7 @@ def calibrate(
         raise ValueError("calibrate: held_out runs judge a prior; give prior=True with them")
     if out is not None:
         require_writable(out)
-    bound_model = _described(model, loop, sites, granularity)
+    bound_model = described_for_calibration(model, loop, sites, granularity)
     runs = Runs(bound_model, steps, loop, calls_per_step, cfg_scale, batch_size, progress)
     measures = _Measures.of(runs, min(lookback, steps - 1), prior=prior)
     recorder = Recorder(bound_model, measures.all())
@@ -115,9 +115,10 @@ class _Measures:
         return calibration
 
 
-def _described(
+def described_for_calibration(
     model: nn.Module, loop: Loop | None, sites: Sequence[str] | None, granularity: str
 ) -> BoundModel:
+    """The model's own forward, cut; TypeError or ValueError where there is no loop to run."""
     if loop is not None and not is_loop(loop):
         raise TypeError(f"calibrate: loop is a {type(loop).__name__}, wanted loop(model, seed)")
     bound_model = adapters.describe(model, sites=sites, granularity=granularity)

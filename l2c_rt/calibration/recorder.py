@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -29,6 +29,10 @@ class Seen(NamedTuple):
     main: Tensor | None
 
 
+Replaced = Callable[[Call], Tensor | None]
+"""What a branch gives, or adds, in place of its one output; None leaves it."""
+
+
 class Measure(Protocol):
     """Takes what uncached runs give, branch by branch and evaluation by evaluation."""
 
@@ -46,6 +50,7 @@ class Recorder:
         self._streams: Mapping[str, tuple[Stream | None, ...]] = {}
         self._names = bound_model.program.branch_names
         self._place = Place(0, 0)
+        self._replaced: Replaced | None = None
 
     def begin_run(self) -> None:
         """A run begins: the attributes of the model's modules may be others."""
@@ -53,11 +58,17 @@ class Recorder:
             self._passes.refresh()
 
     @torch.no_grad()
-    def call(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The model's own return value."""
+    def call(
+        self,
+        place: Place,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        replaced: Replaced | None = None,
+    ) -> Any:
+        """The model's own return value; `replaced` says what a branch gives in its place."""
         if self._passes is None:
             self._passes = self._opened(args, kwargs)
-        self._place = place
+        self._place, self._replaced = place, replaced
         out = self._passes.run(self._seen, args, kwargs)
         for measure in self._measures:
             measure.end_evaluation(place)
@@ -88,7 +99,10 @@ class Recorder:
         )  # fmt: skip
         for measure in self._measures:
             measure.see(Seen(self._place, call, outputs, main))
-        return out
+        value = None if self._replaced is None else self._replaced(call)
+        if value is None:
+            return out
+        return value if not bases or bases[0] is None else bases[0] + value
 
 
 def _main(streams: Sequence[Stream | None], parts: Sequence[Any]) -> Tensor | None:
