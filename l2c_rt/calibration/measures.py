@@ -161,4 +161,5 @@ class Judgement:
 
 def float_sum(tensor: Tensor) -> Tensor:
     """The sum of absolute values, in float32 at least."""
-    return tensor.abs().sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
+    wide = torch.promote_types(tensor.dtype, torch.float32)
+    return torch.linalg.vector_norm(tensor, 1, dtype=wide)
