@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from l2c_rt import correctors, methods, models, policies, presets
     from l2c_rt.api import compile
     from l2c_rt.calibration.calibrate import calibrate
+    from l2c_rt.calibration.scale_shift import fit_scale_shift
     from l2c_rt.compare.fit import fit_report
     from l2c_rt.learning.train import learn
     from l2c_rt.pipelines.enable import disable, enable
@@ -32,6 +33,7 @@ _HOMES = {
     "disable": "pipelines.enable",
     "enable": "pipelines.enable",
     "fit_report": "compare.fit",
+    "fit_scale_shift": "calibration.scale_shift",
     "learn": "learning.train",
 }
 _MODULES = ("correctors", "methods", "models", "policies", "presets")
@@ -47,6 +49,7 @@ __all__ = [
     "disable",
     "enable",
     "fit_report",
+    "fit_scale_shift",
     "learn",
     "methods",
     "models",

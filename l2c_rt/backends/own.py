@@ -78,7 +78,7 @@ class OwnWorkspace:
         if self._first:
             self._lane.begin(evaluation.state, self._values)
         if self._blocks is not None:
-            self._blocks.begin(evaluation.variant, evaluation.step, self._values)
+            self._blocks.begin(evaluation.variant, evaluation.step, self._values, self._operands)
         out: object = self._lane.forward(self._stage, evaluation.state)
         if self._first:
             self._check_called()

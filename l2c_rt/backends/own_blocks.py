@@ -16,7 +16,7 @@ from l2c_rt.adapters.own.observe import Stream, write_count
 from l2c_rt.adapters.own.probe import streams_by_shape
 from l2c_rt.backends.own_calls import CallPlan, LaneCalls
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
-from l2c_rt.memory.mixing import mixed_values
+from l2c_rt.memory.mixing import Operand, mixed_values
 from l2c_rt.plan.ops import Compute, Predict, StepPlan, reuses
 
 Streams = tuple[Stream | None, ...]
@@ -81,12 +81,15 @@ class BlockVisits:
         self._rows: tuple[Row, ...] = ()
         self._row: Row = {}
         self._coefficients: tuple[float, ...] = ()
+        self._operands: Mapping[str, Operand] = {}
         self._values = KeptValues()
         self._returned: dict[str, Any] = {}
         self._kept: set[ValueKey] = set()
         self._group = _Group.of({})
 
-    def begin(self, variant: int, step: int, values: KeptValues) -> None:
+    def begin(
+        self, variant: int, step: int, values: KeptValues, operands: Mapping[str, Operand]
+    ) -> None:
         """Evaluation `step` begins; `variant` is the plan's distinct step."""
         planned = self._calls.planned
         if planned is not self._planned:
@@ -94,6 +97,7 @@ class BlockVisits:
             self._rows = () if planned is None else tuple(_rows(planned))
         self._row = self._rows[variant] if self._rows else {}
         self._coefficients = () if planned is None else planned.counted.plan.coefficients_at(step)
+        self._operands = operands
         self._values, self._group = values, _Group.of({})
         if step == 0:
             self._returned.clear()
@@ -164,7 +168,8 @@ class BlockVisits:
             kept = [self._values.get(ValueKey(slot, call.number)) for slot in predict.slots]
         except ValueError as error:
             raise ValueError(f"output of {call.path}: {error}") from None
-        value = mixed_values(kept, self._coefficients[predict.at : predict.at + len(kept)])
+        numbers = self._coefficients[predict.at : predict.at + len(kept)]
+        value = mixed_values(kept, numbers, self._operands.get(predict.branch))
         if predict.store is not None:
             self._values.keep(ValueKey(predict.store, call.number), value, 1, may_change=True)
         return value
@@ -217,14 +222,9 @@ def _row(step: StepPlan, groups: Mapping[str, tuple[str, ...]], planned: CallPla
             site = planned.probe.sites.get(name)
             if site is not None:
                 row[name] = BlockAction(
-                    isinstance(op, Compute),
-                    slot,
-                    name == first,
-                    name == last,
-                    site.streams,
-                    bool(site.overwritten),
-                    predict,
-                )
+                    isinstance(op, Compute), slot, name == first, name == last, site.streams,
+                    bool(site.overwritten), predict,
+                )  # fmt: skip
     return row
 
 

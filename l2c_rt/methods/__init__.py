@@ -12,10 +12,13 @@ _HOMES = {
     "delta-dit": ("DeltaDiT", "l2c_rt.methods.delta_dit"),
     "every-n": ("PlainEveryN", "l2c_rt.methods.plain_every_n"),
     "fora": ("FORA", "l2c_rt.methods.fora"),
+    "hicache": ("HiCache", "l2c_rt.methods.taylor_seer"),
     "magcache": ("MagCache", "l2c_rt.methods.mag_cache"),
     "pab": ("PAB", "l2c_rt.methods.pab"),
     "smoothcache": ("SmoothCache", "l2c_rt.methods.smooth_cache"),
     "steps-mask": ("StepsMask", "l2c_rt.methods.steps_mask"),
+    "taylorseer": ("TaylorSeer", "l2c_rt.methods.taylor_seer"),
+    "taylorseer-diffusers": ("DiffusersTaylorSeer", "l2c_rt.methods.diffusers_taylor_seer"),
 }
 
 __all__ = sorted(name for name, _ in _HOMES.values())

@@ -50,6 +50,9 @@ class PAB:
     temporal_attention_timestep_skip_range: Window = (100, 800)
     cross_attention_timestep_skip_range: Window = (100, 800)
 
+    tells_kinds_apart = True
+    """A model's other branches are computed."""
+
     def __post_init__(self) -> None:
         for kind in ("spatial", "temporal", CROSS):
             every = getattr(self, f"{kind}_attention_block_skip_range")

@@ -7,7 +7,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from method_goldens import SMALL, dit, dit_28, dit_calls, flux, flux_calls, golden, wan
+from method_goldens import (
+    SMALL,
+    dit,
+    dit_28,
+    dit_calls,
+    flux,
+    flux_calls,
+    golden,
+    wan,
+)  # fmt: skip
 from published_outputs import relative
 from toys import toy_dit, toy_uvit
 

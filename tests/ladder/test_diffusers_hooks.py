@@ -7,13 +7,13 @@ from itertools import count
 
 import pytest
 import torch
-from diffusers import MagCacheConfig, PyramidAttentionBroadcastConfig
+from diffusers import MagCacheConfig, PyramidAttentionBroadcastConfig, TaylorSeerCacheConfig
 from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
 from method_goldens import SMALL
 from published_outputs import relative
 
 import l2c_rt as rt
-from l2c_rt.methods import PAB, MagCache
+from l2c_rt.methods import PAB, DiffusersTaylorSeer, MagCache
 from l2c_rt.methods.mag_cache import PUBLISHED
 
 OWN = [1.0, 1.1, 1.08, 1.05, 0.97, 1.02, 1.0, 0.99, 1.03, 0.96, 0.94, 1.01, 0.9]
@@ -97,3 +97,34 @@ def test_pab_of_other_ranges_and_windows_is_that_of_diffusers():
     method = PAB(4, spatial_attention_timestep_skip_range=(50, 990))
     outputs, _ = ours("cogvideox", method, 17)
     assert worst(outputs, published("cogvideox", config, 17)) < 1e-5
+
+
+TAYLOR_CASES = {
+    "flux_order_1": ("flux", {}),
+    "flux_order_2": (
+        "flux", {"cache_interval": 3, "disable_cache_before_step": 5, "max_order": 2},
+    ),
+    "flux_order_3_after": (
+        "flux",
+        {"cache_interval": 4, "disable_cache_before_step": 2, "disable_cache_after_step": 24,
+         "max_order": 3},
+    ),
+    "flux_lite": ("flux", {"use_lite_mode": True}),
+    "wan": ("wan", {"cache_identifiers": [r"blocks\.\d+\.attn1"], "cache_interval": 3}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TAYLOR_CASES)
+def test_taylor_seer_is_that_of_diffusers(case):
+    name, options = TAYLOR_CASES[case]
+    config = TaylorSeerCacheConfig(taylor_factors_dtype=torch.float32, **options)
+    outputs, fast = ours(name, DiffusersTaylorSeer(**options), 28)
+    assert worst(outputs, published(name, config, 28)) < 1e-5
+    assert fast.schedule.reuse_share > 0.3
+
+
+@pytest.mark.parametrize("options", [{"max_order": 2}, {"disable_cache_before_step": 4}])
+def test_another_order_or_warm_up_is_another_run(options):
+    config = TaylorSeerCacheConfig(taylor_factors_dtype=torch.float32)
+    outputs, _ = ours("flux", DiffusersTaylorSeer(**options), 28)
+    assert worst(outputs, published("flux", config, 28)) > 1e-4

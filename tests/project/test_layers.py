@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "schedule": {"_deprecated", "families", "figures", "untrusted"},
     "policies": {"families", "schedule", "untrusted"},
     "presets": {"schedule"},
-    "correctors": {"schedule"},
+    "correctors": {"schedule", "untrusted"},
     # how it is done: pure data
     "plan": {"families", "schedule"},
     # published methods
@@ -48,7 +48,8 @@ ALLOWED: dict[str, set[str]] = {
                  "untrusted"},
     "runtime": {"adapters", "backends", "device", "memory", "notices", "plan", "sampling",
                 "schedule"},
-    "api": {"_deprecated", "adapters", "backends", "correctors", "notices", "policies", "resolve",
+    "fitting": {"adapters", "notices", "runtime", "schedule"},
+    "api": {"_deprecated", "adapters", "backends", "correctors", "fitting", "policies", "resolve",
             "runtime", "schedule"},
     "pipelines": {"api", "runtime"},
     # what is made with it
@@ -56,8 +57,8 @@ ALLOWED: dict[str, set[str]] = {
                 "runtime", "schedule", "untrusted"},
     "learning": {"_version", "adapters", "compare", "families", "figures", "policies", "runtime",
                  "sampling", "schedule", "untrusted"},
-    "calibration": {"adapters", "compare", "learning", "runtime", "sampling", "schedule",
-                    "untrusted"},
+    "calibration": {"adapters", "compare", "correctors", "learning", "resolve", "runtime",
+                    "sampling", "schedule", "untrusted"},
     "demo": {"api", "compare", "figures", "learning", "measure", "models", "policies", "runtime",
              "sampling", "schedule", "untrusted"},
     "cli": {"_version", "adapters", "api", "backends", "calibration", "compare", "demo",
