@@ -32,7 +32,7 @@ _HOMES = {
     "fit_report": "compare.fit",
     "learn": "learning.train",
 }
-_MODULES = ("models", "policies", "presets")
+_MODULES = ("methods", "models", "policies", "presets")
 
 __all__ = [
     "CacheSchedule",

@@ -7,13 +7,15 @@ one row kernel where a sum is needed, both ends one kernel each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from l2c_rt.plan.lowering import (
     Embed,
     Final,
     Launch,
     Run,
+    RunTokens,
     Sum,
     can_be_one_kernel,
     launch_kernels,
@@ -22,6 +24,7 @@ from l2c_rt.plan.lowering import (
 from l2c_rt.plan.ops import Compute, Iterate, Plan, RunFixed, StepPlan
 from l2c_rt.plan.passes import hoist_conditioning
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed
+from l2c_rt.plan.tokens import Refresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,8 @@ def _evaluation(step: StepPlan, program: BlockProgram, scratch: int) -> Evaluati
             done.append(nodes[op.node])
         elif isinstance(op, Compute):
             done += [nodes[op.branch]] * (op.times if isinstance(op, Iterate) else 1)
+        elif isinstance(op, Refresh) and op.tokens:
+            done.append(_on_tokens(nodes[op.branch], op.tokens, program))
     launches = lower(step, program, scratch, one_kernel=can_be_one_kernel(program))
     return EvaluationCost(
         macs=sum(n.macs for n in done),
@@ -146,8 +151,21 @@ def launch_elements(launch: Launch, program: BlockProgram) -> int:
     if isinstance(launch, Final):
         passes = (launch.source is not None) + len(launch.terms)
         return passes * tensor + (len(launch.terms) + 2) * gated * modulation_row
+    if isinstance(launch, RunTokens):
+        branch = next(branch for branch in program.branches if branch.name == launch.branch)
+        # Gathered before the branch, scattered after it; scores and ages are read and written.
+        moved = 4 * launch.tokens * program.width + 3 * program.tokens
+        return _on_tokens(branch, launch.tokens, program).activations + moved
     name = launch.branch if isinstance(launch, Run) else launch.node
     return next(node for node in program.nodes if node.name == name).activations
+
+
+def _on_tokens(branch: Fixed | Branch, tokens: int, program: BlockProgram) -> Fixed | Branch:
+    """The branch on some of its tokens: all of its weights, its other counts in proportion."""
+    share = Fraction(tokens, program.tokens)
+    return replace(
+        branch, macs=int(branch.macs * share), activations=int(branch.activations * share)
+    )
 
 
 def _tabulated(node: Fixed | Branch) -> bool:

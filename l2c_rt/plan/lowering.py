@@ -3,7 +3,8 @@
 A branch's output is written straight to its slot, and added to the residual stream only by the
 kernel that needs the sum: together with everything else that waits to be added, and with the
 LayerNorm of the branch that comes next.  What waits at the end is added by the final kernel.
-Buffers are named: "x" is the residual stream, "skip-3" what a long skip keeps of it.
+Buffers are named: "x" is the residual stream, "skip-3" what a long skip keeps of it, "x-kept" what
+is kept of it for the next evaluation.
 """
 
 from __future__ import annotations
@@ -11,10 +12,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from l2c_rt.plan.ops import Compute, LeaveOut, Op, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.plan.ops import (
+    Compute,
+    KeepStream,
+    LeaveOut,
+    Op,
+    RestoreStream,
+    Reuse,
+    ReuseRun,
+    RunFixed,
+    StepPlan,
+)
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed
+from l2c_rt.plan.tokens import Refresh
 
-STREAM, JOINED = "x", "x-joined"
+STREAM, JOINED, RESTORED = "x", "x-joined", "x-kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +94,17 @@ class Call:
     source: str
 
 
-Launch = Embed | Sum | Run | SkipLinear | Final | Call
+@dataclass(frozen=True, slots=True)
+class RunTokens:
+    """A branch on `tokens` tokens of `source`, each written to its place in `slot`."""
+
+    branch: str
+    slot: int
+    source: str
+    tokens: int
+
+
+Launch = Embed | Sum | Run | SkipLinear | Final | Call | RunTokens
 LoweredStep = tuple[Launch, ...]
 
 
@@ -119,8 +141,16 @@ class _Lowering:
             self._sum(op.branch)
             self.launches.append(Run(op.branch, slot))
             self._waiting.append(Term(op.branch, slot))
+        elif isinstance(op, KeepStream):
+            self._keep_stream()
+        elif isinstance(op, RestoreStream):
+            self._at, self._embedded, self._keep = RESTORED, False, None
+            self._waiting.clear()
         elif isinstance(op, Reuse | ReuseRun):
             self._settle()
+            if isinstance(op, Refresh) and op.tokens:
+                self._sum(None)
+                self.launches.append(RunTokens(op.branch, op.slot, self._at, op.tokens))
             items = op.items if isinstance(op, ReuseRun) else (op,)
             self._waiting += [Term(item.branch, item.slot) for item in items]
         elif not isinstance(op, LeaveOut):
@@ -148,6 +178,15 @@ class _Lowering:
             self._sum(None)
             self._leave_kept()
             self.launches.append(Call(op.node, self._at))
+
+    def _keep_stream(self) -> None:
+        """The sum so far is written to the memory that outlives the evaluation, and read there."""
+        self._settle()
+        if self._embedded:
+            self._embed(None)
+        self.launches.append(Sum(self._at, RESTORED, tuple(self._waiting), None))
+        self._waiting.clear()
+        self._at = RESTORED
 
     def _settle(self) -> None:
         """Write the sum that a long skip keeps, before anything more is added to it."""
@@ -216,6 +255,9 @@ def can_be_one_kernel(program: BlockProgram) -> bool:
 
 def launch_kernels(launch: Launch, nodes: Mapping[str, Fixed | Branch]) -> int:
     """Kernels of one launch; the library's splitting of products not counted."""
+    if isinstance(launch, RunTokens):
+        # The scores' sum, the choice, the gathering and the scattering are one each.
+        return nodes[launch.branch].kernels + 4
     if isinstance(launch, Run):
         return nodes[launch.branch].kernels
     return nodes[launch.node].kernels if isinstance(launch, Call | SkipLinear) else 1

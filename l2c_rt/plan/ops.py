@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from l2c_rt.schedule.tokens import TokenRule
+
 
 @dataclass(frozen=True, slots=True)
 class RunFixed:
@@ -55,12 +57,36 @@ class LeaveOut:
     branch: str
 
 
-Op = RunFixed | Compute | Reuse | ReuseRun | LeaveOut
+@dataclass(frozen=True, slots=True)
+class KeepStream:
+    """Keep the residual stream as it is here."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreStream:
+    """Pass over `nodes`, of which `branches` are branches: the stream is what was kept of it."""
+
+    nodes: tuple[str, ...]
+    branches: int
+
+
+Op = RunFixed | Compute | Reuse | ReuseRun | LeaveOut | KeepStream | RestoreStream
 StepPlan = tuple[Op, ...]
 
 
 class PlanError(ValueError):
     """A plan that could read a value which this run has not written, or that skips a node."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStates:
+    """Beside the slots: state i holds a score and an age for each token of `branches[i]`.
+
+    `rule` says how tokens are chosen by them.
+    """
+
+    branches: tuple[str, ...]
+    rule: TokenRule
 
 
 @dataclass(frozen=True)
@@ -70,6 +96,7 @@ class Plan:
     steps: tuple[StepPlan, ...]
     order: tuple[int, ...]
     slots: tuple[str, ...]
+    tokens: TokenStates | None = None
 
     def at(self, evaluation: int) -> StepPlan:
         return self.steps[self.order[evaluation]]
@@ -101,6 +128,8 @@ def reuses(step: StepPlan) -> tuple[Reuse, ...]:
 
 
 def _reused(op: Op) -> int:
+    if isinstance(op, RestoreStream):
+        return op.branches
     return 0 if isinstance(op, RunFixed | Compute) else len(op_nodes(op))
 
 
@@ -110,4 +139,6 @@ def op_nodes(op: Op) -> tuple[str, ...]:
         return (op.node,)
     if isinstance(op, ReuseRun):
         return tuple(item.branch for item in op.items)
-    return (op.branch,)
+    if isinstance(op, RestoreStream):
+        return op.nodes
+    return () if isinstance(op, KeepStream) else (op.branch,)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from l2c_rt.plan.ops import Compute, Iterate, Op, Plan, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.plan.ops import (
+    Compute,
+    Iterate,
+    Op,
+    Plan,
+    RestoreStream,
+    Reuse,
+    ReuseRun,
+    RunFixed,
+    StepPlan,
+)
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed
 
 
@@ -16,10 +26,20 @@ def hoist_conditioning(plan: Plan, program: BlockProgram) -> Plan:
     """
     names = {n.name for n in program.nodes if isinstance(n, Fixed) and n.conditioning}
     steps = tuple(
-        tuple(op for op in step if not (isinstance(op, RunFixed) and op.node in names))
+        tuple(
+            _without(op, names)
+            for op in step
+            if not (isinstance(op, RunFixed) and op.node in names)
+        )
         for step in plan.steps
     )
     return replace(plan, steps=steps)
+
+
+def _without(op: Op, names: Collection[str]) -> Op:
+    if isinstance(op, RestoreStream):
+        return replace(op, nodes=tuple(node for node in op.nodes if node not in names))
+    return op
 
 
 def fuse_reuse_runs(plan: Plan) -> Plan:
@@ -66,7 +86,7 @@ def _fused(step: StepPlan) -> StepPlan:
     ops: list[Op] = []
     run: list[Reuse] = []
     for op in step:
-        if isinstance(op, Reuse):
+        if type(op) is Reuse:
             run.append(op)
             continue
         _close(run, ops)

@@ -10,6 +10,7 @@ from l2c_rt.plan.merge import MergedColumns, expand, merge_columns, schedule_of
 from l2c_rt.plan.ops import Plan, PlanError
 from l2c_rt.plan.passes import with_iterations
 from l2c_rt.plan.program import BlockProgram
+from l2c_rt.plan.tokens import with_tokens
 from l2c_rt.plan.verify import verify
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -23,7 +24,7 @@ def prepare(program: BlockProgram, schedule: CacheSchedule, passes: Passes) -> t
     Raises ValueError where schedule and program name different branches, and PlanError, a
     ValueError, for a plan that could read a stale value or departs from the schedule.
     """
-    plan = with_iterations(build_plan(program, schedule), program)
+    plan = with_tokens(with_iterations(build_plan(program, schedule), program), program, schedule)
     verify(plan, program, schedule)
     rewritten = passes(plan, program)
     if rewritten is not plan:

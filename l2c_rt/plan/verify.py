@@ -11,12 +11,14 @@ from l2c_rt.plan.ops import (
     Op,
     Plan,
     PlanError,
+    RestoreStream,
     RunFixed,
     StepPlan,
     op_nodes,
     reuses,
 )
 from l2c_rt.plan.program import BlockProgram, Fixed
+from l2c_rt.plan.verify_tokens import check_tokens
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 
@@ -37,6 +39,7 @@ def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = N
         _check_step(plan, plan.steps[i], nodes, seen, plan.order.index(i))
     _check_reads(plan)
     _check_iterations(plan, program)
+    check_tokens(plan, program, schedule)
     if schedule is not None:
         if (plan.num_evaluations, program.branch_names) != (schedule.steps, schedule.branches):
             raise PlanError(
@@ -152,7 +155,7 @@ def _check_nested(ops: StepPlan, nodes: _Nodes, s: int) -> None:
     """A branch is left out inside of a reused one, and only there."""
     outside = True
     for op in ops:
-        if isinstance(op, RunFixed):
+        if isinstance(op, RunFixed | RestoreStream):
             continue
         for name in op_nodes(op):
             inside = name in nodes.nested and not outside
@@ -168,6 +171,9 @@ def _check_op(plan: Plan, op: Op, nodes: _Nodes, s: int) -> tuple[str, ...]:
     if isinstance(op, RunFixed):
         if op.node in nodes.branches:
             raise PlanError(f"evaluation {s}: {op.node} is a branch, not a fixed node")
+    elif isinstance(op, RestoreStream):
+        if op.branches != len(nodes.branches.intersection(names)):
+            raise PlanError(f"evaluation {s}: {op} counts its branches wrong")
     elif not nodes.branches.issuperset(names):
         raise PlanError(f"evaluation {s}: {op} names a fixed node as a branch")
     elif isinstance(op, Compute) and op.slot is not None:

@@ -26,6 +26,7 @@ from l2c_rt.schedule.checks import (
     checked_threshold,
     checked_timesteps,
 )
+from l2c_rt.schedule.tokens import TokenSchedule
 from l2c_rt.untrusted.bounded_read import naming
 
 
@@ -39,8 +40,9 @@ class CacheSchedule:
     `branches` names the columns in execution order; omitted, they are attn-0, mlp-0, attn-1, ...
     `calls_per_step` is the number of the model's calls at each evaluation of its loop.
     `fingerprint` names the model that it was learned on; "" where it fits any. `granularity` says
-    whether the branches are parts of blocks, whole blocks, or shells of a U-Net.
-    Two schedules are equal when `compute` and `branches` are.
+    whether the branches are parts of blocks, whole blocks, or shells of a U-Net. `tokens` says
+    where some tokens of a branch are computed; such a schedule is not saved, but made again.
+    Two schedules are equal when `compute`, `branches` and `tokens` are.
     Raises: ValueError where a field is not what it says above.
     """
 
@@ -54,6 +56,7 @@ class CacheSchedule:
     timesteps: tuple[float, ...] | None = None
     fingerprint: str = ""
     granularity: str = "branch"
+    tokens: TokenSchedule | None = None
 
     def __post_init__(self) -> None:
         compute = checked_compute(self.compute)
@@ -65,6 +68,8 @@ class CacheSchedule:
             check_text(field, getattr(self, field))
         check_fingerprint(self.fingerprint)
         check_granularity(self.granularity)
+        if self.tokens is not None:
+            self.tokens.check_table(compute)
         object.__setattr__(self, "compute", compute)
         object.__setattr__(self, "branches", branches)
         object.__setattr__(self, "calls_per_step", checked_calls(self.calls_per_step))
@@ -122,7 +127,15 @@ class CacheSchedule:
         return tuple(dict.fromkeys(tuple(row) for row in self.compute.tolist()))
 
     def save(self, path: str | Path) -> None:
-        """Write the schedule as a JSON file with a header and one readable line per evaluation."""
+        """Write the schedule as a JSON file with a header and one readable line per evaluation.
+
+        Raises ValueError for a schedule with `tokens`.
+        """
+        if self.tokens is not None:
+            raise ValueError(
+                "a schedule with tokens is not saved: keep the method that made it, such as "
+                "ToCa(fresh_ratio=0.07), and make the schedule again"
+            )
         files.write(path, self._fields())
 
     @classmethod
@@ -159,10 +172,11 @@ class CacheSchedule:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CacheSchedule):
             return NotImplemented
-        return self.branches == other.branches and np.array_equal(self.compute, other.compute)
+        same = self.branches == other.branches and self.tokens == other.tokens
+        return same and np.array_equal(self.compute, other.compute)
 
     def __hash__(self) -> int:
-        return hash((self.compute.shape, self.compute.tobytes(), self.branches))
+        return hash((self.compute.shape, self.compute.tobytes(), self.branches, self.tokens))
 
     def __str__(self) -> str:
         return text_map.text_map(self._fields())
