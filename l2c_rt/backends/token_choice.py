@@ -5,6 +5,8 @@ All on the device, with shapes that depend on the number of tokens alone.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,13 +16,12 @@ CELL = 2
 """Tokens along each side of a cell, of which the best one's score is raised."""
 
 
-def attention_scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
+def attention_scores(attention: Tensor) -> Tensor:
     """How much attention each token gets, as a unit vector over the tokens, in float32.
 
-    Shapes: q, k [B, heads, T, head dim] -> [B, T].
+    Shapes: attention [B, heads, T, T], each row of sum 1 -> [B, T].
     """
-    received = torch.softmax(q @ k.transpose(-2, -1) * scale, dim=-1).float()
-    return _unit(received.mean(dim=1).sum(dim=1))
+    return _unit(attention.sum(dim=(1, 2), dtype=torch.float32))
 
 
 def value_norm_scores(v: Tensor) -> Tensor:
@@ -57,9 +58,11 @@ def _raised(sums: Tensor, bonus: float) -> Tensor:
     """With the best sum in each cell multiplied by 1 + bonus."""
     rows, tokens = sums.shape
     side = grid_side(tokens)
-    prefix, image = sums.split([tokens - side * side, side * side], dim=1)
+    prefix, image = sums[:, : tokens - side**2], sums[:, tokens - side**2 :]
     half = side // CELL
-    cells = image.view(rows, half, CELL, half, CELL).transpose(2, 3).reshape(rows, -1, CELL * CELL)
+    cells = (
+        image.reshape(rows, half, CELL, half, CELL).transpose(2, 3).reshape(rows, -1, CELL * CELL)
+    )
     best = cells.argmax(dim=-1, keepdim=True)
     cells = cells.scatter(-1, best, cells.gather(-1, best) * (1 + bonus))
     image = cells.view(rows, half, half, CELL, CELL).transpose(2, 3).reshape(rows, -1)
@@ -69,7 +72,7 @@ def _raised(sums: Tensor, bonus: float) -> Tensor:
 def grid_side(tokens: int) -> int:
     """The side of the image among `tokens`, of which up to two come before it."""
     for prefix in range(3):
-        side = round(max(tokens - prefix, 0) ** 0.5)
+        side = math.isqrt(max(tokens - prefix, 0))
         if side * side == tokens - prefix:
             return side
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel, FusableAttention, State
@@ -24,10 +26,25 @@ def branch_scores(model: BoundModel, name: str, state: State, rule: TokenRule) -
     if branch.first is not None:
         shift, scale = state.modulation[branch.first : branch.first + 2]
         h = h * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
-    q, k, v = heads_of(branch.inner, h)
+    return scored_attention(branch.inner, h, rule)[1]
+
+
+def scored_attention(
+    attention: FusableAttention, h: Tensor, rule: TokenRule
+) -> tuple[Tensor, Tensor]:
+    """What the heads give, and the tokens' scores.
+
+    Shapes: h [B, T, D] -> [B, heads, T, head dim], float32 [B, T].
+    """
+    q, k, v = heads_of(attention, h)
     if rule.score == "attention":
-        return attention_scores(q, k, branch.inner.scale)
-    return value_norm_scores(v)
+        # The map itself is needed, which no fused attention gives.
+        received = torch.softmax(q @ k.transpose(-2, -1) * attention.scale, dim=-1)
+        return received @ v, attention_scores(received)
+    mixed = F.scaled_dot_product_attention(q, k, v, scale=attention.scale)
+    # Scores by lot are drawn when they are read.
+    scores = value_norm_scores(v) if rule.score == "kv-norm" else h.new_zeros(h.shape[:2]).float()
+    return mixed, scores
 
 
 def heads_of(attention: FusableAttention, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:

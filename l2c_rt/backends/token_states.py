@@ -10,7 +10,6 @@ from l2c_rt.backends.token_choice import choose, drawn_scores
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
 from l2c_rt.plan.ops import TokenStates
 from l2c_rt.plan.tokens import Refresh, Scored
-from l2c_rt.schedule.tokens import TokenRule
 
 SCORES, AGES = 0, 1
 STREAM = ValueKey(-1, 0)
@@ -40,6 +39,9 @@ def keep_stream(values: KeptValues, x: Tensor) -> None:
 
 
 def kept_stream(values: KeptValues) -> Tensor:
-    """A copy: the evaluation may write to its stream."""
+    """Where it is kept: nothing but the model's last layers comes after it.
+
+    Raises ValueError where those have written to it.
+    """
     stream: Tensor = values.get(STREAM)
-    return stream.clone()
+    return stream

@@ -46,10 +46,10 @@ class ToCa:
     0..1 and `left`, the share of the run that is left; for "ToCa-ddpm250"
     (1.8 - 1.6 depth) * (1.4 - 0.8 left).  Each image of a batch has its own tokens.
     An evaluation is full at the start of the run, and where the number of those left is a multiple
-    of an interval that is set anew after every full one:
-    fresh_threshold / (1.4 - 0.8 left), rounded, and 2 for `left` in 0.2 .. 0.4.  As published, every
-    block reads it, so that the first block may be full by the interval before and the others not
-    by the one that it has set.  With a ratio of 0 it is FORA, the interval constant.
+    of an interval that is set anew after every full one: fresh_threshold / (1.4 - 0.8 left),
+    rounded, and 2 for `left` in 0.2 .. 0.4.  As published, every block reads it, so that the first
+    block may be full by the interval before and the others not by the one that it has set.
+    With a ratio of 0 it is FORA, and the interval constant.
 
     Keeps: the outputs of all branches, and a score and an age per token and block.
     Needs: DiT or U-ViT with plain attention, and for a bonus an even square of tokens.  The
@@ -75,7 +75,7 @@ class ToCa:
 
 @dataclass(frozen=True, slots=True)
 class DuCa:
-    """Dual caching: every other evaluation between full ones is ToCa's, and the others run no block.
+    """Dual caching: of the evaluations between full ones every other runs no block at all.
 
     As `ToCa`, except that where an odd number of evaluations is left until the next multiple of the
     interval, tokens are computed, and where it is even ("aggressive") all blocks are passed over:

@@ -15,7 +15,6 @@ from l2c_rt.plan.lowering import (
     Final,
     Launch,
     Run,
-    RunTokens,
     Sum,
     can_be_one_kernel,
     launch_kernels,
@@ -24,7 +23,7 @@ from l2c_rt.plan.lowering import (
 from l2c_rt.plan.ops import Compute, Iterate, Plan, RunFixed, StepPlan
 from l2c_rt.plan.passes import hoist_conditioning
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed
-from l2c_rt.plan.tokens import Refresh
+from l2c_rt.plan.tokens import Refresh, RunTokens
 
 
 @dataclass(frozen=True, slots=True)

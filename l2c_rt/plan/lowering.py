@@ -24,7 +24,7 @@ from l2c_rt.plan.ops import (
     StepPlan,
 )
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed
-from l2c_rt.plan.tokens import Refresh
+from l2c_rt.plan.tokens import Refresh, RunTokens
 
 STREAM, JOINED, RESTORED = "x", "x-joined", "x-kept"
 
@@ -94,16 +94,6 @@ class Call:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunTokens:
-    """A branch on `tokens` tokens of `source`, each written to its place in `slot`."""
-
-    branch: str
-    slot: int
-    source: str
-    tokens: int
-
-
 Launch = Embed | Sum | Run | SkipLinear | Final | Call | RunTokens
 LoweredStep = tuple[Launch, ...]
 
@@ -142,7 +132,8 @@ class _Lowering:
             self.launches.append(Run(op.branch, slot))
             self._waiting.append(Term(op.branch, slot))
         elif isinstance(op, KeepStream):
-            self._keep_stream()
+            self._settle()
+            self._keep = RESTORED
         elif isinstance(op, RestoreStream):
             self._at, self._embedded, self._keep = RESTORED, False, None
             self._waiting.clear()
@@ -178,15 +169,6 @@ class _Lowering:
             self._sum(None)
             self._leave_kept()
             self.launches.append(Call(op.node, self._at))
-
-    def _keep_stream(self) -> None:
-        """The sum so far is written to the memory that outlives the evaluation, and read there."""
-        self._settle()
-        if self._embedded:
-            self._embed(None)
-        self.launches.append(Sum(self._at, RESTORED, tuple(self._waiting), None))
-        self._waiting.clear()
-        self._at = RESTORED
 
     def _settle(self) -> None:
         """Write the sum that a long skip keeps, before anything more is added to it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from l2c_rt.plan.ops import (
     Compute,
@@ -38,6 +38,16 @@ class Refresh(Reuse):
 
     tokens: int
     state: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunTokens:
+    """The launch of a branch on `tokens` tokens of `source`, each written to its place in `slot`."""
+
+    branch: str
+    slot: int
+    source: str
+    tokens: int
 
 
 def with_tokens(plan: Plan, program: BlockProgram, schedule: CacheSchedule) -> Plan:

@@ -1,4 +1,4 @@
-"""The proof of what a plan does with tokens: whose scores are read, and which stream is put back."""
+"""The proof of what a plan does with tokens: whose scores are read, which stream is put back."""
 
 from __future__ import annotations
 

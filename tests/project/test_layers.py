@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "families": set(),
     "schedule": {"_deprecated", "families", "figures", "untrusted"},
     "policies": {"families", "schedule", "untrusted"},
+    "methods": {"policies", "schedule"},
     "presets": {"schedule"},
     "resolve": {"policies", "presets", "schedule"},
     # how it is done: pure data
@@ -41,7 +42,8 @@ ALLOWED: dict[str, set[str]] = {
     "memory": {"_C", "device"},
     "measure": {"untrusted"},
     # running
-    "backends": {"adapters", "device", "kernels", "memory", "plan", "sampling", "untrusted"},
+    "backends": {"adapters", "device", "kernels", "memory", "plan", "sampling", "schedule",
+                 "untrusted"},
     "runtime": {"adapters", "backends", "device", "memory", "notices", "plan", "sampling",
                 "schedule"},
     "api": {"_deprecated", "adapters", "backends", "notices", "policies", "resolve", "runtime",
@@ -61,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
 """Folder or module of l2c_rt -> those it may import; only l2c_rt itself imports all."""
 
 TORCH_FREE = ("_deprecated", "_version", "notices", "untrusted", "figures", "families", "schedule",
-              "policies", "presets", "resolve", "plan")  # fmt: skip
+              "policies", "methods", "presets", "resolve", "plan")  # fmt: skip
 """Rooms that import neither torch nor any other third party but PURE at module level."""
 
 
