@@ -42,7 +42,7 @@ class Refresh(Reuse):
 
 @dataclass(frozen=True, slots=True)
 class RunTokens:
-    """The launch of a branch on `tokens` tokens of `source`, each written to its place in `slot`."""
+    """A launch: a branch on `tokens` tokens of `source`, each written to its place in `slot`."""
 
     branch: str
     slot: int

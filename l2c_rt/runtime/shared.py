@@ -19,7 +19,7 @@ from l2c_rt.runtime.known_loop import KnownLoop
 from l2c_rt.runtime.notices import Notices, logger
 from l2c_rt.runtime.proof import REMEDY, Proof, structure
 from l2c_rt.runtime.run_counts import RunCounts
-from l2c_rt.runtime.token_checks import check_tokens
+from l2c_rt.runtime.token_checks import with_tokens
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 Describe = Callable[[Any], BoundModel]
@@ -184,7 +184,7 @@ class SharedModel:
         if self._refused and model.open_stage is None:
             problem = self._refused.get(structure(model))
             model = own_instead(model, problem) if problem else model
-        check_tokens(model, self.schedule)
+        model = with_tokens(model, self.schedule)
         backend = self._select_backend(model)
         plan, cost = prepare(model.program, self.schedule, backend.passes)
         attributes = PlainAttributes([] if model.fusable is None else model.fusable.modules())

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.token_choice import CELL, grid_side
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 
-def check_tokens(model: BoundModel, schedule: CacheSchedule) -> None:
-    """Raise ValueError, with the remedy, for a model that has no tokens to choose."""
+def with_tokens(model: BoundModel, schedule: CacheSchedule) -> BoundModel:
+    """The model as a schedule with tokens runs it.
+
+    Raises ValueError, with the remedy, for a model that has no tokens to choose.
+    """
     if schedule.tokens is None:
-        return
+        return model
     rule, kind = schedule.tokens.rule, type(model.model).__name__
     if model.open_stage is not None:
         why = model.refused or "it runs its own forward, whose MLPs are called as a whole"
@@ -29,3 +34,4 @@ def check_tokens(model: BoundModel, schedule: CacheSchedule) -> None:
             f"compile: a bonus is for cells of {CELL} x {CELL} tokens, and {kind} has "
             f"{model.program.tokens} tokens, {side or 'not'} a side; give bonus=0"
         )
+    return replace(model, unfused_on_gpu="no kernel computes some tokens of a branch")
