@@ -49,6 +49,7 @@ def chosen(name: str, model: nn.Module | None = None, **options: Any) -> backend
         program=bound_model.program,
         device=GPU,
         open_stage=None,
+        unfused_on_gpu="",
     )
     return backends.select_backend(name, Options(**options), on_gpu)  # type: ignore[arg-type]
 
