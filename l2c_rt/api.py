@@ -23,6 +23,7 @@ from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
 from l2c_rt.resolve import evaluations, read_spec, resolve_schedule, wants_shells
 from l2c_rt.runtime.compiled import Compiled
+from l2c_rt.runtime.half_checks import check_calls
 from l2c_rt.runtime.known_loop import loop_of
 from l2c_rt.runtime.notices import users_level
 from l2c_rt.runtime.proof import Proof
@@ -120,6 +121,7 @@ def build(
         timesteps=timesteps,
     )  # fmt: skip
     _check_family(schedule, described)
+    check_calls(schedule, calls_per_step)
     _check_fingerprint(schedule, described, strict)
     shared = SharedModel(
         described, schedule, describe_again, select, strict=strict, proof=Proof(check),

@@ -8,6 +8,8 @@ from typing import Any
 _HOMES = {
     # name for rt.compile: class, module
     "duca": ("DuCa", "l2c_rt.methods.toca"),
+    "fastercache": ("FasterCache", "l2c_rt.methods.faster_cache"),
+    "guidance-interval": ("GuidanceInterval", "l2c_rt.methods.guidance_interval"),
     "toca": ("ToCa", "l2c_rt.methods.toca"),
 }
 

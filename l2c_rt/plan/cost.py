@@ -20,7 +20,7 @@ from l2c_rt.plan.lowering import (
     launch_kernels,
     lower,
 )
-from l2c_rt.plan.ops import Compute, Iterate, Plan, RunFixed, StepPlan
+from l2c_rt.plan.ops import Compute, HalveBatch, Iterate, Plan, RunFixed, StepPlan
 from l2c_rt.plan.passes import hoist_conditioning
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed
 from l2c_rt.plan.tokens import Refresh, RunTokens
@@ -126,11 +126,13 @@ def _evaluation(step: StepPlan, program: BlockProgram, scratch: int) -> Evaluati
         elif isinstance(op, Refresh) and op.tokens:
             done.append(_on_tokens(nodes[op.branch], op.tokens, program))
     launches = lower(step, program, scratch, one_kernel=can_be_one_kernel(program))
+    # Of a batch of two halves one is run: half of the arithmetic of a row.
+    share = 2 if any(isinstance(op, HalveBatch) for op in step) else 1
     return EvaluationCost(
-        macs=sum(n.macs for n in done),
-        attention_macs=sum(n.attention_macs for n in done if isinstance(n, Branch)),
+        macs=sum(n.macs for n in done) // share,
+        attention_macs=sum(n.attention_macs for n in done if isinstance(n, Branch)) // share,
         weights=sum(n.weights for n in done if not _tabulated(n)),
-        activations=sum(launch_elements(launch, program) for launch in launches),
+        activations=sum(launch_elements(launch, program) for launch in launches) // share,
         kernels=sum(launch_kernels(launch, nodes) for launch in launches),
     )
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from l2c_rt.plan.ops import (
+    BatchOp,
     Compute,
     KeepStream,
     LeaveOut,
@@ -144,7 +145,7 @@ class _Lowering:
                 self.launches.append(RunTokens(op.branch, op.slot, self._at, op.tokens))
             items = op.items if isinstance(op, ReuseRun) else (op,)
             self._waiting += [Term(item.branch, item.slot) for item in items]
-        elif not isinstance(op, LeaveOut):
+        elif not isinstance(op, LeaveOut | BatchOp):
             self._fixed(op)
 
     def _fixed(self, op: RunFixed) -> None:

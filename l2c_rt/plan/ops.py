@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from l2c_rt.schedule.halves import HalfSchedule
 from l2c_rt.schedule.tokens import TokenRule
 
 
@@ -70,7 +71,31 @@ class RestoreStream:
     branches: int
 
 
-Op = RunFixed | Compute | Reuse | ReuseRun | LeaveOut | KeepStream | RestoreStream
+@dataclass(frozen=True, slots=True)
+class HalveBatch:
+    """From here on only the conditional half of the batch is run."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinHalves:
+    """Give both halves of the output, of which the unconditional one is made of the conditional.
+
+    With `bands`, what they differed by is added, its low and high frequencies times these.
+    """
+
+    low: float
+    high: float
+    bands: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeepBands:
+    """Keep by what the spectra of both halves of the output differ."""
+
+
+BatchOp = HalveBatch | JoinHalves | KeepBands
+"""What is done with a batch of two halves, before and after the nodes."""
+Op = RunFixed | Compute | Reuse | ReuseRun | LeaveOut | KeepStream | RestoreStream | BatchOp
 StepPlan = tuple[Op, ...]
 
 
@@ -97,6 +122,7 @@ class Plan:
     order: tuple[int, ...]
     slots: tuple[str, ...]
     tokens: TokenStates | None = None
+    halves: HalfSchedule | None = None
 
     def at(self, evaluation: int) -> StepPlan:
         return self.steps[self.order[evaluation]]
@@ -141,4 +167,4 @@ def op_nodes(op: Op) -> tuple[str, ...]:
         return tuple(item.branch for item in op.items)
     if isinstance(op, RestoreStream):
         return op.nodes
-    return () if isinstance(op, KeepStream) else (op.branch,)
+    return () if isinstance(op, KeepStream | BatchOp) else (op.branch,)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 
 from l2c_rt.plan.build import build_plan
 from l2c_rt.plan.cost import Cost, cost
+from l2c_rt.plan.halves import with_halves
 from l2c_rt.plan.merge import MergedColumns, expand, merge_columns, schedule_of
 from l2c_rt.plan.ops import Plan, PlanError
 from l2c_rt.plan.passes import with_iterations
@@ -25,6 +26,7 @@ def prepare(program: BlockProgram, schedule: CacheSchedule, passes: Passes) -> t
     ValueError, for a plan that could read a stale value or departs from the schedule.
     """
     plan = with_tokens(with_iterations(build_plan(program, schedule), program), program, schedule)
+    plan = with_halves(plan, schedule.halves)
     verify(plan, program, schedule)
     rewritten = passes(plan, program)
     if rewritten is not plan:
@@ -41,7 +43,7 @@ def prepare_merged(
     """
     schedule = schedule_of(plan, program)
     merged = merge_columns(program, schedule, gaps)
-    merged_plan = build_plan(merged.program, merged.schedule)
+    merged_plan = with_halves(build_plan(merged.program, merged.schedule), plan.halves)
     verify(merged_plan, merged.program, merged.schedule)
     if expand(merged) != schedule or merged_plan.order != plan.order:
         raise PlanError("the merged columns are not those of the schedule")

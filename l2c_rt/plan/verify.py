@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from l2c_rt.plan.halves import check_halves
 from l2c_rt.plan.ops import (
     Compute,
     Iterate,
@@ -40,6 +41,7 @@ def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = N
     _check_reads(plan)
     _check_iterations(plan, program)
     check_tokens(plan, program, schedule)
+    check_halves(plan)
     if schedule is not None:
         if (plan.num_evaluations, program.branch_names) != (schedule.steps, schedule.branches):
             raise PlanError(

@@ -15,6 +15,7 @@ from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.prepare import prepare
 from l2c_rt.runtime.calls import LoopNote
 from l2c_rt.runtime.fingerprint import PlainAttributes, fingerprint
+from l2c_rt.runtime.half_checks import with_halves
 from l2c_rt.runtime.known_loop import KnownLoop
 from l2c_rt.runtime.notices import Notices, logger
 from l2c_rt.runtime.proof import REMEDY, Proof, structure
@@ -184,7 +185,7 @@ class SharedModel:
         if self._refused and model.open_stage is None:
             problem = self._refused.get(structure(model))
             model = own_instead(model, problem) if problem else model
-        model = with_tokens(model, self.schedule)
+        model = with_halves(with_tokens(model, self.schedule), self.schedule)
         backend = self._select_backend(model)
         plan, cost = prepare(model.program, self.schedule, backend.passes)
         attributes = PlainAttributes([] if model.fusable is None else model.fusable.modules())

@@ -26,6 +26,7 @@ from l2c_rt.schedule.checks import (
     checked_threshold,
     checked_timesteps,
 )
+from l2c_rt.schedule.halves import HalfSchedule
 from l2c_rt.schedule.tokens import TokenSchedule
 from l2c_rt.untrusted.bounded_read import naming
 
@@ -41,8 +42,9 @@ class CacheSchedule:
     `calls_per_step` is the number of the model's calls at each evaluation of its loop.
     `fingerprint` names the model that it was learned on; "" where it fits any. `granularity` says
     whether the branches are parts of blocks, whole blocks, or shells of a U-Net. `tokens` says
-    where some tokens of a branch are computed; such a schedule is not saved, but made again.
-    Two schedules are equal when `compute`, `branches` and `tokens` are.
+    where some tokens of a branch are computed, `halves` where half of the batch is run; such a
+    schedule is not saved, but made again.
+    Two schedules are equal when `compute`, `branches`, `tokens` and `halves` are.
     Raises: ValueError where a field is not what it says above.
     """
 
@@ -57,6 +59,7 @@ class CacheSchedule:
     fingerprint: str = ""
     granularity: str = "branch"
     tokens: TokenSchedule | None = None
+    halves: HalfSchedule | None = None
 
     def __post_init__(self) -> None:
         compute = checked_compute(self.compute)
@@ -129,12 +132,12 @@ class CacheSchedule:
     def save(self, path: str | Path) -> None:
         """Write the schedule as a JSON file with a header and one readable line per evaluation.
 
-        Raises ValueError for a schedule with `tokens`.
+        Raises ValueError for a schedule with `tokens` or `halves`.
         """
-        if self.tokens is not None:
+        if self.tokens is not None or self.halves is not None:
             raise ValueError(
-                "a schedule with tokens is not saved: keep the method that made it, such as "
-                "ToCa(fresh_ratio=0.07), and make the schedule again"
+                "a schedule with tokens or halves is not saved: keep the method that made it, such "
+                "as ToCa(fresh_ratio=0.07), and make the schedule again"
             )
         files.write(path, self._fields())
 
@@ -173,10 +176,10 @@ class CacheSchedule:
         if not isinstance(other, CacheSchedule):
             return NotImplemented
         same = self.branches == other.branches and self.tokens == other.tokens
-        return same and np.array_equal(self.compute, other.compute)
+        return same and self.halves == other.halves and np.array_equal(self.compute, other.compute)
 
     def __hash__(self) -> int:
-        return hash((self.compute.shape, self.compute.tobytes(), self.branches, self.tokens))
+        return hash((self.compute.shape, self.compute.tobytes(), self.branches, self.tokens, self.halves))
 
     def __str__(self) -> str:
         return text_map.text_map(self._fields())
