@@ -89,7 +89,8 @@ def recovered(sample: Tensor, difference: Tensor, low: float, high: float) -> Te
     spectrum = torch.fft.fft2(sample.float())
     weights = torch.where(low_frequencies(sample), low, high)
     spectrum = spectrum + torch.view_as_complex(difference) * weights
-    return torch.fft.ifft2(spectrum).real.to(sample.dtype)
+    uncond: Tensor = torch.fft.ifft2(spectrum).real.to(sample.dtype)
+    return uncond
 
 
 def low_frequencies(sample: Tensor) -> Tensor:
@@ -98,7 +99,8 @@ def low_frequencies(sample: Tensor) -> Tensor:
     radius = min(height, width) // FRAME
     rows = torch.arange(height, device=sample.device)[:, None] - height // 2
     columns = torch.arange(width, device=sample.device)[None] - width // 2
-    return torch.fft.ifftshift(rows**2 + columns**2 <= radius**2)
+    low: Tensor = torch.fft.ifftshift(rows**2 + columns**2 <= radius**2)
+    return low
 
 
 def joined(cond: Tensor, uncond: Tensor, halves: HalfSchedule) -> Tensor:

@@ -21,7 +21,8 @@ from l2c_rt.backends.halves import (
 )
 from l2c_rt.backends.own import OwnWorkspace
 from l2c_rt.memory.kept_values import ValueKey
-from l2c_rt.plan.ops import HalveBatch, JoinHalves, KeepBands, StepPlan
+from l2c_rt.plan.ops import StepPlan
+from l2c_rt.plan.stream_ops import HalveBatch, JoinHalves, KeepBands
 
 BANDS = ValueKey(-2, 0)
 

@@ -13,16 +13,16 @@ from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend, Evaluation, OpByOp, OpTable, unchanged
 from l2c_rt.backends.token_scores import branch_scores
 from l2c_rt.backends.token_states import begin_ages, chosen_tokens, keep_stream, kept_stream
+from l2c_rt.memory.mixing import mixed
 from l2c_rt.plan.ops import (
     Compute,
     Iterate,
-    KeepStream,
-    RestoreStream,
+    Predict,
     Reuse,
     ReuseRun,
     RunFixed,
-    TokenStates,
 )
+from l2c_rt.plan.stream_ops import KeepStream, RestoreStream, TokenStates
 from l2c_rt.plan.tokens import Refresh, Scored
 
 
@@ -54,9 +54,17 @@ class Reference(OpByOp):
         out = evaluation.slots.load(op.slot)
         self.model.branches[op.branch].add(evaluation.state, out)
 
+    def predict(self, op: Predict, evaluation: Evaluation) -> None:
+        kept = [evaluation.slots.load(slot) for slot in op.slots]
+        numbers = evaluation.coefficients[op.at : op.at + len(kept)]
+        out = mixed(kept, numbers, evaluation.operands.get(op.branch))
+        if op.store is not None:
+            evaluation.slots.store(op.store, out)
+        self.model.branches[op.branch].add(evaluation.state, out)
+
     def reuse_run(self, op: ReuseRun, evaluation: Evaluation) -> None:
         for item in op.items:
-            self.reuse(item, evaluation)
+            self.ops[type(item)](self, item, evaluation)
 
     def scored(self, op: Scored, evaluation: Evaluation) -> None:
         assert self._tokens is not None
@@ -81,7 +89,8 @@ class Reference(OpByOp):
         evaluation.state.x = kept_stream(evaluation.slots.values)
 
     ops: ClassVar[OpTable] = {
-        RunFixed: run_fixed, Compute: compute, Iterate: iterate, Reuse: reuse, ReuseRun: reuse_run,
+        RunFixed: run_fixed, Compute: compute, Iterate: iterate, Reuse: reuse, Predict: predict,
+        ReuseRun: reuse_run,
         Scored: scored, Refresh: refresh, KeepStream: keep_stream, RestoreStream: restore_stream,
     }  # fmt: skip
 

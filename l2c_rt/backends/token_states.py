@@ -8,7 +8,7 @@ from torch import Tensor
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.token_choice import choose, drawn_scores
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
-from l2c_rt.plan.ops import TokenStates
+from l2c_rt.plan.stream_ops import TokenStates
 from l2c_rt.plan.tokens import Refresh, Scored
 
 SCORES, AGES = 0, 1

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from l2c_rt.methods.pab import PAB, kind_of
 from l2c_rt.methods.timesteps import Window, checked_window, in_window, trained_timesteps
+from l2c_rt.plan.program import BlockProgram
 from l2c_rt.policies.policy import BoolArray, full_table
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.schedule.halves import HALVED, HalfSchedule
+from l2c_rt.schedule.predictions import Predictions
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Floats = npt.NDArray[np.float64]
 TENSOR_FORMATS = ("BCFHW", "BFCHW", "BCHW")
-ATTENTION = re.compile(r"(^|\.)(self_)?attn\d?$|(^|\.)(self_)?attention$|^attn-\d+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +43,8 @@ class FasterCache:
     Keeps: two outputs of each attention, of the conditional rows, and one spectrum.
     Needs: `timesteps=` of `compile` (0..1000, or sigmas 0..1), and cond and uncond in one batch,
     unconditional first, or a model without guidance (`is_guidance_distilled`).
-    `tensor_format` names the output's dimensions, which end in H and W.  Positional tensors with the
-    batch's rows are halved, and keyword ones of the names in `halved_arguments`.
+    `tensor_format` names the output's dimensions, which end in H and W.  Positional tensors with
+    the batch's rows are halved, and keyword ones of the names in `halved_arguments`.
     Source: FasterCache, arXiv 2410.19355; diffusers 0.42.1, FasterCacheConfig, whose names and
     defaults these are; the callbacks there are constants.
     Raises ValueError for values out of range.
@@ -77,7 +82,12 @@ class FasterCache:
             )
 
     def schedule(
-        self, steps: int, branches: tuple[str, ...], *, timesteps: Sequence[float] | None = None
+        self,
+        steps: int,
+        branches: tuple[str, ...],
+        *,
+        timesteps: Sequence[float] | None = None,
+        program: BlockProgram | None = None,
     ) -> CacheSchedule:
         times = trained_timesteps("FasterCache", timesteps)
         halved = self._halved(times)
@@ -86,11 +96,51 @@ class FasterCache:
             halved, low, high, bands=True, uncond_first=self.uncond_first,
             names=self.halved_arguments,
         )  # fmt: skip
+        extrapolated = self._extrapolated(times, halved, branches, program)
         return CacheSchedule(
-            full_table(steps, branches), branches, source="FasterCache",
+            full_table(steps, branches) & ~extrapolated, branches, source="FasterCache",
             timesteps=tuple(map(float, timesteps or ())),
+            predictions=self._predictions(extrapolated),
             halves=None if self.is_guidance_distilled else halves,
         )  # fmt: skip
+
+    def sites(self, model: nn.Module) -> tuple[str, ...] | None:
+        """The attention modules of a model's blocks."""
+        return PAB().sites(model)
+
+    def _predictions(self, extrapolated: BoolArray) -> Predictions | None:
+        w = self.attention_weight
+        terms = {
+            (int(n), int(k)): [(int(n) - 1, 1 + w), (max(int(n) - 2, 0), -w)]
+            for n, k in np.argwhere(extrapolated)
+        }
+        steps, width = extrapolated.shape
+        return Predictions.from_terms(steps, width, terms) if terms else None
+
+    def _extrapolated(
+        self, times: Floats, halved: BoolArray, branches: tuple[str, ...],
+        program: BlockProgram | None,
+    ) -> BoolArray:  # fmt: skip
+        """Which branches are not computed.  Shapes: [S, K]."""
+        counts = np.arange(len(times))
+        # A whole batch is always computed; evaluation 0 has nothing before it.
+        may = (counts > 0) & (halved | self.is_guidance_distilled)
+        table = np.zeros((len(times), len(branches)), np.bool_)
+        ranges = {
+            "spatial": (
+                self.spatial_attention_block_skip_range,
+                self.spatial_attention_timestep_skip_range,
+            ),
+            "temporal": (
+                self.temporal_attention_block_skip_range,
+                self.temporal_attention_timestep_skip_range,
+            ),
+        }
+        for k, name in enumerate(branches):
+            every, window = ranges.get(kind_of(name, program) or "", (None, (0, 0)))
+            if every is not None:
+                table[:, k] = may & in_window(times, window) & (counts % every != 0)
+        return table
 
     def _halved(self, times: Floats) -> BoolArray:
         counts = np.arange(len(times))

@@ -7,23 +7,15 @@ one row kernel where a sum is needed, both ends one kernel each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
-from l2c_rt.plan.lowering import (
-    Embed,
-    Final,
-    Launch,
-    Run,
-    Sum,
-    can_be_one_kernel,
-    launch_kernels,
-    lower,
-)
-from l2c_rt.plan.ops import Compute, HalveBatch, Iterate, Plan, RunFixed, StepPlan
-from l2c_rt.plan.passes import hoist_conditioning
-from l2c_rt.plan.program import BlockProgram, Branch, Fixed
-from l2c_rt.plan.tokens import Refresh, RunTokens
+from l2c_rt.plan.lowering import CHOICE_KERNELS, can_be_one_kernel
+from l2c_rt.plan.ops import Compute, Iterate, Plan, Predict, RunFixed, StepPlan
+from l2c_rt.plan.program import BlockProgram, Branch
+from l2c_rt.plan.step_walk import Added, walk
+from l2c_rt.plan.stream_ops import HalveBatch
+from l2c_rt.plan.tokens import Refresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +90,17 @@ def cost(program: BlockProgram, plan: Plan) -> Cost:
     everything: StepPlan = tuple(
         _most(n) if isinstance(n, Branch) else RunFixed(n.name) for n in program.nodes
     )
-    hoisted = hoist_conditioning(Plan((*plan.steps, everything), plan.order, plan.slots), program)
-    *per_step, full = (_evaluation(step, program, plan.num_slots) for step in hoisted.steps)
+    one_kernel = can_be_one_kernel(program)
+    # Hoisted conditioning nodes still cost their MACs once per evaluation of the run.
+    fixed = program.fixed_of.values()
+    macs, weights = sum(n.macs for n in fixed), sum(n.weights for n in fixed if not n.conditioning)
+    per_step: list[EvaluationCost] = []
+    for step in (*plan.steps, everything):
+        counts = LaunchCounts(program, macs, weights)
+        walk(step, program, counts, one_kernel=one_kernel)
+        halved = isinstance(step[0], HalveBatch)
+        per_step.append(_of_a_half(counts.of_evaluation()) if halved else counts.of_evaluation())
+    full = per_step[-1]
     return Cost(
         cached=tuple(per_step[i] for i in plan.order),
         full=(full,) * plan.num_evaluations,
@@ -108,66 +109,85 @@ def cost(program: BlockProgram, plan: Plan) -> Cost:
     )
 
 
+def _of_a_half(whole: EvaluationCost) -> EvaluationCost:
+    """Of a batch of two halves one is run: half of the arithmetic of a row, all weights."""
+    return replace(
+        whole, macs=whole.macs // 2, attention_macs=whole.attention_macs // 2,
+        activations=whole.activations // 2,
+    )  # fmt: skip
+
+
 def _most(branch: Branch) -> Compute:
     if branch.iterations:
         return Iterate(branch.name, None, max(branch.iterations), False)
     return Compute(branch.name, None)
 
 
-def _evaluation(step: StepPlan, program: BlockProgram, scratch: int) -> EvaluationCost:
-    nodes = {node.name: node for node in program.nodes}
-    # Hoisted conditioning nodes still cost their MACs once per evaluation of the run.
-    done: list[Fixed | Branch] = [n for n in nodes.values() if _tabulated(n)]
-    for op in step:
-        if isinstance(op, RunFixed):
-            done.append(nodes[op.node])
-        elif isinstance(op, Compute):
-            done += [nodes[op.branch]] * (op.times if isinstance(op, Iterate) else 1)
-        elif isinstance(op, Refresh) and op.tokens:
-            done.append(_on_tokens(nodes[op.branch], op.tokens, program))
-    launches = lower(step, program, scratch, one_kernel=can_be_one_kernel(program))
-    # Of a batch of two halves one is run: half of the arithmetic of a row.
-    share = 2 if any(isinstance(op, HalveBatch) for op in step) else 1
-    return EvaluationCost(
-        macs=sum(n.macs for n in done) // share,
-        attention_macs=sum(n.attention_macs for n in done if isinstance(n, Branch)) // share,
-        weights=sum(n.weights for n in done if not _tabulated(n)),
-        activations=sum(launch_elements(launch, program) for launch in launches) // share,
-        kernels=sum(launch_kernels(launch, nodes) for launch in launches),
-    )
+class LaunchCounts:
+    """What the launches of a step cost per image: see `step_walk.Sink`.
+
+    It starts with the `macs` and `weights` of what always runs.  `elements` are those of [T, D]
+    tensors and of gate, shift and scale rows that are read or written; the library's splitting of
+    products is not counted in `kernels`.
+    """
+
+    def __init__(self, program: BlockProgram, macs: int = 0, weights: int = 0) -> None:
+        self.elements = self.kernels = self.attention_macs = 0
+        self.macs, self.weights = macs, weights
+        self._branches, self._fixed = program.branch_of, program.fixed_of
+        self._tokens, self._tensor = program.tokens, program.tokens * program.width
+        self._modulation_row = program.branches[0].gated * program.width
+
+    def of_evaluation(self) -> EvaluationCost:
+        return EvaluationCost(
+            self.macs, self.attention_macs, self.weights, self.elements, self.kernels
+        )
+
+    def embed(self, target: str, branch: str | None) -> None:
+        self._count(1, 0, branch)
+
+    def sum(self, source: str, target: str, terms: Sequence[Added], branch: str | None) -> None:
+        written = bool(terms) or source != target
+        self._count(1 + _reads(terms) + written, len(terms), branch)
+
+    def final(self, source: str | None, terms: Sequence[Added]) -> None:
+        self._count((source is not None) + _reads(terms), len(terms) + 2, None)
+
+    def run(self, op: Compute) -> None:
+        branch, times = self._branches[op.branch], op.times if isinstance(op, Iterate) else 1
+        self.macs += times * branch.macs
+        self.attention_macs += times * branch.attention_macs
+        self.weights += times * branch.weights
+        self.elements += branch.activations
+        self.kernels += branch.kernels
+
+    def run_tokens(self, op: Refresh, source: str) -> None:
+        """All of the branch's weights, of all else the tokens' share.  What is gathered before it
+        and scattered after it, scores and ages are read and written beside."""
+        branch, tensor = self._branches[op.branch], self._tensor
+        self.macs += branch.macs * op.tokens // self._tokens
+        self.weights += branch.weights
+        self.elements += (branch.activations + 4 * tensor) * op.tokens // self._tokens
+        self.elements += 3 * self._tokens
+        self.kernels += branch.kernels + CHOICE_KERNELS
+
+    def mix(self, op: Predict) -> None:
+        self._count(len(op.slots) + 1 + op.has_operand, 0, None)
+
+    def skip_linear(self, node: str, source: str, skip: str, target: str) -> None:
+        self.call(node, source)
+
+    def call(self, node: str, source: str) -> None:
+        self.elements += self._fixed[node].activations
+        self.kernels += self._fixed[node].kernels
+
+    def _count(self, tensors: int, rows: int, normed: str | None) -> None:
+        if normed is not None:
+            tensors, rows = tensors + 1, rows + 2
+        self.elements += tensors * self._tensor + rows * self._modulation_row
+        self.kernels += 1
 
 
-def launch_elements(launch: Launch, program: BlockProgram) -> int:
-    """Elements of [T, D] tensors and of gate, shift and scale rows that a launch reads or writes,
-    per image."""
-    tensor, modulation_row = program.tokens * program.width, program.width
-    gated = program.branches[0].gated
-    if isinstance(launch, Embed):
-        normed = launch.branch is not None
-        return (1 + normed) * tensor + 2 * normed * gated * modulation_row
-    if isinstance(launch, Sum):
-        normed, written = launch.branch is not None, bool(launch.terms)
-        passes = 1 + len(launch.terms) + (written or launch.source != launch.target) + normed
-        return passes * tensor + (len(launch.terms) + 2 * normed) * gated * modulation_row
-    if isinstance(launch, Final):
-        passes = (launch.source is not None) + len(launch.terms)
-        return passes * tensor + (len(launch.terms) + 2) * gated * modulation_row
-    if isinstance(launch, RunTokens):
-        branch = next(branch for branch in program.branches if branch.name == launch.branch)
-        # Gathered before the branch, scattered after it; scores and ages are read and written.
-        moved = 4 * launch.tokens * program.width + 3 * program.tokens
-        return _on_tokens(branch, launch.tokens, program).activations + moved
-    name = launch.branch if isinstance(launch, Run) else launch.node
-    return next(node for node in program.nodes if node.name == name).activations
-
-
-def _on_tokens(branch: Fixed | Branch, tokens: int, program: BlockProgram) -> Fixed | Branch:
-    """The branch on some of its tokens: all of its weights, its other counts in proportion."""
-    share = Fraction(tokens, program.tokens)
-    return replace(
-        branch, macs=int(branch.macs * share), activations=int(branch.activations * share)
-    )
-
-
-def _tabulated(node: Fixed | Branch) -> bool:
-    return isinstance(node, Fixed) and node.conditioning
+def _reads(terms: Sequence[Added]) -> int:
+    """The tensors that terms are read from: several of a prediction that is not kept."""
+    return sum(len(op.slots) if isinstance(op, Predict) and op.store is None else 1 for op in terms)

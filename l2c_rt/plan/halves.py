@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from l2c_rt.plan.ops import (
-    HalveBatch,
-    JoinHalves,
-    KeepBands,
-    Plan,
-    PlanError,
-    StepPlan,
-    reuses,
-)
+from l2c_rt.plan.ops import Plan, PlanError, StepPlan, reuses
+from l2c_rt.plan.stream_ops import HalveBatch, JoinHalves, KeepBands
 from l2c_rt.schedule.halves import HalfSchedule
+
+BATCH_OPS = frozenset({HalveBatch, JoinHalves, KeepBands})
 
 
 def with_halves(plan: Plan, halves: HalfSchedule | None) -> Plan:
@@ -53,15 +48,15 @@ def check_halves(plan: Plan) -> None:
 
     Raises PlanError naming evaluation and op.
     """
+    if plan.halves is None:
+        if any(BATCH_OPS.intersection(map(type, step)) for step in plan.steps):
+            raise PlanError("a step halves the batch, which no schedule has asked for")
+        return
     latest = kept = -1
     for s in range(plan.num_evaluations):
         step = plan.at(s)
         halved = any(isinstance(op, HalveBatch) for op in step)
         joins = [op for op in step if isinstance(op, JoinHalves)]
-        if plan.halves is None:
-            if halved or joins or any(isinstance(op, KeepBands) for op in step):
-                raise PlanError(f"evaluation {s} halves the batch, which no schedule has asked for")
-            continue
         if bool(joins) != bool(plan.halves.halved[s]) or halved != (bool(joins) and s > 0):
             raise PlanError(f"evaluation {s} halves its batch {halved}, joins {len(joins)} halves")
         _check_place(step, s)
@@ -72,7 +67,7 @@ def check_halves(plan: Plan) -> None:
             )
         for op in joins:
             want = (plan.halves.low[s], plan.halves.high[s]) if op.bands else (0.0, 0.0)
-            if op.bands and (kept < 0 or kept != latest) or (op.low, op.high) != want:
+            if (op.bands and (kept < 0 or kept != latest)) or (op.low, op.high) != want:
                 raise PlanError(
                     f"evaluation {s}: {op} reads bands of evaluation {kept}, the last whole one "
                     f"is {latest}"

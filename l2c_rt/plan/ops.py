@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from l2c_rt.plan.stream_ops import BatchOp, KeepStream, RestoreStream, TokenStates
 from l2c_rt.schedule.halves import HalfSchedule
-from l2c_rt.schedule.tokens import TokenRule
+from l2c_rt.schedule.predictions import Predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,26 @@ class Reuse:
 
 
 @dataclass(frozen=True, slots=True)
+class Predict:
+    """Add a sum of what the branch put in `slots`, with the current gate; keep it in `store`.
+
+    The coefficients are those of the evaluation, from its number `at` on: no part of the op, so
+    that evaluations that differ in nothing else share a step.  `has_operand`: the sum times one
+    plus a scale, plus a shift.
+    """
+
+    branch: str
+    slots: tuple[int, ...]
+    at: int
+    store: int | None = None
+    has_operand: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ReuseRun:
     """Consecutive reuses as one sum.  Accumulated in one go, so not bit-equal to one by one."""
 
-    items: tuple[Reuse, ...]
+    items: tuple[Reuse | Predict, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,44 +75,17 @@ class LeaveOut:
     branch: str
 
 
-@dataclass(frozen=True, slots=True)
-class KeepStream:
-    """Keep the residual stream as it is here."""
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreStream:
-    """Pass over `nodes`, of which `branches` are branches: the stream is what was kept of it."""
-
-    nodes: tuple[str, ...]
-    branches: int
-
-
-@dataclass(frozen=True, slots=True)
-class HalveBatch:
-    """From here on only the conditional half of the batch is run."""
-
-
-@dataclass(frozen=True, slots=True)
-class JoinHalves:
-    """Give both halves of the output, of which the unconditional one is made of the conditional.
-
-    With `bands`, what they differed by is added, its low and high frequencies times these.
-    """
-
-    low: float
-    high: float
-    bands: bool
-
-
-@dataclass(frozen=True, slots=True)
-class KeepBands:
-    """Keep by what the spectra of both halves of the output differ."""
-
-
-BatchOp = HalveBatch | JoinHalves | KeepBands
-"""What is done with a batch of two halves, before and after the nodes."""
-Op = RunFixed | Compute | Reuse | ReuseRun | LeaveOut | KeepStream | RestoreStream | BatchOp
+Op = (
+    RunFixed
+    | Compute
+    | Reuse
+    | Predict
+    | ReuseRun
+    | LeaveOut
+    | KeepStream
+    | RestoreStream
+    | BatchOp
+)
 StepPlan = tuple[Op, ...]
 
 
@@ -103,29 +93,27 @@ class PlanError(ValueError):
     """A plan that could read a value which this run has not written, or that skips a node."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenStates:
-    """Beside the slots: state i holds a score and an age for each token of `branches[i]`.
-
-    `rule` says how tokens are chosen by them.
-    """
-
-    branches: tuple[str, ...]
-    rule: TokenRule
-
-
 @dataclass(frozen=True)
 class Plan:
-    """`steps[order[s]]` are the ops of evaluation s; slot i belongs to the branch `slots[i]`."""
+    """`steps[order[s]]` are the ops of evaluation s; slot i belongs to the branch `slots[i]`.
+
+    `coefficients[s]` are those of the predictions at evaluation s, and `predictions` what they
+    are, in terms of evaluations.
+    """
 
     steps: tuple[StepPlan, ...]
     order: tuple[int, ...]
     slots: tuple[str, ...]
+    coefficients: tuple[tuple[float, ...], ...] = ()
+    predictions: Predictions | None = None
     tokens: TokenStates | None = None
     halves: HalfSchedule | None = None
 
     def at(self, evaluation: int) -> StepPlan:
         return self.steps[self.order[evaluation]]
+
+    def coefficients_at(self, evaluation: int) -> tuple[float, ...]:
+        return self.coefficients[evaluation] if self.coefficients else ()
 
     @property
     def num_evaluations(self) -> int:
@@ -142,11 +130,11 @@ class Plan:
         return sum(counts[i] for i in self.order)
 
 
-def reuses(step: StepPlan) -> tuple[Reuse, ...]:
-    """The reuses of one evaluation, runs taken apart."""
-    found: list[Reuse] = []
+def reuses(step: StepPlan) -> tuple[Reuse | Predict, ...]:
+    """The reuses and predictions of one evaluation, runs taken apart."""
+    found: list[Reuse | Predict] = []
     for op in step:
-        if isinstance(op, Reuse):
+        if isinstance(op, Reuse | Predict):
             found.append(op)
         elif isinstance(op, ReuseRun):
             found.extend(op.items)

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from l2c_rt.plan.ops import (
-    Compute,
-    KeepStream,
-    Op,
-    Plan,
-    RestoreStream,
-    Reuse,
-    RunFixed,
-    StepPlan,
-    TokenStates,
-    op_nodes,
-)
+from l2c_rt.plan.ops import Compute, Op, Plan, Reuse, RunFixed, StepPlan, op_nodes
 from l2c_rt.plan.program import BlockProgram
+from l2c_rt.plan.stream_ops import KeepStream, RestoreStream, TokenStates
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.schedule.tokens import TokenSchedule
 
@@ -59,12 +49,12 @@ def with_tokens(plan: Plan, program: BlockProgram, schedule: CacheSchedule) -> P
     names = program.branch_names
     scored = tuple(name for k, name in enumerate(names) if (counts[:, k] >= 0).any())
     blocks = {branch.block: branch.name for branch in program.branches if branch.name in scored}
-    states = {
+    state_of = {
         branch.name: scored.index(blocks[branch.block])
         for branch in program.branches if branch.block in blocks
     }  # fmt: skip
     rows = [
-        _step(plan.at(s), dict(zip(names, counts[s].tolist(), strict=True)), states,
+        _step(plan.at(s), dict(zip(names, counts[s].tolist(), strict=True)), state_of,
               _restored(names, tokens, s))
         for s in range(plan.num_evaluations)
     ]  # fmt: skip
@@ -72,7 +62,8 @@ def with_tokens(plan: Plan, program: BlockProgram, schedule: CacheSchedule) -> P
     rows = [_keep(row) if row in keeping and not _restores(row) else row for row in rows]
     distinct = {row: i for i, row in enumerate(dict.fromkeys(rows))}
     order = tuple(distinct[row] for row in rows)
-    return Plan(tuple(distinct), order, plan.slots, TokenStates(scored, tokens.rule))
+    states = TokenStates(scored, tokens.rule)
+    return replace(plan, steps=tuple(distinct), order=order, tokens=states)
 
 
 def _restored(names: tuple[str, ...], tokens: TokenSchedule, s: int) -> frozenset[str]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from l2c_rt.plan.ops import Compute, KeepStream, Op, Plan, PlanError, RestoreStream, op_nodes
+from l2c_rt.plan.ops import Compute, Op, Plan, PlanError, op_nodes
 from l2c_rt.plan.program import BlockProgram
+from l2c_rt.plan.stream_ops import KeepStream, RestoreStream
 from l2c_rt.plan.tokens import Refresh, Scored
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+
+TOKEN_OPS = frozenset({Scored, Refresh, KeepStream, RestoreStream})
 
 
 def check_tokens(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None) -> None:
@@ -17,6 +20,10 @@ def check_tokens(plan: Plan, program: BlockProgram, schedule: CacheSchedule | No
     With `schedule`, also that as many tokens are chosen, and just where it says.
     Raises PlanError naming evaluation and op.
     """
+    if plan.tokens is None and (schedule is None or schedule.tokens is None):
+        if any(TOKEN_OPS.intersection(map(type, step)) for step in plan.steps):
+            raise PlanError("a step chooses tokens, or keeps the stream, and the plan has no rule")
+        return
     proof = _TokenProof(plan, program)
     for s in range(plan.num_evaluations):
         proof.evaluation(s, plan.at(s))
@@ -77,8 +84,8 @@ class _TokenProof:
             )
 
     def _restore(self, s: int, op: RestoreStream) -> None:
-        if self._last not in op.nodes:
-            raise PlanError(f"evaluation {s}: {op} does not reach the last branch")
+        if self._last not in op.nodes or op.branches != sum(n in self._block for n in op.nodes):
+            raise PlanError(f"evaluation {s}: {op} ends before the last branch, or counts wrong")
         if self._kept_stream != s - 1 or s == 0:
             raise PlanError(
                 f"evaluation {s} puts the stream back, but what is kept is that of evaluation "

@@ -27,6 +27,7 @@ from l2c_rt.schedule.checks import (
     checked_timesteps,
 )
 from l2c_rt.schedule.halves import HalfSchedule
+from l2c_rt.schedule.predictions import Predictions, check_cells
 from l2c_rt.schedule.tokens import TokenSchedule
 from l2c_rt.untrusted.bounded_read import naming
 
@@ -41,10 +42,11 @@ class CacheSchedule:
     `branches` names the columns in execution order; omitted, they are attn-0, mlp-0, attn-1, ...
     `calls_per_step` is the number of the model's calls at each evaluation of its loop.
     `fingerprint` names the model that it was learned on; "" where it fits any. `granularity` says
-    whether the branches are parts of blocks, whole blocks, or shells of a U-Net. `tokens` says
-    where some tokens of a branch are computed, `halves` where half of the batch is run; such a
-    schedule is not saved, but made again.
-    Two schedules are equal when `compute`, `branches`, `tokens` and `halves` are.
+    whether the branches are parts of blocks, whole blocks, or shells of a U-Net.
+    `predictions` says what stands for a branch that is not computed, where that is more than its
+    latest output. `tokens` says where some tokens of a branch are computed, `halves` where half of
+    the batch is run; such a schedule is not saved, but made again.
+    Two schedules are equal when they do the same: `compute`, `branches` and the last three fields.
     Raises: ValueError where a field is not what it says above.
     """
 
@@ -58,6 +60,7 @@ class CacheSchedule:
     timesteps: tuple[float, ...] | None = None
     fingerprint: str = ""
     granularity: str = "branch"
+    predictions: Predictions | None = None
     tokens: TokenSchedule | None = None
     halves: HalfSchedule | None = None
 
@@ -71,6 +74,8 @@ class CacheSchedule:
             check_text(field, getattr(self, field))
         check_fingerprint(self.fingerprint)
         check_granularity(self.granularity)
+        if self.predictions is not None:
+            check_cells(self.predictions, compute, branches)
         if self.tokens is not None:
             self.tokens.check_table(compute)
         object.__setattr__(self, "compute", compute)
@@ -110,8 +115,8 @@ class CacheSchedule:
 
     @property
     def digest(self) -> str:
-        """sha256 of the branch names and the rows, one per line: what the schedule does."""
-        return files.digest(self.compute, self.branches)
+        """sha256 of the branch names, rows and predictions: what the schedule does."""
+        return files.digest(self.compute, self.branches, self.predictions)
 
     @property
     def lanes(self) -> int:
@@ -175,11 +180,16 @@ class CacheSchedule:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CacheSchedule):
             return NotImplemented
-        same = self.branches == other.branches and self.tokens == other.tokens
-        return same and self.halves == other.halves and np.array_equal(self.compute, other.compute)
+        return (
+            self.branches == other.branches
+            and np.array_equal(self.compute, other.compute)
+            and self.predictions == other.predictions
+            and (self.tokens, self.halves) == (other.tokens, other.halves)
+        )
 
     def __hash__(self) -> int:
-        return hash((self.compute.shape, self.compute.tobytes(), self.branches, self.tokens, self.halves))
+        table = (self.compute.shape, self.compute.tobytes(), self.branches)
+        return hash((*table, self.predictions, self.tokens, self.halves))
 
     def __str__(self) -> str:
         return text_map.text_map(self._fields())

@@ -1,4 +1,4 @@
-"""At which evaluations only the conditional half of a batch is run, and what stands for the other."""
+"""Where only the conditional half of a batch is run, and what stands for the other."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class HalfSchedule:
             ("halved", halved),
         ):  # fmt: skip
             if table.shape != halved.shape or not np.isfinite(table).all():
-                raise ValueError(f"halves: {name} {table.shape}, wanted {halved.size} finite values")
+                raise ValueError(
+                    f"halves: {name} {table.shape}, wanted {halved.size} finite values"
+                )
             table.flags.writeable = False
             object.__setattr__(self, name, table)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,6 +66,30 @@ def no_memory(*_: Any) -> None:
     raise RuntimeError("CUDA virtual memory is not supported by this driver")
 
 
+@pytest.mark.parametrize(
+    ("variables", "headers", "says"),
+    [
+        ({"PATH": "/nowhere"}, True, "gcc or clang is not there; apt-get install gcc"),
+        ({"CC": "/nowhere/cc"}, True, "/nowhere/cc is not there"),
+        ({}, False, "Python.h is not there; apt-get install python3-dev"),
+    ],
+)
+def test_without_what_triton_builds_its_launchers_with_auto_falls_back_and_fused_says_why(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str],
+    headers: bool, says: str,
+) -> None:  # fmt: skip
+    monkeypatch.delenv("CC", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if not headers:
+        include = {"include": str(tmp_path)}
+        monkeypatch.setattr("sysconfig.get_paths", lambda *_: include)
+    with pytest.raises(ValueError, match="launchers") as error:
+        chosen("fused")
+    assert says in str(error.value)
+    assert says in chosen("auto").reasons[0]
+
+
 def float64() -> nn.Module:
     return toy_dit().double()
 
@@ -124,7 +149,7 @@ def test_a_node_without_a_role_is_not_fused(machine: Any) -> None:
     nodes = (*bound_model.program.nodes[:-1], Fixed("extra"), bound_model.program.nodes[-1])
     odd = SimpleNamespace(fusable=bound_model.fusable, why_not_fusable="", device=GPU,
                           program=replace(bound_model.program, nodes=nodes),
-                          open_stage=None)  # fmt: skip
+                          open_stage=None, unfused_on_gpu="")  # fmt: skip
     with pytest.raises(ValueError, match="node 'extra' has no role"):
         backends.select_backend("fused", Options(), odd)  # type: ignore[arg-type]
 

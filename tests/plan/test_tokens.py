@@ -9,9 +9,10 @@ import pytest
 from toys import toy_program
 
 from l2c_rt.methods import DuCa
-from l2c_rt.plan.ops import Compute, KeepStream, Op, Plan, PlanError, RestoreStream, RunFixed
+from l2c_rt.plan.ops import Compute, Op, Plan, PlanError, RunFixed
 from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
 from l2c_rt.plan.prepare import prepare
+from l2c_rt.plan.stream_ops import KeepStream, RestoreStream
 from l2c_rt.plan.tokens import Refresh, Scored
 from l2c_rt.plan.verify import verify
 
@@ -92,7 +93,7 @@ def _miscounted(op: Op) -> Op:
         (_never_kept, "what is kept is that of evaluation -1"),
         (_no_state, "uses state 4 of 4"),
         (_scored_by_mlp, "is no attention"),
-        (_miscounted, "counts its branches wrong"),
+        (_miscounted, "counts wrong"),
     ],
 )
 def test_damage_is_refused(change: Change, reason: str) -> None:
