@@ -53,6 +53,16 @@ def check_halves_alike(x: Tensor, halves: HalfSchedule) -> None:
         )
 
 
+def check_frames(sample: Tensor, halves: HalfSchedule) -> None:
+    """Raise ValueError where an output is not made of frames, rows and columns last."""
+    if halves.dims not in (None, sample.dim()):
+        raise ValueError(
+            f"the output has shape {list(sample.shape)}, wanted {halves.dims} dimensions, height "
+            "and width last: spectra are taken frame by frame; say what there is (tensor_format), "
+            "or use a method without spectra, such as GuidanceInterval"
+        )
+
+
 def sample_of(out: Any) -> Tensor:
     """The prediction in a model's return value: itself, or the first part of it."""
     sample: Tensor = out if isinstance(out, Tensor) else out[0]

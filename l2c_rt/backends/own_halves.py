@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.halves import (
     band_difference,
+    check_frames,
     check_halves_alike,
     conditional,
     conditional_arguments,
@@ -58,6 +59,8 @@ class HalvedWorkspace(OwnWorkspace):
         """What the evaluation gives for the whole batch."""
         halves, values = self._plan.halves, evaluation.slots.values
         assert halves is not None
+        if evaluation.step == 0:
+            check_frames(sample_of(out), halves)
         for op in step:
             if isinstance(op, KeepBands):
                 difference = band_difference(sample_of(out), halves)

@@ -94,7 +94,7 @@ class FasterCache:
         low, high = self._weights(times, halved)
         halves = HalfSchedule(
             halved, low, high, bands=True, uncond_first=self.uncond_first,
-            names=self.halved_arguments,
+            names=self.halved_arguments, dims=len(self.tensor_format),
         )  # fmt: skip
         extrapolated = self._extrapolated(times, halved, branches, program)
         return CacheSchedule(

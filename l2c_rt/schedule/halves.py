@@ -34,6 +34,7 @@ class HalfSchedule:
     bands: bool
     uncond_first: bool
     names: tuple[str, ...] = HALVED
+    dims: int | None = None
 
     def __post_init__(self) -> None:
         halved = np.array(self.halved, np.bool_)
@@ -46,9 +47,7 @@ class HalfSchedule:
             ("halved", halved),
         ):  # fmt: skip
             if table.shape != halved.shape or not np.isfinite(table).all():
-                raise ValueError(
-                    f"halves: {name} {table.shape}, wanted {halved.size} finite values"
-                )
+                raise ValueError(f"halves: {name} {table.shape}, wanted {halved.size} numbers")
             table.flags.writeable = False
             object.__setattr__(self, name, table)
 
@@ -60,5 +59,5 @@ class HalfSchedule:
 
     def _key(self) -> tuple[object, ...]:
         tables = (self.halved, self.low, self.high)
-        rest = (self.bands, self.uncond_first, self.names)
+        rest = (self.bands, self.uncond_first, self.names, self.dims)
         return (*(table.tobytes() for table in tables), *rest)
