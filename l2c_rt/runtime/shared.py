@@ -177,7 +177,8 @@ class SharedModel:
 
         Raises ValueError under `strict` where the loop is not cached as planned.
         """
-        if kind in ("late start", "not proved") and bool(self.schedule.compute.all()):
+        nothing_kept = self.schedule.halves is None and bool(self.schedule.compute.all())
+        if kind in ("late start", "not proved") and nothing_kept:
             return
         if self.strict and kind not in ("restarted", "closed"):
             raise ValueError(f"strict: {text}")
