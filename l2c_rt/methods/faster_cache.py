@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,9 @@ class FasterCache:
     is_guidance_distilled: bool = False
     uncond_first: bool = True
     halved_arguments: tuple[str, ...] = HALVED
+
+    needs_timesteps: ClassVar[bool] = True
+    """This method plans by the timesteps of the run."""
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,6 +30,9 @@ class GuidanceInterval:
 
     timestep_range: tuple[float, float] = (-1, 801)
     uncond_first: bool = True
+
+    needs_timesteps: ClassVar[bool] = True
+    """This method plans by the timesteps of the run."""
 
     def __post_init__(self) -> None:
         checked_window("GuidanceInterval: timestep_range", self.timestep_range)
