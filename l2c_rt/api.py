@@ -22,6 +22,7 @@ from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
 from l2c_rt.resolve import evaluations, read_spec, resolve_schedule, wants_shells
 from l2c_rt.runtime.compiled import Compiled
+from l2c_rt.runtime.half_checks import check_calls
 from l2c_rt.runtime.known_loop import loop_of
 from l2c_rt.runtime.proof import Proof
 from l2c_rt.runtime.shared import SelectBackend, SharedModel
@@ -126,6 +127,7 @@ def build(
         check_calibration(corrector, described)
         schedule = corrected(schedule, corrector)
     check_family(schedule, described)
+    check_calls(schedule, calls_per_step)
     check_fingerprint(schedule, described, strict)
     shared = SharedModel(
         described, schedule, describe_again, select, strict=strict, proof=Proof(check),

@@ -161,7 +161,8 @@ class BoundModel:
     `branches`, and `begin` then puts "args" and "kwargs" into the state's options, and
     "writes_kept" where the model's code writes to what it is handed.  `refused` says why it stands
     in place of another description; `unproved` why the model's own forward computes something else
-    than the program.
+    than the program; `unfused_on_gpu` why a GPU's fused kernels are not used though the model is
+    fusable.
     """
 
     model: nn.Module
@@ -182,6 +183,7 @@ class BoundModel:
     open_stage: OpenStage | None = None
     refused: str = ""
     unproved: str = ""
+    unfused_on_gpu: str = ""
 
     @property
     def device(self) -> torch.device:

@@ -62,6 +62,8 @@ def _why_not_fused(model: BoundModel, options: Options) -> str:
         return custom_forward(model.fusable)
     if model.device.type != "cuda":
         return f"no fused backend for device {model.device}"
+    if model.unfused_on_gpu:
+        return model.unfused_on_gpu
     reason: str = _cuda_support().why_not(model, options)
     return reason
 

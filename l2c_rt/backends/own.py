@@ -39,6 +39,7 @@ class OwnWorkspace:
     ) -> None:
         assert model.open_stage is not None
         self.visit_unit: VisitUnit | None = None
+        self._plan = plan
         self._units = frozenset(units)
         sites = {site.name: site for site in model.sites}
         left_out = {op.branch for step in plan.steps for op in step if isinstance(op, LeaveOut)}

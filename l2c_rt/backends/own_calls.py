@@ -59,8 +59,10 @@ class CallPlan:
 
     def sizes(self) -> Counter[Size]:
         """How many tensors of each size the plan keeps."""
+        # Of a batch of two halves the conditional rows are kept.
+        share = 1 if self.counted.plan.halves is None else 2
         return Counter(
-            (prod(shape), dtype)
+            (prod(shape) // share, dtype)
             for slot in self.slots
             if slot[-1] in self.probe.sites
             for shape, dtype in self.probe.sites[slot[-1]].outputs

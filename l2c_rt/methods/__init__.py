@@ -7,6 +7,11 @@ from typing import Any
 
 _HOMES = {
     # name for rt.compile: class, module
+    "duca": ("DuCa", "l2c_rt.methods.toca"),
+    "fastercache": ("FasterCache", "l2c_rt.methods.faster_cache"),
+    "fastercache-script": ("FasterCacheScript", "l2c_rt.methods.faster_cache_script"),
+    "guidance-interval": ("GuidanceInterval", "l2c_rt.methods.guidance_interval"),
+    "toca": ("ToCa", "l2c_rt.methods.toca"),
     "block-caching": ("BlockCaching", "l2c_rt.methods.block_caching"),
     "deepcache": ("DeepCache", "l2c_rt.policies.deep_cache"),
     "delta-dit": ("DeltaDiT", "l2c_rt.methods.delta_dit"),

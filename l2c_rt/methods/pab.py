@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -52,6 +52,8 @@ class PAB:
 
     tells_kinds_apart = True
     """A model's other branches are computed."""
+    needs_timesteps: ClassVar[bool] = True
+    """This method plans by the timesteps of the run."""
 
     def __post_init__(self) -> None:
         for kind in ("spatial", "temporal", CROSS):

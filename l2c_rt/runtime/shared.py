@@ -16,11 +16,13 @@ from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.prepare import prepare
 from l2c_rt.runtime.calls import LoopNote, Tick
 from l2c_rt.runtime.fingerprint import PlainAttributes, fingerprint
+from l2c_rt.runtime.half_checks import with_halves
 from l2c_rt.runtime.known_loop import KnownLoop
 from l2c_rt.runtime.notices import Notices, logger
 from l2c_rt.runtime.operands import Operands
 from l2c_rt.runtime.proof import REMEDY, Proof, structure
 from l2c_rt.runtime.run_counts import RunCounts
+from l2c_rt.runtime.token_checks import with_tokens
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 Describe = Callable[[Any], BoundModel]
@@ -175,7 +177,8 @@ class SharedModel:
 
         Raises ValueError under `strict` where the loop is not cached as planned.
         """
-        if kind in ("late start", "not proved") and bool(self.schedule.compute.all()):
+        nothing_kept = self.schedule.halves is None and bool(self.schedule.compute.all())
+        if kind in ("late start", "not proved") and nothing_kept:
             return
         if self.strict and kind not in ("restarted", "closed"):
             raise ValueError(f"strict: {text}")
@@ -197,6 +200,7 @@ class SharedModel:
         if self._refused and model.open_stage is None:
             problem = self._refused.get(structure(model))
             model = own_instead(model, problem) if problem else model
+        model = with_halves(with_tokens(model, self.schedule), self.schedule)
         backend = self._select_backend(model)
         plan, cost = prepare(model.program, self.schedule, backend.passes)
         attributes = PlainAttributes([] if model.fusable is None else model.fusable.modules())

@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "measure": {"untrusted"},
     # running
     "backends": {"adapters", "device", "kernels", "measure", "memory", "plan", "sampling",
-                 "untrusted"},
+                 "schedule", "untrusted"},
     "runtime": {"adapters", "backends", "device", "memory", "notices", "plan", "sampling",
                 "schedule"},
     "fitting": {"adapters", "notices", "runtime", "schedule"},
