@@ -14,11 +14,13 @@ from torch import nn
 from l2c_rt._deprecated import renamed_keyword
 from l2c_rt.adapters import describe
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.deciding import describe_deciding
 from l2c_rt.adapters.model_fingerprint import fingerprint_difference, model_fingerprint
 from l2c_rt.adapters.own.unet import describe_unet
 from l2c_rt.backends import select_backend
 from l2c_rt.backends.options import Options
 from l2c_rt.notices import L2CWarning
+from l2c_rt.plan.decisions import DynamicMethod
 from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
 from l2c_rt.resolve import evaluations, read_spec, resolve_schedule, wants_shells
@@ -106,14 +108,7 @@ def build(
     """`compile`, with the backend as a function of the described model."""
     timesteps = None if timesteps is None else tuple(map(float, timesteps))
     spec = read_spec(router)
-    if granularity is None:
-        granularity = getattr(spec, "granularity", "branch")
-    if adapter is None and sites is None:
-        if wants_shells(spec):
-            adapter, granularity = describe_unet, "branch"
-        else:
-            sites = _named_sites(spec, model, granularity)
-    describe_again = partial(describe, adapter=adapter, sites=sites, granularity=granularity)
+    describe_again = _describe_for(spec, model, adapter, sites, granularity)
     described = describe_again(model)
     schedule = resolve_schedule(
         spec, steps=evaluations(spec, steps, timesteps), branches=described.program.branch_names,
@@ -126,6 +121,26 @@ def build(
         loop=loop_of(schedule, timesteps),
     )  # fmt: skip
     return Compiled(shared, calls_per_step=calls_per_step)
+
+
+def _describe_for(
+    spec: object,
+    model: nn.Module,
+    adapter: Callable[[Any], BoundModel] | None,
+    sites: Sequence[str] | None,
+    granularity: str | None,
+) -> Callable[[Any], BoundModel]:
+    """How the model is described, and described again where it has changed."""
+    if isinstance(spec, DynamicMethod):
+        return describe_deciding(spec, adapter=adapter, sites=sites, granularity=granularity)
+    if granularity is None:
+        granularity = getattr(spec, "granularity", "branch")
+    if adapter is None and sites is None:
+        if wants_shells(spec):
+            adapter, granularity = describe_unet, "branch"
+        else:
+            sites = _named_sites(spec, model, granularity)
+    return partial(describe, adapter=adapter, sites=sites, granularity=granularity)
 
 
 def _named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str, ...] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, SupportsFloat, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from l2c_rt.plan.ops import Plan, StepPlan
 from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
 from l2c_rt.plan.prepare import Passes
 from l2c_rt.plan.program import BlockProgram
+from l2c_rt.plan.run_record import RunRecord
 from l2c_rt.sampling.solvers import PublishedSolver
 
 MAX_SHAPES = 4
@@ -34,7 +35,8 @@ class Evaluation(NamedTuple):
     """One evaluation of a run: its running values, its slots, and where in the run it is.
 
     `step` counts evaluations, `variant` is the plan's distinct step; `timesteps` [S] are those of
-    the whole run, where they are known.
+    the whole run, where they are known.  `record` has what the run did so far; `lane` is which call
+    of the step this is.
     """
 
     state: State
@@ -42,6 +44,8 @@ class Evaluation(NamedTuple):
     step: int
     variant: int
     timesteps: tuple[float, ...] | None
+    record: RunRecord = RunRecord(0)
+    lane: int = 0
 
 
 class Workspace(Protocol):
@@ -63,6 +67,16 @@ class Workspace(Protocol):
 
     def step_seconds(self) -> Iterable[tuple[int, float]]:
         """(variant, seconds) of evaluations that the device has ended since the last time."""
+
+
+@runtime_checkable
+class Decides(Workspace, Protocol):
+    """A workspace that chooses among the plan's distinct steps itself, where it need not carry out
+    step 0."""
+
+    @property
+    def done(self) -> tuple[int, SupportsFloat]:
+        """The distinct step that the last evaluation carried out, and the metric, NaN for none."""
 
 
 @runtime_checkable

@@ -25,7 +25,13 @@ class OwnWorkspace:
     set, `visit_unit` is called in place of the blocks `units` (see `graphs.forward.Forward`)."""
 
     def __init__(
-        self, model: BoundModel, plan: Plan, plans: CallPlans, units: Collection[str] = ()
+        self,
+        model: BoundModel,
+        plan: Plan,
+        plans: CallPlans,
+        units: Collection[str] = (),
+        *,
+        has_exit: bool = False,
     ) -> None:
         assert model.open_stage is not None
         self.visit_unit: VisitUnit | None = None
@@ -41,14 +47,16 @@ class OwnWorkspace:
         self._alike = alike_of([sites[name] for name in plan.slots])
         self._stage = model.open_stage(self._visit, sorted(self._units - self._cut))
         self._lane = LaneCalls(plan, plans)
-        self._blocks = BlockVisits(self._lane) if model.sites[0].is_block else None
+        self._blocks: BlockVisits | None = None
+        if model.sites[0].is_block:
+            self._blocks = BlockVisits(self._lane, has_exit=has_exit)
         self._hollow: dict[tuple[str, int], Any] = {}
         self._written: set[tuple[str, int]] = set()
         self.calls: dict[str, int] = {}
         self._calls_at_first: dict[str, int] = {}
         self._row: Row = {}
         self._values = KeptValues()
-        self._first = True
+        self._first, self._variant = True, 0
         self._writes = False
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
@@ -59,7 +67,7 @@ class OwnWorkspace:
         """
         self._row = self._rows[evaluation.variant]
         self._values = evaluation.slots.values
-        self._first = evaluation.step == 0
+        self._first, self._variant = evaluation.step == 0, evaluation.variant
         self.calls = {}
         self._writes = evaluation.state.options.get("writes_kept", False)
         if self._first:
@@ -73,7 +81,13 @@ class OwnWorkspace:
         elif self.calls != self._calls_at_first:
             raise ValueError(self._other_calls(self._first_difference()))
         # A branch may be the last module: what the user is given must not be our memory.
-        return tree_map(self._values.not_kept, out) if self._reuses[evaluation.variant] else out
+        return tree_map(self._values.not_kept, out) if self._reuses[self._variant] else out
+
+    def switch(self, variant: int) -> None:
+        """For the rest of the evaluation another distinct step of the plan is carried out."""
+        self._variant, self._row = variant, self._rows[variant]
+        if self._blocks is not None:
+            self._blocks.switch(variant)
 
     def drop_tables(self) -> None:
         """A run begins: shapes may be others, and the attributes of the model's modules."""

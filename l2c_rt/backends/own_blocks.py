@@ -73,8 +73,9 @@ class _Group:
 class BlockVisits:
     """The blocks of one lane, gone through in the order of their calls."""
 
-    def __init__(self, calls: LaneCalls) -> None:
-        self._calls = calls
+    def __init__(self, calls: LaneCalls, *, has_exit: bool = False) -> None:
+        self._calls, self._has_exit = calls, has_exit
+        self._left: tuple[BlockCall, BlockAction] | None = None
         self._planned: CallPlan | None = None
         self._rows: tuple[Row, ...] = ()
         self._row: Row = {}
@@ -89,11 +90,15 @@ class BlockVisits:
         if planned is not self._planned:
             self._planned = planned
             self._rows = () if planned is None else tuple(_rows(planned))
-        self._row = self._rows[variant] if self._rows else {}
-        self._values, self._group = values, _Group.of({})
+        self.switch(variant)
+        self._values, self._group, self._left = values, _Group.of({}), None
         if is_first:
             self._returned.clear()
             self._kept.clear()
+
+    def switch(self, variant: int) -> None:
+        """From here on this distinct step of the plan is carried out."""
+        self._row = self._rows[variant] if self._rows else {}
 
     def visit(self, call: BlockCall) -> Any:
         """What the block gives, or what stands for it.
@@ -112,7 +117,9 @@ class BlockVisits:
         else:
             self._check_handed(call.path, arguments)
         out = self._computed(call, action) if action.computes else self._reused(call, action)
-        if action.is_last:
+        if action.is_last and self._has_exit:
+            self._left = call, action
+        elif action.is_last:
             self._group = _Group.of({})
         else:
             pairs = zip(action.streams, _parts(out), strict=True)
@@ -134,7 +141,7 @@ class BlockVisits:
 
     def _computed(self, call: BlockCall, action: BlockAction) -> Any:
         out = call.module(*call.args, **call.kwargs)
-        if action.is_last:
+        if action.is_last and not self._has_exit:
             _refuse_writes(call.path, self._group.written())
             self._keep(call, action.slot, action.streams, out)
         elif call.path not in self._returned:
@@ -142,8 +149,26 @@ class BlockVisits:
         return out
 
     def _reused(self, call: BlockCall, action: BlockAction) -> Any:
-        if not action.is_last:
+        if not action.is_last or self._has_exit:
             return self._handed_through(self._returned[call.path], action.streams)
+        return self._sums(call, action)
+
+    def at_exit(self, entering: Tensor) -> Tensor:
+        """What goes into the module before which the blocks' sum is added, in place of `entering`.
+
+        Raises ValueError where the blocks hand on anything but one tensor.
+        """
+        if self._left is None:
+            raise ValueError("the blocks do not hand one tensor on to the module after them")
+        (call, action), self._left = self._left, None
+        if not action.computes:
+            out: Tensor = self._sums(call, action)
+            return out
+        _refuse_writes(call.path, self._group.written())
+        self._keep(call, action.slot, action.streams, entering)
+        return entering
+
+    def _sums(self, call: BlockCall, action: BlockAction) -> Any:
         try:
             kept = self._values.get(ValueKey(action.slot, call.number))
         except ValueError as error:

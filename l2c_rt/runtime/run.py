@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import PublishedLoop, State
 from l2c_rt.adapters.model_checks import check_device
-from l2c_rt.backends.backend import Callback, Evaluation, RunRequest, WholeRuns
+from l2c_rt.backends.backend import Callback, Decides, Evaluation, RunRequest, WholeRuns
+from l2c_rt.plan.decisions import NAN
+from l2c_rt.plan.run_record import RunRecord
 from l2c_rt.runtime import loop_messages as messages
 from l2c_rt.runtime.cache_context import StepHint
 from l2c_rt.runtime.calls import StepError, Tick
@@ -46,6 +48,8 @@ class Run:
         self._key: InputKey | None = None
         self._in_call = False
         self._asleep = self._closed = False
+        self.record = RunRecord(steps)
+        """What the run under way, or the last one, did."""
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], hint: StepHint) -> Any:
         """One evaluation, with the model's own arguments and return value.
@@ -145,6 +149,7 @@ class Run:
         if loop is not None:
             self._labels.check(state.y, key.shape[0], loop)
         if tick.first:
+            self.record = RunRecord(self.clock.steps)
             self._check_first(state, loop, wants_grad)
             self._lanes_of_new_run(key)
         else:
@@ -159,9 +164,15 @@ class Run:
         lane, plan = self.lanes.at(key, self.version)[tick.lane], self.version.plan
         # Evaluation 0 computes everything.
         variant, began = plan.order[tick.step if tick.reuse else 0], time.perf_counter()
-        evaluation = Evaluation(state, lane.slots, tick.step, variant, self.clock.timesteps)
+        evaluation = Evaluation(
+            state, lane.slots, tick.step, variant, self.clock.timesteps, self.record, tick.lane
+        )
         with trace_range("evaluation", tick.step):
             out = lane.workspace.evaluate(plan.steps[variant], evaluation)
+        metric: SupportsFloat = NAN
+        if isinstance(lane.workspace, Decides):
+            variant, metric = lane.workspace.done
+        self.record.add(tick.step, tick.lane, variant, metric)
         self._count(key, lane, variant, time.perf_counter() - began)
         if tick.first:
             self.shared.begun(lane.workspace)

@@ -1,0 +1,162 @@
+"""A model's own forward under a method that decides: the rest of the forward is what it chose."""
+
+from __future__ import annotations
+
+from typing import Any, SupportsFloat
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.own.observe import Stream, named_arguments
+from l2c_rt.adapters.own.probe import streams_by_shape
+from l2c_rt.backends.backend import Evaluation
+from l2c_rt.backends.dynamic.decider import Decider
+from l2c_rt.backends.own import OwnWorkspace
+from l2c_rt.backends.own_calls import CallPlans
+from l2c_rt.plan.decisions import NAN
+from l2c_rt.plan.ops import Plan, StepPlan
+
+
+class _Seen(BaseException):
+    """What was to be observed has been, and no more of a block is needed.
+
+    No Exception, which the model's code may catch.
+    """
+
+
+class DecidingWorkspace(OwnWorkspace):
+    """Evaluates the step it is given where that is step 0, else the one that the method chooses."""
+
+    def __init__(self, model: BoundModel, plan: Plan, plans: CallPlans) -> None:
+        assert model.dynamic is not None
+        look, self._exit = model.dynamic.cut.look, model.dynamic.cut.exit
+        self._look, self._plan = look, plan
+        blocks = [path for site in model.sites for path in site.children]
+        around = [path for path in blocks if look.path.startswith(f"{path}.")]
+        self._first_block = blocks[0]
+        self._around = around[0] if around else ""
+        watched = {look.path, self._exit, self._around, blocks[0]} - {""}
+        super().__init__(model, plan, plans, watched, has_exit=bool(self._exit))
+        self._decider = Decider(model.dynamic)
+        self._entered: dict[str, Tensor] = {}
+        self._ahead = False
+
+    def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
+        """See `OwnWorkspace.evaluate`.  Raises ValueError where nothing can be observed as well."""
+        decider = self._decider
+        decider.begin(
+            evaluation.step, evaluation.record, evaluation.lane, in_full=evaluation.variant == 0
+        )
+        if self._look.kind == "call":
+            self._observed(evaluation.state.x)
+        self._ahead = False
+        self._entered.clear()
+        variant = decider.row or 0
+        out = super().evaluate(self._plan.steps[variant], evaluation._replace(variant=variant))
+        if decider.row is None:
+            raise ValueError(
+                f"{type(decider.method).__name__}: the forward did not come to {self._look.path}, "
+                "so there was nothing to decide by; observe a module that it calls"
+            )
+        decider.end()
+        return out
+
+    @property
+    def done(self) -> tuple[int, SupportsFloat]:
+        """Row and metric of the last evaluation."""
+        assert self._decider.row is not None
+        metric = self._decider.metric
+        return self._decider.row, NAN if metric is None else metric
+
+    @property
+    def nbytes(self) -> int:
+        return self._decider.gauge.nbytes
+
+    def _visit(
+        self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        look = self._look
+        if path == self._exit:
+            args, kwargs = self._at_exit(module, args, kwargs)
+        if path == look.path and look.kind == "input":
+            self._observed(_first_tensor(path, (args, kwargs)))
+        if path == self._around and self._decider.row is None:
+            self._look_ahead(module, args, kwargs)
+        if look.kind == "added" and path == self._first_block:
+            self._entered = {
+                stream.name: value.clone()
+                for stream, value in named_arguments(type(module), args, kwargs)
+                if isinstance(value, Tensor)
+            }
+        out = super()._visit(path, module, args, kwargs)
+        if path == look.path and look.kind == "output":
+            self._observed(_part(path, out, look.index))
+        if path == look.path and look.kind == "added":
+            self._observed(self._added(path, out))
+        return out
+
+    def _observed(self, value: Tensor) -> None:
+        decider = self._decider
+        decider.observe(value)
+        if decider.row is None:
+            variant = decider.decide()
+            if self._look.kind != "call":
+                self.switch(variant)
+        if self._ahead:
+            raise _Seen
+
+    def _look_ahead(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
+        """Run a block up to what is observed inside it; what the block is to do comes after."""
+        self._ahead = True
+        try:
+            module(*args, **kwargs)
+        except _Seen:
+            pass
+        finally:
+            self._ahead = False
+
+    def _added(self, path: str, out: Any) -> Tensor:
+        parts = tuple(out) if isinstance(out, tuple | list) else (out,)
+        number, stream = _image_stream(self._streams_of(path))
+        added: Tensor = parts[number] - self._entered[stream.name]
+        return added
+
+    def _streams_of(self, path: str) -> tuple[Stream | None, ...]:
+        planned = self._lane.planned
+        if planned is None:
+            return streams_by_shape(self._lane.last_call)
+        return planned.probe.sites[path].streams
+
+    def _at_exit(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        assert self._blocks is not None
+        stream, value = next(iter(named_arguments(type(module), args, kwargs)))
+        value = self._blocks.at_exit(value)
+        if stream.name in kwargs:
+            return args, kwargs | {stream.name: value}
+        return (value, *args[1:]), kwargs
+
+
+def _image_stream(streams: tuple[Stream | None, ...]) -> tuple[int, Stream]:
+    """The output that continues the image, and what it continues."""
+    known = [(j, stream) for j, stream in enumerate(streams) if stream is not None]
+    if not known:
+        raise ValueError("a block's outputs continue none of its arguments, so nothing is added")
+    named = [pair for pair in known if pair[1].name in ("hidden_states", "x")]
+    return (named or sorted(known, key=lambda pair: pair[1].position))[0]
+
+
+def _first_tensor(path: str, value: object) -> Tensor:
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            return leaf
+    raise ValueError(f"{path} is given no tensor, so there is nothing to observe")
+
+
+def _part(path: str, out: object, index: int) -> Tensor:
+    tensors = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+    if index >= len(tensors):
+        raise ValueError(f"{path} gives {len(tensors)} tensors, and tensor {index} is observed")
+    return tensors[index]

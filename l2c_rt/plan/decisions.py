@@ -1,0 +1,115 @@
+"""What a method that decides at run time declares: where it looks, its rows, its decision.  Pure.
+
+A method looks at one tensor per evaluation, of which a backend makes one number, the metric; the
+method chooses among its rows by it.  States are immutable: the runtime holds one per call of a step
+and begins anew with every run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from l2c_rt.plan.dynamic import Rows
+
+NAN = float("nan")
+
+
+class Decided(NamedTuple):
+    """What was done at one evaluation; the metric is NaN where none was read."""
+
+    row: int
+    metric: float = NAN
+
+
+class At(NamedTuple):
+    """An evaluation.  `first_call` is what the step's first call decided, for the others."""
+
+    step: int
+    steps: int
+    first_call: Decided | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The tensor that a method observes, and what it is compared with.
+
+    "input" and "output" are those of the module at `path` (its first tensor, or tensor `index` of
+    its output); "added" is what the blocks up to `path` add to the image stream; "call" is the
+    model's own input.  It is compared with that of the evaluation before, or of the last one that
+    was computed; with `when_forced` also where the method does not ask, for the record.
+    """
+
+    kind: Literal["input", "output", "added", "call"]
+    path: str = ""
+    index: int = 0
+    against: Literal["before", "computed"] = "before"
+    when_forced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a model is cut for a method.
+
+    `exit` names a module before whose input what the blocks add is added, in place of after the
+    last block.
+    """
+
+    look: Look
+    exit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a method may know of a model: its class, its blocks and all modules by path."""
+
+    kind: str
+    blocks: tuple[str, ...]
+    modules: frozenset[str]
+
+
+@runtime_checkable
+class DynamicMethod(Protocol):
+    """A method that chooses a row at each evaluation.
+
+    `for_model` gives the method with what it knows of a class of models; it, `cut` and `rows` raise ValueError for a model that the method cannot carry.  `forced` gives the
+    row of an evaluation that needs no look, None for the others, for which `choose` is asked;
+    `after` gives the next state, of the row that was done, which is 0 wherever the runtime had to.
+    """
+
+    granularity: str
+
+    def for_model(self, facts: ModelFacts) -> DynamicMethod: ...
+
+    def cut(self, facts: ModelFacts) -> Cut: ...
+
+    def rows(self, branches: tuple[str, ...]) -> Rows: ...
+
+    def begin(self) -> Any: ...
+
+    def forced(self, state: Any, at: At) -> int | None: ...
+
+    def choose(self, state: Any, at: At, metric: float) -> int: ...
+
+    def after(self, state: Any, at: At, done: Decided) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dynamic:
+    """A method for one model, and how the model is cut for it."""
+
+    method: DynamicMethod
+    cut: Cut
+
+    @staticmethod
+    def of(method: DynamicMethod, facts: ModelFacts) -> Dynamic:
+        """Raises ValueError for a model that the method cannot carry."""
+        method = method.for_model(facts)
+        cut = method.cut(facts)
+        for path in filter(None, (cut.look.path, cut.exit)):
+            if path not in facts.modules:
+                raise ValueError(
+                    f"{type(method).__name__}: {facts.kind} has no module {path!r}; name one of its "
+                    "modules"
+                )
+        return Dynamic(method, cut)
