@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from l2c_rt._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from l2c_rt import models, policies, presets
+    from l2c_rt import methods, models, policies, presets
     from l2c_rt.api import compile
     from l2c_rt.compare.fit import fit_report
     from l2c_rt.learning.train import learn
@@ -32,7 +32,7 @@ _HOMES = {
     "fit_report": "compare.fit",
     "learn": "learning.train",
 }
-_MODULES = ("models", "policies", "presets")
+_MODULES = ("methods", "models", "policies", "presets")
 
 __all__ = [
     "CacheSchedule",
@@ -44,6 +44,7 @@ __all__ = [
     "enable",
     "fit_report",
     "learn",
+    "methods",
     "models",
     "policies",
     "presets",

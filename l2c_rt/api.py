@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from l2c_rt._deprecated import renamed_keyword
-from l2c_rt.adapters import describe
+from l2c_rt.adapters import describe, has_adapter
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.deciding import describe_deciding
 from l2c_rt.adapters.model_fingerprint import fingerprint_difference, model_fingerprint
@@ -58,7 +58,8 @@ def compile(
 ) -> Compiled:
     """Plan a schedule for a model, verify the plan, and return a callable to use in its place.
 
-    `router` may also be a schedule, a policy (then `steps` is needed), a file, or a preset's name.
+    `router` may also be a schedule, a policy or a method of `rt.methods` (then `steps` is needed),
+    a file, or the name of a preset or a method.
     `calls_per_step` is 2 where the loop calls cond and uncond separately, cond first.
     `timesteps` [steps], as a scheduler has them, are checked at every call, and say how many
     evaluations a policy is asked for.  A schedule that was learned on another model warns
@@ -112,7 +113,7 @@ def build(
     described = describe_again(model)
     schedule = resolve_schedule(
         spec, steps=evaluations(spec, steps, timesteps), branches=described.program.branch_names,
-        timesteps=timesteps,
+        timesteps=timesteps, program=described.program,
     )  # fmt: skip
     _check_family(schedule, described)
     _check_fingerprint(schedule, described, strict)
@@ -144,7 +145,12 @@ def _describe_for(
 
 
 def _named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str, ...] | None:
-    """The sites that a schedule's branches name, where they are not those of the rule."""
+    """The sites that a method wants of a model without an adapter, or that a schedule's branches
+    name, where they are not those of the rule."""
+    wanted = getattr(spec, "sites", None)
+    if wanted is not None and isinstance(model, nn.Module) and not has_adapter(model):
+        paths: tuple[str, ...] | None = wanted(model)
+        return paths
     names: tuple[str, ...] = getattr(spec, "branches", ())
     if not names or not isinstance(model, nn.Module):
         return None

@@ -28,9 +28,11 @@ ALLOWED: dict[str, set[str]] = {
     "schedule": {"_deprecated", "families", "figures", "untrusted"},
     "policies": {"families", "schedule", "untrusted"},
     "presets": {"schedule"},
-    "resolve": {"policies", "presets", "schedule"},
     # how it is done: pure data
     "plan": {"families", "schedule"},
+    # published methods
+    "methods": {"plan", "policies", "schedule"},
+    "resolve": {"methods", "plan", "policies", "presets", "schedule"},
     # models and what is known of them
     "models": {"untrusted"},
     "adapters": {"families", "models", "plan"},
@@ -61,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
 """Folder or module of l2c_rt -> those it may import; only l2c_rt itself imports all."""
 
 TORCH_FREE = ("_deprecated", "_version", "notices", "untrusted", "figures", "families", "schedule",
-              "policies", "presets", "resolve", "plan")  # fmt: skip
+              "policies", "presets", "methods", "resolve", "plan")  # fmt: skip
 """Rooms that import neither torch nor any other third party but PURE at module level."""
 
 
