@@ -1,5 +1,4 @@
-"""A model described for a method that decides at run time: its own forward, cut as the method says.
-"""
+"""A model described for a method that decides at run time: its own forward, cut for it."""
 
 from __future__ import annotations
 
@@ -42,9 +41,10 @@ def describe_deciding(
     return partial(_describe, method, sites)
 
 
-def _describe(
-    method: DynamicMethod, sites: Sequence[str] | None, model: nn.Module
-) -> BoundModel:
+def _describe(method: DynamicMethod, sites: Sequence[str] | None, model: nn.Module) -> BoundModel:
+    wanted = getattr(method, "sites", None)
+    if sites is None and wanted is not None:
+        sites = wanted(model)
     described = describe(model, sites=sites, granularity=method.granularity)
     if described.open_stage is None:
         described = own_instead(described, f"{type(method).__name__} decides inside of it")

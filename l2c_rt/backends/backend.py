@@ -17,6 +17,7 @@ from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.device.graphs import GraphStats
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.cost import Cost
+from l2c_rt.plan.decisions import NAN
 from l2c_rt.plan.ops import Plan, StepPlan
 from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
 from l2c_rt.plan.prepare import Passes
@@ -77,6 +78,11 @@ class Decides(Workspace, Protocol):
     @property
     def done(self) -> tuple[int, SupportsFloat]:
         """The distinct step that the last evaluation carried out, and the metric, NaN for none."""
+
+
+def carried_out(workspace: Workspace, variant: int) -> tuple[int, SupportsFloat]:
+    """What a workspace has done that was asked for a distinct step: the step, and the metric."""
+    return workspace.done if isinstance(workspace, Decides) else (variant, NAN)
 
 
 @runtime_checkable

@@ -12,32 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from l2c_rt.adapters.own.observe import Stream, write_count
+from l2c_rt.adapters.own.observe import write_count
 from l2c_rt.adapters.own.probe import streams_by_shape
+from l2c_rt.backends.block_rows import BlockAction, BlockRow, Streams, block_rows
 from l2c_rt.backends.own_calls import CallPlan, LaneCalls
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
-from l2c_rt.plan.ops import Compute, StepPlan, reuses
-
-Streams = tuple[Stream | None, ...]
-"""For each output of a block, the argument that it continues."""
-
-
-class BlockAction(NamedTuple):
-    """What is done at a block of a group that is kept or reused.
-
-    `in_place`: the block writes to the arguments that it continues, and returns them.
-    """
-
-    computes: bool
-    slot: int
-    is_first: bool
-    is_last: bool
-    streams: Streams
-    in_place: bool
-
-
-Row = Mapping[str, BlockAction]
-"""By the path of the block; blocks without an action are just called."""
 
 
 class BlockCall(NamedTuple):
@@ -77,8 +56,8 @@ class BlockVisits:
         self._calls, self._has_exit = calls, has_exit
         self._left: tuple[BlockCall, BlockAction] | None = None
         self._planned: CallPlan | None = None
-        self._rows: tuple[Row, ...] = ()
-        self._row: Row = {}
+        self._rows: tuple[BlockRow, ...] = ()
+        self._row: BlockRow = {}
         self._values = KeptValues()
         self._returned: dict[str, Any] = {}
         self._kept: set[ValueKey] = set()
@@ -89,7 +68,7 @@ class BlockVisits:
         planned = self._calls.planned
         if planned is not self._planned:
             self._planned = planned
-            self._rows = () if planned is None else tuple(_rows(planned))
+            self._rows = () if planned is None else tuple(block_rows(planned))
         self.switch(variant)
         self._values, self._group, self._left = values, _Group.of({}), None
         if is_first:
@@ -208,33 +187,6 @@ class BlockVisits:
 
 def _arguments(call: BlockCall, streams: Streams) -> dict[str, Any]:
     return {s.name: s.of(call.args, call.kwargs) for s in streams if s is not None}
-
-
-def _rows(planned: CallPlan) -> list[Row]:
-    groups = dict(zip(planned.counted.program.branch_names, planned.groups, strict=True))
-    return [_row(step, groups, planned) for step in planned.counted.plan.steps]
-
-
-def _row(step: StepPlan, groups: Mapping[str, tuple[str, ...]], planned: CallPlan) -> Row:
-    ops = [(op.branch, op.slot, True) for op in step if isinstance(op, Compute)]
-    ops += [(item.branch, item.slot, False) for item in reuses(step)]
-    row: dict[str, BlockAction] = {}
-    for branch, slot, computes in ops:
-        if slot is None:
-            continue
-        first, last = groups[branch][0], groups[branch][-1]
-        for name in groups[branch]:
-            site = planned.probe.sites.get(name)
-            if site is not None:
-                row[name] = BlockAction(
-                    computes,
-                    slot,
-                    name == first,
-                    name == last,
-                    site.streams,
-                    bool(site.overwritten),
-                )
-    return row
 
 
 def _refuse_writes(path: str, names: list[str]) -> None:

@@ -9,10 +9,12 @@ _HOMES = {
     # name for rt.compile: class, module
     "deepcache": ("DeepCache", "l2c_rt.policies.deep_cache"),
     "every-n": ("PlainEveryN", "l2c_rt.methods.plain_every_n"),
+    "first-block-cache": ("FirstBlockCache", "l2c_rt.methods.first_block_cache"),
     "fora": ("FORA", "l2c_rt.methods.fora"),
     "pab": ("PAB", "l2c_rt.methods.pab"),
     "smoothcache": ("SmoothCache", "l2c_rt.methods.smooth_cache"),
     "steps-mask": ("StepsMask", "l2c_rt.methods.steps_mask"),
+    "teacache": ("TeaCache", "l2c_rt.methods.teacache"),
 }
 
 __all__ = sorted(name for name, _ in _HOMES.values())

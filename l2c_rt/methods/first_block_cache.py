@@ -23,7 +23,7 @@ class FirstBlockCache(Deciding):
     threshold: float = 0.05
 
     def __post_init__(self) -> None:
-        check_number("FirstBlockCache: threshold", self.threshold, least=0)
+        check_number("FirstBlockCache: threshold", self.threshold, 0)
 
     def cut(self, facts: ModelFacts) -> Cut:
         return Cut(Look("added", facts.blocks[0], against="computed"))

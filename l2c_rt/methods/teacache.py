@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -41,7 +42,7 @@ class TeaCache(Deciding):
     indicator: str | None = None
 
     def __post_init__(self) -> None:
-        check_number("TeaCache: threshold", self.threshold, least=0)
+        check_number("TeaCache: threshold", self.threshold, 0)
         if isinstance(self.coefficients, str):
             names = RETENTION_COEFFICIENTS if self.use_ret_steps else COEFFICIENTS
             if self.coefficients not in names:
@@ -52,7 +53,7 @@ class TeaCache(Deciding):
         elif self.coefficients is not None:
             object.__setattr__(self, "coefficients", tuple(self.coefficients))
             for value in self.coefficients:
-                check_number("TeaCache: coefficients", value)
+                check_number("TeaCache: coefficients", value, -math.inf)
             if not self.coefficients:
                 raise ValueError("TeaCache: coefficients: got none, wanted at least one number")
 

@@ -85,7 +85,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
 })  # fmt: skip
 """By the class of the model in diffusers."""
 
-RETENTION_PATHS: Mapping[str, str] = MappingProxyType({
-    "WanTransformer3DModel": "condition_embedder.time_proj",
-})
+RETENTION_PATHS: Mapping[str, str] = MappingProxyType(
+    {
+        "WanTransformer3DModel": "condition_embedder.time_proj",
+    }
+)
 """Where they look with `use_ret_steps=True`."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from l2c_rt.plan.dynamic import Rows
+from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 NAN = float("nan")
 
@@ -72,9 +73,11 @@ class ModelFacts:
 class DynamicMethod(Protocol):
     """A method that chooses a row at each evaluation.
 
-    `for_model` gives the method with what it knows of a class of models; it, `cut` and `rows` raise ValueError for a model that the method cannot carry.  `forced` gives the
-    row of an evaluation that needs no look, None for the others, for which `choose` is asked;
-    `after` gives the next state, of the row that was done, which is 0 wherever the runtime had to.
+    `for_model` gives the method with what it knows of a class of models; it, `cut` and `rows` raise
+    ValueError for a model that the method cannot carry.  `forced` gives the row of an evaluation
+    that needs no look, None for the others, for which `choose` is asked; `after` gives the next
+    state, of the row that was done, which is 0 wherever the runtime had to.  `schedule` is that of
+    a run which reuses wherever it may.
     """
 
     granularity: str
@@ -84,6 +87,8 @@ class DynamicMethod(Protocol):
     def cut(self, facts: ModelFacts) -> Cut: ...
 
     def rows(self, branches: tuple[str, ...]) -> Rows: ...
+
+    def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule: ...
 
     def begin(self) -> Any: ...
 
@@ -109,7 +114,7 @@ class Dynamic:
         for path in filter(None, (cut.look.path, cut.exit)):
             if path not in facts.modules:
                 raise ValueError(
-                    f"{type(method).__name__}: {facts.kind} has no module {path!r}; name one of its "
-                    "modules"
+                    f"{type(method).__name__}: {facts.kind} has no module {path!r}; name one "
+                    "of its modules"
                 )
         return Dynamic(method, cut)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from typing import Any, SupportsFloat
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import PublishedLoop, State
 from l2c_rt.adapters.model_checks import check_device
-from l2c_rt.backends.backend import Callback, Decides, Evaluation, RunRequest, WholeRuns
-from l2c_rt.plan.decisions import NAN
+from l2c_rt.backends.backend import Callback, Evaluation, RunRequest, WholeRuns, carried_out
 from l2c_rt.plan.run_record import RunRecord
 from l2c_rt.runtime import loop_messages as messages
 from l2c_rt.runtime.cache_context import StepHint
@@ -28,11 +27,6 @@ from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.runtime.step_clock import StepClock
 from l2c_rt.runtime.timestep_check import TimestepCheck
 from l2c_rt.sampling.inputs import LabelCheck, check_batch, check_dtype, check_images
-
-NO_GRADIENTS = (
-    "x requires grad, but compiled calls have no gradients: what is computed from their outputs "
-    "lacks those of the model; for them, call the model itself"
-)
 
 
 class Run:
@@ -169,9 +163,7 @@ class Run:
         )
         with trace_range("evaluation", tick.step):
             out = lane.workspace.evaluate(plan.steps[variant], evaluation)
-        metric: SupportsFloat = NAN
-        if isinstance(lane.workspace, Decides):
-            variant, metric = lane.workspace.done
+        variant, metric = carried_out(lane.workspace, variant)
         self.record.add(tick.step, tick.lane, variant, metric)
         self._count(key, lane, variant, time.perf_counter() - began)
         if tick.first:
@@ -185,7 +177,7 @@ class Run:
             check_images("x", state.x, loop)
         check_dtype(state.x, self.version.model.first_layer)
         if wants_grad and state.x.requires_grad:
-            self.shared.notices.tell([NO_GRADIENTS])
+            self.shared.notices.tell([messages.NO_GRADIENTS])
 
     def _lanes_of_new_run(self, key: InputKey) -> list[Lane]:
         lanes = self.lanes.at(key, self.version)
@@ -196,10 +188,7 @@ class Run:
 
     def _check_key(self, key: InputKey, tick: Tick) -> None:
         if key != self._key:
-            raise StepError(
-                f"step {tick.step}: input is {key}, but the run began with {self._key}; finish "
-                "the run or call reset() before changing it"
-            )
+            raise StepError(messages.other_input(tick.step, key, self._key))
 
     def _count(self, key: InputKey, lane: Lane, variant: int, host_seconds: float) -> None:
         counts = self.shared.counts

@@ -46,8 +46,8 @@ ALLOWED: dict[str, set[str]] = {
     "backends": {"adapters", "device", "kernels", "memory", "plan", "sampling", "untrusted"},
     "runtime": {"adapters", "backends", "device", "memory", "notices", "plan", "sampling",
                 "schedule"},
-    "api": {"_deprecated", "adapters", "backends", "notices", "policies", "resolve", "runtime",
-            "schedule"},
+    "api": {"_deprecated", "adapters", "backends", "notices", "plan", "policies", "resolve",
+            "runtime", "schedule"},
     "pipelines": {"api", "runtime"},
     # what is made with it
     "compare": {"adapters", "api", "backends", "figures", "measure", "policies", "resolve",
