@@ -7,7 +7,9 @@ from typing import Any
 
 _HOMES = {
     # name for rt.compile: class, module
+    "dbcache": ("DBCache", "l2c_rt.methods.dbcache"),
     "deepcache": ("DeepCache", "l2c_rt.policies.deep_cache"),
+    "easycache": ("EasyCache", "l2c_rt.methods.easycache"),
     "every-n": ("PlainEveryN", "l2c_rt.methods.plain_every_n"),
     "first-block-cache": ("FirstBlockCache", "l2c_rt.methods.first_block_cache"),
     "fora": ("FORA", "l2c_rt.methods.fora"),

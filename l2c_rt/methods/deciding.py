@@ -28,7 +28,7 @@ class Deciding:
     def begin(self) -> Any:
         return None
 
-    def forced(self, state: Any, at: At) -> int | None:
+    def forced(self, state: Any, at: At) -> Decided | None:
         return None
 
     def after(self, state: Any, at: At, done: Decided) -> Any:

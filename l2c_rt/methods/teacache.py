@@ -92,10 +92,10 @@ class TeaCache(Deciding):
         """The sum of the estimates."""
         return 0.0
 
-    def forced(self, state: float, at: At) -> int | None:
+    def forced(self, state: float, at: At) -> Decided | None:
         first = 5 if self.use_ret_steps else 1
         is_last = at.step == at.steps - 1 and not self.use_ret_steps
-        return 0 if at.step < first or is_last else None
+        return Decided(0) if at.step < first or is_last else None
 
     def choose(self, state: float, at: At, metric: float) -> int:
         return int(self._sum(state, metric) < self.threshold)

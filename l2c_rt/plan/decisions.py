@@ -38,7 +38,8 @@ class Look:
     "input" and "output" are those of the module at `path` (its first tensor, or tensor `index` of
     its output); "added" is what the blocks up to `path` add to the image stream; "call" is the
     model's own input.  It is compared with that of the evaluation before, or of the last one that
-    was computed; with `when_forced` also where the method does not ask, for the record.
+    was computed; with `when_forced` also where the method does not ask, for the record.  `measure` is the metric that is made of them:
+    see `backends.dynamic.gauge`.
     """
 
     kind: Literal["input", "output", "added", "call"]
@@ -46,6 +47,7 @@ class Look:
     index: int = 0
     against: Literal["before", "computed"] = "before"
     when_forced: bool = False
+    measure: Literal["relative L1", "output change"] = "relative L1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class DynamicMethod(Protocol):
     """A method that chooses a row at each evaluation.
 
     `for_model` gives the method with what it knows of a class of models; it, `cut` and `rows` raise
-    ValueError for a model that the method cannot carry.  `forced` gives the row of an evaluation
+    ValueError for a model that the method cannot carry.  `forced` gives what an evaluation does
     that needs no look, None for the others, for which `choose` is asked; `after` gives the next
     state, of the row that was done, which is 0 wherever the runtime had to.  `schedule` is that of
     a run which reuses wherever it may.
@@ -92,7 +94,7 @@ class DynamicMethod(Protocol):
 
     def begin(self) -> Any: ...
 
-    def forced(self, state: Any, at: At) -> int | None: ...
+    def forced(self, state: Any, at: At) -> Decided | None: ...
 
     def choose(self, state: Any, at: At, metric: float) -> int: ...
 

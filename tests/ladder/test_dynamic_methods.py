@@ -11,7 +11,7 @@ from method_goldens import SMALL, golden, worst_evaluation
 from torch import Tensor
 
 import l2c_rt as rt
-from l2c_rt.methods import FirstBlockCache, TeaCache
+from l2c_rt.methods import DBCache, FirstBlockCache, TeaCache
 
 FILE = "dynamic-methods"
 CASES: dict[str, tuple[str, tuple[int, ...], Any]] = {
@@ -20,13 +20,20 @@ CASES: dict[str, tuple[str, tuple[int, ...], Any]] = {
     "fbc_flux_b": ("flux", (), FirstBlockCache(0.19)),
     "fbc_dit": ("dit", (), FirstBlockCache(0.21)),
     "fbc_wan": ("wan", (), FirstBlockCache(0.085)),
+    "dit_F8B0": ("dit", (12,), DBCache(8, 0, 0.195)),
+    "dit_F1B0": ("dit", (12,), DBCache(1, 0, 0.21, 2)),
+    "dit_F4B4": ("dit", (12,), DBCache(4, 4, 0.22, 4)),
+    "dit_SCM_static": (
+        "dit", (12,),
+        DBCache(1, steps_computation_mask="medium", steps_computation_policy="static"),
+    ),
     "flux28_a": ("flux", (), TeaCache(0.25)),
     "flux28_b": ("flux", (), TeaCache(0.5)),
     "ltx30_a": ("ltx", (), TeaCache(0.05)),
     "ltx30_b": ("ltx", (), TeaCache(0.2)),
     "cogvideox30_a": ("cogvideox", (), TeaCache(0.6, "cogvideox-2b")),
     "cogvideox30_b": ("cogvideox", (), TeaCache(1.1, "cogvideox-2b")),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +67,8 @@ def test_a_method_decides_and_gives_what_its_published_program_does(case: str) -
 
 @pytest.mark.parametrize(
     ("case", "method"),
-    [("fbc_flux_a", FirstBlockCache(0.12)), ("flux28_a", TeaCache(0.25, (1.0, 0.0))),
+    [("fbc_flux_a", FirstBlockCache(0.12)), ("dit_F1B0", DBCache(2, 0, 0.21, 2)),
+     ("flux28_a", TeaCache(0.25, (1.0, 0.0))),
      ("ltx30_b", TeaCache(0.2, indicator="proj_in"))],
 )  # fmt: skip
 def test_another_threshold_polynomial_or_indicator_decides_otherwise(

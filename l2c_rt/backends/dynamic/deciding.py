@@ -14,7 +14,6 @@ from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.dynamic.decider import Decider
 from l2c_rt.backends.own import OwnWorkspace
 from l2c_rt.backends.own_calls import CallPlans
-from l2c_rt.plan.decisions import NAN
 from l2c_rt.plan.ops import Plan, StepPlan
 
 
@@ -59,19 +58,28 @@ class DecidingWorkspace(OwnWorkspace):
                 f"{type(decider.method).__name__}: the forward did not come to {self._look.path}, "
                 "so there was nothing to decide by; observe a module that it calls"
             )
-        decider.end()
+        if self._look.measure == "output change":
+            self._check_continued()
+        decider.end(_first_tensor("the model", out))
         return out
 
     @property
     def done(self) -> tuple[int, SupportsFloat]:
         """Row and metric of the last evaluation."""
         assert self._decider.row is not None
-        metric = self._decider.metric
-        return self._decider.row, NAN if metric is None else metric
+        return self._decider.row, self._decider.metric
 
     @property
     def nbytes(self) -> int:
         return self._decider.gauge.nbytes
+
+    def _check_continued(self) -> None:
+        if self._streams_of("model")[0] is None:
+            raise ValueError(
+                f"{type(self._decider.method).__name__}: the model's output does not have the "
+                "shape of its input, or is no plain tuple (return_dict=False), so what a call adds "
+                "to its input is not known; use a method that decides about blocks"
+            )
 
     def _visit(
         self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -152,7 +160,7 @@ def _first_tensor(path: str, value: object) -> Tensor:
     for leaf in tree_leaves(value):
         if isinstance(leaf, Tensor):
             return leaf
-    raise ValueError(f"{path} is given no tensor, so there is nothing to observe")
+    raise ValueError(f"{path} has no tensor, so there is nothing to observe")
 
 
 def _part(path: str, out: object, index: int) -> Tensor:

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from l2c_rt.plan.decisions import Look
 
 
-class Gauge:
-    """The relative L1 distance of an observed tensor to an earlier one of the same run.
+class Gauge(Protocol):
+    """What one call of a step observes in a run, in memory of its own, which stays where it is."""
 
-    Both are kept in memory of its own, which stays where it is.
-    """
+    def begin_run(self) -> None:
+        """Nothing that an earlier run has shown counts any more."""
+
+    def observe(self, value: Tensor) -> None:
+        """What this evaluation shows."""
+
+    def metric(self) -> Tensor | None:
+        """A float32 scalar on the device; None where nothing can be compared."""
+
+    def end(self, out: Tensor, *, computed: bool) -> None:
+        """The evaluation is done and gave `out`."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+def gauge_for(look: Look) -> Gauge:
+    """The gauge for a measure."""
+    return OutputChange() if look.measure == "output change" else RelativeL1(look)
+
+
+class RelativeL1:
+    """mean |now - reference| / mean |reference|: the distance to an earlier evaluation."""
 
     def __init__(self, look: Look) -> None:
         self._look = look
@@ -21,27 +44,21 @@ class Gauge:
         self._has_reference = self._has_now = False
 
     def begin_run(self) -> None:
-        """Nothing that an earlier run has shown counts any more."""
         self._has_reference = self._has_now = False
 
     def observe(self, value: Tensor) -> None:
-        """What this evaluation shows."""
-        self._now = _stored(value, self._now)
+        self._now = stored(value, self._now)
         self._has_now = True
 
     def metric(self) -> Tensor | None:
-        """mean |now - reference| / mean |reference|, a float32 scalar on the device; None where
-        nothing can be compared."""
         now, reference = self._now, self._reference
         if now is None or reference is None or not (self._has_now and self._has_reference):
             return None
         if now.shape != reference.shape:
             return None
-        change = (now - reference).abs().mean(dtype=torch.float32)
-        return change / reference.abs().mean(dtype=torch.float32)
+        return mean_change(now, reference) / reference.abs().mean(dtype=torch.float32)
 
-    def end(self, *, computed: bool) -> None:
-        """The evaluation is done: what it showed may be what later ones are compared with."""
+    def end(self, out: Tensor, *, computed: bool) -> None:
         if self._has_now and (computed or self._look.against == "before"):
             self._now, self._reference = self._reference, self._now
             self._has_reference = True
@@ -52,7 +69,57 @@ class Gauge:
         return sum(t.nbytes for t in (self._now, self._reference) if t is not None)
 
 
-def _stored(value: Tensor, place: Tensor | None) -> Tensor:
+class OutputChange:
+    """k mean |x - x'| / mean |v|, with x' the input of the evaluation before, v the last computed
+    output, and k = mean |v - v'| / mean |x - x'| of the last two computed evaluations."""
+
+    def __init__(self) -> None:
+        self._before: Tensor | None = None
+        self._now: Tensor | None = None
+        self._computed_input: Tensor | None = None
+        self._computed_output: Tensor | None = None
+        self._k: Tensor | None = None
+        self._computed = 0
+
+    def begin_run(self) -> None:
+        self._computed = 0
+        self._k = None
+
+    def observe(self, value: Tensor) -> None:
+        self._now = stored(value, self._now)
+
+    def metric(self) -> Tensor | None:
+        if self._k is None or self._now is None or self._before is None:
+            return None
+        assert self._computed_output is not None
+        change = mean_change(self._now, self._before)
+        return self._k * change / self._computed_output.abs().mean(dtype=torch.float32)
+
+    def end(self, out: Tensor, *, computed: bool) -> None:
+        assert self._now is not None
+        if computed:
+            if self._computed and self._computed_output is not None:
+                assert self._computed_input is not None
+                rise = mean_change(out, self._computed_output)
+                self._k = rise / mean_change(self._now, self._computed_input)
+            self._computed_input = stored(self._now, self._computed_input)
+            self._computed_output = stored(out, self._computed_output)
+            self._computed += 1
+        self._now, self._before = self._before, self._now
+
+    @property
+    def nbytes(self) -> int:
+        tensors = (self._before, self._now, self._computed_input, self._computed_output)
+        return sum(t.nbytes for t in tensors if t is not None)
+
+
+def mean_change(a: Tensor, b: Tensor) -> Tensor:
+    """mean |a - b| as float32."""
+    return (a - b).abs().mean(dtype=torch.float32)
+
+
+def stored(value: Tensor, place: Tensor | None) -> Tensor:
+    """The value in `place` where it fits, else in memory of its own."""
     if place is None or place.shape != value.shape or place.dtype != value.dtype:
         return value.detach().clone()
     return place.copy_(value)
