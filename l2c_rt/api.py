@@ -12,13 +12,12 @@ import torch
 from torch import nn
 
 from l2c_rt._deprecated import renamed_keyword
-from l2c_rt.adapters import describe, has_adapter
 from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.adapters.deciding import describe_deciding
+from l2c_rt.adapters.describe_for import describe_for
 from l2c_rt.adapters.model_fingerprint import fingerprint_difference, model_fingerprint
-from l2c_rt.adapters.own.unet import describe_unet
 from l2c_rt.backends import select_backend
 from l2c_rt.backends.options import Options
+from l2c_rt.correctors.corrector import Corrector, corrected
 from l2c_rt.notices import L2CWarning
 from l2c_rt.plan.decisions import DynamicMethod
 from l2c_rt.policies.policy import Policy
@@ -43,6 +42,7 @@ def compile(
     router: Schedulable,
     *,
     steps: int | None = None,
+    corrector: Corrector | None = None,
     calls_per_step: int = 1,
     timesteps: Sequence[float] | None = None,
     backend: str = "auto",
@@ -60,6 +60,7 @@ def compile(
 
     `router` may also be a schedule, a policy or a method of `rt.methods` (then `steps` is needed),
     a file, or the name of a preset or a method.
+    With a `corrector` what stands for a reused branch is predicted from its earlier outputs.
     `calls_per_step` is 2 where the loop calls cond and uncond separately, cond first.
     `timesteps` [steps], as a scheduler has them, are checked at every call, and say how many
     evaluations a policy is asked for.  A schedule that was learned on another model warns
@@ -86,7 +87,7 @@ def compile(
     forgiving = backend in ("auto", "own") and not strict
     options = Options(graph, residual_dtype, tune, forgiving=forgiving, merge=merge)
     return build(
-        model, router, partial(select_backend, backend, options), steps=steps,
+        model, router, partial(select_backend, backend, options), steps=steps, corrector=corrector,
         calls_per_step=calls_per_step, timesteps=timesteps, strict=strict, check=check,
         adapter=adapter, sites=sites, granularity=granularity,
     )  # fmt: skip
@@ -98,6 +99,7 @@ def build(
     select: SelectBackend,
     *,
     steps: int | None = None,
+    corrector: Corrector | None = None,
     calls_per_step: int = 1,
     timesteps: Sequence[float] | None = None,
     strict: bool = False,
@@ -109,12 +111,23 @@ def build(
     """`compile`, with the backend as a function of the described model."""
     timesteps = None if timesteps is None else tuple(map(float, timesteps))
     spec = read_spec(router)
-    describe_again = _describe_for(spec, model, adapter, sites, granularity)
+    describe_again = describe_for(
+        spec, model, adapter, sites, granularity, on_shells=wants_shells(spec)
+    )
     described = describe_again(model)
+    _check_calibration(spec, described)
     schedule = resolve_schedule(
         spec, steps=evaluations(spec, steps, timesteps), branches=described.program.branch_names,
         timesteps=timesteps, program=described.program,
     )  # fmt: skip
+    if corrector is not None:
+        if isinstance(spec, DynamicMethod):
+            raise ValueError(
+                f"compile: {type(spec).__name__} decides at run time, and a corrector is made "
+                "before a run; leave corrector= out"
+            )
+        _check_calibration(corrector, described)
+        schedule = corrected(schedule, corrector)
     _check_family(schedule, described)
     _check_fingerprint(schedule, described, strict)
     shared = SharedModel(
@@ -124,43 +137,17 @@ def build(
     return Compiled(shared, calls_per_step=calls_per_step)
 
 
-def _describe_for(
-    spec: object,
-    model: nn.Module,
-    adapter: Callable[[Any], BoundModel] | None,
-    sites: Sequence[str] | None,
-    granularity: str | None,
-) -> Callable[[Any], BoundModel]:
-    """How the model is described, and described again where it has changed."""
-    if isinstance(spec, DynamicMethod):
-        return describe_deciding(spec, adapter=adapter, sites=sites, granularity=granularity)
-    if granularity is None:
-        granularity = getattr(spec, "granularity", "branch")
-    if adapter is None and sites is None:
-        if wants_shells(spec):
-            adapter, granularity = describe_unet, "branch"
-        else:
-            sites = _named_sites(spec, model, granularity)
-    return partial(describe, adapter=adapter, sites=sites, granularity=granularity)
-
-
-def _named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str, ...] | None:
-    """The sites that a method wants of a model without an adapter, or that a schedule's branches
-    name, where they are not those of the rule."""
-    wanted = getattr(spec, "sites", None)
-    if wanted is not None and isinstance(model, nn.Module) and not has_adapter(model):
-        paths: tuple[str, ...] | None = wanted(model)
-        return paths
-    names: tuple[str, ...] = getattr(spec, "branches", ())
-    if not names or not isinstance(model, nn.Module):
-        return None
-    if not set(names) <= {path for path, _ in model.named_modules()}:
-        return None
-    try:
-        ruled = describe(model, granularity=granularity).program.branch_names
-    except TypeError:
-        return names
-    return None if set(ruled) == set(names) else names
+def _check_calibration(spec: object, described: BoundModel) -> None:
+    """What a method has measured holds for the model that it was measured on."""
+    calibration = getattr(spec, "calibration", None)
+    fingerprint = getattr(calibration, "fingerprint", "")
+    if fingerprint and (
+        difference := fingerprint_difference(model_fingerprint(described.model), fingerprint)
+    ):
+        raise ValueError(
+            f"compile: the calibration of {type(spec).__name__} is of a model of other "
+            f"{difference}; calibrate this one: rt.calibrate(model, steps=...)"
+        )
 
 
 def _check_fingerprint(schedule: CacheSchedule, described: BoundModel, strict: bool) -> None:

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, SupportsFloat, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.device.graphs import GraphStats
+from l2c_rt.memory.mixing import Operand
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.cost import Cost
-from l2c_rt.plan.decisions import NAN
 from l2c_rt.plan.ops import Plan, StepPlan
 from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
 from l2c_rt.plan.prepare import Passes
 from l2c_rt.plan.program import BlockProgram
-from l2c_rt.plan.run_record import RunRecord
+from l2c_rt.plan.run_record import Done, RunRecord
 from l2c_rt.sampling.solvers import PublishedSolver
 
 MAX_SHAPES = 4
@@ -36,7 +36,8 @@ class Evaluation(NamedTuple):
     """One evaluation of a run: its running values, its slots, and where in the run it is.
 
     `step` counts evaluations, `variant` is the plan's distinct step; `timesteps` [S] are those of
-    the whole run, where they are known.  `record` has what the run did so far; `lane` is which call
+    the whole run, where they are known.  `coefficients` are those of the step's predictions, and
+    `operands` their tensors by branch.  `record` has what the run did so far; `lane` is which call
     of the step this is.
     """
 
@@ -45,6 +46,8 @@ class Evaluation(NamedTuple):
     step: int
     variant: int
     timesteps: tuple[float, ...] | None
+    coefficients: tuple[float, ...] = ()
+    operands: Mapping[str, Operand] = {}
     record: RunRecord = RunRecord(0)
     lane: int = 0
 
@@ -76,13 +79,13 @@ class Decides(Workspace, Protocol):
     step 0."""
 
     @property
-    def done(self) -> tuple[int, SupportsFloat]:
-        """The distinct step that the last evaluation carried out, and the metric, NaN for none."""
+    def done(self) -> Done:
+        """What the last evaluation did."""
 
 
-def carried_out(workspace: Workspace, variant: int) -> tuple[int, SupportsFloat]:
-    """What a workspace has done that was asked for a distinct step: the step, and the metric."""
-    return workspace.done if isinstance(workspace, Decides) else (variant, NAN)
+def carried_out(workspace: Workspace, variant: int) -> Done:
+    """What a workspace has done that was asked for a distinct step."""
+    return workspace.done if isinstance(workspace, Decides) else Done(variant)
 
 
 @runtime_checkable

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 from l2c_rt.adapters.own.observe import Stream
 from l2c_rt.backends.own_calls import CallPlan
-from l2c_rt.plan.ops import Compute, StepPlan, reuses
+from l2c_rt.plan.ops import Compute, Predict, StepPlan, reuses
 
 Streams = tuple[Stream | None, ...]
 """For each output of a block, the argument that it continues."""
 
 
 class BlockAction(NamedTuple):
-    """What is done at a block of a group that is kept or reused.
+    """What is done at a block of a group that is kept, or reused as `predict` says.
 
     `in_place`: the block writes to the arguments that it continues, and returns them.
     """
@@ -25,6 +25,7 @@ class BlockAction(NamedTuple):
     is_last: bool
     streams: Streams
     in_place: bool
+    predict: Predict | None
 
 
 BlockRow = Mapping[str, BlockAction]
@@ -38,10 +39,10 @@ def block_rows(planned: CallPlan) -> list[BlockRow]:
 
 
 def _row(step: StepPlan, groups: Mapping[str, tuple[str, ...]], planned: CallPlan) -> BlockRow:
-    ops = [(op.branch, op.slot, True) for op in step if isinstance(op, Compute)]
-    ops += [(item.branch, item.slot, False) for item in reuses(step)]
     row: dict[str, BlockAction] = {}
-    for branch, slot, computes in ops:
+    for op in (*(op for op in step if isinstance(op, Compute)), *reuses(step)):
+        branch, predict = op.branch, op if isinstance(op, Predict) else None
+        slot = op.slots[0] if isinstance(op, Predict) else op.slot
         if slot is None:
             continue
         first, last = groups[branch][0], groups[branch][-1]
@@ -49,11 +50,12 @@ def _row(step: StepPlan, groups: Mapping[str, tuple[str, ...]], planned: CallPla
             site = planned.probe.sites.get(name)
             if site is not None:
                 row[name] = BlockAction(
-                    computes,
+                    isinstance(op, Compute),
                     slot,
                     name == first,
                     name == last,
                     site.streams,
                     bool(site.overwritten),
+                    predict,
                 )
     return row

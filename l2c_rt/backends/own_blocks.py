@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from l2c_rt.adapters.own.observe import write_count
 from l2c_rt.adapters.own.probe import streams_by_shape
+from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.block_rows import BlockAction, BlockRow, Streams, block_rows
 from l2c_rt.backends.own_calls import CallPlan, LaneCalls
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
+from l2c_rt.memory.mixing import mixed_values
 
 
 class BlockCall(NamedTuple):
@@ -58,26 +60,30 @@ class BlockVisits:
         self._planned: CallPlan | None = None
         self._rows: tuple[BlockRow, ...] = ()
         self._row: BlockRow = {}
+        self._coefficients: tuple[float, ...] = ()
         self._values = KeptValues()
         self._returned: dict[str, Any] = {}
         self._kept: set[ValueKey] = set()
         self._group = _Group.of({})
 
-    def begin(self, variant: int, values: KeptValues, *, is_first: bool) -> None:
-        """An evaluation begins; `variant` is the plan's distinct step."""
-        planned = self._calls.planned
+    def begin(self, evaluation: Evaluation, values: KeptValues) -> None:
+        """An evaluation begins."""
+        planned, step = self._calls.planned, evaluation.step
         if planned is not self._planned:
             self._planned = planned
             self._rows = () if planned is None else tuple(block_rows(planned))
-        self.switch(variant)
+        # Those of merged blocks stand at other places than those of the plan before merging.
+        merged = () if planned is None else planned.counted.plan.coefficients_at(step)
+        self.switch(evaluation.variant, merged or evaluation.coefficients)
         self._values, self._group, self._left = values, _Group.of({}), None
-        if is_first:
+        if step == 0:
             self._returned.clear()
             self._kept.clear()
 
-    def switch(self, variant: int) -> None:
-        """From here on this distinct step of the plan is carried out."""
-        self._row = self._rows[variant] if self._rows else {}
+    def switch(self, variant: int, coefficients: tuple[float, ...]) -> None:
+        """From here on this distinct step of the plan is carried out, with these coefficients of
+        its predictions."""
+        self._row, self._coefficients = self._rows[variant] if self._rows else {}, coefficients
 
     def visit(self, call: BlockCall) -> Any:
         """What the block gives, or what stands for it.
@@ -148,15 +154,26 @@ class BlockVisits:
         return entering
 
     def _sums(self, call: BlockCall, action: BlockAction) -> Any:
-        try:
-            kept = self._values.get(ValueKey(action.slot, call.number))
-        except ValueError as error:
-            raise ValueError(f"output of {call.path}: {error}") from None
+        kept = self._value(call, action)
         parts = [
             part if s is None else _sum(self._group.entered[s.name], part, in_place=action.in_place)
             for s, part in zip(action.streams, _parts(kept), strict=True)
         ]
         return parts[0] if isinstance(kept, Tensor) else type(kept)(parts)
+
+    def _value(self, call: BlockCall, action: BlockAction) -> Any:
+        """What is added in place of the block: kept, or predicted from what was kept."""
+        predict = action.predict
+        try:
+            if predict is None:
+                return self._values.get(ValueKey(action.slot, call.number))
+            kept = [self._values.get(ValueKey(slot, call.number)) for slot in predict.slots]
+        except ValueError as error:
+            raise ValueError(f"output of {call.path}: {error}") from None
+        value = mixed_values(kept, self._coefficients[predict.at : predict.at + len(kept)])
+        if predict.store is not None:
+            self._values.keep(ValueKey(predict.store, call.number), value, 1, may_change=True)
+        return value
 
     def _keep(self, call: BlockCall, slot: int, streams: Streams, out: object) -> None:
         bases = [None if s is None else self._group.entered[s.name] for s in streams]

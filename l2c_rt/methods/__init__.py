@@ -7,12 +7,15 @@ from typing import Any
 
 _HOMES = {
     # name for rt.compile: class, module
+    "block-caching": ("BlockCaching", "l2c_rt.methods.block_caching"),
     "dbcache": ("DBCache", "l2c_rt.methods.dbcache"),
     "deepcache": ("DeepCache", "l2c_rt.policies.deep_cache"),
+    "delta-dit": ("DeltaDiT", "l2c_rt.methods.delta_dit"),
     "easycache": ("EasyCache", "l2c_rt.methods.easycache"),
     "every-n": ("PlainEveryN", "l2c_rt.methods.plain_every_n"),
     "first-block-cache": ("FirstBlockCache", "l2c_rt.methods.first_block_cache"),
     "fora": ("FORA", "l2c_rt.methods.fora"),
+    "magcache": ("MagCache", "l2c_rt.methods.mag_cache"),
     "pab": ("PAB", "l2c_rt.methods.pab"),
     "smoothcache": ("SmoothCache", "l2c_rt.methods.smooth_cache"),
     "steps-mask": ("StepsMask", "l2c_rt.methods.steps_mask"),

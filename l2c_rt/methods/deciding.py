@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,13 @@ class Deciding:
 
     __slots__ = ()
     granularity = "block"
+
+    @property
+    def history(self) -> int:
+        return 1
+
+    def prediction(self, computed: tuple[int, ...], at: At) -> Mapping[int, float]:
+        return {}
 
     def for_model(self, facts: ModelFacts) -> DynamicMethod:
         assert isinstance(self, DynamicMethod)

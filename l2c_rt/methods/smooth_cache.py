@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 
 import numpy as np
 import numpy.typing as npt
@@ -13,19 +14,21 @@ from l2c_rt.methods.checks import check_int, check_number
 from l2c_rt.plan.program import BlockProgram
 from l2c_rt.policies.policy import BoolArray, full_table
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.calibration import Calibration, calibration_of, header_of
 
-Errors = Mapping[str, npt.ArrayLike]
+Errors = Mapping[str, npt.ArrayLike] | Calibration | str | PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
 class SmoothCache:
     """Reuses branches of one type together, wherever the calibrated error is at most `threshold`.
 
-    `errors` are those of a calibration, by branch ("attn-0") or by type ("attn"): [lookback,
-    steps - 1] each, whose entry [k, i] is sum|F_i - F_j| / sum|F_j| between evaluations i and
-    j = i + 1 + k of an uncached run; NaN past the end.  Those of branches are averaged over the
-    blocks of their type.  From evaluation i = 0 on, the longest k + 1 <= `lookback` with an average
-    of at most `threshold` is reused after i; the first and the last evaluation are computed.
+    `errors` are a calibration (`rt.calibrate`), its file, or tables by branch ("attn-0") or by type
+    ("attn"): [lookback, steps - 1] each, whose entry [k, i] is sum|F_i - F_j| / sum|F_j| between
+    evaluations i and j = i + 1 + k of an uncached run; NaN past the end.  Those of branches are
+    averaged over the blocks of their type.  From evaluation i = 0 on, the longest k + 1 up to
+    `lookback` with an average of at most `threshold` is reused after i; the first and the last
+    evaluation are computed.
     Kept is every branch's output before its gate.  Types without errors are computed.
     Source: SmoothCache, arXiv 2411.10510; github Roblox/SmoothCache.  0.18 and 3 are its example
     for DiT at 50 steps; `schedule.to_smoothcache()` gives its JSON.
@@ -38,17 +41,24 @@ class SmoothCache:
     def __post_init__(self) -> None:
         check_number("SmoothCache: threshold", self.threshold, 0)
         check_int("SmoothCache: lookback", self.lookback, 1)
-        if not isinstance(self.errors, Mapping) or not self.errors:
+        if isinstance(self.errors, str | PathLike):
+            object.__setattr__(self, "errors", calibration_of(self.errors))
+        if not isinstance(self.errors, Mapping | Calibration) or self.errors == {}:
             raise ValueError(
-                "SmoothCache: errors are those of a calibration by branch or type, "
-                '{"attn": [lookback, steps - 1], ...}; '
+                "SmoothCache: errors are a calibration, rt.calibrate(model, steps=...), or its "
+                'tables by branch or type, {"attn": [lookback, steps - 1], ...}; '
                 f"got {type(self.errors).__name__}"
             )
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the errors are from, where that is known."""
+        return self.errors if isinstance(self.errors, Calibration) else None
 
     def averages(self, kinds: Mapping[str, str]) -> dict[str, npt.NDArray[np.float64]]:
         """The errors by type, [lookback, steps - 1]; `kinds` are the types of branches."""
         listed: dict[str, list[npt.NDArray[np.float64]]] = {}
-        for name, table in self.errors.items():
+        for name, table in tables_of(self.errors).items():
             listed.setdefault(kinds.get(name, name), []).append(_checked(name, table))
         unknown = sorted(set(listed) - set(kinds.values()))
         if unknown:
@@ -59,8 +69,14 @@ class SmoothCache:
         return {kind: np.mean(tables, axis=0) for kind, tables in listed.items()}
 
     def schedule(
-        self, steps: int, branches: tuple[str, ...], *, program: BlockProgram | None = None
+        self,
+        steps: int,
+        branches: tuple[str, ...],
+        *,
+        timesteps: Sequence[float] | None = None,
+        program: BlockProgram | None = None,
     ) -> CacheSchedule:
+        header = header_of("SmoothCache", self.calibration, steps, branches, timesteps)
         kinds = kinds_of(branches, program)
         compute = full_table(steps, branches)
         for kind, average in self.averages(kinds).items():
@@ -73,7 +89,15 @@ class SmoothCache:
             column = scanned(average[: self.lookback], self.threshold)
             compute[:, [kinds[name] == kind for name in branches]] = column[:, None]
         source = f"SmoothCache, threshold {self.threshold:g}, lookback {self.lookback}"
-        return CacheSchedule(compute, branches, source=source)
+        return CacheSchedule(compute, branches, source=source, **header)
+
+
+def tables_of(source: Errors) -> Mapping[str, npt.ArrayLike]:
+    """By branch or type."""
+    if isinstance(source, Calibration):
+        return source.errors_by_branch()
+    assert isinstance(source, Mapping)
+    return source
 
 
 def scanned(average: npt.NDArray[np.float64], threshold: float) -> BoolArray:

@@ -7,6 +7,7 @@ and begins anew with every run.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -38,8 +39,8 @@ class Look:
     "input" and "output" are those of the module at `path` (its first tensor, or tensor `index` of
     its output); "added" is what the blocks up to `path` add to the image stream; "call" is the
     model's own input.  It is compared with that of the evaluation before, or of the last one that
-    was computed; with `when_forced` also where the method does not ask, for the record.  `measure` is the metric that is made of them:
-    see `backends.dynamic.gauge`.
+    was computed; with `when_forced` also where the method does not ask, for the record.  `measure`
+    names the metric that is made of them: see `backends.dynamic.gauge`.
     """
 
     kind: Literal["input", "output", "added", "call"]
@@ -79,10 +80,15 @@ class DynamicMethod(Protocol):
     ValueError for a model that the method cannot carry.  `forced` gives what an evaluation does
     that needs no look, None for the others, for which `choose` is asked; `after` gives the next
     state, of the row that was done, which is 0 wherever the runtime had to.  `schedule` is that of
-    a run which reuses wherever it may.
+    a run which reuses wherever it may.  Of every branch `history` computed outputs are kept;
+    where they are more than one, `prediction` gives the coefficients, by the evaluation that
+    computed them: all so far are given, the newest last.
     """
 
     granularity: str
+
+    @property
+    def history(self) -> int: ...
 
     def for_model(self, facts: ModelFacts) -> DynamicMethod: ...
 
@@ -91,6 +97,8 @@ class DynamicMethod(Protocol):
     def rows(self, branches: tuple[str, ...]) -> Rows: ...
 
     def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule: ...
+
+    def prediction(self, computed: tuple[int, ...], at: At) -> Mapping[int, float]: ...
 
     def begin(self) -> Any: ...
 

@@ -145,3 +145,7 @@ def other_input(step: int, now: object, began: object) -> str:
         f"step {step}: input is {now}, but the run began with {began}; finish the run or call "
         "reset() before changing it"
     )
+
+
+def other_step(announced: int, lane: int, k: int) -> str:
+    return f"step {announced} was announced, but lane {lane} is at step {k}"

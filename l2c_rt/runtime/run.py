@@ -15,7 +15,7 @@ from torch import Tensor
 
 from l2c_rt.adapters.bound_model import PublishedLoop, State
 from l2c_rt.adapters.model_checks import check_device
-from l2c_rt.backends.backend import Callback, Evaluation, RunRequest, WholeRuns, carried_out
+from l2c_rt.backends.backend import Callback, RunRequest, WholeRuns, carried_out
 from l2c_rt.plan.run_record import RunRecord
 from l2c_rt.runtime import loop_messages as messages
 from l2c_rt.runtime.cache_context import StepHint
@@ -61,8 +61,8 @@ class Run:
         with torch.inference_mode(False) if inside else nullcontext(), torch.no_grad():
             tick, out = self._evaluate(args, kwargs, hint, wants_grad)
             self._check.done(tick.step, self.version.model.to_tensor, out)
-        if self.shared.loop is None:
-            # Known to the sessions that are opened from now on.
+        if self.shared.loop is None and not self.clock.mid_run:
+            # A complete run has shown it to the sessions that are opened from now on.
             self.shared.loop = self.clock.known
         self._in_call = False
         return out
@@ -155,17 +155,16 @@ class Run:
         return tick, out
 
     def _at(self, tick: Tick, key: InputKey, state: State) -> object:
-        lane, plan = self.lanes.at(key, self.version)[tick.lane], self.version.plan
-        # Evaluation 0 computes everything.
-        variant, began = plan.order[tick.step if tick.reuse else 0], time.perf_counter()
-        evaluation = Evaluation(
-            state, lane.slots, tick.step, variant, self.clock.timesteps, self.record, tick.lane
+        lane, began = self.lanes.at(key, self.version)[tick.lane], time.perf_counter()
+        evaluation = self.version.evaluation(
+            state, lane.slots, tick, self.clock.timesteps, self.record
         )
-        with trace_range("evaluation", tick.step):
-            out = lane.workspace.evaluate(plan.steps[variant], evaluation)
-        variant, metric = carried_out(lane.workspace, variant)
-        self.record.add(tick.step, tick.lane, variant, metric)
-        self._count(key, lane, variant, time.perf_counter() - began)
+        with lane.slots.in_use(), trace_range("evaluation", tick.step):
+            step = self.version.plan.steps[evaluation.variant]
+            out = lane.workspace.evaluate(step, evaluation)
+        done = carried_out(lane.workspace, evaluation.variant)
+        self.record.add(tick.step, tick.lane, done)
+        self._count(key, lane, done.variant, time.perf_counter() - began)
         if tick.first:
             self.shared.begun(lane.workspace)
         elif tick.step + 1 == self.clock.steps:

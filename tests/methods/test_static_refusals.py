@@ -23,7 +23,7 @@ TABLE = np.full((3, 9), 0.1)
         (lambda: PAB(0), "PAB: spatial_attention_block_skip_range is 0"),
         (lambda: PAB(2, spatial_attention_timestep_skip_range=(800, 100)), "lower timestep first"),
         (lambda: PAB(2, cross_attention_timestep_skip_range=(1,)), r"wanted two timesteps"),
-        (lambda: SmoothCache({}), "errors are those of a calibration"),
+        (lambda: SmoothCache({}), "errors are a calibration"),
         (lambda: SmoothCache({"attn": TABLE}, -1), "threshold is -1, wanted a number of at least"),
         (lambda: SmoothCache({"attn": TABLE}, 0.1, 0), "lookback is 0"),
         (lambda: StepsMask("slowest"), "'slowest', wanted one of slow, medium, fast, ultra"),

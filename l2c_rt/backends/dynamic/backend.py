@@ -6,7 +6,7 @@ from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend
 from l2c_rt.backends.dynamic.deciding import DecidingWorkspace
 from l2c_rt.backends.own_calls import CallPlans
-from l2c_rt.plan.dynamic import prepare_rows, rows_plan, verify_any_order
+from l2c_rt.plan.dynamic import RowPlans
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.program import BlockProgram
 
@@ -15,12 +15,14 @@ def deciding_backend(model: BoundModel, reasons: tuple[str, ...], *, merge: bool
     """The backend for a description with a method that decides; `merge` as for `own_backend`."""
     assert model.dynamic is not None
     method = model.dynamic.method
-    plans = CallPlans(model, merge=merge, prepare=prepare_rows)
+    rows = method.rows(model.program.branch_names)
+    row_plans = RowPlans(len(rows), method.history)
+    plans = CallPlans(model, merge=merge, prepare=row_plans.prepare)
 
     def passes(plan: Plan, program: BlockProgram) -> Plan:
-        rows = method.rows(program.branch_names)
-        plan = rows_plan(program, rows, plan.num_evaluations)
-        verify_any_order(plan, program)
-        return plan
+        return row_plans.plan(program, rows, plan.num_evaluations)
 
-    return Backend("own", passes, lambda plan: DecidingWorkspace(model, plan, plans), reasons)
+    def workspace(plan: Plan) -> DecidingWorkspace:
+        return DecidingWorkspace(model, plan, plans, row_plans)
+
+    return Backend("own", passes, workspace, reasons)

@@ -6,9 +6,11 @@ from typing import Any, SupportsFloat
 
 from torch import Tensor
 
+from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.dynamic.gauge import gauge_for
 from l2c_rt.plan.decisions import NAN, At, Decided, Dynamic
-from l2c_rt.plan.run_record import RunRecord
+from l2c_rt.plan.dynamic import RowPlans
+from l2c_rt.plan.run_record import Done
 
 
 class Decider:
@@ -18,49 +20,77 @@ class Decider:
     evaluation that was given up leaves a state that the next run's first one forgets.
     """
 
-    def __init__(self, dynamic: Dynamic) -> None:
+    def __init__(self, dynamic: Dynamic, row_plans: RowPlans) -> None:
         self.method, self.look = dynamic.method, dynamic.cut.look
         self.gauge = gauge_for(self.look)
+        self._row_plans = row_plans
         self._state: Any = self.method.begin()
         self._at = At(0, 1)
+        self._computed: list[int] = []
         self.row: int | None = None
         """What is done at this evaluation, where that is known yet."""
-        self.metric: SupportsFloat = NAN
-        """What is noted of this evaluation; of a forced one it is read when it is asked for."""
+        self._metric: SupportsFloat = NAN
         self._read = NAN
         self._seen: Tensor | None = None
 
-    def begin(self, step: int, record: RunRecord, lane: int, *, in_full: bool) -> None:
-        """An evaluation begins; `in_full` where the runtime lets it reuse nothing."""
+    def begin(self, evaluation: Evaluation) -> None:
+        """An evaluation begins; one of step 0 of the plan may reuse nothing."""
+        step, record, lane = evaluation.step, evaluation.record, evaluation.lane
         if step == 0:
             self._state = self.method.begin()
             self.gauge.begin_run()
+            self._computed.clear()
         self._at = At(step, record.steps, record.at(step, 0) if lane else None)
         self._seen, self._read = None, NAN
         decided: Decided | None = Decided(0)
-        if not in_full and step > 0:
+        if evaluation.variant != 0 and step > 0:
             decided = self.method.forced(self._state, self._at)
         self.row = None if decided is None else decided.row
         if decided is not None:
             self._read = decided.metric
-        self.metric = self._read
+        self._metric = self._read
 
     def observe(self, value: Tensor) -> None:
         """The tensor that the method looks at."""
         self.gauge.observe(value)
         if self.row is None or self.look.when_forced:
             self._seen = self.gauge.metric()
-            self.metric = NAN if self._seen is None else self._seen
+            self._metric = NAN if self._seen is None else self._seen
 
-    def decide(self) -> int:
-        """The row, chosen by what was observed.  Waits for the device."""
+    def decide(self) -> None:
+        """Choose the row by what was observed.  Waits for the device."""
         if self._seen is not None:
-            self.metric = self._read = float(self._seen)
+            self._metric = self._read = float(self._seen)
         self.row = self.method.choose(self._state, self._at, self._read)
-        return self.row
+
+    @property
+    def variant(self) -> int:
+        """The distinct step of the plan that is carried out; until it is known, one that computes
+        everything."""
+        return self._row_plans.variant(self.row or 0, len(self._computed))
+
+    @property
+    def coefficients(self) -> tuple[float, ...]:
+        """Those of the predictions of this evaluation, by slots of the ring."""
+        size = self._row_plans.history
+        newest = self._computed[-size:]
+        if not self.row or len(newest) < 2:
+            return ()
+        known = self.method.prediction(tuple(self._computed), self._at)
+        first = len(self._computed) - len(newest)
+        by_slot = {(first + i) % size: known.get(s, 0.0) for i, s in enumerate(newest)}
+        return tuple(by_slot[slot] for slot in range(len(newest)))
 
     def end(self, out: Tensor) -> None:
         """The evaluation is done and gave `out`."""
         assert self.row is not None
+        self._done = Done(self.variant, self.row, self._metric)
         self._state = self.method.after(self._state, self._at, Decided(self.row, self._read))
         self.gauge.end(out, computed=self.row == 0)
+        if self.row == 0:
+            self._computed.append(self._at.step)
+
+    @property
+    def done(self) -> Done:
+        """What the last evaluation did."""
+        return self._done

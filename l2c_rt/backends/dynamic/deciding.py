@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, SupportsFloat
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -14,7 +14,9 @@ from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.dynamic.decider import Decider
 from l2c_rt.backends.own import OwnWorkspace
 from l2c_rt.backends.own_calls import CallPlans
+from l2c_rt.plan.dynamic import RowPlans
 from l2c_rt.plan.ops import Plan, StepPlan
+from l2c_rt.plan.run_record import Done
 
 
 class _Seen(BaseException):
@@ -27,7 +29,9 @@ class _Seen(BaseException):
 class DecidingWorkspace(OwnWorkspace):
     """Evaluates the step it is given where that is step 0, else the one that the method chooses."""
 
-    def __init__(self, model: BoundModel, plan: Plan, plans: CallPlans) -> None:
+    def __init__(
+        self, model: BoundModel, plan: Plan, plans: CallPlans, row_plans: RowPlans
+    ) -> None:
         assert model.dynamic is not None
         look, self._exit = model.dynamic.cut.look, model.dynamic.cut.exit
         self._look, self._plan = look, plan
@@ -37,22 +41,21 @@ class DecidingWorkspace(OwnWorkspace):
         self._around = around[0] if around else ""
         watched = {look.path, self._exit, self._around, blocks[0]} - {""}
         super().__init__(model, plan, plans, watched, has_exit=bool(self._exit))
-        self._decider = Decider(model.dynamic)
+        self._decider = Decider(model.dynamic, row_plans)
         self._entered: dict[str, Tensor] = {}
         self._ahead = False
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
         """See `OwnWorkspace.evaluate`.  Raises ValueError where nothing can be observed as well."""
         decider = self._decider
-        decider.begin(
-            evaluation.step, evaluation.record, evaluation.lane, in_full=evaluation.variant == 0
-        )
+        decider.begin(evaluation)
         if self._look.kind == "call":
             self._observed(evaluation.state.x)
         self._ahead = False
         self._entered.clear()
-        variant = decider.row or 0
-        out = super().evaluate(self._plan.steps[variant], evaluation._replace(variant=variant))
+        variant, coefficients = decider.variant, decider.coefficients
+        chosen = evaluation._replace(variant=variant, coefficients=coefficients)
+        out = super().evaluate(self._plan.steps[variant], chosen)
         if decider.row is None:
             raise ValueError(
                 f"{type(decider.method).__name__}: the forward did not come to {self._look.path}, "
@@ -64,10 +67,9 @@ class DecidingWorkspace(OwnWorkspace):
         return out
 
     @property
-    def done(self) -> tuple[int, SupportsFloat]:
-        """Row and metric of the last evaluation."""
-        assert self._decider.row is not None
-        return self._decider.row, self._decider.metric
+    def done(self) -> Done:
+        """What the last evaluation did."""
+        return self._decider.done
 
     @property
     def nbytes(self) -> int:
@@ -108,9 +110,9 @@ class DecidingWorkspace(OwnWorkspace):
         decider = self._decider
         decider.observe(value)
         if decider.row is None:
-            variant = decider.decide()
+            decider.decide()
             if self._look.kind != "call":
-                self.switch(variant)
+                self.switch(decider.variant, decider.coefficients)
         if self._ahead:
             raise _Seen
 

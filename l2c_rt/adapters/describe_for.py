@@ -1,0 +1,101 @@
+"""A model described for what is to run on it: a schedule, a policy, a method that decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from l2c_rt.adapters import describe, has_adapter
+from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.own.describe import own_instead
+from l2c_rt.adapters.own.unet import describe_unet
+from l2c_rt.plan.decisions import Dynamic, DynamicMethod, ModelFacts
+
+
+def describe_for(
+    spec: object,
+    model: nn.Module,
+    adapter: Callable[[Any], BoundModel] | None,
+    sites: Sequence[str] | None,
+    granularity: str | None,
+    *,
+    on_shells: bool,
+) -> Callable[[Any], BoundModel]:
+    """`describe` for what is to run: how the model is described, and described again where it has
+    changed.  `on_shells` is set for what is for the shells of a U-Net.
+
+    Raises ValueError for options that do not fit, as the result does for a model that does not.
+    """
+    if isinstance(spec, DynamicMethod):
+        return describe_deciding(spec, adapter, sites, granularity)
+    if granularity is None:
+        granularity = getattr(spec, "granularity", "branch")
+    if adapter is None and sites is None:
+        if on_shells:
+            adapter, granularity = describe_unet, "branch"
+        else:
+            sites = _named_sites(spec, model, granularity)
+    return partial(describe, adapter=adapter, sites=sites, granularity=granularity)
+
+
+def _named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str, ...] | None:
+    """The sites that a method wants of a model without an adapter, or that a schedule's branches
+    name, where they are not those of the rule."""
+    wanted = getattr(spec, "sites", None)
+    if wanted is not None and isinstance(model, nn.Module) and not has_adapter(model):
+        paths: tuple[str, ...] | None = wanted(model)
+        return paths
+    names: tuple[str, ...] = getattr(spec, "branches", ())
+    if not names or not isinstance(model, nn.Module):
+        return None
+    if not set(names) <= {path for path, _ in model.named_modules()}:
+        return None
+    try:
+        ruled = describe(model, granularity=granularity).program.branch_names
+    except TypeError:
+        return names
+    return None if set(ruled) == set(names) else names
+
+
+def describe_deciding(
+    method: DynamicMethod,
+    adapter: Callable[[Any], BoundModel] | None,
+    sites: Sequence[str] | None,
+    granularity: str | None,
+) -> Callable[[nn.Module], BoundModel]:
+    """`describe` for a method, which decides about `sites` where these are given.
+
+    The result raises ValueError for a model that the method cannot carry, and TypeError as
+    `describe` does.
+    """
+    name = type(method).__name__
+    if adapter is not None:
+        raise ValueError(
+            f"{name} decides inside of the model's own forward, and an adapter describes another: "
+            "leave adapter= out"
+        )
+    if granularity not in (None, method.granularity):
+        raise ValueError(
+            f"granularity: {name} decides about {method.granularity}s, got {granularity!r}; leave "
+            "granularity= out"
+        )
+    return partial(_describe, method, sites)
+
+
+def _describe(method: DynamicMethod, sites: Sequence[str] | None, model: nn.Module) -> BoundModel:
+    wanted = getattr(method, "sites", None)
+    if sites is None and wanted is not None:
+        sites = wanted(model)
+    described = describe(model, sites=sites, granularity=method.granularity)
+    if described.open_stage is None:
+        described = own_instead(described, f"{type(method).__name__} decides inside of it")
+    facts = ModelFacts(
+        type(model).__name__,
+        tuple(site.children[-1] for site in described.sites),
+        frozenset(path for path, _ in model.named_modules()),
+    )
+    return replace(described, dynamic=Dynamic.of(method, facts))
