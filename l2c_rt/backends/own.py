@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Counted, Evaluation
 from l2c_rt.backends.graphs.forward import VisitUnit
-from l2c_rt.backends.own_blocks import BlockCall, BlockVisits
+from l2c_rt.backends.own_blocks import ADDED, BlockCall, BlockVisits, Keeping
 from l2c_rt.backends.own_calls import CallPlans, LaneCalls
 from l2c_rt.backends.own_rows import (
     STAND_INS,
@@ -41,7 +41,7 @@ class OwnWorkspace:
         plans: CallPlans,
         units: Collection[str] = (),
         *,
-        has_exit: bool = False,
+        keeping: Keeping = ADDED,
     ) -> None:
         assert model.open_stage is not None
         self.visit_unit: VisitUnit | None = None
@@ -59,7 +59,7 @@ class OwnWorkspace:
         self._lane = LaneCalls(plan, plans)
         self._blocks: BlockVisits | None = None
         if model.sites[0].is_block:
-            self._blocks = BlockVisits(self._lane, has_exit=has_exit)
+            self._blocks = BlockVisits(self._lane, keeping)
         self._hollow: dict[tuple[str, int], Any] = {}
         self._written: set[tuple[str, int]] = set()
         self.calls: dict[str, int] = {}

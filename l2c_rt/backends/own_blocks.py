@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from l2c_rt.adapters.own.observe import write_count
 from l2c_rt.adapters.own.probe import streams_by_shape
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.block_rows import BlockAction, BlockRow, Streams, block_rows
 from l2c_rt.backends.own_calls import CallPlan, LaneCalls
+from l2c_rt.backends.own_rows import copy_of
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
 from l2c_rt.memory.mixing import mixed_values
 
@@ -51,11 +53,23 @@ class _Group:
         return [n for n, count in self.writes.items() if write_count(self.entered[n]) != count]
 
 
+class Keeping(NamedTuple):
+    """What is kept of blocks; with `outputs` what they give, not what they add; with `at_exit` it
+    is added where the model's code enters the module after them."""
+
+    outputs: bool = False
+    at_exit: bool = False
+
+
+ADDED = Keeping()
+
+
 class BlockVisits:
     """The blocks of one lane, gone through in the order of their calls."""
 
-    def __init__(self, calls: LaneCalls, *, has_exit: bool = False) -> None:
-        self._calls, self._has_exit = calls, has_exit
+    def __init__(self, calls: LaneCalls, keeping: Keeping) -> None:
+        self._calls, self._has_exit = calls, keeping.at_exit
+        self._outputs = keeping.outputs
         self._left: tuple[BlockCall, BlockAction] | None = None
         self._planned: CallPlan | None = None
         self._rows: tuple[BlockRow, ...] = ()
@@ -155,6 +169,8 @@ class BlockVisits:
 
     def _sums(self, call: BlockCall, action: BlockAction) -> Any:
         kept = self._value(call, action)
+        if self._outputs:
+            return tree_map(copy_of, kept)
         parts = [
             part if s is None else _sum(self._group.entered[s.name], part, in_place=action.in_place)
             for s, part in zip(action.streams, _parts(kept), strict=True)
@@ -176,7 +192,8 @@ class BlockVisits:
         return value
 
     def _keep(self, call: BlockCall, slot: int, streams: Streams, out: object) -> None:
-        bases = [None if s is None else self._group.entered[s.name] for s in streams]
+        added = [None if self._outputs else stream for stream in streams]
+        bases = [None if s is None else self._group.entered[s.name] for s in added]
         key = ValueKey(slot, call.number)
         try:
             self._values.keep(key, out, 1, may_change=key not in self._kept, bases=bases)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal, NamedTuple
 
+from l2c_rt.correctors.differences import finite_differences, weighted
+from l2c_rt.correctors.taylor import check_order
 from l2c_rt.methods.checks import check_int, check_number
 from l2c_rt.methods.deciding import Deciding, rows_from
 from l2c_rt.methods.steps_mask import steps_mask
 from l2c_rt.plan.decisions import At, Cut, Decided, Look, ModelFacts
 from l2c_rt.plan.dynamic import Rows
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+
+FIRST_DIFFERENCE = 3
+"""The evaluation whose difference to an earlier one is the first that the calibrator takes."""
 
 ALWAYS = -1.0
 """The metric that is noted where the threshold of 1 or more asks for none."""
@@ -41,6 +46,10 @@ class DBCache(Deciding):
     computes always, one of 1 or more never asks.
     Calls of a step decide by themselves; with `cfg_diff_compute_separate=False` those after the
     first take its metric.
+    With `taylorseer_order` m (TaylorSeerCalibratorConfig) what is reused is predicted from the last
+    m + 1 computed evaluations by finite differences, of which those before evaluation 3 have none;
+    `calibrator_cache_type` "hidden_states" predicts the middle blocks' output in place of what they
+    add to their input.
     Kept: what the middle blocks add, per stream, and r'.  Needs: nothing.
     Source: cache-dit 1.5.3, DBCacheConfig, whose names and defaults these are.
     """
@@ -56,6 +65,8 @@ class DBCache(Deciding):
     steps_computation_mask: str | Sequence[int] | None = None
     steps_computation_policy: Literal["dynamic", "static"] = "dynamic"
     cfg_diff_compute_separate: bool = True
+    taylorseer_order: int | None = None
+    calibrator_cache_type: Literal["residual", "hidden_states"] = "residual"
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -71,6 +82,13 @@ class DBCache(Deciding):
             raise ValueError(
                 f"DBCache: steps_computation_policy is {self.steps_computation_policy!r}, wanted "
                 "'dynamic' or 'static'"
+            )
+        if self.taylorseer_order is not None:
+            check_order("DBCache: taylorseer_order", self.taylorseer_order)
+        if self.calibrator_cache_type not in ("residual", "hidden_states"):
+            raise ValueError(
+                f"DBCache: calibrator_cache_type is {self.calibrator_cache_type!r}, wanted "
+                "'residual' or 'hidden_states'"
             )
         mask = self.steps_computation_mask
         if mask is not None and not isinstance(mask, str):
@@ -98,7 +116,21 @@ class DBCache(Deciding):
 
     def cut(self, facts: ModelFacts) -> Cut:
         self.rows(facts.blocks)
-        return Cut(Look("added", facts.blocks[self.Fn_compute_blocks - 1], against="computed"))
+        look = Look("added", facts.blocks[self.Fn_compute_blocks - 1], against="computed")
+        outputs = self.calibrator_cache_type == "hidden_states"
+        return Cut(look, keeps_outputs=outputs and self.taylorseer_order is not None)
+
+    @property
+    def history(self) -> int:
+        return 1 + (self.taylorseer_order or 0)
+
+    def prediction(self, computed: tuple[int, ...], at: At) -> Mapping[int, float]:
+        early = [s for s in computed if s < FIRST_DIFFERENCE][-1:]
+        chain = early + [s for s in computed if s >= FIRST_DIFFERENCE]
+        differences = finite_differences(chain[-self.history :], self.history - 1)
+        distance = at.step - computed[-1]
+        weights = [distance**i / math.factorial(i) for i in range(len(differences))]
+        return weighted(differences, weights)
 
     def rows(self, branches: tuple[str, ...]) -> Rows:
         return rows_from(branches, first=self.Fn_compute_blocks, last=self.Bn_compute_blocks)

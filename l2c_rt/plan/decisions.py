@@ -56,11 +56,12 @@ class Cut:
     """How a model is cut for a method.
 
     `exit` names a module before whose input what the blocks add is added, in place of after the
-    last block.
+    last block.  With `keeps_outputs` what is kept of blocks is what they give, not what they add.
     """
 
     look: Look
     exit: str = ""
+    keeps_outputs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

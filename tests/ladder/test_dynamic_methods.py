@@ -23,6 +23,7 @@ CASES: dict[str, tuple[str, tuple[int, ...], Any]] = {
     "dit_F8B0": ("dit", (12,), DBCache(8, 0, 0.195)),
     "dit_F1B0": ("dit", (12,), DBCache(1, 0, 0.21, 2)),
     "dit_F4B4": ("dit", (12,), DBCache(4, 4, 0.22, 4)),
+    "dit_F2B1_taylor2": ("dit", (12,), DBCache(2, 1, 0.3, 4, taylorseer_order=2)),
     "dit_SCM_static": (
         "dit", (12,),
         DBCache(1, steps_computation_mask="medium", steps_computation_policy="static"),

@@ -13,6 +13,7 @@ from l2c_rt.adapters.own.probe import streams_by_shape
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.dynamic.decider import Decider
 from l2c_rt.backends.own import OwnWorkspace
+from l2c_rt.backends.own_blocks import Keeping
 from l2c_rt.backends.own_calls import CallPlans
 from l2c_rt.plan.dynamic import RowPlans
 from l2c_rt.plan.ops import Plan, StepPlan
@@ -33,14 +34,15 @@ class DecidingWorkspace(OwnWorkspace):
         self, model: BoundModel, plan: Plan, plans: CallPlans, row_plans: RowPlans
     ) -> None:
         assert model.dynamic is not None
-        look, self._exit = model.dynamic.cut.look, model.dynamic.cut.exit
-        self._look, self._plan = look, plan
+        cut, self._plan = model.dynamic.cut, plan
+        self._look, self._exit = cut.look, cut.exit
+        look, keeping = cut.look, Keeping(cut.keeps_outputs, bool(cut.exit))
         blocks = [path for site in model.sites for path in site.children]
         around = [path for path in blocks if look.path.startswith(f"{path}.")]
         self._first_block = blocks[0]
         self._around = around[0] if around else ""
         watched = {look.path, self._exit, self._around, blocks[0]} - {""}
-        super().__init__(model, plan, plans, watched, has_exit=bool(self._exit))
+        super().__init__(model, plan, plans, watched, keeping=keeping)
         self._decider = Decider(model.dynamic, row_plans)
         self._entered: dict[str, Tensor] = {}
         self._ahead = False
