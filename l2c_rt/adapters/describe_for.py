@@ -12,6 +12,7 @@ from torch import nn
 from l2c_rt.adapters import describe, has_adapter
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.describe import own_instead
+from l2c_rt.adapters.own.sites import Site, blocks
 from l2c_rt.adapters.own.unet import describe_unet
 from l2c_rt.plan.decisions import Dynamic, DynamicMethod, ModelFacts
 
@@ -92,10 +93,20 @@ def _describe(method: DynamicMethod, sites: Sequence[str] | None, model: nn.Modu
         sites = wanted(model)
     described = describe(model, sites=sites, granularity=method.granularity)
     if described.open_stage is None:
-        described = own_instead(described, f"{type(method).__name__} decides inside of it")
+        own = own_instead(described, f"{type(method).__name__} decides inside of it")
+        # Nothing is refused: the method is for the own forward.
+        described = replace(own, refused="", notes=own.notes[1:])
     facts = ModelFacts(
         type(model).__name__,
-        tuple(site.children[-1] for site in described.sites),
+        _block_paths(model, described.sites),
         frozenset(path for path, _ in model.named_modules()),
     )
     return replace(described, dynamic=Dynamic.of(method, facts))
+
+
+def _block_paths(model: nn.Module, sites: Sequence[Site]) -> tuple[str, ...]:
+    """Of sites inside of blocks those that the rule finds, else the modules that they lie in."""
+    if sites[0].is_block:
+        return tuple(site.children[-1] for site in sites)
+    ruled = tuple(path for path, _ in blocks(model))
+    return ruled or tuple(dict.fromkeys(s.children[-1].rpartition(".")[0] for s in sites))

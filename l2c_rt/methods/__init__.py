@@ -17,7 +17,9 @@ _HOMES = {
     "fora": ("FORA", "l2c_rt.methods.fora"),
     "magcache": ("MagCache", "l2c_rt.methods.mag_cache"),
     "pab": ("PAB", "l2c_rt.methods.pab"),
+    "seacache": ("SeaCache", "l2c_rt.methods.sea_cache"),
     "smoothcache": ("SmoothCache", "l2c_rt.methods.smooth_cache"),
+    "speca": ("SpeCa", "l2c_rt.methods.speca"),
     "steps-mask": ("StepsMask", "l2c_rt.methods.steps_mask"),
     "teacache": ("TeaCache", "l2c_rt.methods.teacache"),
 }

@@ -32,23 +32,45 @@ class At(NamedTuple):
     first_call: Decided | None = None
 
 
+Measure = Literal[
+    "relative L1", "output change", "filtered", "elementwise L1", "elementwise L2", "cosine"
+]  # fmt: skip
+"""How a metric is made of what is observed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """A filter by the noise level, which is the timestep over `scale` where `sigmas` has none."""
+
+    power: float
+    scale: float
+    sigmas: tuple[float, ...] | None = None
+
+    def noise(self, step: int, timestep: float) -> float:
+        """The noise level of an evaluation."""
+        return timestep / self.scale if self.sigmas is None else self.sigmas[step]
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """The tensor that a method observes, and what it is compared with.
 
     "input" and "output" are those of the module at `path` (its first tensor, or tensor `index` of
     its output); "added" is what the blocks up to `path` add to the image stream; "call" is the
-    model's own input.  It is compared with that of the evaluation before, or of the last one that
-    was computed; with `when_forced` also where the method does not ask, for the record.  `measure`
-    names the metric that is made of them: see `backends.dynamic.gauge`.
+    model's own input.  At row 2 of a method that looks at what is "checked", the block at `path` is
+    also run on the input that it has, and what it gives is compared with what stands for it; the
+    metric is known to the next evaluation.  All else is compared with that of the evaluation before,
+    or of the last one that was computed; with `when_forced` also where the method does not ask, for
+    the record.  `measure` names the metric that is made of them: see `backends.dynamic.gauge`.
     """
 
-    kind: Literal["input", "output", "added", "call"]
+    kind: Literal["input", "output", "added", "call", "checked"]
     path: str = ""
     index: int = 0
     against: Literal["before", "computed"] = "before"
     when_forced: bool = False
-    measure: Literal["relative L1", "output change"] = "relative L1"
+    measure: Measure = "relative L1"
+    spectrum: Spectrum | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class DecidingWorkspace(OwnWorkspace):
         self, model: BoundModel, plan: Plan, plans: CallPlans, row_plans: RowPlans
     ) -> None:
         assert model.dynamic is not None
-        cut, self._plan = model.dynamic.cut, plan
+        cut, self._plan, self._model = model.dynamic.cut, plan, model.model
         self._look, self._exit = cut.look, cut.exit
         look, keeping = cut.look, Keeping(cut.keeps_outputs, bool(cut.exit))
         blocks = [path for site in model.sites for path in site.children]
@@ -102,6 +102,9 @@ class DecidingWorkspace(OwnWorkspace):
                 if isinstance(value, Tensor)
             }
         out = super()._visit(path, module, args, kwargs)
+        if path == look.path and look.kind == "checked" and self._decider.row == 2:
+            computed = self._model.get_submodule(path)(*args, **kwargs)
+            self._decider.check(_first_tensor(path, out), _first_tensor(path, computed))
         if path == look.path and look.kind == "output":
             self._observed(_part(path, out, look.index))
         if path == look.path and look.kind == "added":

@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from l2c_rt.backends.dynamic.filtered import FilteredChange
+from l2c_rt.backends.dynamic.stored import stored
 from l2c_rt.plan.decisions import Look
 
 
@@ -16,8 +18,8 @@ class Gauge(Protocol):
     def begin_run(self) -> None:
         """Nothing that an earlier run has shown counts any more."""
 
-    def observe(self, value: Tensor) -> None:
-        """What this evaluation shows."""
+    def observe(self, value: Tensor, noise: float) -> None:
+        """What this evaluation shows, at this noise level (0 where it is not needed)."""
 
     def metric(self) -> Tensor | None:
         """A float32 scalar on the device; None where nothing can be compared."""
@@ -31,6 +33,10 @@ class Gauge(Protocol):
 
 def gauge_for(look: Look) -> Gauge:
     """The gauge for a measure."""
+    if look.spectrum is not None:
+        return FilteredChange(look.spectrum)
+    if look.kind == "checked":
+        return Check(look)
     return OutputChange() if look.measure == "output change" else RelativeL1(look)
 
 
@@ -46,7 +52,7 @@ class RelativeL1:
     def begin_run(self) -> None:
         self._has_reference = self._has_now = False
 
-    def observe(self, value: Tensor) -> None:
+    def observe(self, value: Tensor, noise: float) -> None:
         self._now = stored(value, self._now)
         self._has_now = True
 
@@ -85,7 +91,7 @@ class OutputChange:
         self._computed = 0
         self._k = None
 
-    def observe(self, value: Tensor) -> None:
+    def observe(self, value: Tensor, noise: float) -> None:
         self._now = stored(value, self._now)
 
     def metric(self) -> Tensor | None:
@@ -113,13 +119,37 @@ class OutputChange:
         return sum(t.nbytes for t in tensors if t is not None)
 
 
+class Check:
+    """How far what stands for a block's output is from what the block gives: by element, the mean
+    of |p - c| / (|c| + 1e-10) or its square's root, or 1 - cosine."""
+
+    def __init__(self, look: Look) -> None:
+        self._look = look
+        self._error: Tensor | None = None
+        self.nbytes = 0
+
+    def begin_run(self) -> None:
+        self._error = None
+
+    def observe(self, value: Tensor, noise: float) -> None:
+        """`value` [2, ...] is what stands for the output, and the output."""
+        predicted, computed = value.float()
+        if self._look.measure == "cosine":
+            self._error = 1 - torch.cosine_similarity(predicted.flatten(), computed.flatten(), 0)
+            return
+        change = (predicted - computed).abs() / (computed.abs() + 1e-10)
+        if self._look.measure == "elementwise L2":
+            self._error = change.square().mean().sqrt()
+        else:
+            self._error = change.mean()
+
+    def metric(self) -> Tensor | None:
+        return self._error
+
+    def end(self, out: Tensor, *, computed: bool) -> None:
+        self._error = None
+
+
 def mean_change(a: Tensor, b: Tensor) -> Tensor:
     """mean |a - b| as float32."""
     return (a - b).abs().mean(dtype=torch.float32)
-
-
-def stored(value: Tensor, place: Tensor | None) -> Tensor:
-    """The value in `place` where it fits, else in memory of its own."""
-    if place is None or place.shape != value.shape or place.dtype != value.dtype:
-        return value.detach().clone()
-    return place.copy_(value)
