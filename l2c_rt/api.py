@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from l2c_rt._deprecated import renamed_keyword
-from l2c_rt.adapters import describe
 from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.adapters.own.unet import describe_unet
 from l2c_rt.backends import select_backend
 from l2c_rt.backends.options import Options
 from l2c_rt.correctors.corrector import Corrector, corrected
-from l2c_rt.fitting import check_calibration, check_family, check_fingerprint, named_sites
+from l2c_rt.fitting import check_calibration, check_family, check_fingerprint, describe_for
+from l2c_rt.plan.decisions import DynamicMethod
 from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
 from l2c_rt.resolve import evaluations, read_spec, resolve_schedule, wants_shells
@@ -109,14 +108,9 @@ def build(
     """`compile`, with the backend as a function of the described model."""
     timesteps = None if timesteps is None else tuple(map(float, timesteps))
     spec = read_spec(router)
-    if granularity is None:
-        granularity = getattr(spec, "granularity", "branch")
-    if adapter is None and sites is None:
-        if wants_shells(spec):
-            adapter, granularity = describe_unet, "branch"
-        else:
-            sites = named_sites(spec, model, granularity)
-    describe_again = partial(describe, adapter=adapter, sites=sites, granularity=granularity)
+    describe_again = describe_for(
+        spec, model, adapter, sites, granularity, on_shells=wants_shells(spec)
+    )
     described = describe_again(model)
     check_calibration(spec, described)
     schedule = resolve_schedule(
@@ -124,6 +118,11 @@ def build(
         timesteps=timesteps, program=described.program,
     )  # fmt: skip
     if corrector is not None:
+        if isinstance(spec, DynamicMethod):
+            raise ValueError(
+                f"compile: {type(spec).__name__} decides at run time, and a corrector is made "
+                "before a run; leave corrector= out"
+            )
         check_calibration(corrector, described)
         schedule = corrected(schedule, corrector)
     check_family(schedule, described)

@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from torch import nn
 
 from l2c_rt.adapters import describe, has_adapter
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.describe_deciding import describe_deciding
 from l2c_rt.adapters.model_fingerprint import fingerprint_difference, model_fingerprint
+from l2c_rt.adapters.own.unet import describe_unet
 from l2c_rt.notices import L2CWarning
+from l2c_rt.plan.decisions import DynamicMethod
 from l2c_rt.runtime.notices import users_level
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+
+
+def describe_for(
+    spec: object,
+    model: nn.Module,
+    adapter: Callable[[Any], BoundModel] | None,
+    sites: Sequence[str] | None,
+    granularity: str | None,
+    *,
+    on_shells: bool,
+) -> Callable[[Any], BoundModel]:
+    """`describe` for what is to run: how the model is described, and described again where it has
+    changed.  `on_shells` is set for what is for the shells of a U-Net.
+
+    Raises ValueError for options that do not fit, as the result does for a model that does not.
+    """
+    if isinstance(spec, DynamicMethod):
+        return describe_deciding(spec, adapter, sites, granularity)
+    if granularity is None:
+        granularity = getattr(spec, "granularity", "branch")
+    if adapter is None and sites is None:
+        if on_shells:
+            adapter, granularity = describe_unet, "branch"
+        else:
+            sites = named_sites(spec, model, granularity)
+    return partial(describe, adapter=adapter, sites=sites, granularity=granularity)
 
 
 def named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str, ...] | None:

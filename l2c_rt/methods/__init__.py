@@ -13,17 +13,23 @@ _HOMES = {
     "guidance-interval": ("GuidanceInterval", "l2c_rt.methods.guidance_interval"),
     "toca": ("ToCa", "l2c_rt.methods.toca"),
     "block-caching": ("BlockCaching", "l2c_rt.methods.block_caching"),
+    "dbcache": ("DBCache", "l2c_rt.methods.dbcache"),
     "deepcache": ("DeepCache", "l2c_rt.policies.deep_cache"),
     "delta-dit": ("DeltaDiT", "l2c_rt.methods.delta_dit"),
+    "easycache": ("EasyCache", "l2c_rt.methods.easycache"),
     "every-n": ("PlainEveryN", "l2c_rt.methods.plain_every_n"),
+    "first-block-cache": ("FirstBlockCache", "l2c_rt.methods.first_block_cache"),
     "fora": ("FORA", "l2c_rt.methods.fora"),
     "hicache": ("HiCache", "l2c_rt.methods.taylor_seer"),
     "magcache": ("MagCache", "l2c_rt.methods.mag_cache"),
     "pab": ("PAB", "l2c_rt.methods.pab"),
+    "seacache": ("SeaCache", "l2c_rt.methods.sea_cache"),
     "smoothcache": ("SmoothCache", "l2c_rt.methods.smooth_cache"),
+    "speca": ("SpeCa", "l2c_rt.methods.speca"),
     "steps-mask": ("StepsMask", "l2c_rt.methods.steps_mask"),
     "taylorseer": ("TaylorSeer", "l2c_rt.methods.taylor_seer"),
     "taylorseer-diffusers": ("DiffusersTaylorSeer", "l2c_rt.methods.diffusers_taylor_seer"),
+    "teacache": ("TeaCache", "l2c_rt.methods.teacache"),
 }
 
 __all__ = sorted(name for name, _ in _HOMES.values())

@@ -19,6 +19,9 @@ from l2c_rt.schedule.cache_schedule import CacheSchedule
 Passes = Callable[[Plan, BlockProgram], Plan]
 """The rewrites that a backend asks for."""
 
+PrepareMerged = Callable[[BlockProgram, Plan, Collection[str]], tuple[MergedColumns, Plan, Cost]]
+"""(program, plan, gaps) -> the program and plan with neighbours merged, verified and counted."""
+
 
 def prepare(program: BlockProgram, schedule: CacheSchedule, passes: Passes) -> tuple[Plan, Cost]:
     """The verified plan for a backend, and what a run of it costs.

@@ -133,5 +133,19 @@ def another_loop(known: KnownLoop, t: float, k: int) -> str:
     )
 
 
+NO_GRADIENTS = (
+    "x requires grad, but compiled calls have no gradients: what is computed from their outputs "
+    "lacks those of the model; for them, call the model itself"
+)
+
+
+def other_input(step: int, now: object, began: object) -> str:
+    """What calls of a run are given must stay of one kind."""
+    return (
+        f"step {step}: input is {now}, but the run began with {began}; finish the run or call "
+        "reset() before changing it"
+    )
+
+
 def other_step(announced: int, lane: int, k: int) -> str:
     return f"step {announced} was announced, but lane {lane} is at step {k}"

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from l2c_rt.adapters.bound_model import PublishedLoop, State
 from l2c_rt.adapters.model_checks import check_device
-from l2c_rt.backends.backend import Callback, RunRequest, WholeRuns
+from l2c_rt.backends.backend import Callback, RunRequest, WholeRuns, carried_out
+from l2c_rt.plan.run_record import RunRecord
 from l2c_rt.runtime import loop_messages as messages
 from l2c_rt.runtime.cache_context import StepHint
 from l2c_rt.runtime.calls import StepError, Tick
@@ -26,11 +27,6 @@ from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.runtime.step_clock import StepClock
 from l2c_rt.runtime.timestep_check import TimestepCheck
 from l2c_rt.sampling.inputs import LabelCheck, check_batch, check_dtype, check_images
-
-NO_GRADIENTS = (
-    "x requires grad, but compiled calls have no gradients: what is computed from their outputs "
-    "lacks those of the model; for them, call the model itself"
-)
 
 
 class Run:
@@ -46,6 +42,8 @@ class Run:
         self._key: InputKey | None = None
         self._in_call = False
         self._asleep = self._closed = False
+        self.record = RunRecord(steps)
+        """What the run under way, or the last one, did."""
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], hint: StepHint) -> Any:
         """One evaluation, with the model's own arguments and return value.
@@ -145,6 +143,7 @@ class Run:
         if loop is not None:
             self._labels.check(state.y, key.shape[0], loop)
         if tick.first:
+            self.record = RunRecord(self.clock.steps)
             self._check_first(state, loop, wants_grad)
             self._lanes_of_new_run(key)
         else:
@@ -157,11 +156,15 @@ class Run:
 
     def _at(self, tick: Tick, key: InputKey, state: State) -> object:
         lane, began = self.lanes.at(key, self.version)[tick.lane], time.perf_counter()
-        evaluation = self.version.evaluation(state, lane.slots, tick, self.clock.timesteps)
+        evaluation = self.version.evaluation(
+            state, lane.slots, tick, self.clock.timesteps, self.record
+        )
         with lane.slots.in_use(), trace_range("evaluation", tick.step):
             step = self.version.plan.steps[evaluation.variant]
             out = lane.workspace.evaluate(step, evaluation)
-        self._count(key, lane, evaluation.variant, time.perf_counter() - began)
+        done = carried_out(lane.workspace, evaluation.variant)
+        self.record.add(tick.step, tick.lane, done)
+        self._count(key, lane, done.variant, time.perf_counter() - began)
         if tick.first:
             self.shared.begun(lane.workspace)
         elif tick.step + 1 == self.clock.steps:
@@ -173,7 +176,7 @@ class Run:
             check_images("x", state.x, loop)
         check_dtype(state.x, self.version.model.first_layer)
         if wants_grad and state.x.requires_grad:
-            self.shared.notices.tell([NO_GRADIENTS])
+            self.shared.notices.tell([messages.NO_GRADIENTS])
 
     def _lanes_of_new_run(self, key: InputKey) -> list[Lane]:
         lanes = self.lanes.at(key, self.version)
@@ -184,10 +187,7 @@ class Run:
 
     def _check_key(self, key: InputKey, tick: Tick) -> None:
         if key != self._key:
-            raise StepError(
-                f"step {tick.step}: input is {key}, but the run began with {self._key}; finish "
-                "the run or call reset() before changing it"
-            )
+            raise StepError(messages.other_input(tick.step, key, self._key))
 
     def _count(self, key: InputKey, lane: Lane, variant: int, host_seconds: float) -> None:
         counts = self.shared.counts

@@ -14,6 +14,7 @@ from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.prepare import prepare
+from l2c_rt.plan.run_record import RunRecord
 from l2c_rt.runtime.calls import LoopNote, Tick
 from l2c_rt.runtime.fingerprint import PlainAttributes, fingerprint
 from l2c_rt.runtime.half_checks import with_halves
@@ -47,7 +48,12 @@ class ModelVersion:
     operands: Operands
 
     def evaluation(
-        self, state: State, slots: Slots, tick: Tick, timesteps: tuple[float, ...] | None
+        self,
+        state: State,
+        slots: Slots,
+        tick: Tick,
+        timesteps: tuple[float, ...] | None,
+        record: RunRecord,
     ) -> Evaluation:
         """What a workspace is given for the evaluation of a tick."""
         plan, step = self.plan, tick.step
@@ -55,7 +61,9 @@ class ModelVersion:
         variant = plan.order[step if tick.reuse else 0]
         operands = self.operands.at(step, state.x.device)
         coefficients = plan.coefficients_at(step)
-        return Evaluation(state, slots, step, variant, timesteps, coefficients, operands)
+        return Evaluation(
+            state, slots, step, variant, timesteps, coefficients, operands, record, tick.lane
+        )
 
     @property
     def num_slots(self) -> int:

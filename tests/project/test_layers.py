@@ -48,9 +48,9 @@ ALLOWED: dict[str, set[str]] = {
                  "schedule", "untrusted"},
     "runtime": {"adapters", "backends", "device", "memory", "notices", "plan", "sampling",
                 "schedule"},
-    "fitting": {"adapters", "notices", "runtime", "schedule"},
-    "api": {"_deprecated", "adapters", "backends", "correctors", "fitting", "policies", "resolve",
-            "runtime", "schedule"},
+    "fitting": {"adapters", "notices", "plan", "runtime", "schedule"},
+    "api": {"_deprecated", "adapters", "backends", "correctors", "fitting", "plan", "policies",
+            "resolve", "runtime", "schedule"},
     "pipelines": {"api", "runtime"},
     # what is made with it
     "compare": {"adapters", "api", "backends", "figures", "measure", "policies", "resolve",
