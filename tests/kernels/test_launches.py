@@ -21,7 +21,15 @@ from l2c_rt.kernels._launch import AttentionTile, MatrixTile, RowTile
 
 # Two images with and without label, a grid that is no square: no two sizes are equal.
 SIZES = Sizes(torch.bfloat16, images=3, grid=(2, 4), width=80, count=2)
-INDEX = {"slots_ptr", "gates_ptr", "rows_ptr", "counter_ptr"}
+INDEX = {
+    "slots_ptr",
+    "gates_ptr",
+    "rows_ptr",
+    "counter_ptr",
+    "weights_ptr",
+    "columns_ptr",
+    "index_ptr",
+}
 
 
 class Allocations(TorchDispatchMode):
