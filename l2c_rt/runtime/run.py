@@ -15,7 +15,13 @@ from torch import Tensor
 
 from l2c_rt.adapters.bound_model import PublishedLoop, State
 from l2c_rt.adapters.model_checks import check_device
-from l2c_rt.backends.backend import Callback, Evaluation, RunRequest, WholeRuns
+from l2c_rt.backends.backend import (
+    Callback,
+    Evaluation,
+    RunRequest,
+    WholeRuns,
+    WrongResultError,
+)
 from l2c_rt.runtime import loop_messages as messages
 from l2c_rt.runtime.cache_context import StepHint
 from l2c_rt.runtime.calls import StepError, Tick
@@ -26,11 +32,6 @@ from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.runtime.step_clock import StepClock
 from l2c_rt.runtime.timestep_check import TimestepCheck
 from l2c_rt.sampling.inputs import LabelCheck, check_batch, check_dtype, check_images
-
-NO_GRADIENTS = (
-    "x requires grad, but compiled calls have no gradients: what is computed from their outputs "
-    "lacks those of the model; for them, call the model itself"
-)
 
 
 class Run:
@@ -149,9 +150,15 @@ class Run:
             self._lanes_of_new_run(key)
         else:
             self._check_key(key, tick)
-        out = self._at(tick, key, state)
-        if tick.step == 0 and self.shared.refuted(self.version, args, kwargs, out) and self.renew():
-            # Evaluation 0 reads nothing that was kept, so it can be done again.
+        if tick.step and not tick.first:
+            return tick, self._at(tick, key, state)
+        try:
+            out: object = self._at(tick, key, state)
+            wrong = tick.step == 0 and self.shared.refuted(self.version, args, kwargs, out)
+        except WrongResultError as error:
+            wrong = self.shared.replace_backend(self.version, error)
+        if wrong and self.renew():
+            # The first evaluation reads nothing that was kept, so it can be done again.
             out = self._at(tick, key, self.version.model.begin(*args, **kwargs))
         return tick, out
 
@@ -162,7 +169,8 @@ class Run:
         evaluation = Evaluation(state, lane.slots, tick.step, variant, self.clock.timesteps)
         with lane.slots.in_use(), trace_range("evaluation", tick.step):
             out = lane.workspace.evaluate(plan.steps[variant], evaluation)
-        self._count(key, lane, variant, time.perf_counter() - began)
+        host = (variant, time.perf_counter() - began) if key.device.type == "cpu" else None
+        self.shared.counts.add_call(key, host, lane.workspace.step_seconds())
         if tick.first:
             self.shared.begun(lane.workspace)
         elif tick.step + 1 == self.clock.steps:
@@ -174,7 +182,7 @@ class Run:
             check_images("x", state.x, loop)
         check_dtype(state.x, self.version.model.first_layer)
         if wants_grad and state.x.requires_grad:
-            self.shared.notices.tell([NO_GRADIENTS])
+            self.shared.notices.tell([messages.NO_GRADIENTS])
 
     def _lanes_of_new_run(self, key: InputKey) -> list[Lane]:
         lanes = self.lanes.at(key, self.version)
@@ -189,11 +197,3 @@ class Run:
                 f"step {tick.step}: input is {key}, but the run began with {self._key}; finish "
                 "the run or call reset() before changing it"
             )
-
-    def _count(self, key: InputKey, lane: Lane, variant: int, host_seconds: float) -> None:
-        counts = self.shared.counts
-        counts.calls += 1
-        if key.device.type == "cpu":
-            counts.add_time(key, variant, host_seconds)
-        for ended, seconds in lane.workspace.step_seconds():
-            counts.add_time(key, ended, seconds)

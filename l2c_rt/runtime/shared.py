@@ -9,7 +9,14 @@ from typing import Any
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.describe import own_instead
-from l2c_rt.backends.backend import Backend, Counted, CountsCalls, Workspace
+from l2c_rt.backends.backend import (
+    Backend,
+    Counted,
+    CountsCalls,
+    Workspace,
+    WrongResultError,
+)
+from l2c_rt.backends.reference import reference_backend
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.prepare import prepare
@@ -77,6 +84,7 @@ class SharedModel:
         self._describe, self._select_backend = describe, select_backend
         self._lock = threading.Lock()
         self._refused: dict[int, str] = {}
+        self._wrong_backend = ""
         self.version = self._version_of(model)
         """The last version that a run began with."""
         self.counted: Counted | None = None
@@ -140,6 +148,21 @@ class SharedModel:
                 self.version = self._version_of(own)
         self.tell()
 
+    def replace_backend(self, version: ModelVersion, error: WrongResultError) -> bool:
+        """Run on the reference from now on, in place of a backend that is wrong on this machine.
+
+        True, for the current version is another then.  Raises the error where the backend was asked
+        for by name, and under `strict`.
+        """
+        if not version.backend.replaceable:
+            raise error
+        with self._lock:
+            self._wrong_backend = str(error)
+            if self.version is version:
+                self.version = self._version_of(version.model)
+        self.tell()
+        return True
+
     @property
     def cost(self) -> Cost:
         """What a run costs: counted, or from the description where that has the counts, or none yet
@@ -184,6 +207,9 @@ class SharedModel:
             problem = self._refused.get(structure(model))
             model = own_instead(model, problem) if problem else model
         backend = self._select_backend(model)
+        if self._wrong_backend and backend.replaceable:
+            why_not = f"fused backend not used: {self._wrong_backend}"
+            backend = reference_backend(model, (why_not,))
         plan, cost = prepare(model.program, self.schedule, backend.passes)
         attributes = PlainAttributes([] if model.fusable is None else model.fusable.modules())
         return ModelVersion(model, backend, plan, cost, marks, attributes)
