@@ -17,7 +17,6 @@ from l2c_rt.adapters.bound_model import PublishedLoop, State
 from l2c_rt.adapters.model_checks import check_device
 from l2c_rt.backends.backend import (
     Callback,
-    Evaluation,
     RunRequest,
     WholeRuns,
     WrongResultError,
@@ -64,8 +63,8 @@ class Run:
         with torch.inference_mode(False) if inside else nullcontext(), torch.no_grad():
             tick, out = self._evaluate(args, kwargs, hint, wants_grad)
             self._check.done(tick.step, self.version.model.to_tensor, out)
-        if self.shared.loop is None:
-            # Known to the sessions that are opened from now on.
+        if self.shared.loop is None and not self.clock.mid_run:
+            # A complete run has shown it to the sessions that are opened from now on.
             self.shared.loop = self.clock.known
         self._in_call = False
         return out
@@ -163,13 +162,13 @@ class Run:
         return tick, out
 
     def _at(self, tick: Tick, key: InputKey, state: State) -> object:
-        lane, plan = self.lanes.at(key, self.version)[tick.lane], self.version.plan
-        # Evaluation 0 computes everything.
-        variant, began = plan.order[tick.step if tick.reuse else 0], time.perf_counter()
-        evaluation = Evaluation(state, lane.slots, tick.step, variant, self.clock.timesteps)
+        lane, began = self.lanes.at(key, self.version)[tick.lane], time.perf_counter()
+        evaluation = self.version.evaluation(state, lane.slots, tick, self.clock.timesteps)
         with lane.slots.in_use(), trace_range("evaluation", tick.step):
-            out = lane.workspace.evaluate(plan.steps[variant], evaluation)
-        host = (variant, time.perf_counter() - began) if key.device.type == "cpu" else None
+            step = self.version.plan.steps[evaluation.variant]
+            out = lane.workspace.evaluate(step, evaluation)
+        taken = evaluation.variant, time.perf_counter() - began
+        host = taken if key.device.type == "cpu" else None
         self.shared.counts.add_call(key, host, lane.workspace.step_seconds())
         if tick.first:
             self.shared.begun(lane.workspace)

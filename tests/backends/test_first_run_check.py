@@ -18,7 +18,7 @@ from l2c_rt.backends.backend import WrongResultError
 from l2c_rt.backends.cuda import branch_launcher
 from l2c_rt.backends.cuda.checking.checked_file import CheckedShapes
 from l2c_rt.backends.cuda.tuning.candidates import run_linear
-from l2c_rt.backends.cuda.tuning.problems import LinearConfig
+from l2c_rt.backends.tuning.problems import LinearConfig
 from l2c_rt.device.graphs import Eager
 from l2c_rt.kernels import reference
 from l2c_rt.notices import L2CWarning

@@ -11,11 +11,12 @@ import pytest
 from tuning_bench import ADDMM, FC1, HEADS, PROJ, SPLIT, TRITON, Bench, never, tuner
 
 from l2c_rt.backends.cuda.tuning.candidates import attention_candidates, linear_candidates
-from l2c_rt.backends.cuda.tuning.problems import (
+from l2c_rt.backends.cuda.tuning.tuner import Tuner
+from l2c_rt.backends.tuning.chooser import CaptureInProgress, WrongResult
+from l2c_rt.backends.tuning.problems import (
     AttentionConfig,
     LinearConfig,
 )
-from l2c_rt.backends.cuda.tuning.tuner import CaptureInProgress, Tuner, WrongResult
 
 
 def test_the_fastest_candidate_is_chosen_and_each_is_measured_once() -> None:

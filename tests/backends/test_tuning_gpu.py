@@ -20,17 +20,13 @@ from l2c_rt.backends.cuda.tuning.candidates import (
     run_linear,
     run_split,
 )
-from l2c_rt.backends.cuda.tuning.problems import (
+from l2c_rt.backends.cuda.tuning.tuner import Tuner, cuda_measure, describe_device
+from l2c_rt.backends.tuning.chooser import CaptureInProgress
+from l2c_rt.backends.tuning.problems import (
     AttentionConfig,
     AttentionProblem,
     LinearConfig,
     LinearProblem,
-)
-from l2c_rt.backends.cuda.tuning.tuner import (
-    CaptureInProgress,
-    Tuner,
-    cuda_measure,
-    describe_device,
 )
 
 pytestmark = [

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import filelock
 
-from l2c_rt.backends.cuda.tuning.cache_file import LOCK_SECONDS
 from l2c_rt.backends.cuda.tuning.machine import kernels_digest
+from l2c_rt.backends.tuning.cache_file import LOCK_SECONDS
 from l2c_rt.untrusted.atomic_write import write_whole
 from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded, require_regular
 
