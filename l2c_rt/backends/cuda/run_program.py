@@ -13,6 +13,7 @@ from l2c_rt.backends.backend import Callback, RunRequest
 from l2c_rt.backends.cuda.buffers import Shape
 from l2c_rt.backends.cuda.call_program import unpatchify_into
 from l2c_rt.backends.cuda.checking.first_step import model_output
+from l2c_rt.backends.cuda.checking.nan_check import NanCheck
 from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.backends.cuda.shape_program import ShapeProgram, host_tensor
 from l2c_rt.device.graphs import GraphSequence
@@ -57,6 +58,7 @@ class RunProgram:
         self._runs = self._whole_windows() if fused.options.graph == "trajectory" else None
         order = [self.shape_program.variant_graphs[variant] for variant in plan.order]
         self._steps = self.shape_program.sequence(order)
+        self._nan = NanCheck(buffers.latents.device, self.shape_program.notes)
         self._scale: float | None = None
         # Kept, and written in place: a run on another stream may still be reading it.
         self._table = buffers.latents.new_zeros(plan.num_evaluations, 8)
@@ -80,6 +82,7 @@ class RunProgram:
         with p.times.around(WHOLE):
             self._launch(y, callback)
         p.replays += p.plan.num_evaluations
+        self._nan.queue(p.buffers.latents)
         return p.buffers.latents.to(request.noise.dtype, copy=True)
 
     def _launch(self, y: Tensor | None, callback: Callback | None) -> None:
