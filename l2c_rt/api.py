@@ -76,13 +76,16 @@ def compile(
     At the first run one evaluation of an adapter's description is compared with the model's own
     forward.  Where it computes something else, the own forward runs in its place, with a warning;
     `check="off"` is for those who know the difference.  `adapter` gives another description.
+    On a GPU that first run also compares every kernel with plain PyTorch, once per machine and
+    shape; where one is wrong, `backend="auto"` falls back, and "fused" and `strict` raise.
     Raises TypeError for a model without blocks, ValueError for a schedule that does not fit.
     """
     for name, value in (("tune", tune), ("merge", merge)):
         if not isinstance(value, bool):
             raise TypeError(f"{name}: wanted True or False, got {value!r}")
     forgiving = backend in ("auto", "own") and not strict
-    options = Options(graph, residual_dtype, tune, forgiving=forgiving, merge=merge)
+    options = Options(graph, residual_dtype, tune, forgiving=forgiving, merge=merge,
+                      check=check == "on")  # fmt: skip
     return build(
         model, router, partial(select_backend, backend, options), steps=steps, corrector=corrector,
         calls_per_step=calls_per_step, timesteps=timesteps, strict=strict, check=check,

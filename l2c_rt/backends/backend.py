@@ -32,6 +32,10 @@ Callback = Callable[[int, Tensor], None]
 """(evaluation, latents after it)."""
 
 
+class WrongResultError(RuntimeError):
+    """A backend computes something else than the model on this machine; no result was given."""
+
+
 class Evaluation(NamedTuple):
     """One evaluation of a run: its running values, its slots, and where in the run it is.
 
@@ -132,7 +136,8 @@ class RunRequest:
 class Backend:
     """How a described model is run.  `reasons` says why this backend and not a faster one.
 
-    `extra_slots` are taken beside the plan's.
+    `extra_slots` are taken beside the plan's.  One that is `replaceable` gives way to the reference
+    where its first run finds a wrong result.
     """
 
     name: str
@@ -140,6 +145,7 @@ class Backend:
     workspace: Callable[[Plan], Workspace]
     reasons: tuple[str, ...] = ()
     extra_slots: int = 0
+    replaceable: bool = False
 
 
 OpTable = Mapping[type, Callable[[Any, Any, Evaluation], None]]

@@ -8,6 +8,11 @@ from l2c_rt.runtime.known_loop import KnownLoop, goes_on, same_timestep
 
 TWO_REQUESTS = "two requests on one session? Open one session each, with fast.session()"
 
+NO_GRADIENTS = (
+    "x requires grad, but compiled calls have no gradients: what is computed from their outputs "
+    "lacks those of the model; for them, call the model itself"
+)
+
 
 def more_calls(steps: int) -> str:
     """Why there may be more calls than evaluations."""

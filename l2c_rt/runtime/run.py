@@ -15,7 +15,13 @@ from torch import Tensor
 
 from l2c_rt.adapters.bound_model import PublishedLoop, State
 from l2c_rt.adapters.model_checks import check_device
-from l2c_rt.backends.backend import Callback, RunRequest, WholeRuns, carried_out
+from l2c_rt.backends.backend import (
+    Callback,
+    RunRequest,
+    WholeRuns,
+    WrongResultError,
+    carried_out,
+)
 from l2c_rt.plan.run_record import RunRecord
 from l2c_rt.runtime import loop_messages as messages
 from l2c_rt.runtime.cache_context import StepHint
@@ -148,9 +154,15 @@ class Run:
             self._lanes_of_new_run(key)
         else:
             self._check_key(key, tick)
-        out = self._at(tick, key, state)
-        if tick.step == 0 and self.shared.refuted(self.version, args, kwargs, out) and self.renew():
-            # Evaluation 0 reads nothing that was kept, so it can be done again.
+        if tick.step and not tick.first:
+            return tick, self._at(tick, key, state)
+        try:
+            out: object = self._at(tick, key, state)
+            wrong = tick.step == 0 and self.shared.refuted(self.version, args, kwargs, out)
+        except WrongResultError as error:
+            wrong = self.shared.replace_backend(self.version, error)
+        if wrong and self.renew():
+            # The first evaluation reads nothing that was kept, so it can be done again.
             out = self._at(tick, key, self.version.model.begin(*args, **kwargs))
         return tick, out
 
@@ -164,7 +176,9 @@ class Run:
             out = lane.workspace.evaluate(step, evaluation)
         done = carried_out(lane.workspace, evaluation.variant)
         self.record.add(tick.step, tick.lane, done)
-        self._count(key, lane, done.variant, time.perf_counter() - began)
+        taken = done.variant, time.perf_counter() - began
+        host = taken if key.device.type == "cpu" else None
+        self.shared.counts.add_call(key, host, lane.workspace.step_seconds())
         if tick.first:
             self.shared.begun(lane.workspace)
         elif tick.step + 1 == self.clock.steps:
@@ -188,11 +202,3 @@ class Run:
     def _check_key(self, key: InputKey, tick: Tick) -> None:
         if key != self._key:
             raise StepError(messages.other_input(tick.step, key, self._key))
-
-    def _count(self, key: InputKey, lane: Lane, variant: int, host_seconds: float) -> None:
-        counts = self.shared.counts
-        counts.calls += 1
-        if key.device.type == "cpu":
-            counts.add_time(key, variant, host_seconds)
-        for ended, seconds in lane.workspace.step_seconds():
-            counts.add_time(key, ended, seconds)

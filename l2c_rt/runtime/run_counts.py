@@ -32,6 +32,15 @@ class RunCounts:
         del samples[:-KEPT_SAMPLES]
         self.latest = shape
 
+    def add_call(
+        self, shape: Hashable, host: tuple[int, float] | None, ended: Iterable[tuple[int, float]]
+    ) -> None:
+        """Note a call, and the (distinct step, seconds) of evaluations that have ended: this one's
+        on the host, or earlier ones' on a device."""
+        self.calls += 1
+        for variant, seconds in (*ended, *(() if host is None else (host,))):
+            self.add_time(shape, variant, seconds)
+
     def add_whole_run(self, steps: int, times: Iterable[tuple[float, float]]) -> None:
         """Note a run done in one go, and the times of those that have ended meanwhile.
 

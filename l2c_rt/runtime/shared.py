@@ -9,7 +9,15 @@ from typing import Any
 
 from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.adapters.own.describe import own_instead
-from l2c_rt.backends.backend import Backend, Counted, CountsCalls, Evaluation, Workspace
+from l2c_rt.backends.backend import (
+    Backend,
+    Counted,
+    CountsCalls,
+    Evaluation,
+    Workspace,
+    WrongResultError,
+)
+from l2c_rt.backends.reference import reference_backend
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
@@ -101,6 +109,7 @@ class SharedModel:
         self._describe, self._select_backend = describe, select_backend
         self._lock = threading.Lock()
         self._refused: dict[int, str] = {}
+        self._wrong_backend = ""
         self.version = self._version_of(model)
         """The last version that a run began with."""
         self.counted: Counted | None = None
@@ -164,6 +173,21 @@ class SharedModel:
                 self.version = self._version_of(own)
         self.tell()
 
+    def replace_backend(self, version: ModelVersion, error: WrongResultError) -> bool:
+        """Run on the reference from now on, in place of a backend that is wrong on this machine.
+
+        True, for the current version is another then.  Raises the error where the backend was asked
+        for by name, and under `strict`.
+        """
+        if not version.backend.replaceable:
+            raise error
+        with self._lock:
+            self._wrong_backend = str(error)
+            if self.version is version:
+                self.version = self._version_of(version.model)
+        self.tell()
+        return True
+
     @property
     def cost(self) -> Cost:
         """What a run costs: counted, or from the description where that has the counts, or none yet
@@ -210,6 +234,9 @@ class SharedModel:
             model = own_instead(model, problem) if problem else model
         model = with_halves(with_tokens(model, self.schedule), self.schedule)
         backend = self._select_backend(model)
+        if self._wrong_backend and backend.replaceable:
+            why_not = f"fused backend not used: {self._wrong_backend}"
+            backend = reference_backend(model, (why_not,))
         plan, cost = prepare(model.program, self.schedule, backend.passes)
         attributes = PlainAttributes([] if model.fusable is None else model.fusable.modules())
         operands = Operands(plan.predictions, model.program.branch_names)

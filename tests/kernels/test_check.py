@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_calls import OPS, arguments, kernel
-from kernel_operands import Sizes
-from tensor_trees import tensors
+
+from l2c_rt.doctor.kernel_calls import OPS, arguments, kernel
+from l2c_rt.doctor.kernel_operands import Sizes
+from l2c_rt.doctor.tensor_trees import tensors
 
 
 def replaced(value: Any, path: str, tensor: torch.Tensor) -> Any:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from aot import read_back
-from kernel_calls import MODULES, OPS, arguments, kernel, truth
-from kernel_operands import Sizes
 from recording_driver import Launch, recorded_launches
-from tensor_trees import cloned, poisoned_like, tensors
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from l2c_rt.doctor.kernel_calls import MODULES, OPS, arguments, kernel, truth
+from l2c_rt.doctor.kernel_operands import Sizes
+from l2c_rt.doctor.tensor_trees import cloned, poisoned_like, tensors
 from l2c_rt.kernels._launch import AttentionTile, MatrixTile, RowTile
 
 # Two images with and without label, a grid that is no square: no two sizes are equal.

@@ -11,10 +11,19 @@ from typing import Any
 import pytest
 import torch
 from aot import ReadBack, read_back
-from kernel_calls import END_OPS, MATRIX_OPS, MODULES, OPS, ROW_OPS, WEIGHTED_OPS, arguments, kernel
-from kernel_operands import Sizes
 from recording_driver import SHARED_LIMIT, Launch, recorded_launches
 
+from l2c_rt.doctor.kernel_calls import (
+    END_OPS,
+    MATRIX_OPS,
+    MODULES,
+    OPS,
+    ROW_OPS,
+    WEIGHTED_OPS,
+    arguments,
+    kernel,
+)
+from l2c_rt.doctor.kernel_operands import Sizes
 from l2c_rt.kernels import gate_residual_norm_modulate as module
 from l2c_rt.kernels._launch import ATTENTION_TILES, LINEAR_TILES, RowTile, embed_tile, options
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from float64_bound import DTYPES, WARNINGS, check
-from kernel_calls import END_OPS, ROW_OPS, WEIGHTED_OPS, arguments, kernel, truth
-from kernel_operands import Sizes
-from tensor_trees import cloned, float64
 
+from l2c_rt.doctor.kernel_calls import (
+    END_OPS,
+    ROW_OPS,
+    WEIGHTED_OPS,
+    arguments,
+    kernel,
+    truth,
+)
+from l2c_rt.doctor.kernel_operands import Sizes
+from l2c_rt.doctor.tensor_trees import cloned, float64
 from l2c_rt.kernels._launch import RowTile
 from l2c_rt.kernels.operands import Reuses
 

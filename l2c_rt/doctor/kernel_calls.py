@@ -9,8 +9,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from kernel_operands import Arguments, Operands, Sizes
-
+from l2c_rt.doctor.kernel_operands import Arguments, Operands, Sizes
 from l2c_rt.kernels import reference
 from l2c_rt.kernels._launch import AttentionTile, MatrixTile
 
