@@ -94,7 +94,7 @@ class SpeCa(Deciding):
 
     def threshold(self, at: At) -> float:
         """The error above which an evaluation is computed."""
-        decayed = self.base_threshold * self.decay_rate ** ((at.step + 1) / at.steps)
+        decayed: float = self.base_threshold * self.decay_rate ** ((at.step + 1) / at.steps)
         return max(LEAST_THRESHOLD, decayed)
 
     def begin(self) -> Draft:

@@ -69,6 +69,7 @@ class PipelineModel(Compiled):
             check_calls(self.schedule, lane + 1)
         if lane > len(self._others):
             self._others.append(self._new_session(1, None))
+            self._others[-1].run.recording.follow(self.run.recording, lane)
         return self._others[lane - 1] if lane else self
 
     def _place(

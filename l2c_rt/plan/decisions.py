@@ -59,9 +59,9 @@ class Look:
     its output); "added" is what the blocks up to `path` add to the image stream; "call" is the
     model's own input.  At row 2 of a method that looks at what is "checked", the block at `path` is
     also run on the input that it has, and what it gives is compared with what stands for it; the
-    metric is known to the next evaluation.  All else is compared with that of the evaluation
-    before, or of the last one that was computed; with `when_forced` also where the method does not
-    ask, for the record.  `measure` names the metric that is made of them: see `backends.dynamic.gauge`.
+    metric is known to the next evaluation.  Else it is compared with that of the evaluation before,
+    or of the last one that was computed; with `when_forced` also where the method does not ask, for
+    the record.  `measure` names the metric that is made of them: see `backends.dynamic.gauge`.
     """
 
     kind: Literal["input", "output", "added", "call", "checked"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, SupportsFloat
 
 from l2c_rt.plan.decisions import NAN, Decided
@@ -28,6 +29,11 @@ class RunRecord:
         """Note an evaluation; a metric that is on a device is read when it is asked for."""
         self.lanes = max(self.lanes, lane + 1)
         self._done[step, lane] = done
+
+    def add_all(self, order: Sequence[int]) -> None:
+        """Note a run that carried out these distinct steps of its plan."""
+        for step, variant in enumerate(order):
+            self.add(step, 0, Done(variant))
 
     def variant(self, step: int, lane: int) -> int | None:
         """The distinct step of the plan; None for an evaluation that was not done."""

@@ -22,13 +22,13 @@ from l2c_rt.backends.backend import (
     WrongResultError,
     carried_out,
 )
-from l2c_rt.plan.run_record import RunRecord
 from l2c_rt.runtime import loop_messages as messages
 from l2c_rt.runtime.cache_context import StepHint
 from l2c_rt.runtime.calls import StepError, Tick
 from l2c_rt.runtime.known_loop import KnownLoop
 from l2c_rt.runtime.lanes import InputKey, Lane, Lanes
 from l2c_rt.runtime.profiler_ranges import trace_range
+from l2c_rt.runtime.recording import Recording
 from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.runtime.step_clock import StepClock
 from l2c_rt.runtime.timestep_check import TimestepCheck
@@ -46,10 +46,8 @@ class Run:
         self._labels = LabelCheck()
         self.lanes = Lanes(lanes, shared.memory_taken)
         self._key: InputKey | None = None
-        self._in_call = False
-        self._asleep = self._closed = False
-        self.record = RunRecord(steps)
-        """What the run under way, or the last one, did."""
+        self._in_call = self._asleep = self._closed = False
+        self.recording = Recording(shared)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], hint: StepHint) -> Any:
         """One evaluation, with the model's own arguments and return value.
@@ -87,7 +85,9 @@ class Run:
         """A run done by a workspace in one go."""
         workspace = lane.workspace
         assert isinstance(workspace, WholeRuns)
+        self.recording.begin()
         latents = workspace.whole_run(request, lane.slots, callback)
+        self.recording.record.add_all(self.version.plan.order)
         self.shared.tell(workspace.graph_stats.reasons)
         self.shared.counts.add_whole_run(self.clock.steps, workspace.run_seconds())
         return latents
@@ -149,7 +149,7 @@ class Run:
         if loop is not None:
             self._labels.check(state.y, key.shape[0], loop)
         if tick.first:
-            self.record = RunRecord(self.clock.steps)
+            self.recording.begin()
             self._check_first(state, loop, wants_grad)
             self._lanes_of_new_run(key)
         else:
@@ -169,13 +169,14 @@ class Run:
     def _at(self, tick: Tick, key: InputKey, state: State) -> object:
         lane, began = self.lanes.at(key, self.version)[tick.lane], time.perf_counter()
         evaluation = self.version.evaluation(
-            state, lane.slots, tick, self.clock.timesteps, self.record
-        )
+            state, lane.slots, tick, self.clock.timesteps, self.recording.record,
+            self.recording.lane + tick.lane,
+        )  # fmt: skip
         with lane.slots.in_use(), trace_range("evaluation", tick.step):
             step = self.version.plan.steps[evaluation.variant]
             out = lane.workspace.evaluate(step, evaluation)
         done = carried_out(lane.workspace, evaluation.variant)
-        self.record.add(tick.step, tick.lane, done)
+        self.recording.add(tick.step, tick.lane, done)
         taken = done.variant, time.perf_counter() - began
         host = taken if key.device.type == "cpu" else None
         self.shared.counts.add_call(key, host, lane.workspace.step_seconds())

@@ -62,6 +62,7 @@ class ModelVersion:
         tick: Tick,
         timesteps: tuple[float, ...] | None,
         record: RunRecord,
+        lane: int,
     ) -> Evaluation:
         """What a workspace is given for the evaluation of a tick."""
         plan, step = self.plan, tick.step
@@ -70,7 +71,7 @@ class ModelVersion:
         operands = self.operands.at(step, state.x.device)
         coefficients = plan.coefficients_at(step)
         return Evaluation(
-            state, slots, step, variant, timesteps, coefficients, operands, record, tick.lane
+            state, slots, step, variant, timesteps, coefficients, operands, record, lane
         )
 
     @property
@@ -101,6 +102,8 @@ class SharedModel:
         self.schedule = schedule
         self.strict, self.proof = strict, proof
         self.counts = RunCounts()
+        self.last_record = RunRecord(schedule.steps)
+        """Of the run that began last, whichever session's it is."""
         self.notices = Notices()
         self.asleep = False
         self.loop = loop

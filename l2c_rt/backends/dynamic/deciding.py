@@ -89,7 +89,7 @@ class DecidingWorkspace(OwnWorkspace):
         self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         look = self._look
-        if path == self._exit:
+        if self._exit and path == self._exit:
             args, kwargs = self._at_exit(module, args, kwargs)
         if path == look.path and look.kind == "input":
             self._observed(_first_tensor(path, (args, kwargs)))
