@@ -7,11 +7,8 @@
 One program owns a token with and without its label, so that guidance stays inside it, and writes
 the patch of one latent: n latents are kept, not 2 n.  `reuse_evaluation` starts from the embedding
 of the latents, which makes an evaluation that computes no branch one kernel.  Each adds 1 to
-`counter[0]`.
-
+`counter[0]`.  Passes over [B, T, D]: k + 1 reads (k in `reuse_evaluation`).
 Shapes: x [B, T, D], B = n or 2 n (all with label, then all without); latents float32 [n, C, H, W].
-Passes over [B, T, D]: k + 1 reads (k in `reuse_evaluation`); norm, modulation, linear, guidance
-and update one by one make 9 and a dozen small ones.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from l2c_rt.kernels import _check
+from l2c_rt.kernels import _check, _check_lists
 from l2c_rt.kernels._launch import RowTile, final_tile, options, row_block
 from l2c_rt.kernels._patch_math import embedded_patches, end_evaluation, patch_corner, update_patch
 from l2c_rt.kernels._row_math import (
@@ -47,8 +44,7 @@ from l2c_rt.kernels.operands import (
 def final_update_bytes(
     images: int, batch: int, tokens: int, width: int, pixels: int, count: int, itemsize: int
 ) -> int:
-    """x and k slots read; k gates, shift and scale once per image; the linear's `pixels` rows
-    once; float32 latents read and written."""
+    """x and k slots, k gates, shift and scale, `pixels` rows read; float32 latents both ways."""
     rows = (count + 1) * batch * tokens + (count + 2) * batch + pixels
     return rows * width * itemsize + 8 * images * tokens * pixels
 
@@ -57,14 +53,13 @@ def reuse_evaluation_bytes(
     images: int, batch: int, tokens: int, width: int, pixels: int, count: int, itemsize: int
 ) -> int:
     """As `final_update_bytes`, with the embedding's weights read in the place of x."""
-    instead = pixels + 1 + tokens - batch * tokens
-    update = final_update_bytes(images, batch, tokens, width, pixels, count, itemsize)
-    return update + instead * width * itemsize
+    instead = (pixels + 1 + tokens - batch * tokens) * width * itemsize
+    return instead + final_update_bytes(images, batch, tokens, width, pixels, count, itemsize)
 
 
 def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
     model = reuse_evaluation_bytes if args["EMBED"] else final_update_bytes
-    images, tokens, width, count = args["N"], args["T"], args["D"], args["K"]
+    images, tokens, width, count = (args[name] for name in "NTDK")
     batch, pixels = args["HALVES"] * images, args["C"] * args["P"] ** 2
     size = args["arena_ptr"].element_size()
     per_element = 2 * count + 8 + 2 * pixels * (1 + args["EMBED"])
@@ -211,7 +206,7 @@ def _check_end(
 ) -> None:
     extras, _ = _check.final(op, final, latents, shape)
     _check.no_prefix(op, extras)
-    _check.reuses(op, reuses, shape, latents, gated=True)
+    _check_lists.reuses(op, reuses, shape, latents, gated=True)
     _check.modulation(op, modulation, shape, latents, *chunks)
     _check.solver(op, solver, latents, modulation.counter)
     _check.tensor(op, "out", out, tuple(latents.shape), latents, _check.FLOAT32)

@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from l2c_rt.kernels import _check
+from l2c_rt.kernels import _check, _check_lists
 from l2c_rt.kernels._launch import RowTile, final_tile, options, row_block
 from l2c_rt.kernels._patch_math import end_evaluation, patch_corner, update_patch
 from l2c_rt.kernels._row_math import (
@@ -114,7 +114,7 @@ def final_update_norm(
     op = "final_update_norm"
     _, t, d = _check.rows(op, x)
     _check.tensor(op, "x", x, tuple(x.shape), latents)
-    _check.reuses(op, reuses, x.shape, x, gated=False)
+    _check_lists.reuses(op, reuses, x.shape, x, gated=False)
     _check.affine(op, weight, bias, x)
     extras, halves = _check.final(op, final, latents, tuple(x.shape))
     _check.solver(op, solver, latents, solver.counter)

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from l2c_rt.kernels import _check
+from l2c_rt.kernels import _check, _check_lists
 from l2c_rt.kernels._launch import RowTile, options, row_block, row_tile
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
@@ -92,12 +92,12 @@ def mix(
     """
     op = "mix"
     b, t, d = _check.rows(op, out)
-    _check.reuses(op, reuses, (b, t, d), out, gated=False)
+    _check_lists.reuses(op, reuses, (b, t, d), out, gated=False)
     _check.tensor(op, "out", out, (b, t, d), reuses.arena, (reuses.arena.dtype,))
     if reuses.weights is None:
         raise ValueError(f"{op}: reuses have no weights; use ungated_reuse_sum")
     if operand is not None:
-        _check.operand(op, operand, (t, d), reuses.weights, out)
+        _check_lists.operand(op, operand, (t, d), reuses.weights, out)
     tile, weights = tile or row_tile(d), weights_of(reuses)
     arena = reuses.arena
     bank, index = (arena, reuses.slots) if operand is None else (operand.bank, operand.index)

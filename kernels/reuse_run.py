@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from l2c_rt.kernels import _check
+from l2c_rt.kernels import _check, _check_lists
 from l2c_rt.kernels._launch import RowTile, options, row_block, row_tile
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
@@ -116,7 +116,7 @@ def reuse_run(
     """
     op = "reuse_run"
     _check.rows(op, x)
-    _check.reuses(op, reuses, x.shape, x, gated=True)
+    _check_lists.reuses(op, reuses, x.shape, x, gated=True)
     _check.modulation(op, modulation, x.shape, x, shift, scale)
     x_out, h = _check.pair(op, x, reuses.arena.dtype, out)
     _launch(x, reuses, modulation, (shift, scale), eps, x_out, h, tile)
@@ -136,7 +136,7 @@ def reuse_sum(
     """
     op = "reuse_sum"
     _check.rows(op, x)
-    _check.reuses(op, reuses, x.shape, x, gated=True)
+    _check_lists.reuses(op, reuses, x.shape, x, gated=True)
     _check.modulation(op, modulation, x.shape, x)
     out = torch.empty_like(x) if out is None else out
     _check.tensor(op, "out", out, tuple(x.shape), x, (x.dtype,))

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from l2c_rt.kernels import _check
+from l2c_rt.kernels import _check, _check_lists
 from l2c_rt.kernels._launch import RowTile, options, row_block, row_tile
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
@@ -96,7 +96,7 @@ def reuse_run_norm(
     """
     op = "reuse_run_norm"
     _check.rows(op, x)
-    _check.reuses(op, reuses, x.shape, x, gated=False)
+    _check_lists.reuses(op, reuses, x.shape, x, gated=False)
     _check.affine(op, weight, bias, x)
     x_out, h = _check.pair(op, x, reuses.arena.dtype, out)
     _launch(x, reuses, (weight, bias), eps, x_out, h, tile)
@@ -115,7 +115,7 @@ def ungated_reuse_sum(
     """
     op = "ungated_reuse_sum"
     _check.rows(op, x)
-    _check.reuses(op, reuses, x.shape, x, gated=False)
+    _check_lists.reuses(op, reuses, x.shape, x, gated=False)
     out = torch.empty_like(x) if out is None else out
     _check.tensor(op, "out", out, tuple(x.shape), x, (x.dtype,))
     _launch(x, reuses, (x, x), 0.0, out, None, tile)

@@ -152,8 +152,8 @@ class Run:
             self.recording.begin()
             self._check_first(state, loop, wants_grad)
             self._lanes_of_new_run(key)
-        else:
-            self._check_key(key, tick)
+        elif key != self._key:
+            raise StepError(messages.other_input(tick.step, key, self._key))
         if tick.step and not tick.first:
             return tick, self._at(tick, key, state)
         try:
@@ -177,8 +177,7 @@ class Run:
             out = lane.workspace.evaluate(step, evaluation)
         done = carried_out(lane.workspace, evaluation.variant)
         self.recording.add(tick.step, tick.lane, done)
-        taken = done.variant, time.perf_counter() - began
-        host = taken if key.device.type == "cpu" else None
+        host = (done.variant, time.perf_counter() - began) if key.device.type == "cpu" else None
         self.shared.counts.add_call(key, host, lane.workspace.step_seconds())
         if tick.first:
             self.shared.begun(lane.workspace)
@@ -199,7 +198,3 @@ class Run:
             lane.workspace.drop_tables()
         self._key = key
         return lanes
-
-    def _check_key(self, key: InputKey, tick: Tick) -> None:
-        if key != self._key:
-            raise StepError(messages.other_input(tick.step, key, self._key))

@@ -18,6 +18,7 @@ KERNELS = Path(__file__).parents[2] / "kernels"
 SHARED = {
     "__init__",
     "_check",
+    "_check_lists",
     "check_timestep",
     "_launch",
     "_matrix_math",
