@@ -162,4 +162,5 @@ class Judgement:
 def float_sum(tensor: Tensor) -> Tensor:
     """The sum of absolute values, in float32 at least."""
     wide = torch.promote_types(tensor.dtype, torch.float32)
-    return torch.linalg.vector_norm(tensor, 1, dtype=wide)
+    total: Tensor = torch.linalg.vector_norm(tensor, 1, dtype=wide)
+    return total

@@ -29,3 +29,7 @@ class Recording:
     def add(self, step: int, lane: int, done: Done) -> None:
         """Note an evaluation of one of the session's calls of a step."""
         self.record.add(step, self.lane + lane, done)
+
+    def place(self, lane: int) -> tuple[RunRecord, int]:
+        """The record, and which call of a step in it one of the session's calls is."""
+        return self.record, self.lane + lane

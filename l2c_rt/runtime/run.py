@@ -169,9 +169,8 @@ class Run:
     def _at(self, tick: Tick, key: InputKey, state: State) -> object:
         lane, began = self.lanes.at(key, self.version)[tick.lane], time.perf_counter()
         evaluation = self.version.evaluation(
-            state, lane.slots, tick, self.clock.timesteps, self.recording.record,
-            self.recording.lane + tick.lane,
-        )  # fmt: skip
+            state, lane.slots, tick, self.clock.timesteps, *self.recording.place(tick.lane)
+        )
         with lane.slots.in_use(), trace_range("evaluation", tick.step):
             step = self.version.plan.steps[evaluation.variant]
             out = lane.workspace.evaluate(step, evaluation)

@@ -57,10 +57,10 @@ def test_a_second_run_and_one_after_an_abandoned_run_are_bitwise_the_first() -> 
     assert all(map(torch.equal, run(fast), first))
 
 
-def test_slots_hold_the_conditional_rows_of_two_outputs() -> None:
+def test_slots_hold_the_conditional_rows_of_two_outputs_and_a_prediction() -> None:
     fast = compiled()
     run(fast)
-    assert fast.plan.num_slots == 2 * 4
+    assert fast.plan.num_slots == 3 * 4
     assert all(len(tensor) == 1 for tensor in _kept(fast))
 
 
