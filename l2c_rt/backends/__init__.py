@@ -33,6 +33,9 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
     if by_sites and (name in ("auto", "own") or model.refused):
         unused = _unused_options(options, graphs=model.device.type == "cuda")
         if model.dynamic is not None:
+            if model.device.type == "cuda" and options.graph != "off":
+                name = type(model.dynamic.method).__name__
+                unused = (f"no CUDA graphs: {name} chooses rows inside of the forward", *unused)
             return deciding_backend(model, unused, merge=options.merge)
         return own_backend(model, unused, merge=options.merge, graphs=_graphs(model, options))
     if by_sites or name == "own":

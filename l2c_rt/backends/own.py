@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.own.block_sites import WHOLE_MODEL
 from l2c_rt.backends.backend import Counted, Evaluation
 from l2c_rt.backends.graphs.forward import VisitUnit
 from l2c_rt.backends.own_blocks import ADDED, BlockCall, BlockVisits, Keeping
@@ -149,7 +150,9 @@ class OwnWorkspace:
         if self._blocks is not None:
             if not self._first and call >= self._calls_at_first.get(path, 0):
                 raise ValueError(self._other_calls(path))
-            return self._blocks.visit(BlockCall(path, call, module, args, kwargs))
+            return self._blocks.visit(
+                BlockCall(path or WHOLE_MODEL.name, call, module, args, kwargs)
+            )
         action = self._row.get(path)
         if action is None:
             return self._lane.call(path, module, args, kwargs)

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from method_goldens import SMALL, golden, worst_evaluation
+from method_goldens import (
+    SMALL,
+    ddim_timesteps,
+    dit_28,
+    dit_outputs,
+    golden,
+    worst_evaluation,
+)
 from torch import Tensor
 
 import l2c_rt as rt
-from l2c_rt.methods import DBCache, FirstBlockCache, TeaCache
+from l2c_rt.methods import DBCache, FirstBlockCache, SpeCa, TeaCache
+from l2c_rt.runtime.last_run import Act
 
 FILE = "dynamic-methods"
 CASES: dict[str, tuple[str, tuple[int, ...], Any]] = {
@@ -76,3 +85,25 @@ def test_another_threshold_polynomial_or_indicator_decides_otherwise(
     case: str, method: Any
 ) -> None:
     assert run(case, method)[1] != golden(FILE, case)["decisions"].tolist()
+
+
+def speca(method: SpeCa) -> tuple[list[Tensor], Any]:
+    arrays = golden(FILE, "speca_ddim50_b")
+    fast = rt.compile(dit_28(), method, steps=50, timesteps=ddim_timesteps(50))
+    return dit_outputs(fast, arrays, 50), fast.last_run
+
+
+def test_speca_on_dit_is_its_published_program() -> None:
+    """Its metric is dominated by elements near zero and known to 1 %, so it is not compared."""
+    arrays = golden(FILE, "speca_ddim50_b")
+    outputs, last = speca(SpeCa(2, 0.2, 0.02, 1, 6))
+    assert last.computed[:, 0].tolist() == arrays["full"].bool().tolist()
+    checked = arrays["checked"].bool() & ~arrays["full"].bool()
+    assert (~np.isnan(last.metric[:, 0])).tolist() == checked.tolist()
+    assert (last.acts[3] == Act.PREDICTED).all()
+    assert worst_evaluation(outputs, arrays["outputs"]) < 1e-5
+
+
+def test_the_defaults_of_speca_are_those_of_its_sample_py() -> None:
+    full = np.flatnonzero(speca(SpeCa())[1].computed[:, 0]).tolist()
+    assert full == [0, 2, 6, 10, 15, 19, 23, 29, 35, 41, 47]
