@@ -13,7 +13,8 @@ from l2c_rt._version import __version__ as __version__
 if TYPE_CHECKING:
     from l2c_rt import models, policies, presets
     from l2c_rt.api import compile
-    from l2c_rt.compare.fit import fit_report
+    from l2c_rt.comparison.compare import compare
+    from l2c_rt.comparison.fit import fit_report
     from l2c_rt.learning.train import learn
     from l2c_rt.pipelines.enable import disable, enable
     from l2c_rt.policies.router import Router
@@ -26,10 +27,11 @@ _HOMES = {
     "Compiled": "runtime.compiled",
     "Router": "policies.router",
     "Session": "runtime.session",
+    "compare": "comparison.compare",
     "compile": "api",
     "disable": "pipelines.enable",
     "enable": "pipelines.enable",
-    "fit_report": "compare.fit",
+    "fit_report": "comparison.fit",
     "learn": "learning.train",
 }
 _MODULES = ("models", "policies", "presets")
@@ -39,6 +41,7 @@ __all__ = [
     "Compiled",
     "Router",
     "Session",
+    "compare",
     "compile",
     "disable",
     "enable",

@@ -48,13 +48,13 @@ ALLOWED: dict[str, set[str]] = {
             "schedule"},
     "pipelines": {"api", "runtime"},
     # what is made with it
-    "compare": {"adapters", "api", "backends", "figures", "measure", "policies", "resolve",
-                "runtime", "schedule", "untrusted"},
-    "learning": {"_version", "adapters", "compare", "families", "figures", "policies", "runtime",
+    "comparison": {"adapters", "api", "backends", "families", "figures", "measure", "plan",
+                   "policies", "resolve", "runtime", "schedule", "untrusted"},
+    "learning": {"_version", "adapters", "comparison", "families", "figures", "policies", "runtime",
                  "sampling", "schedule", "untrusted"},
-    "demo": {"api", "compare", "figures", "learning", "measure", "models", "policies", "runtime",
+    "demo": {"api", "comparison", "figures", "learning", "measure", "models", "policies", "runtime",
              "sampling", "schedule", "untrusted"},
-    "cli": {"_version", "adapters", "api", "backends", "compare", "demo", "families", "figures",
+    "cli": {"_version", "adapters", "api", "backends", "comparison", "demo", "families", "figures",
             "learning", "measure", "models", "notices", "plan", "policies", "presets", "runtime",
             "schedule", "untrusted"},
 }  # fmt: skip
