@@ -17,6 +17,7 @@ from l2c_rt.comparison.knobs import as_given
 from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.comparison.measured_runs import MeasuredRuns
 from l2c_rt.comparison.methods import Entry, Method, entries_of, identity
+from l2c_rt.comparison.pipeline_subject import PipelineSubject
 from l2c_rt.comparison.result_folder import ResultFolder
 from l2c_rt.comparison.rows import Rows
 from l2c_rt.comparison.runs import check_images_and_seed
@@ -32,7 +33,7 @@ from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 
 def compare(
-    model: nn.Module,
+    model: Any,
     methods: Mapping[str, Method] | Sequence[Method | Entry],
     *,
     compute: Sequence[float] | None = (0.85, 0.675, 0.5),
@@ -59,7 +60,8 @@ def compare(
     row says what it did compute.  With None each is run as it is.
     `seeds`, a number of them or a list, are those of the noise; every run is against the full run
     of its seed.  Without a `loop`, as `learn` takes it, the loop is the published one of the
-    family, with `images` at once, which `decode` makes of latents.  Each timed run, `rounds` a
+    family, with `images` at once, which `decode` makes of latents.  `model` may also be a pipeline
+    of diffusers; then `loop(pipe, seed)` calls it.  Each timed run, `rounds` a
     seed, is beside a full one; 0 times nothing.  `features` [n, C, H, W] -> [n, F] are those of FID
     in Inception's place, `real` images in the place of the full run's.
     `folder` keeps every result as it comes; the same call goes on where that stopped.
@@ -68,11 +70,14 @@ def compare(
     plan = _Options(tuple(seeds_of(seeds, images)), shares_of(compute), rounds_of(rounds))
     entries = entries_of(methods)
     steps = _steps_of(entries, steps)
+    if loop is not None:
+        _refuse_beside_loop(cfg_scale=cfg_scale, decode=decode)
     subject: Subject
-    if loop is None:
+    if not isinstance(model, nn.Module):
+        subject = PipelineSubject(model, steps, _required(loop, model), backend)
+    elif loop is None:
         subject = PublishedLoopSubject(model, steps, images, cfg_scale, backend, decode)
     else:
-        _refuse_beside_loop(cfg_scale=cfg_scale, decode=decode)
         subject = OwnLoopSubject(model, steps, loop, calls_per_step, backend)
     for entry in entries:
         subject.build(as_given(entry.method).at(0), entry.options)
@@ -123,6 +128,15 @@ def _steps_of(entries: Sequence[Entry], steps: int | None) -> int:
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"compare: steps is {steps!r:.40}, wanted the number of evaluations")
     return steps
+
+
+def _required(loop: Loop | None, pipe: object) -> Loop:
+    if loop is None:
+        raise ValueError(
+            f"compare: a {type(pipe).__name__} needs loop=, a function of (pipe, seed) that calls "
+            "the pipeline and returns its images"
+        )
+    return loop
 
 
 def _refuse_beside_loop(**options: object) -> None:

@@ -94,7 +94,7 @@ def frechet_distance(features: Tensor, others: Tensor) -> float:
     """
     a, b = features.double(), others.double()
     difference = (a.mean(0) - b.mean(0)).square().sum()
-    first, second = torch.cov(a.T), torch.cov(b.T)
+    first, second = (torch.atleast_2d(torch.cov(values.T)) for values in (a, b))
     roots = torch.linalg.eigvals(first @ second).real.clamp(min=0).sqrt().sum()
     return float(difference + first.trace() + second.trace() - 2 * roots)
 

@@ -103,6 +103,10 @@ class Rows:
         at = "" if share is None else f" at {share:g}"
         build = lru_cache(lambda: self._runs.subject.build(knob.at(value), entry.options))
         results = self._measured(f"{entry.name} {label}{at}", build)
+        if build.cache_info().currsize:
+            # The memory of its caches, before the next one takes its own.
+            for model in build():
+                model.close()
         return Row(entry.name, label, share, results, self._fid(results))
 
     def _measured(

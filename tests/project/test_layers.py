@@ -48,8 +48,8 @@ ALLOWED: dict[str, set[str]] = {
             "schedule"},
     "pipelines": {"api", "runtime"},
     # what is made with it
-    "comparison": {"adapters", "api", "backends", "families", "figures", "measure", "plan",
-                   "policies", "resolve", "runtime", "schedule", "untrusted"},
+    "comparison": {"adapters", "api", "backends", "families", "figures", "measure", "pipelines",
+                   "plan", "policies", "resolve", "runtime", "schedule", "untrusted"},
     "learning": {"_version", "adapters", "comparison", "families", "figures", "policies", "runtime",
                  "sampling", "schedule", "untrusted"},
     "demo": {"api", "comparison", "figures", "learning", "measure", "models", "policies", "runtime",
