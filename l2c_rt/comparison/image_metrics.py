@@ -94,7 +94,7 @@ def frechet_distance(features: Tensor, others: Tensor) -> float:
     """
     a, b = features.double(), others.double()
     difference = (a.mean(0) - b.mean(0)).square().sum()
-    first, second = (torch.atleast_2d(torch.cov(values.T)) for values in (a, b))
+    first, second = (torch.cov(values.T).reshape(2 * [values.shape[1]]) for values in (a, b))
     roots = torch.linalg.eigvals(first @ second).real.clamp(min=0).sqrt().sum()
     return float(difference + first.trace() + second.trace() - 2 * roots)
 
@@ -151,7 +151,7 @@ def _inception() -> Callable[[Tensor], Tensor]:
 def _missing(name: str, *modules: str, weights: str) -> str:
     absent = [module for module in modules if find_spec(module) is None]
     if absent:
-        return f"{name} needs {' and '.join(absent)}: {INSTALL}"
+        return f"{name} needs pip install {' '.join(absent).replace('_', '-')}"
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     return "" if any(folder.glob(weights)) else f"{name} needs {folder / weights}"
 

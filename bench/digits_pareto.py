@@ -1,0 +1,77 @@
+"""Error against compute, and against time, of many methods on the digits: DDIM-20 and DDIM-50.
+
+The shipped model and routers, three shares of the full run's multiply-accumulates, three seeds.
+Writes every seed's figures as JSON and draws both runs; a folder keeps what was measured, so that an
+interrupted bench goes on:
+
+    python bench/digits_pareto.py bench/results/digits-pareto.json docs/images [FOLDER]
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import l2c_rt as rt
+from l2c_rt.comparison.comparison import Comparison
+from l2c_rt.comparison.methods import Entry, controls
+from l2c_rt.demo.classifier import train_classifier
+from l2c_rt.demo.digits import load_digits
+from l2c_rt.demo.run import DemoSettings, load_demo_model, load_demo_router
+from l2c_rt.measure.machine import processor_name
+
+STEPS = (20, 50)
+COMPUTE = (0.85, 0.675, 0.5)
+SEEDS = 3
+IMAGES = 10
+
+
+def entries(steps: int) -> list[Entry]:
+    """What is compared: the router of the digits, its controls, and what needs no training."""
+    router = load_demo_router(steps)
+    return [
+        Entry("learned", router),
+        *controls(router.schedule(), 0),
+        Entry("FORA", rt.policies.EveryN(2)),
+    ]
+
+
+def measure(folder: Path | None) -> dict[int, Comparison]:
+    """Both runs, with progress bars."""
+    digits = load_digits()
+    features = train_classifier(digits, 0).features
+    model = load_demo_model()
+    return {
+        steps: rt.compare(
+            model, entries(steps), compute=COMPUTE, seeds=SEEDS, images=IMAGES,
+            cfg_scale=DemoSettings().guidance, features=features, real=digits.images,
+            folder=None if folder is None else folder / f"ddim-{steps}",
+        )
+        for steps in STEPS
+    }  # fmt: skip
+
+
+def main(results: Path, pictures: Path, folder: Path | None = None) -> None:
+    """Measure, print the tables, write the figures and the pictures."""
+    comparisons = measure(folder)
+    raw: dict[str, Any] = {
+        "command": f"python bench/digits_pareto.py {results} {pictures}",
+        "machine": processor_name(),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "runs": {f"ddim-{steps}": c.as_dict() for steps, c in comparisons.items()},
+    }
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.write_text(json.dumps(raw, indent=1, allow_nan=False) + "\n")
+    for steps, comparison in comparisons.items():
+        comparison.plot(pictures / f"digits-pareto-{steps}.png")
+        print(comparison, end="\n\n")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
