@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "arena.hpp"
+#include "cuda_device.hpp"
 #include "cuda_driver.hpp"
 #include "graph_loop.hpp"
 #include "layout.hpp"
@@ -135,6 +136,7 @@ void bind_arena(py::module_& m) {
       .def("sleep", held(&Arena::sleep), NoGil())
       .def("wake", held(&Arena::wake), NoGil())
       .def("poison", held(&Arena::poison), NoGil())
+      .def("used_on", held(&Arena::used_on), "stream"_a, NoGil())
       .def_property_readonly("base", held(&Arena::base))
       .def_property_readonly("device", held(&Arena::device))
       .def_property_readonly("num_slots", held(num_slots))
@@ -178,5 +180,6 @@ PYBIND11_MODULE(_C, m) {
   l2c::bind_arena(m);
   l2c::bind_graph_loop(m);
   m.def("arena_bytes", &l2c::arena_bytes, "num_slots"_a, "slot_bytes"_a, "granularity"_a);
+  m.def("wait_for_event", &l2c::wait_for_event, "device"_a, "event"_a, l2c::NoGil());
   m.def("cuda_available", &l2c::cuda_available, l2c::NoGil());
 }

@@ -19,8 +19,8 @@ from toys import (
     toy_uvit,
 )
 
-from l2c_rt.backends.cuda.tuning.problems import LinearConfig
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
+from l2c_rt.backends.tuning.problems import LinearConfig
 from l2c_rt.device.graphs import Eager
 from l2c_rt.runtime.compiled import Compiled
 

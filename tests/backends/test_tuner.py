@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 from tuning_bench import ADDMM, FC1, HEADS, PROJ, SPLIT, TRITON, Bench, never, tuner
 
 from l2c_rt.backends.cuda.tuning.candidates import attention_candidates, linear_candidates
-from l2c_rt.backends.cuda.tuning.problems import (
+from l2c_rt.backends.cuda.tuning.tuner import Tuner
+from l2c_rt.backends.tuning.chooser import CaptureInProgress, WrongResult
+from l2c_rt.backends.tuning.problems import (
     AttentionConfig,
     LinearConfig,
 )
-from l2c_rt.backends.cuda.tuning.tuner import CaptureInProgress, Tuner, WrongResult
 
 
 def test_the_fastest_candidate_is_chosen_and_each_is_measured_once() -> None:
@@ -149,3 +151,17 @@ def test_two_threads_do_not_measure_at_the_same_time() -> None:
         thread.join()
     assert most == [1]
     assert len(bench.made) == len(linear_candidates(PROJ)) + len(linear_candidates(FC1))
+
+
+def test_what_pytorch_warns_of_a_candidate_that_it_refuses_is_not_the_users_concern() -> None:
+    bench = Bench({AttentionConfig("cudnn"): 0.4})
+
+    def make(choice: AttentionConfig) -> Callable[[], None]:
+        if choice.kind == "flash":
+            warnings.warn("Flash attention kernel not used because: head size", stacklevel=1)
+            raise RuntimeError("No available kernel")
+        return bench.make(choice)
+
+    chooser = tuner(bench)
+    assert chooser.attention(HEADS, make) == AttentionConfig("cudnn")
+    assert len(chooser.skipped) == 1

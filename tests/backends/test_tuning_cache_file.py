@@ -12,8 +12,9 @@ import filelock
 import pytest
 from tuning_bench import ADDMM, FC1, HEADS, PROJ, SPLIT, Bench, entry, never, tuner, write_entries
 
-from l2c_rt.backends.cuda.tuning import cache_file, machine
-from l2c_rt.backends.cuda.tuning.problems import (
+from l2c_rt.backends.cuda.tuning import machine
+from l2c_rt.backends.tuning import cache_file
+from l2c_rt.backends.tuning.problems import (
     AttentionConfig,
     LinearConfig,
     LinearProblem,

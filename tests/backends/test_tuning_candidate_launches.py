@@ -15,7 +15,7 @@ from l2c_rt.backends.cuda.tuning.candidates import (
     run_linear,
     run_split,
 )
-from l2c_rt.backends.cuda.tuning.problems import (
+from l2c_rt.backends.tuning.problems import (
     AttentionConfig,
     LinearConfig,
 )

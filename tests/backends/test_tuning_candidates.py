@@ -12,7 +12,7 @@ from l2c_rt.backends.cuda.tuning.candidates import (
     default_linear,
     linear_candidates,
 )
-from l2c_rt.backends.cuda.tuning.problems import (
+from l2c_rt.backends.tuning.problems import (
     AttentionProblem,
     LinearConfig,
     LinearProblem,

@@ -10,7 +10,7 @@ import pytest
 from tuning_bench import ADDMM, FC1, HEADS, PROJ, entry, never, tuner, write_entries
 
 from l2c_rt.backends.cuda.tuning.candidates import attention_candidates, linear_candidates
-from l2c_rt.backends.cuda.tuning.problems import (
+from l2c_rt.backends.tuning.problems import (
     AttentionConfig,
     AttentionProblem,
     LinearConfig,

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from l2c_rt.backends.cuda.tuning import timer as timing
-from l2c_rt.backends.cuda.tuning.timer import CaptureInProgress, cuda_measure
+from l2c_rt.backends.cuda.tuning.timer import cuda_measure
+from l2c_rt.backends.tuning.chooser import CaptureInProgress
 
 
 class Stream:

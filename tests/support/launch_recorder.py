@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from l2c_rt.backends.cuda.tuning.problems import LinearConfig
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
+from l2c_rt.backends.tuning.problems import LinearConfig
 from l2c_rt.kernels._launch import LINEAR_TILES
 
 WAITING = ("_local_scalar_dense", "item", "nonzero", "equal", "is_nonzero", "masked_select",

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from l2c_rt.backends.cuda.tuning import machine
-from l2c_rt.backends.cuda.tuning.problems import (
+from l2c_rt.backends.cuda.tuning.tuner import Tuner
+from l2c_rt.backends.tuning.problems import (
     AttentionProblem,
     LinearConfig,
     LinearProblem,
 )
-from l2c_rt.backends.cuda.tuning.tuner import Tuner
 
 PROJ = LinearProblem(512, 1152, 1152, True, None, "bfloat16", True)
 FC1 = LinearProblem(512, 4608, 1152, True, "tanh", "bfloat16", False)

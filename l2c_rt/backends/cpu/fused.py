@@ -29,7 +29,8 @@ from l2c_rt.backends.backend import (
     refuse_autocast,
 )
 from l2c_rt.backends.cpu.modulation import ModulationTable
-from l2c_rt.plan.ops import Compute, Plan, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.memory.mixing import mixed
+from l2c_rt.plan.ops import Compute, Plan, Predict, Reuse, ReuseRun, RunFixed, StepPlan
 
 
 class FusedCpu(OpByOp):
@@ -78,12 +79,22 @@ class FusedCpu(OpByOp):
         gate = None if branch.first is None else self._modulation(branch)[2]
         add(evaluation.state, evaluation.slots.load(op.slot), gate)
 
+    def predict(self, op: Predict, evaluation: Evaluation) -> None:
+        branch = self.fusable.branches[op.branch]
+        kept = [evaluation.slots.load(slot) for slot in op.slots]
+        numbers = evaluation.coefficients[op.at : op.at + len(kept)]
+        out = mixed(kept, numbers, evaluation.operands.get(op.branch))
+        if op.store is not None:
+            evaluation.slots.store(op.store, out)
+        gate = None if branch.first is None else self._modulation(branch)[2]
+        add(evaluation.state, out, gate)
+
     def reuse_run(self, op: ReuseRun, evaluation: Evaluation) -> None:
         for item in op.items:
-            self.reuse(item, evaluation)
+            self.ops[type(item)](self, item, evaluation)
 
     ops: ClassVar[OpTable] = {
-        RunFixed: run_fixed, Compute: compute, Reuse: reuse, ReuseRun: reuse_run
+        RunFixed: run_fixed, Compute: compute, Reuse: reuse, Predict: predict, ReuseRun: reuse_run
     }  # fmt: skip
 
     def _scratch_like(self, x: Tensor) -> Tensor:

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from l2c_rt.adapters.bound_model import FusableAttention, FusableBranch, FusableMlp, FusableModel
 from l2c_rt.backends.cuda.buffers import Buffers
 from l2c_rt.backends.cuda.tuning.candidates import run_attention, run_linear, run_split
-from l2c_rt.backends.cuda.tuning.problems import (
+from l2c_rt.backends.cuda.tuning.tuner import Tuner
+from l2c_rt.backends.cuda.weight_copies import WeightCopies
+from l2c_rt.backends.tuning.problems import (
     AttentionConfig,
     AttentionProblem,
     LinearConfig,
     LinearProblem,
 )
-from l2c_rt.backends.cuda.tuning.tuner import Tuner
-from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.kernels import reference
 from l2c_rt.plan.lowering import Term
 

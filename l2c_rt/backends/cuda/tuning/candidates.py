@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from l2c_rt.backends.cuda.tuning.problems import (
+from l2c_rt.backends.tuning.problems import (
     HALF_DTYPES,
     AttentionConfig,
     AttentionProblem,

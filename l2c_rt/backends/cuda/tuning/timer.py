@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from l2c_rt.backends.tuning.chooser import CaptureInProgress
 from l2c_rt.device.graphs import undisturbed
 
 Call = Callable[[], None]
@@ -19,10 +20,6 @@ BUDGET_S = 0.02
 """GPU time spent on one call, beyond its warm-up; a call longer than this is timed once."""
 SPIN_UP_S = 0.1
 """Of work before the very first timing: an idle GPU starts with a low clock."""
-
-
-class CaptureInProgress(RuntimeError):
-    """Timing was asked for while a graph was being captured, which would end that capture."""
 
 
 def cuda_measure(

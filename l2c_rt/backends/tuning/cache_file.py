@@ -15,7 +15,7 @@ from typing import Any
 import filelock
 import platformdirs
 
-from l2c_rt.backends.cuda.tuning.problems import (
+from l2c_rt.backends.tuning.problems import (
     AttentionConfig,
     AttentionProblem,
     LinearConfig,

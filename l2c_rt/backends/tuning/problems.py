@@ -84,8 +84,9 @@ class AttentionProblem:
 
 @dataclass(frozen=True, slots=True)
 class LinearConfig:
-    """`kind`: "addmm" (an activation follows on its own), "addmm_activation" (tanh GELU in
-    cuBLASLt's epilogue), "triton" (`kernels.linear`), "split" (`kernels.split_linear`).
+    """`kind`: "addmm" (an activation follows on its own), "packed" (oneDNN's on a CPU, activation
+    included), "addmm_activation" (tanh GELU in cuBLASLt's epilogue), "triton" (`kernels.linear`),
+    "split" (`kernels.split_linear`).
 
     `tile`: the fields of a `MatrixTile`, for the last two kinds only.
     """
@@ -108,7 +109,7 @@ class LinearConfig:
         kind, tile, splits = got["kind"], got["tile"], got["splits"]
         if not _sizes([splits]):
             return None
-        if kind in ("addmm", "addmm_activation") and tile is None and splits == 1:
+        if kind in ("addmm", "packed", "addmm_activation") and tile is None and splits == 1:
             return cls(kind)
         count = 1 if kind == "triton" else min(max(2, splits), MAX_SPLITS)
         if kind in ("triton", "split") and _tile(tile, LINEAR_TILE) and splits == count:

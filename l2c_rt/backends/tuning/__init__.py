@@ -1,0 +1,1 @@
+"""Choices by measurement, remembered between runs: what the backends share."""
