@@ -1,7 +1,7 @@
 """Error against compute, and against time, of many methods on the digits: DDIM-20 and DDIM-50.
 
 The shipped model and routers, three shares of the full run's multiply-accumulates, three seeds.
-Writes every seed's figures as JSON and draws both runs; a folder keeps what was measured, so that an
+Writes every figure as JSON and draws both runs; a folder keeps what was measured, so that an
 interrupted bench goes on:
 
     python bench/digits_pareto.py bench/results/digits-pareto.json docs/images [FOLDER]
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import l2c_rt as rt
 from l2c_rt.comparison.comparison import Comparison
@@ -28,16 +29,31 @@ from l2c_rt.measure.machine import processor_name
 STEPS = (20, 50)
 COMPUTE = (0.85, 0.675, 0.5)
 SEEDS = 3
-IMAGES = 10
+IMAGES = 6
+SAMPLES = 10
+"""Of calibration."""
 
 
-def entries(steps: int) -> list[Entry]:
-    """What is compared: the router of the digits, its controls, and what needs no training."""
+def entries(model: nn.Module, steps: int) -> list[Entry]:
+    """The router of the digits, with and without correctors, and methods that need no training."""
     router = load_demo_router(steps)
+    guidance = DemoSettings().guidance
+    calibration, of_blocks = (
+        rt.calibrate(model, steps=steps, samples=SAMPLES, cfg_scale=guidance, granularity=of)
+        for of in ("branch", "block")
+    )
     return [
         Entry("learned", router),
+        Entry("learned + GOC", router, {"corrector": rt.correctors.Goc(0.3, None)}),
+        Entry("learned + Taylor", router, {"corrector": rt.correctors.Taylor(1)}),
         *controls(router.schedule(), 0),
-        Entry("FORA", rt.policies.EveryN(2)),
+        Entry("FORA", rt.methods.FORA()),
+        Entry("TaylorSeer", rt.methods.FORA(), {"corrector": rt.correctors.Taylor(2)}),
+        Entry("HiCache", rt.methods.FORA(), {"corrector": rt.correctors.HiCache()}),
+        Entry("SmoothCache", rt.methods.SmoothCache(calibration)),
+        Entry("Delta-DiT", rt.methods.DeltaDiT(num_cached=6, boundary=steps // 2)),
+        Entry("MagCache", rt.methods.MagCache(of_blocks)),
+        Entry("Block Caching", rt.methods.BlockCaching(of_blocks)),
     ]
 
 
@@ -48,7 +64,7 @@ def measure(folder: Path | None) -> dict[int, Comparison]:
     model = load_demo_model()
     return {
         steps: rt.compare(
-            model, entries(steps), compute=COMPUTE, seeds=SEEDS, images=IMAGES,
+            model, entries(model, steps), compute=COMPUTE, seeds=SEEDS, images=IMAGES,
             cfg_scale=DemoSettings().guidance, features=features, real=digits.images,
             folder=None if folder is None else folder / f"ddim-{steps}",
         )

@@ -16,7 +16,7 @@ from l2c_rt.cli.checks import (
     check_weights,
     device_option,
 )
-from l2c_rt.cli.compared_methods import Cuts, named_method
+from l2c_rt.cli.compared_methods import Cuts, corrected, named_method
 from l2c_rt.cli.exits import fitting, refuse
 from l2c_rt.cli.models import Loaded, check_device, load
 from l2c_rt.cli.options import (
@@ -41,7 +41,7 @@ EXAMPLES = """\b
 Examples:
   l2c-rt compare digits/ddim-20 --reuse 0.25,0.45,0.65 --out compare.png
   l2c-rt compare my-router.safetensors --weights my-dit.safetensors --compute 0.8,0.6 \\
-      --method EveryN --seeds 3 --folder comparison
+      --method fora --corrector Taylor:order=1 --seeds 3 --folder comparison
   l2c-rt compare l2c/dit-xl-2-256/ddim-50 --weights DiT-XL-2-256x256.pt \\
       --vae stabilityai/sd-vae-ft-ema --device cuda --images 16 --json
 """
@@ -69,7 +69,11 @@ def parse_shares(
 )  # fmt: skip
 @click.option(
     "--method", "methods", multiple=True, metavar="NAME[:FIELD=VALUE,...]",
-    help="A further method, as in EveryN or DeepCache:branch=1; may be given several times.",
+    help="A further method, as in fora or EveryN:n=2; may be given several times.",
+)  # fmt: skip
+@click.option(
+    "--corrector", "correctors", multiple=True, metavar="NAME[:FIELD=VALUE,...]",
+    help="The router with a corrector too, as in Taylor:order=1; may be given several times.",
 )  # fmt: skip
 @click.option(
     "--weights", metavar=WEIGHTS_METAVAR, help="The model; known for the routers of the digits."
@@ -101,6 +105,7 @@ def compare_command(
     reuses: tuple[float, ...] | None,
     compute: tuple[float, ...] | None,
     methods: tuple[str, ...],
+    correctors: tuple[str, ...],
     weights: str | None,
     num_heads: int | None,
     key: str,
@@ -134,7 +139,9 @@ def compare_command(
     loaded = load(weights, cuts.schedules[0].family, num_heads, key)
     decode = None if vae_source is None else load_vae(vae_source, loaded.sampling.channels, device)
     loaded.model.to(device)
-    entries = [*cuts.entries(options["seed"]), *map(named_method, methods)]
+    own, *controls = cuts.entries(options["seed"])
+    with_correctors = [corrected(text, own) for text in correctors]
+    entries = [own, *with_correctors, *controls, *map(named_method, methods)]
     comparison = _compared(loaded, cuts, entries, {**options, "decode": decode, "folder": folder})
     if out is not None:
         comparison.plot(out)

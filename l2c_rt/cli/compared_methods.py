@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
-from functools import cached_property
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
+from functools import cached_property, partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from l2c_rt import policies
+from l2c_rt import methods, policies
 from l2c_rt.cli.exits import refuse
 from l2c_rt.cli.sources import Source, Threshold
 
@@ -61,21 +64,46 @@ def named_method(text: str) -> Entry:
     """The method that NAME:FIELD=VALUE,... names; values are Python's literals, or words."""
     from l2c_rt.comparison.methods import Entry
 
+    made = _made("--method", text, {**_classes(policies), **_published()})
+    return Entry(text, made)
+
+
+def corrected(text: str, entry: Entry) -> Entry:
+    """A method with the corrector that NAME:FIELD=VALUE,... names."""
+    from l2c_rt import correctors
+    from l2c_rt.comparison.methods import Entry
+
+    made = _made("--corrector", text, _classes(correctors))
+    return Entry(f"{entry.name} + {text}", entry.method, {**entry.options, "corrector": made})
+
+
+def _made(option: str, text: str, makers: Mapping[str, Any]) -> Any:
     name, _, rest = text.partition(":")
     fields: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
+    # A comma within brackets belongs to a value.
+    for part in filter(None, re.split(r",(?![^(\[]*[)\]])", rest)):
         key, equals, value = part.partition("=")
         if not equals:
-            refuse("--method", f"{part} is no FIELD=VALUE")
+            refuse(option, f"{part} is no FIELD=VALUE")
         fields[key.strip()] = _literal(value.strip())
-    known = {method.lower(): method for method in policies.__all__ if method[0].isupper()}
+    known = {key.lower(): key for key in makers}
     if name.lower() not in known:
-        refuse("--method", f"{name} is none of {', '.join(known.values())}")
-    maker = getattr(policies, known[name.lower()])
+        refuse(option, f"{name} is none of {', '.join(makers)}")
     try:
-        return Entry(text, maker(**fields))
+        return makers[known[name.lower()]](**fields)
     except (TypeError, ValueError) as error:
-        refuse("--method", f"{text}: {error}")
+        refuse(option, f"{text}: {error}")
+
+
+def _classes(module: ModuleType) -> dict[str, Any]:
+    """The classes of a package, by name; its protocols make nothing."""
+    classes = {name: getattr(module, name) for name in module.__all__ if name[0].isupper()}
+    return {name: kind for name, kind in classes.items() if is_dataclass(kind)}
+
+
+def _published() -> dict[str, Any]:
+    """The methods by the names that `rt.compile` takes."""
+    return {name: partial(methods.named, name) for name in methods.names()}
 
 
 def _literal(text: str) -> Any:

@@ -13,9 +13,17 @@ from l2c_rt.api import Schedulable
 from l2c_rt.policies.router import Router
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
-KNOBS = {"reuse": (0.0, 1.0), "n": (1, 64), "interval": (1, 64)}
-"""Fields that set how much a method computes, with their range; a method that has another says so
-by an attribute `knob = (field, least, most)`."""
+KNOBS = {
+    "reuse": (0.0, 1.0),
+    "n": (1, 64),
+    "interval": (1, 64),
+    "cache_threshold": (1, 64),
+    "fresh_threshold": (1, 64),
+    "threshold": (1e-4, 16.0),
+    "delta": (1e-4, 16.0),
+}
+"""Fields by which published methods are set, with a range; a method that has another field or range
+says so by an attribute `knob = (field, least, most)`."""
 
 NEARLY_ALL = 1.0 - 1e-9
 
@@ -86,7 +94,7 @@ def nearest(
 
 
 def _declared(method: object) -> tuple[str, float, float]:
-    if isinstance(method, type) or not is_dataclass(method):
+    if isinstance(method, type | CacheSchedule) or not is_dataclass(method):
         return "", 0, 0
     declared: tuple[str, float, float] | None = getattr(method, "knob", None)
     if declared is not None:

@@ -60,11 +60,14 @@ def test_a_router_of_a_uvit(folder: Path) -> None:
 def test_compute_methods_seeds_and_a_folder_are_options(folder: Path) -> None:
     words = ("compare", "router.safetensors", "--weights", "dit.safetensors", "--compute", "0.7",
              "--seed", "3", "--seeds", "2", "--folder", "run")  # fmt: skip
-    printed = fields(*words, "--method", "EveryN:n=2", "--method", "random:reuse=0.5,seed=1")
+    printed = fields(*words, "--method", "EveryN:n=2", "--method", "random:reuse=0.5,seed=1",
+                     "--method", "fora", "--corrector", "goc:eta=0.3,evaluations=None")  # fmt: skip
     rows = {row["method"]: row for row in printed["rows"]}
     assert [seed["seed"] for seed in rows["learned"]["seeds"]] == [3, 4]
     assert rows["EveryN:n=2"]["setting"] == "n=2"
     assert abs(rows["random:reuse=0.5,seed=1"]["computed"] - 0.7) < 0.02
+    assert rows["fora"]["setting"] == "cache_threshold=2"
+    assert rows["learned + goc:eta=0.3,evaluations=None"]["setting"].startswith("reuse=")
     results = [path.name for path in Path("run").iterdir()]
     assert "configuration.json" in results
     assert len(results) > 10

@@ -61,9 +61,8 @@ ALLOWED: dict[str, set[str]] = {
     "demo": {"api", "comparison", "figures", "learning", "measure", "models", "policies", "runtime",
              "sampling", "schedule", "untrusted"},
     "cli": {"_version", "adapters", "api", "backends", "calibration", "comparison", "demo",
-            "families", "figures",
-            "learning", "measure", "models", "notices", "plan", "policies", "presets", "runtime",
-            "schedule", "untrusted"},
+            "correctors", "families", "figures", "learning", "measure", "methods", "models",
+            "notices", "plan", "policies", "presets", "runtime", "schedule", "untrusted"},
 }  # fmt: skip
 """Folder or module of l2c_rt -> those it may import; only l2c_rt itself imports all."""
 
