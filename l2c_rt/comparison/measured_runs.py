@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from l2c_rt.comparison.arithmetic import computed
+from l2c_rt.comparison.arithmetic import counted, planned
 from l2c_rt.comparison.image_metrics import ImageMetrics
 from l2c_rt.comparison.results import SeedResult
 from l2c_rt.comparison.runs import relative_error
@@ -35,12 +35,14 @@ class MeasuredRuns:
     def of(self, models: Sequence[Compiled], seed: int) -> SeedResult:
         """One seed's run, observed, and then timed, each time beside a full run."""
         metrics, full = self.metrics, self._full[seed]
-        seen = full if models is self.full_models else self.subject.observe(models, seed)
+        if models is self.full_models:
+            seen, cost = full, planned(models)
+        else:
+            seen, cost = counted(models, lambda: self.subject.observe(models, seed))
         errors = tuple(
             relative_error(a, b) for a, b in zip(seen.latents, full.latents, strict=True)
         )
         quality = metrics.of(seen.images, full.images)
-        cost = computed(models)
         seconds, full_seconds = self._timed(models, seed)
         summaries = [model.summary() for model in models]
         return SeedResult(

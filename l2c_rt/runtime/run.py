@@ -192,6 +192,7 @@ class Run:
     def _count(self, key: InputKey, lane: Lane, variant: int, host_seconds: float) -> None:
         counts = self.shared.counts
         counts.calls += 1
+        counts.variants[variant] += 1
         if key.device.type == "cpu":
             counts.add_time(key, variant, host_seconds)
         for ended, seconds in lane.workspace.step_seconds():
