@@ -25,6 +25,7 @@ from l2c_rt.demo.classifier import train_classifier
 from l2c_rt.demo.digits import load_digits
 from l2c_rt.demo.run import DemoSettings, load_demo_model, load_demo_router
 from l2c_rt.measure.machine import processor_name
+from l2c_rt.untrusted.atomic_write import write_whole
 
 STEPS = (20, 50)
 COMPUTE = (0.85, 0.675, 0.5)
@@ -57,34 +58,29 @@ def entries(model: nn.Module, steps: int) -> list[Entry]:
     ]
 
 
-def measure(folder: Path | None) -> dict[int, Comparison]:
-    """Both runs, with progress bars."""
-    digits = load_digits()
-    features = train_classifier(digits, 0).features
+def measure(steps: int, folder: Path | None) -> Comparison:
+    """One run's comparison, with a progress bar."""
     model = load_demo_model()
-    return {
-        steps: rt.compare(
-            model, entries(model, steps), compute=COMPUTE, seeds=SEEDS, images=IMAGES,
-            cfg_scale=DemoSettings().guidance, features=features, real=digits.images,
-            folder=None if folder is None else folder / f"ddim-{steps}",
-        )
-        for steps in STEPS
-    }  # fmt: skip
+    return rt.compare(
+        model, entries(model, steps), compute=COMPUTE, seeds=SEEDS, steps=steps, images=IMAGES,
+        cfg_scale=DemoSettings().guidance, features=train_classifier(load_digits(), 0).features,
+        folder=None if folder is None else folder / f"ddim-{steps}",
+    )  # fmt: skip
 
 
 def main(results: Path, pictures: Path, folder: Path | None = None) -> None:
-    """Measure, print the tables, write the figures and the pictures."""
-    comparisons = measure(folder)
+    """Measure; after each run print its table and write figures and picture."""
     raw: dict[str, Any] = {
         "command": f"python bench/digits_pareto.py {results} {pictures}",
         "machine": processor_name(),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "runs": {f"ddim-{steps}": c.as_dict() for steps, c in comparisons.items()},
+        "runs": {},
     }
-    results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps(raw, indent=1, allow_nan=False) + "\n")
-    for steps, comparison in comparisons.items():
+    for steps in STEPS:
+        comparison = measure(steps, folder)
+        raw["runs"][f"ddim-{steps}"] = comparison.as_dict()
+        write_whole(results, json.dumps(raw, indent=1, allow_nan=False) + "\n")
         comparison.plot(pictures / f"digits-pareto-{steps}.png")
         print(comparison, end="\n\n")
 

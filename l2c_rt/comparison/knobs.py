@@ -20,12 +20,15 @@ KNOBS = {
     "cache_threshold": (1, 64),
     "fresh_threshold": (1, 64),
     "threshold": (1e-4, 16.0),
+    "residual_diff_threshold": (1e-4, 16.0),
     "delta": (1e-4, 16.0),
 }
 """Fields by which published methods are set, with a range; a method that has another field or range
 says so by an attribute `knob = (field, least, most)`."""
 
 NEARLY_ALL = 1.0 - 1e-9
+SAME_RATIO, SAME_WIDTH = 1.005, 1e-3
+"""Values that differ by less are one setting: what decides at run time takes a run for each."""
 
 
 class Knob(NamedTuple):
@@ -39,12 +42,12 @@ class Knob(NamedTuple):
     label: Callable[[Any], str]
 
     def between(self, low: float, high: float) -> float | None:
-        """A value between two; None where there is none."""
+        """A value between two; None where there is none that makes a difference."""
         if isinstance(low, int) and isinstance(high, int):
-            middle: float = (low + high) // 2
-        else:
-            middle = sqrt(low * high) if low > 0 else (low + high) / 2
-        return middle if low < middle < high else None
+            return (low + high) // 2 if high > low + 1 else None
+        if low > 0:
+            return sqrt(low * high) if high > low * SAME_RATIO else None
+        return (low + high) / 2 if high > low + SAME_WIDTH else None
 
 
 def knob_of(method: Schedulable | Sequence[Schedulable]) -> Knob:
