@@ -29,8 +29,8 @@ METHOD_COLOURS = {
 }
 FULL_RUN = "#333333"
 # For more methods than that palette has colours: each colour again with another line and marker.
-MORE_COLOURS = ("#0072B2", "#D55E00", "#8C6D31", "#7F7F7F")
-LINES = ("-", "--", ":")
+MORE_COLOURS = ("#0072B2", "#D55E00", "#882255", "#332288")
+LINES = ("-", "--", ":", "-.")
 MARKERS = "os^Dv<>Px*"
 
 

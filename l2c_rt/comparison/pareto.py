@@ -20,8 +20,8 @@ def draw_pareto(path: str | Path, rows: Sequence[Row], title: str) -> None:
     """
     timed = [row for row in rows if row.speedup is not None]
     names = list(dict.fromkeys(row.method for row in rows if row.method != FULL))
-    height = 4.2 + 0.22 * -(-len(names) // LEGEND_COLUMNS)
-    figure = new_figure(10 if timed else 6.5, height)
+    height = 3.9 + 0.22 * -(-len(names) // LEGEND_COLUMNS)
+    figure = new_figure(8.6 if timed else 5.6, height)
     axes = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)[0]
     series = dict(zip(names, method_series(names), strict=True))
     _panel(axes[0], rows, series, lambda row: 100 * row.computed)
@@ -36,7 +36,7 @@ def draw_pareto(path: str | Path, rows: Sequence[Row], title: str) -> None:
         handles, labels, loc="outside lower center", frameon=False, fontsize="small",
         ncols=min(LEGEND_COLUMNS, max(1, len(names))),
     )  # fmt: skip
-    save_figure(figure, path, dpi=150)
+    save_figure(figure, path, dpi=170)
 
 
 def _panel(
