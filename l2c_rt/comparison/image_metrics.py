@@ -96,7 +96,8 @@ def frechet_distance(features: Tensor, others: Tensor) -> float:
     difference = (a.mean(0) - b.mean(0)).square().sum()
     first, second = (torch.cov(values.T).reshape(2 * [values.shape[1]]) for values in (a, b))
     roots = torch.linalg.eigvals(first @ second).real.clamp(min=0).sqrt().sum()
-    return float(difference + first.trace() + second.trace() - 2 * roots)
+    # Rounding may leave a little less than nothing between equal sets.
+    return max(0.0, float(difference + first.trace() + second.trace() - 2 * roots))
 
 
 def _no_ssim(side: int) -> str:
