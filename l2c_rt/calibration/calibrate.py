@@ -16,7 +16,7 @@ from l2c_rt.adapters.own.describe import own_instead
 from l2c_rt.calibration.measures import Judgement, Magnitudes, MeanOutputs, ReuseErrors
 from l2c_rt.calibration.recorder import Measure, Recorder
 from l2c_rt.calibration.runs import Progress, Runs, is_loop
-from l2c_rt.compare.loop_runs import Loop
+from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.correctors.eoc import EOC
 from l2c_rt.schedule.calibration import Calibration
 from l2c_rt.untrusted.atomic_write import require_writable

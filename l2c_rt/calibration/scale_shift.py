@@ -13,7 +13,7 @@ from l2c_rt.adapters.model_fingerprint import model_fingerprint
 from l2c_rt.calibration.calibrate import described_for_calibration
 from l2c_rt.calibration.recorder import Recorder, Seen
 from l2c_rt.calibration.runs import Progress, Runs
-from l2c_rt.compare.loop_runs import Loop
+from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.correctors.scale_shift import ScaleShift, last_computed
 from l2c_rt.resolve import read_spec, resolve_schedule
 from l2c_rt.runtime.loop_model import Place

@@ -40,8 +40,8 @@ def names() -> tuple[str, ...]:
     return tuple(_HOMES)
 
 
-def named(name: str) -> Any:
-    """The method of that name, with the published defaults.
+def named(name: str, **fields: Any) -> Any:
+    """The method of that name, with the published defaults where `fields` do not say otherwise.
 
     Raises ValueError for any other name, and where a method has no defaults.
     """
@@ -49,11 +49,11 @@ def named(name: str) -> Any:
         raise ValueError(f"{name!r:.100} is not a method; there are {', '.join(_HOMES)}")
     kind = getattr(import_module(_HOMES[name][1]), _HOMES[name][0])
     try:
-        return kind()
+        return kind(**fields)
     except TypeError as error:
-        fields = str(error).partition("missing ")[2] or str(error)
+        missing = str(error).partition("missing ")[2] or str(error)
         raise ValueError(
-            f"{name!r}: this method has no defaults ({fields}); give methods.{kind.__name__}(...)"
+            f"{name!r}: this method has no defaults ({missing}); give methods.{kind.__name__}(...)"
         ) from None
 
 

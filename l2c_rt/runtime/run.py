@@ -176,8 +176,8 @@ class Run:
             out = lane.workspace.evaluate(step, evaluation)
         done = carried_out(lane.workspace, evaluation.variant)
         self.recording.add(tick.step, tick.lane, done)
-        host = (done.variant, time.perf_counter() - began) if key.device.type == "cpu" else None
-        self.shared.counts.add_call(key, host, lane.workspace.step_seconds())
+        host = time.perf_counter() - began if key.device.type == "cpu" else None
+        self.shared.counts.add_call(key, done.variant, host, lane.workspace.step_seconds())
         if tick.first:
             self.shared.begun(lane.workspace)
         elif tick.step + 1 == self.clock.steps:

@@ -53,20 +53,19 @@ ALLOWED: dict[str, set[str]] = {
             "resolve", "runtime", "schedule"},
     "pipelines": {"api", "runtime"},
     # what is made with it
-    "compare": {"adapters", "api", "backends", "figures", "measure", "policies", "resolve",
-                "runtime", "schedule", "untrusted"},
-    "learning": {"_version", "adapters", "compare", "families", "figures", "policies", "runtime",
+    "comparison": {"adapters", "api", "backends", "families", "figures", "measure", "pipelines",
+                   "plan", "policies", "resolve", "runtime", "schedule", "untrusted"},
+    "learning": {"_version", "adapters", "comparison", "families", "figures", "policies", "runtime",
                  "sampling", "schedule", "untrusted"},
-    "calibration": {"adapters", "compare", "correctors", "learning", "resolve", "runtime",
+    "calibration": {"adapters", "comparison", "correctors", "learning", "resolve", "runtime",
                     "sampling", "schedule", "untrusted"},
-    "demo": {"api", "compare", "figures", "learning", "measure", "models", "policies", "runtime",
+    "demo": {"api", "comparison", "figures", "learning", "measure", "models", "policies", "runtime",
              "sampling", "schedule", "untrusted"},
     "doctor": {"_C", "api", "backends", "kernels", "measure", "memory", "models", "policies",
                "untrusted"},
-    "cli": {"doctor", "_version", "adapters", "api", "backends", "calibration", "compare", "demo",
-            "families", "figures",
-            "learning", "measure", "models", "notices", "plan", "policies", "presets", "runtime",
-            "schedule", "untrusted"},
+    "cli": {"_version", "adapters", "api", "backends", "calibration", "comparison", "correctors",
+            "demo", "doctor", "families", "figures", "learning", "measure", "methods", "models",
+            "notices", "plan", "policies", "presets", "runtime", "schedule", "untrusted"},
 }  # fmt: skip
 """Folder or module of l2c_rt -> those it may import; only l2c_rt itself imports all."""
 

@@ -75,16 +75,14 @@ class LoopRuns:
         After the last evaluation they are what the loop returned; before, what the model is given
         at the next evaluation, in the first of several calls.
         """
-        steps, seen = fast.schedule.steps, list[list[Tensor]]()
+        seen, images = list[list[Tensor]](), list[Tensor]()
 
-        def on_call(place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def look(place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if place.lane == 0 and place.step > 0:
                 x = fast.bound_model.begin(*args, **kwargs).x
                 seen[-1].append(x.detach().to("cpu", torch.float32).flatten())
-            return fast.run.call(args, kwargs, StepHint(*place, steps))
 
-        model = LoopModel(fast.bound_model.model, self.calls_per_step, on_call)
-        images: list[Tensor] = []
+        model = self._model(fast, look)
         for seed in range(self.seed, self.seed + self.count):
             seen.append([])
             model.begin_run()
@@ -92,3 +90,24 @@ class LoopRuns:
             seen[-1].append(torch.cat([image.flatten() for image in result]))
             images += result
         return [torch.cat(parts) for parts in zip(*seen, strict=True)], images
+
+    def run(self, fast: Compiled) -> None:
+        """The same runs, unobserved."""
+        model = self._model(fast, lambda *_: None)
+        for seed in range(self.seed, self.seed + self.count):
+            model.begin_run()
+            self.loop(model, seed)
+
+    def _model(
+        self,
+        fast: Compiled,
+        look: Callable[[Place, tuple[Any, ...], dict[str, Any]], None],
+    ) -> LoopModel:
+        """What the loop is given: its calls go to `fast`, after a look at them."""
+        steps = fast.schedule.steps
+
+        def on_call(place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            look(place, args, kwargs)
+            return fast.run.call(args, kwargs, StepHint(*place, steps))
+
+        return LoopModel(fast.bound_model.model, self.calls_per_step, on_call)

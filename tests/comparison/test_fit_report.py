@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from drawn_texts import misplaced_texts
 
-from l2c_rt.compare.fit_report import Fit, FitReport, figure_of
+from l2c_rt.comparison.fit_report import Fit, FitReport, figure_of
 from l2c_rt.figures import METHOD_COLOURS
 
 FITS = tuple(

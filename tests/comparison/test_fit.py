@@ -13,8 +13,8 @@ from oracle import Oracle
 from toys import random_schedule, toy_dit, toy_uvit
 
 from l2c_rt.api import compile
-from l2c_rt.compare.fit import fit_report
-from l2c_rt.compare.fit_report import FitReport
+from l2c_rt.comparison.fit import fit_report
+from l2c_rt.comparison.fit_report import FitReport
 from l2c_rt.policies import EveryN, Full, NoisiestFirst, Random
 from l2c_rt.policies.router import Router
 from l2c_rt.sampling import loops as sampling

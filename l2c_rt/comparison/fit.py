@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from l2c_rt import adapters
 from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.api import compile
-from l2c_rt.compare.fit_report import Fit, FitReport
-from l2c_rt.compare.loop_runs import Loop, LoopRuns
-from l2c_rt.compare.methods import equal_compute
-from l2c_rt.compare.runs import (
+from l2c_rt.comparison.fit_report import Fit, FitReport
+from l2c_rt.comparison.loop_runs import Loop, LoopRuns
+from l2c_rt.comparison.methods import equal_compute
+from l2c_rt.comparison.runs import (
     RunInputs,
     check_images_and_seed,
     psnr_per_image,

@@ -13,8 +13,8 @@ from torch import Tensor
 from toy_learning import toy_inputs, toy_loop
 from toys import random_schedule, toy_dit
 
-from l2c_rt.compare.fit import fit_report
-from l2c_rt.compare.loop_runs import images_of
+from l2c_rt.comparison.fit import fit_report
+from l2c_rt.comparison.loop_runs import images_of
 
 
 class Picture:
