@@ -141,7 +141,7 @@ def test_progress_is_told_for_every_evaluation():
         ({"steps": 4, "lookback": 0}, "lookback is 0"),
         ({"steps": 4, "calls_per_step": True}, "calls_per_step is True"),
         ({"steps": 4, "labels": [99]}, "labels|sample: y"),
-        ({"steps": 4, "granularity": "layer"}, "wanted 'branch' or 'block'"),
+        ({"steps": 4, "granularity": "layer"}, "wanted 'branch', 'block' or 'model'"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
