@@ -16,7 +16,6 @@ from l2c_rt.backends.graphs.segments import Segments
 from l2c_rt.device.graphs import GraphSequence, Recorder
 from l2c_rt.memory.kept_values import KeptValues
 
-
 StepKey = tuple[int, tuple[object, ...]]
 """A distinct step of the plan, and the structure of the numbers that it reads."""
 

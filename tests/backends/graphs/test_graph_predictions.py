@@ -1,4 +1,4 @@
-"""Predicted outputs in graphs: coefficients and tensors of a corrector are those of the evaluation."""
+"""Predicted outputs in graphs: coefficients and tensors of a corrector are the evaluation's own."""
 
 from __future__ import annotations
 
