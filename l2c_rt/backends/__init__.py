@@ -8,7 +8,7 @@ from typing import Any
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend
 from l2c_rt.backends.cpu.fused import custom_forward, fused_cpu_backend
-from l2c_rt.backends.dynamic.backend import deciding_backend
+from l2c_rt.backends.dynamic.backend import change_on, deciding_backend
 from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.options import Options
 from l2c_rt.backends.own_backend import own_backend
@@ -33,10 +33,10 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
     if by_sites and (name in ("auto", "own") or model.refused):
         unused = _unused_options(options, graphs=model.device.type == "cuda")
         if model.dynamic is not None:
-            if model.device.type == "cuda" and options.graph != "off":
-                name = type(model.dynamic.method).__name__
-                unused = (f"no CUDA graphs: {name} chooses rows inside of the forward", *unused)
-            return deciding_backend(model, unused, merge=options.merge)
+            return deciding_backend(
+                model, unused, merge=options.merge, graphs=_graphs(model, options),
+                change=change_on(model.device),
+            )  # fmt: skip
         return own_backend(model, unused, merge=options.merge, graphs=_graphs(model, options))
     if by_sites or name == "own":
         kind, by = type(model.model).__name__, "its sites" if by_sites else "an adapter"
