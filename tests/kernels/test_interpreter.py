@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 SUPPORT = Path(__file__).parents[1] / "support"
-CASES = [str(SUPPORT / f"interpreted_{part}.py") for part in ("kernels", "products", "timesteps")]
+CASES = [
+    str(SUPPORT / f"interpreted_{part}.py")
+    for part in ("kernels", "products", "timesteps", "changes")
+]
 
 
 def test_every_kernel_agrees_with_float64_in_tritons_interpreter() -> None:
