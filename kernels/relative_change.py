@@ -48,8 +48,13 @@ def _change_parts_kernel(now_ptr, before_ptr, parts_ptr, N, rounds, BLOCK: tl.co
     first = tl.program_id(0).to(tl.int64) * rounds * BLOCK
     for i in tl.range(0, rounds):
         at = first + i * BLOCK + tl.arange(0, BLOCK)
-        now = tl.load(now_ptr + at, mask=at < N, other=0.0).to(tl.float32)
-        before = tl.load(before_ptr + at, mask=at < N, other=0.0).to(tl.float32)
+        # A mask would cut every load to single elements, since N may be any number.
+        if first + (i + 1) * BLOCK <= N:
+            now = tl.load(now_ptr + at).to(tl.float32)
+            before = tl.load(before_ptr + at).to(tl.float32)
+        else:
+            now = tl.load(now_ptr + at, mask=at < N, other=0.0).to(tl.float32)
+            before = tl.load(before_ptr + at, mask=at < N, other=0.0).to(tl.float32)
         change += tl.abs(now - before)
         size += tl.abs(before)
     tl.store(parts_ptr + 2 * tl.program_id(0), tl.sum(change, axis=0))
@@ -65,7 +70,7 @@ def _change_quotient_kernel(parts_ptr, out_ptr, parts, BLOCK: tl.constexpr):
 
 
 def relative_change(now: Tensor, before: Tensor, out: Tensor | None = None) -> Tensor:
-    """The change, in `out` where it is given; a tensor of zeros before gives inf or NaN.
+    """The change, in `out` where it is given.
 
     Raises: ValueError for shapes or dtypes that differ, a layout or alignment that the kernel does
     not take, and empty tensors.

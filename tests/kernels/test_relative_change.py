@@ -30,7 +30,8 @@ def test_it_reads_16_bytes_at_a_time_and_spills_nothing(arch: int) -> None:
     assert launches[1].grid == (1, 1, 1)
     parts, quotient = (read_back(launch.cubin) for launch in launches)
     assert parts.spills == quotient.spills == 0
-    assert set(parts.widths(r"LDG")) == {16}
+    # The last block, of which a part is outside, is read one by one.
+    assert set(parts.widths(r"LDG")) == {2, 16}
     # Atomics would add in whatever order programs end.
     assert not parts.count("ATOM|RED\\.") + quotient.count("ATOM|RED\\.")
 
