@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 import torch
+from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.backends.backend import Backend, Workspace
@@ -17,6 +18,8 @@ from l2c_rt.backends.graphs.refusals import why_not_captured
 from l2c_rt.backends.graphs.static_inputs import Arguments
 from l2c_rt.backends.graphs.workspace import unit_paths
 from l2c_rt.backends.own_calls import CallPlans
+from l2c_rt.kernels._check import FLOATS
+from l2c_rt.kernels.reference import relative_change
 from l2c_rt.plan.dynamic import RowPlans
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.program import BlockProgram
@@ -67,4 +70,8 @@ def change_on(device: torch.device) -> Change | None:
     if toolchain.why_not_triton() or toolchain.why_no_launchers():
         return None
     kernel: Change = importlib.import_module("l2c_rt.kernels.relative_change").relative_change
-    return kernel
+
+    def change(now: Tensor, before: Tensor) -> Tensor:
+        return (kernel if now.dtype in FLOATS else relative_change)(now, before)
+
+    return change

@@ -88,6 +88,8 @@ class Decider:
         """The noise level of this evaluation, 0 where nobody asks for it."""
         if self.look.spectrum is None:
             return 0.0
+        if self._evaluation.sigma is not None:
+            return self._evaluation.sigma
         step, timesteps = self._at.step, self._evaluation.timesteps
         if timesteps is None and self.look.spectrum.sigmas is None:
             return self.look.spectrum.noise(step, _number(self._evaluation.state.t))

@@ -72,7 +72,8 @@ class RelativeL1:
         self._has_reference = self._has_now = False
 
     def measure(self, value: Tensor, noise: float) -> None:
-        self._now = stored(value, self._now)
+        # Contiguous: the kernel goes through both from end to end.
+        self._now = stored(value.contiguous(), self._now)
         if self._reference is None or self._reference.shape != self._now.shape:
             self._reference, self._has_reference = torch.ones_like(self._now), False
         self._metric = stored(self._change(self._now, self._reference), self._metric)
