@@ -163,17 +163,14 @@ class Run:
             wrong = self.shared.replace_backend(self.version, error)
         if wrong and self.renew():
             # The first evaluation reads nothing that was kept, so it can be done again.
-            state = self.version.model.begin(*args, **kwargs)
-            out = self._at(tick, key, state, hint.sigma)
+            out = self._at(tick, key, self.version.model.begin(*args, **kwargs), hint.sigma)
         return tick, out
 
     def _at(self, tick: Tick, key: InputKey, state: State, sigma: float | None) -> object:
         lane, began = self.lanes.at(key, self.version)[tick.lane], time.perf_counter()
         evaluation = self.version.evaluation(
             state, lane.slots, tick, self.clock.timesteps, *self.recording.place(tick.lane)
-        )
-        if sigma is not None:
-            evaluation = evaluation._replace(sigma=sigma)
+        )._replace(sigma=sigma)
         with lane.slots.in_use(), trace_range("evaluation", tick.step):
             step = self.version.plan.steps[evaluation.variant]
             out = lane.workspace.evaluate(step, evaluation)
