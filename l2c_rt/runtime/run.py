@@ -180,6 +180,8 @@ class Run:
         lanes = self.lanes.at(key, self.version)
         for lane in lanes:
             lane.workspace.drop_tables()
+        if self.version.backend.copies is not None:
+            self.version.backend.copies.begin_run()
         self._key = key
         return lanes
 
