@@ -7,38 +7,57 @@ import sys
 from typing import Any
 
 import numpy as np
+import pytest
 from timed_runs import record
 
+import l2c_rt as rt
 from l2c_rt.adapters import bind
 from l2c_rt.backends.backend import fused_passes
 from l2c_rt.measure.clocks import host_seconds
 from l2c_rt.models import DiT
-from l2c_rt.plan.build import build_plan
 from l2c_rt.plan.prepare import prepare
-from l2c_rt.plan.verify import verify
+from l2c_rt.plan.published import dit_program
 from l2c_rt.policies import Random
 
-PLAN_SECONDS = 0.005
+PLAN_SECONDS = {(50, 56): 0.005, (50, 400): 0.025, (1000, 400): 0.5}
+"""By steps and branches."""
+WIDTH = 64
 IMPORT_SECONDS = 0.150
 
 
-def bench_planning_50_by_56(benchmark: Any, quick: bool) -> None:
-    program = bind(DiT(depth=28, hidden_size=32, num_heads=2, input_size=8).eval()).program
-    # Half of the branches reused at every step but the first: 50 distinct steps.
+@pytest.mark.parametrize(("steps", "branches"), PLAN_SECONDS)
+def bench_planning(benchmark: Any, quick: bool, steps: int, branches: int) -> None:
+    """All that compile does with a schedule: planned, rewritten, verified, counted."""
+    hidden = (4 * WIDTH,) * (branches // 2)
+    program = dit_program(hidden, width=WIDTH, tokens=256)
+    # Half of the branches reused at every step but the first: so many distinct steps.
+    rule = Random(0.5, seed=0, evaluations=tuple(range(1, steps)))
+    schedule = rule.schedule(steps, program.branch_names)
+    bound = PLAN_SECONDS[steps, branches]
+    benchmark.pedantic(
+        prepare, args=(program, schedule, fused_passes), rounds=3 if quick else 20, warmup_rounds=1
+    )
+    median = benchmark.stats.stats.median
+    cell = median / (steps * branches)
+    record(benchmark, group="planning", bound_seconds=bound, seconds_per_cell=cell)
+    print(f"\n{median * 1e3:.2f} ms of at most {bound * 1e3:.0f} ms, {cell * 1e6:.2f} us a cell")
+    assert quick or median < bound
+
+
+def bench_compile(benchmark: Any, quick: bool) -> None:
+    """The whole of rt.compile for 50 steps of 56 branches, and what planning is of it."""
+    model = DiT(depth=28, hidden_size=32, num_heads=2, input_size=8).eval()
     rule = Random(0.5, seed=0, evaluations=tuple(range(1, 50)))
+    program = bind(model).program
     schedule = rule.schedule(50, program.branch_names)
-
-    def plan() -> None:
-        built = build_plan(program, schedule)
-        verify(built, program)
-        fused_passes(built, program)
-
-    benchmark.pedantic(plan, rounds=5 if quick else 50, warmup_rounds=2)
-    # All that compile does with a plan: verified twice, against the schedule too, and counted.
-    whole = host_seconds(lambda: prepare(program, schedule, fused_passes))
-    record(benchmark, group="planning", bound_seconds=PLAN_SECONDS, prepare_seconds=whole)
-    print(f"\n{benchmark.stats.stats.median * 1e3:.2f} ms of at most {PLAN_SECONDS * 1e3:.0f} ms")
-    assert quick or benchmark.stats.stats.median < PLAN_SECONDS
+    benchmark.pedantic(
+        rt.compile, args=(model, schedule), rounds=3 if quick else 20, warmup_rounds=1
+    )
+    planned = host_seconds(lambda: prepare(program, schedule, fused_passes))
+    described = host_seconds(lambda: bind(model))
+    record(benchmark, group="planning", prepare_seconds=planned, describe_seconds=described)
+    print(f"\n{benchmark.stats.stats.median * 1e3:.2f} ms, of which planning {planned * 1e3:.2f}, "
+          f"describing {described * 1e3:.2f}")  # fmt: skip
 
 
 def bench_import(benchmark: Any, quick: bool) -> None:

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "arena.hpp"
+#include "cuda_device.hpp"
 #include "cuda_driver.hpp"
 #include "graph_loop.hpp"
 #include "layout.hpp"
@@ -137,6 +138,7 @@ void bind_arena(py::module_& m) {
       .def("sleep", held(&Arena::sleep), NoGil())
       .def("wake", held(&Arena::wake), NoGil())
       .def("poison", held(&Arena::poison), NoGil())
+      .def("used_on", held(&Arena::used_on), "stream"_a, NoGil())
       .def_property_readonly("base", held(&Arena::base))
       .def_property_readonly("device", held(&Arena::device))
       .def_property_readonly("num_slots", held(num_slots))
@@ -237,5 +239,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("arena_bytes", &l2c::arena_bytes, "num_slots"_a, "slot_bytes"_a, "granularity"_a);
   m.def("row_pass", &l2c::row_pass, "x"_a, "narrow"_a, "shape"_a, "terms"_a, "norm"_a, "threads"_a);
   m.def("checksum", &l2c::checksum_at, "address"_a, "nbytes"_a, "threads"_a, l2c::NoGil());
+  m.def("wait_for_event", &l2c::wait_for_event, "device"_a, "event"_a, l2c::NoGil());
   m.def("cuda_available", &l2c::cuda_available, l2c::NoGil());
 }

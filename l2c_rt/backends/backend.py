@@ -15,6 +15,7 @@ from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.device.graphs import GraphStats
+from l2c_rt.memory.mixing import Operand
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan, StepPlan
@@ -34,7 +35,8 @@ class Evaluation(NamedTuple):
     """One evaluation of a run: its running values, its slots, and where in the run it is.
 
     `step` counts evaluations, `variant` is the plan's distinct step; `timesteps` [S] are those of
-    the whole run, where they are known.
+    the whole run, where they are known.  `coefficients` are those of the step's predictions, and
+    `operands` their tensors by branch.
     """
 
     state: State
@@ -42,6 +44,8 @@ class Evaluation(NamedTuple):
     step: int
     variant: int
     timesteps: tuple[float, ...] | None
+    coefficients: tuple[float, ...] = ()
+    operands: Mapping[str, Operand] = {}
 
 
 class Workspace(Protocol):

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from l2c_rt.plan.ops import Compute, LeaveOut, Op, Plan, Reuse, RunFixed, StepPlan
+import numpy as np
+import numpy.typing as npt
+
+from l2c_rt.plan.ops import Compute, LeaveOut, Plan, Reuse, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Branch
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 Table = Sequence[Sequence[bool]]
+Flags = npt.NDArray[np.bool_]
+Choices = npt.NDArray[np.int_]
+
+RUN, STORED, REUSED, LEFT_OUT = range(4)
+"""What a row does with a node: run it, also keep its output, read that, or neither run nor read."""
 
 
 def liveness(compute: Table, read: Table | None = None) -> tuple[tuple[bool, ...], ...]:
@@ -17,16 +24,18 @@ def liveness(compute: Table, read: Table | None = None) -> tuple[tuple[bool, ...
 
     `read` are the evaluations that read it: those that do not compute it, unless given.
     """
-    steps, width = len(compute), len(compute[0])
-    live = [[False] * width for _ in range(steps)]
-    for k in range(width):
-        read_later = False
-        for s in reversed(range(steps)):
-            if compute[s][k]:
-                live[s][k], read_later = read_later, False
-            elif read is None or read[s][k]:
-                read_later = True
-    return tuple(map(tuple, live))
+    computes = np.array(compute, dtype=bool)
+    live = _live(computes, ~computes if read is None else np.array(read, dtype=bool))
+    return tuple(map(tuple, live.tolist()))
+
+
+def _live(compute: Flags, read: Flags) -> Flags:
+    live = np.zeros_like(compute)
+    read_later = np.zeros_like(compute[0])
+    for s in reversed(range(len(compute))):
+        live[s] = compute[s] & read_later
+        read_later = ~compute[s] & (read_later | read[s])
+    return live
 
 
 def build_plan(program: BlockProgram, schedule: CacheSchedule) -> Plan:
@@ -38,26 +47,23 @@ def build_plan(program: BlockProgram, schedule: CacheSchedule) -> Plan:
     Raises ValueError if schedule and program name different branches, or where a row computes a
     branch inside of one that it reuses.
     """
-    _check_branches(program, schedule)
-    rows = [tuple(map(bool, schedule.row(s))) for s in range(schedule.steps)]
-    _check_nested(rows, program)
-    read = [_read(row, program) for row in rows]
-    live = liveness(rows, read)
-    needed: dict[tuple[bool, ...], list[bool]] = {}
-    for row, alive in zip(rows, live, strict=True):
-        before = needed.setdefault(row, [False] * len(row))
-        needed[row] = [a or b for a, b in zip(before, alive, strict=True)]
-    names = program.branch_names
-    reused = [k for k in range(len(names)) if any(row[k] for row in read)]
-    slot_of = {k: slot for slot, k in enumerate(reused)}
-    distinct = tuple(needed)
-    nodes = _ops_of_nodes(program, slot_of)
-    steps = tuple(_step(nodes, row, needed[row]) for row in distinct)
-    index = {row: i for i, row in enumerate(distinct)}
-    return Plan(steps, tuple(index[row] for row in rows), tuple(names[k] for k in reused))
+    check_branches(program, schedule)
+    compute = schedule.compute
+    check_nested(compute, program)
+    left_out = _left_out(compute, program)
+    read = ~compute & ~left_out
+    distinct: dict[bytes, int] = {}
+    order = [distinct.setdefault(row.tobytes(), len(distinct)) for row in compute]
+    firsts = [order.index(i) for i in range(len(distinct))]
+    needed = np.zeros((len(distinct), schedule.num_branches), dtype=bool)
+    np.logical_or.at(needed, order, _live(compute, read))
+    reused = np.flatnonzero(read.any(axis=0)).tolist()
+    choice = np.select([left_out[firsts], read[firsts], needed], [LEFT_OUT, REUSED, STORED], RUN)
+    steps = _steps(program, {k: slot for slot, k in enumerate(reused)}, choice)
+    return Plan(steps, tuple(order), tuple(program.branch_names[k] for k in reused))
 
 
-def _check_branches(program: BlockProgram, schedule: CacheSchedule) -> None:
+def check_branches(program: BlockProgram, schedule: CacheSchedule) -> None:
     want, got = program.branch_names, tuple(schedule.branches)
     if want == got:
         return
@@ -73,69 +79,46 @@ def _check_branches(program: BlockProgram, schedule: CacheSchedule) -> None:
     )
 
 
-def _check_nested(rows: Table, program: BlockProgram) -> None:
+def check_nested(compute: Flags, program: BlockProgram) -> None:
     branches = program.branches
     for k in range(1, len(branches)):
         if not branches[k].nested:
             continue
-        for s, row in enumerate(rows):
-            if row[k] and not row[k - 1]:
-                inner, outer = branches[k].name, branches[k - 1].name
-                raise ValueError(
-                    f"schedule: evaluation {s} computes {inner} and reuses {outer}, which {inner} "
-                    "lies inside of, so nothing would read it; a row computes the outermost "
-                    f"branches up to some depth, as {branches[0].name} .. {outer}, and reuses all "
-                    "inside"
-                )
+        unread = np.flatnonzero(compute[:, k] & ~compute[:, k - 1])
+        if unread.size:
+            inner, outer = branches[k].name, branches[k - 1].name
+            raise ValueError(
+                f"schedule: evaluation {unread[0]} computes {inner} and reuses {outer}, which "
+                f"{inner} lies inside of, so nothing would read it; a row computes the outermost "
+                f"branches up to some depth, as {branches[0].name} .. {outer}, and reuses all "
+                "inside"
+            )
 
 
-def _read(row: Sequence[bool], program: BlockProgram) -> list[bool]:
-    """Which branches a row reads from their slots: of nested ones the outermost that it reuses."""
-    return [
-        not row[k] and not (branch.nested and not row[k - 1])
-        for k, branch in enumerate(program.branches)
-    ]
+def _left_out(compute: Flags, program: BlockProgram) -> Flags:
+    """What is neither run nor read: all inside of the outermost branch that a row reuses."""
+    nested = np.array([branch.nested for branch in program.branches])
+    left_out = np.zeros_like(compute)
+    left_out[:, 1:] = nested[1:] & ~compute[:, :-1] & ~compute[:, 1:]
+    return left_out
 
 
-class _NodeOps(NamedTuple):
-    """The ops that one node can become.  `branch` is its number, or -1 for a fixed node."""
+def _steps(program: BlockProgram, slot_of: dict[int, int], choice: Choices) -> tuple[StepPlan, ...]:
+    """The ops of distinct rows, which share them; `choice` [rows, branches] says which op each is.
 
-    branch: int
-    run: Op
-    store: Op | None
-    reuse: Op | None
-    leave_out: Op | None
-
-
-def _ops_of_nodes(program: BlockProgram, slot_of: dict[int, int]) -> list[_NodeOps]:
-    """Made once, so that the distinct steps of a plan share their ops."""
-    nodes: list[_NodeOps] = []
-    k = 0
-    for node in program.nodes:
+    One lookup for all of them: a loop over 1000 rows of 400 branches would take a second.
+    """
+    ops = np.empty((4, len(program.nodes)), dtype=object)
+    columns: list[int] = []
+    for i, node in enumerate(program.nodes):
         if not isinstance(node, Branch):
-            nodes.append(_NodeOps(-1, RunFixed(node.name), None, None, None))
+            ops[RUN, i] = RunFixed(node.name)
             continue
-        slot = slot_of.get(k)
-        store = None if slot is None else Compute(node.name, slot)
-        reuse = None if slot is None else Reuse(node.name, slot)
-        leave_out = LeaveOut(node.name) if node.nested else None
-        nodes.append(_NodeOps(k, Compute(node.name, None), store, reuse, leave_out))
-        k += 1
-    return nodes
-
-
-def _step(nodes: list[_NodeOps], row: Sequence[bool], needed: Sequence[bool]) -> StepPlan:
-    """The ops of a schedule row; `needed` are the outputs that a later evaluation reads."""
-    ops: list[Op] = []
-    for k, run, store, reuse, leave_out in nodes:
-        if k < 0:
-            op: Op | None = run
-        elif row[k]:
-            op = store if needed[k] else run
-        elif leave_out is not None and not row[k - 1]:
-            op = leave_out
-        else:
-            op = reuse
-        assert op is not None, f"branch {k} has no slot"
-        ops.append(op)
-    return tuple(ops)
+        slot = slot_of.get(len(columns))
+        columns.append(i)
+        ops[RUN, i], ops[LEFT_OUT, i] = Compute(node.name, None), LeaveOut(node.name)
+        if slot is not None:
+            ops[STORED, i], ops[REUSED, i] = Compute(node.name, slot), Reuse(node.name, slot)
+    picked = np.full((len(choice), len(program.nodes)), RUN)
+    picked[:, columns] = choice
+    return tuple(map(tuple, ops[picked, np.arange(len(program.nodes))].tolist()))

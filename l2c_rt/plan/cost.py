@@ -7,21 +7,13 @@ one row kernel where a sum is needed, both ends one kernel each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from l2c_rt.plan.lowering import (
-    Embed,
-    Final,
-    Launch,
-    Run,
-    Sum,
-    can_be_one_kernel,
-    launch_kernels,
-    lower,
-)
-from l2c_rt.plan.ops import Compute, Iterate, Plan, RunFixed, StepPlan
-from l2c_rt.plan.passes import hoist_conditioning
-from l2c_rt.plan.program import BlockProgram, Branch, Fixed
+from l2c_rt.plan.lowering import can_be_one_kernel
+from l2c_rt.plan.ops import Compute, Iterate, Plan, Predict, RunFixed, StepPlan
+from l2c_rt.plan.program import BlockProgram, Branch
+from l2c_rt.plan.step_walk import Added, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +88,16 @@ def cost(program: BlockProgram, plan: Plan) -> Cost:
     everything: StepPlan = tuple(
         _most(n) if isinstance(n, Branch) else RunFixed(n.name) for n in program.nodes
     )
-    hoisted = hoist_conditioning(Plan((*plan.steps, everything), plan.order, plan.slots), program)
-    *per_step, full = (_evaluation(step, program, plan.num_slots) for step in hoisted.steps)
+    one_kernel = can_be_one_kernel(program)
+    # Hoisted conditioning nodes still cost their MACs once per evaluation of the run.
+    fixed = program.fixed_of.values()
+    macs, weights = sum(n.macs for n in fixed), sum(n.weights for n in fixed if not n.conditioning)
+    per_step: list[EvaluationCost] = []
+    for step in (*plan.steps, everything):
+        counts = LaunchCounts(program, macs, weights)
+        walk(step, program, counts, one_kernel=one_kernel)
+        per_step.append(counts.of_evaluation())
+    full = per_step[-1]
     return Cost(
         cached=tuple(per_step[i] for i in plan.order),
         full=(full,) * plan.num_evaluations,
@@ -112,43 +112,61 @@ def _most(branch: Branch) -> Compute:
     return Compute(branch.name, None)
 
 
-def _evaluation(step: StepPlan, program: BlockProgram, scratch: int) -> EvaluationCost:
-    nodes = {node.name: node for node in program.nodes}
-    # Hoisted conditioning nodes still cost their MACs once per evaluation of the run.
-    done: list[Fixed | Branch] = [n for n in nodes.values() if _tabulated(n)]
-    for op in step:
-        if isinstance(op, RunFixed):
-            done.append(nodes[op.node])
-        elif isinstance(op, Compute):
-            done += [nodes[op.branch]] * (op.times if isinstance(op, Iterate) else 1)
-    launches = lower(step, program, scratch, one_kernel=can_be_one_kernel(program))
-    return EvaluationCost(
-        macs=sum(n.macs for n in done),
-        attention_macs=sum(n.attention_macs for n in done if isinstance(n, Branch)),
-        weights=sum(n.weights for n in done if not _tabulated(n)),
-        activations=sum(launch_elements(launch, program) for launch in launches),
-        kernels=sum(launch_kernels(launch, nodes) for launch in launches),
-    )
+class LaunchCounts:
+    """What the launches of a step cost per image: see `step_walk.Sink`.
+
+    It starts with the `macs` and `weights` of what always runs.  `elements` are those of [T, D]
+    tensors and of gate, shift and scale rows that are read or written; the library's splitting of
+    products is not counted in `kernels`.
+    """
+
+    def __init__(self, program: BlockProgram, macs: int = 0, weights: int = 0) -> None:
+        self.elements = self.kernels = self.attention_macs = 0
+        self.macs, self.weights = macs, weights
+        self._branches, self._fixed = program.branch_of, program.fixed_of
+        self._tensor = program.tokens * program.width
+        self._modulation_row = program.branches[0].gated * program.width
+
+    def of_evaluation(self) -> EvaluationCost:
+        return EvaluationCost(
+            self.macs, self.attention_macs, self.weights, self.elements, self.kernels
+        )
+
+    def embed(self, target: str, branch: str | None) -> None:
+        self._count(1, 0, branch)
+
+    def sum(self, source: str, target: str, terms: Sequence[Added], branch: str | None) -> None:
+        written = bool(terms) or source != target
+        self._count(1 + _reads(terms) + written, len(terms), branch)
+
+    def final(self, source: str | None, terms: Sequence[Added]) -> None:
+        self._count((source is not None) + _reads(terms), len(terms) + 2, None)
+
+    def run(self, op: Compute) -> None:
+        branch, times = self._branches[op.branch], op.times if isinstance(op, Iterate) else 1
+        self.macs += times * branch.macs
+        self.attention_macs += times * branch.attention_macs
+        self.weights += times * branch.weights
+        self.elements += branch.activations
+        self.kernels += branch.kernels
+
+    def mix(self, op: Predict) -> None:
+        self._count(len(op.slots) + 1 + op.has_operand, 0, None)
+
+    def skip_linear(self, node: str, source: str, skip: str, target: str) -> None:
+        self.call(node, source)
+
+    def call(self, node: str, source: str) -> None:
+        self.elements += self._fixed[node].activations
+        self.kernels += self._fixed[node].kernels
+
+    def _count(self, tensors: int, rows: int, normed: str | None) -> None:
+        if normed is not None:
+            tensors, rows = tensors + 1, rows + 2
+        self.elements += tensors * self._tensor + rows * self._modulation_row
+        self.kernels += 1
 
 
-def launch_elements(launch: Launch, program: BlockProgram) -> int:
-    """Elements of [T, D] tensors and of gate, shift and scale rows that a launch reads or writes,
-    per image."""
-    tensor, modulation_row = program.tokens * program.width, program.width
-    gated = program.branches[0].gated
-    if isinstance(launch, Embed):
-        normed = launch.branch is not None
-        return (1 + normed) * tensor + 2 * normed * gated * modulation_row
-    if isinstance(launch, Sum):
-        normed, written = launch.branch is not None, bool(launch.terms)
-        passes = 1 + len(launch.terms) + (written or launch.source != launch.target) + normed
-        return passes * tensor + (len(launch.terms) + 2 * normed) * gated * modulation_row
-    if isinstance(launch, Final):
-        passes = (launch.source is not None) + len(launch.terms)
-        return passes * tensor + (len(launch.terms) + 2) * gated * modulation_row
-    name = launch.branch if isinstance(launch, Run) else launch.node
-    return next(node for node in program.nodes if node.name == name).activations
-
-
-def _tabulated(node: Fixed | Branch) -> bool:
-    return isinstance(node, Fixed) and node.conditioning
+def _reads(terms: Sequence[Added]) -> int:
+    """The tensors that terms are read from: several of a prediction that is not kept."""
+    return sum(len(op.slots) if isinstance(op, Predict) and op.store is None else 1 for op in terms)

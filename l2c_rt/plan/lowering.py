@@ -8,21 +8,25 @@ Buffers are named: "x" is the residual stream, "skip-3" what a long skip keeps o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from l2c_rt.plan.ops import Compute, LeaveOut, Op, Reuse, ReuseRun, RunFixed, StepPlan
-from l2c_rt.plan.program import BlockProgram, Branch, Fixed
-
-STREAM, JOINED = "x", "x-joined"
+from l2c_rt.plan.ops import Compute, Predict, Reuse, StepPlan
+from l2c_rt.plan.program import BlockProgram, Fixed, Node
+from l2c_rt.plan.step_walk import STREAM, Added, walk
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """The output of a branch, waiting in `slot` to be added (times its gate, where it has one)."""
+    """The output of a branch, waiting in `slot` to be added (times its gate, where it has one).
+
+    `at` is the number of the coefficient that it is added with, where it is one term of a
+    prediction.
+    """
 
     branch: str
     slot: int
+    at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,18 @@ class Sum:
     target: str
     terms: tuple[Term, ...]
     branch: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """`store = sum of coefficients * slots`, times one plus a scale, plus a shift where it
+    `has_operand`: a prediction that is kept."""
+
+    branch: str
+    slots: tuple[int, ...]
+    at: int
+    store: int
+    has_operand: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,118 +98,64 @@ class Call:
     source: str
 
 
-Launch = Embed | Sum | Run | SkipLinear | Final | Call
+Launch = Embed | Sum | Mix | Run | SkipLinear | Final | Call
 LoweredStep = tuple[Launch, ...]
 
 
 def lower(
     step: StepPlan, program: BlockProgram, scratch: int, *, one_kernel: bool = False
 ) -> LoweredStep:
-    """The launches of one distinct step; conditioning nodes must have been hoisted.
+    """The launches of one distinct step; conditioning nodes have none, as they are tabulated.
 
     Branches that nobody reads later write to the slot `scratch`.  With `one_kernel` an evaluation
     that computes nothing is its `Final` alone.
     """
-    nodes = {node.name: node for node in program.nodes}
-    lowering = _Lowering(nodes, scratch, one_kernel)
-    for op in step:
-        lowering.take(op)
-    return tuple(lowering.launches)
+    launches = _Launches(scratch)
+    walk(step, program, launches, one_kernel=one_kernel)
+    return tuple(launches.made)
 
 
-class _Lowering:
-    """The launches so far, and what still waits: terms to be added, a sum to be kept."""
+class _Launches:
+    """The launches as objects, branches that nobody reads later in the slot `scratch`."""
 
-    def __init__(self, nodes: dict[str, Fixed | Branch], scratch: int, one_kernel: bool) -> None:
-        self.launches: list[Launch] = []
-        self._nodes, self._scratch, self._one_kernel = nodes, scratch, one_kernel
-        self._at = STREAM
-        self._embedded = False
-        self._waiting: list[Term] = []
-        self._keep: str | None = None
-        self._kept: list[str] = []
+    def __init__(self, scratch: int) -> None:
+        self.made: list[Launch] = []
+        self._scratch = scratch
 
-    def take(self, op: Op) -> None:
-        if isinstance(op, Compute):
-            slot = self._scratch if op.slot is None else op.slot
-            self._sum(op.branch)
-            self.launches.append(Run(op.branch, slot))
-            self._waiting.append(Term(op.branch, slot))
-        elif isinstance(op, Reuse | ReuseRun):
-            self._settle()
-            items = op.items if isinstance(op, ReuseRun) else (op,)
-            self._waiting += [Term(item.branch, item.slot) for item in items]
-        elif not isinstance(op, LeaveOut):
-            self._fixed(op)
+    def embed(self, target: str, branch: str | None) -> None:
+        self.made.append(Embed(target, branch))
 
-    def _fixed(self, op: RunFixed) -> None:
-        node = self._nodes[op.node]
-        role = node.role if isinstance(node, Fixed) else ""
-        if role == "embed":
-            self._embedded = True
-        elif role == "skip_save":
-            self._settle()
-            self._keep = f"skip-{len(self._kept)}-{op.node}"
-        elif role == "skip_linear":
-            self._settle()
-            self._sum(None)
-            # A product cannot be written over what it reads.
-            target = JOINED if self._at == STREAM else STREAM
-            self.launches.append(SkipLinear(op.node, self._at, self._kept.pop(), target))
-            self._at = target
-        elif role == "final":
-            self._final()
-        else:
-            self._settle()
-            self._sum(None)
-            self._leave_kept()
-            self.launches.append(Call(op.node, self._at))
+    def sum(self, source: str, target: str, terms: Sequence[Added], branch: str | None) -> None:
+        self.made.append(Sum(source, target, self._terms(terms), branch))
 
-    def _settle(self) -> None:
-        """Write the sum that a long skip keeps, before anything more is added to it."""
-        if self._keep is not None:
-            self._sum(None)
+    def run(self, op: Compute) -> None:
+        self.made.append(Run(op.branch, self._slot(op)))
 
-    def _leave_kept(self) -> None:
-        """Copy the stream out of a buffer that a long skip keeps: a node may write over it."""
-        if self._at in self._kept:
-            self.launches.append(Sum(self._at, STREAM, (), None))
-            self._at = STREAM
+    def mix(self, op: Predict) -> None:
+        assert op.store is not None
+        self.made.append(Mix(op.branch, op.slots, op.at, op.store, op.has_operand))
 
-    def _sum(self, branch: str | None) -> None:
-        """Add what waits; `branch` is the one whose normed input is wanted, if any."""
-        if self._embedded:
-            self._embed(branch)
-            if not self._waiting:
-                self._note_kept()
-                return
-        elif not self._waiting and self._keep is None and branch is None:
-            return
-        # What a long skip keeps is never written over.
-        moved = STREAM if self._waiting and self._at in self._kept else self._at
-        target = self._keep or moved
-        self.launches.append(Sum(self._at, target, tuple(self._waiting), branch))
-        self._waiting.clear()
-        self._at = target
-        self._note_kept()
+    def skip_linear(self, node: str, source: str, skip: str, target: str) -> None:
+        self.made.append(SkipLinear(node, source, skip, target))
 
-    def _embed(self, branch: str | None) -> None:
-        self._embedded = False
-        first = not self._waiting
-        self._at = self._keep if first and self._keep is not None else STREAM
-        self.launches.append(Embed(self._at, branch if first else None))
+    def final(self, source: str | None, terms: Sequence[Added]) -> None:
+        self.made.append(Final(source, self._terms(terms)))
 
-    def _note_kept(self) -> None:
-        if self._keep is not None:
-            self._kept.append(self._keep)
-            self._keep = None
+    def call(self, node: str, source: str) -> None:
+        self.made.append(Call(node, source))
 
-    def _final(self) -> None:
-        self._settle()
-        if self._embedded and not self._one_kernel:
-            self._embed(None)
-        source = None if self._embedded else self._at
-        self.launches.append(Final(source, tuple(self._waiting)))
+    def _terms(self, ops: Sequence[Added]) -> tuple[Term, ...]:
+        return tuple(term for op in ops for term in self._terms_of(op))
+
+    def _terms_of(self, op: Added) -> tuple[Term, ...]:
+        if not isinstance(op, Predict):
+            return (Term(op.branch, self._slot(op)),)
+        if op.store is not None:
+            return (Term(op.branch, op.store),)
+        return tuple(Term(op.branch, slot, op.at + m) for m, slot in enumerate(op.slots))
+
+    def _slot(self, op: Compute | Reuse) -> int:
+        return self._scratch if op.slot is None else op.slot
 
 
 def buffers(steps: tuple[LoweredStep, ...]) -> tuple[str, ...]:
@@ -214,7 +176,7 @@ def can_be_one_kernel(program: BlockProgram) -> bool:
     return not skip_linears and all(branch.gated for branch in program.branches)
 
 
-def launch_kernels(launch: Launch, nodes: Mapping[str, Fixed | Branch]) -> int:
+def launch_kernels(launch: Launch, nodes: Mapping[str, Node]) -> int:
     """Kernels of one launch; the library's splitting of products not counted."""
     if isinstance(launch, Run):
         return nodes[launch.branch].kernels

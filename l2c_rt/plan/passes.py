@@ -1,11 +1,21 @@
-"""Plan -> Plan rewrites.  Each keeps what a run computes; `verify` holds before and after."""
+"""Plan -> Plan rewrites.  Each keeps what a run computes: the rewritten plan is verified."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from l2c_rt.plan.ops import Compute, Iterate, Op, Plan, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.plan.ops import (
+    Compute,
+    Iterate,
+    Op,
+    Plan,
+    Predict,
+    Reuse,
+    ReuseRun,
+    RunFixed,
+    StepPlan,
+)
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed
 
 
@@ -27,7 +37,8 @@ def fuse_reuse_runs(plan: Plan) -> Plan:
 
     k reuses one by one pass 3k times over the residual stream; a run passes k + 2 times.
     """
-    return replace(plan, steps=tuple(_fused(step) for step in plan.steps))
+    shared: Runs = {}
+    return replace(plan, steps=tuple(_fused(step, shared) for step in plan.steps))
 
 
 def with_iterations(plan: Plan, program: BlockProgram) -> Plan:
@@ -38,6 +49,11 @@ def with_iterations(plan: Plan, program: BlockProgram) -> Plan:
     branches = {branch.name: branch for branch in program.branches if branch.iterations}
     if not branches:
         return plan
+    if plan.predictions is not None:
+        raise ValueError(
+            f"{next(iter(branches))} is iterated, so nothing of it is predicted; leave corrector= "
+            "away"
+        )
     for branch in branches.values():
         if len(branch.iterations) not in (1, plan.num_evaluations):
             raise ValueError(
@@ -62,20 +78,29 @@ def _iterated(op: Op, branches: Mapping[str, Branch], slots: tuple[str, ...], s:
     return Iterate(branch.name, slot, branch.iterations_at(s), branch.resumes and s > 0)
 
 
-def _fused(step: StepPlan) -> StepPlan:
+Runs = dict[tuple[int, ...], ReuseRun]
+"""Runs by the identities of their items, which the plan keeps alive: steps share them as they share
+all other ops, or a plan of 1000 steps would hold 100 000 of them."""
+
+
+def _fused(step: StepPlan, shared: Runs) -> StepPlan:
     ops: list[Op] = []
-    run: list[Reuse] = []
+    run: list[Reuse | Predict] = []
     for op in step:
-        if isinstance(op, Reuse):
+        if isinstance(op, Reuse | Predict):
             run.append(op)
             continue
-        _close(run, ops)
+        if run:
+            ops.append(_as_one(run, shared))
+            run = []
         ops.append(op)
-    _close(run, ops)
+    if run:
+        ops.append(_as_one(run, shared))
     return tuple(ops)
 
 
-def _close(run: list[Reuse], ops: list[Op]) -> None:
-    if run:
-        ops.append(ReuseRun(tuple(run)))
-        run.clear()
+def _as_one(run: list[Reuse | Predict], shared: Runs) -> ReuseRun:
+    key = tuple(map(id, run))
+    if key not in shared:
+        shared[key] = ReuseRun(tuple(run))
+    return shared[key]

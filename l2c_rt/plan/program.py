@@ -7,7 +7,10 @@ All sizes are per image: multiply by the batch, and by two where guidance double
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +87,22 @@ class BlockProgram:
         if not self.branches:
             raise ValueError(f"program {self.family!r} has no branch, so nothing can be reused")
 
-    @property
+    @cached_property
     def branches(self) -> tuple[Branch, ...]:
         return tuple(node for node in self.nodes if isinstance(node, Branch))
 
-    @property
+    @cached_property
     def branch_names(self) -> tuple[str, ...]:
         return tuple(branch.name for branch in self.branches)
+
+    @cached_property
+    def branch_of(self) -> Mapping[str, Branch]:
+        return MappingProxyType({branch.name: branch for branch in self.branches})
+
+    @cached_property
+    def fixed_of(self) -> Mapping[str, Fixed]:
+        fixed = (node for node in self.nodes if isinstance(node, Fixed))
+        return MappingProxyType({node.name: node for node in fixed})
 
 
 def attention_branch(

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import compress
 
 from l2c_rt.plan.ops import (
     Compute,
     Iterate,
     LeaveOut,
-    Op,
     Plan,
     PlanError,
+    Predict,
+    Reuse,
+    ReuseRun,
     RunFixed,
     StepPlan,
-    op_nodes,
-    reuses,
 )
 from l2c_rt.plan.program import BlockProgram, Fixed
+from l2c_rt.plan.reads import Read, check_predicted, check_predicted_reads, slots_of
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+
+SingleOp = RunFixed | Compute | Reuse | Predict | LeaveOut
 
 
 def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = None) -> None:
@@ -32,65 +36,86 @@ def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = N
     _check_shape(plan)
     nodes = _Nodes.of(program)
     # Steps share their op objects, which live as long as the plan: each is looked at once.
-    seen: dict[int, tuple[str, ...]] = {}
-    for i in sorted(set(plan.order)):
-        _check_step(plan, plan.steps[i], nodes, seen, plan.order.index(i))
-    _check_reads(plan)
-    _check_iterations(plan, program)
+    seen: dict[int, str] = {}
+    apart = [_taken_apart(step) for step in plan.steps]
+    first_at = {i: s for s, i in reversed(tuple(enumerate(plan.order)))}
+    for i, s in first_at.items():
+        _check_step(plan, apart[i], nodes, seen, s)
+    writes = [[op for op in step if isinstance(op, Compute)] for step in apart]
+    reads = [[op for op in step if isinstance(op, Reuse | Predict)] for step in apart]
+    predicted = plan.predictions is not None or any(
+        isinstance(op, Predict) for ops in reads for op in ops
+    )
+    (check_predicted_reads if predicted else _check_reads)(plan, writes, reads)
+    _check_iterations(plan, writes, program)
     if schedule is not None:
+        if plan.predictions != schedule.predictions:
+            raise PlanError("the plan's predictions are not those of the schedule")
         if (plan.num_evaluations, program.branch_names) != (schedule.steps, schedule.branches):
             raise PlanError(
                 f"the plan has {plan.num_evaluations} evaluations of {len(program.branches)} "
                 f"branches, the schedule {schedule.steps} of {schedule.num_branches}, or in "
                 "another order"
             )
-        for s in range(plan.num_evaluations):
-            _check_row(plan.at(s), program, schedule, s)
+        computed = [[op.branch for op in ops] for ops in writes]
+        for s, i in enumerate(plan.order):
+            _check_row(computed[i], program, schedule, s)
+            if schedule.predictions is not None:
+                check_predicted(reads[i], program, schedule.predictions, s)
 
 
-def _check_reads(plan: Plan) -> None:
-    """Run the slots symbolically: who wrote each one last, and at which evaluation."""
+def _taken_apart(step: StepPlan) -> list[SingleOp]:
+    """The ops of a step, each of one node."""
+    ops: list[SingleOp] = []
+    for op in step:
+        if isinstance(op, ReuseRun):
+            ops += op.items
+        else:
+            ops.append(op)
+    return ops
+
+
+def _check_reads(plan: Plan, writes: list[list[Compute]], reads: list[list[Read]]) -> None:
+    """Run the slots symbolically: at which evaluation the one branch of each wrote it last."""
     latest: dict[str, int] = {}
-    held: dict[int, tuple[str, int]] = {}
-    writes = [[op for op in step if isinstance(op, Compute)] for step in plan.steps]
-    reads = [reuses(step) for step in plan.steps]
+    held: dict[int | None, int] = {}
     for s, i in enumerate(plan.order):
         # A branch is computed or reused once per evaluation, so writes may be taken first.
         for op in writes[i]:
-            if isinstance(op, Iterate) and op.resumes and _held(held, op) != latest.get(op.branch):
-                raise PlanError(
-                    f"evaluation {s} resumes {op.branch} from slot {op.slot}, which holds "
-                    f"{held.get(-1 if op.slot is None else op.slot)} and not its last output"
-                )
+            if isinstance(op, Iterate) and op.resumes:
+                _check_read(op, held, latest, s, "resumes")
             latest[op.branch] = s
             if op.slot is not None:
-                held[op.slot] = (op.branch, s)
+                held[op.slot] = s
         for item in reads[i]:
-            if item.branch not in latest:
-                raise PlanError(
-                    f"evaluation {s} reuses {item.branch}, which this run has not computed yet"
-                )
-            if held.get(item.slot) != (item.branch, latest[item.branch]):
-                raise PlanError(
-                    f"evaluation {s} reuses {item.branch} from slot {item.slot}, which holds "
-                    f"{held.get(item.slot)} and not the output of evaluation {latest[item.branch]}"
-                )
+            # Every slot is of one branch: _check_slot.
+            assert isinstance(item, Reuse)
+            if held.get(item.slot, -1) != latest.get(item.branch):
+                _check_read(item, held, latest, s, "reuses")
 
 
-def _held(held: dict[int, tuple[str, int]], op: Compute) -> int:
-    """The evaluation whose output of the op's branch its slot holds, or -1."""
-    branch, evaluation = held.get(-1 if op.slot is None else op.slot, ("", -1))
-    return evaluation if branch == op.branch else -1
+def _check_read(
+    op: Compute | Reuse, held: dict[int | None, int], latest: dict[str, int], s: int, verb: str
+) -> None:
+    if op.branch not in latest:
+        raise PlanError(f"evaluation {s} {verb} {op.branch}, which this run has not computed yet")
+    if held.get(op.slot) != latest[op.branch]:
+        holds = f"the output of evaluation {held[op.slot]}" if op.slot in held else "nothing"
+        raise PlanError(
+            f"evaluation {s} {verb} {op.branch} from slot {op.slot}, which holds {holds} and not "
+            f"the output of evaluation {latest[op.branch]}"
+        )
 
 
-def _check_iterations(plan: Plan, program: BlockProgram) -> None:
+def _check_iterations(plan: Plan, writes: list[list[Compute]], program: BlockProgram) -> None:
     """A branch with iterations has those of the evaluation; no other has any."""
-    branches = {branch.name: branch for branch in program.branches}
-    for s in range(plan.num_evaluations):
-        for op in plan.at(s):
-            if not isinstance(op, Compute):
-                continue
-            branch = branches[op.branch]
+    if not any(branch.iterations for branch in program.branches) and not any(
+        isinstance(op, Iterate) for ops in writes for op in ops
+    ):
+        return
+    for s, i in enumerate(plan.order):
+        for op in writes[i]:
+            branch = program.branch_of[op.branch]
             want = (
                 (branch.iterations_at(s), branch.resumes and s > 0) if branch.iterations else None
             )
@@ -128,15 +153,12 @@ def _check_shape(plan: Plan) -> None:
 
 
 def _check_step(
-    plan: Plan, ops: StepPlan, nodes: _Nodes, seen: dict[int, tuple[str, ...]], s: int
+    plan: Plan, ops: list[SingleOp], nodes: _Nodes, seen: dict[int, str], s: int
 ) -> None:
     """Every node once, in order, by an op of its kind, in a slot of its own."""
-    got: list[str] = []
-    for op in ops:
-        names = seen.get(id(op))
-        if names is None:
-            names = seen[id(op)] = _check_op(plan, op, nodes, s)
-        got += names
+    got = list(map(seen.get, map(id, ops)))
+    for i, op in enumerate(ops if None in got else ()):
+        got[i] = seen[id(op)] = seen.get(id(op)) or _check_op(plan, op, nodes, s)
     want = nodes.all if nodes.conditioning.intersection(got) else nodes.without_conditioning
     if got != want:
         pairs = enumerate(zip(got, want, strict=False))
@@ -145,36 +167,38 @@ def _check_step(
             f"evaluation {s}: op {bad} must be {want[bad : bad + 1] or 'none'}, "
             f"got {got[bad : bad + 1] or 'none'}"
         )
-    _check_nested(ops, nodes, s)
+    if nodes.nested:
+        _check_nested(ops, nodes, s)
 
 
-def _check_nested(ops: StepPlan, nodes: _Nodes, s: int) -> None:
-    """A branch is left out inside of a reused one, and only there."""
+def _check_nested(ops: list[SingleOp], nodes: _Nodes, s: int) -> None:
+    """A branch is left out inside of a reused one, and only there; see _check_op for the rest."""
     outside = True
     for op in ops:
         if isinstance(op, RunFixed):
             continue
-        for name in op_nodes(op):
-            inside = name in nodes.nested and not outside
-            if inside != isinstance(op, LeaveOut):
-                where = "inside" if inside else "outside"
-                raise PlanError(f"evaluation {s}: {op}, but {name} lies {where} of a reused branch")
-            outside = isinstance(op, Compute)
+        inside = op.branch in nodes.nested and not outside
+        if inside != isinstance(op, LeaveOut):
+            where = "inside" if inside else "outside"
+            raise PlanError(
+                f"evaluation {s}: {op}, but {op.branch} lies {where} of a reused branch"
+            )
+        outside = isinstance(op, Compute)
 
 
-def _check_op(plan: Plan, op: Op, nodes: _Nodes, s: int) -> tuple[str, ...]:
-    """The nodes an op stands for, if they are of its kind and its slots are their own."""
-    names = op_nodes(op)
+def _check_op(plan: Plan, op: SingleOp, nodes: _Nodes, s: int) -> str:
+    """The node an op stands for, if it is of its kind and its slot is its own."""
     if isinstance(op, RunFixed):
         if op.node in nodes.branches:
             raise PlanError(f"evaluation {s}: {op.node} is a branch, not a fixed node")
-    elif not nodes.branches.issuperset(names):
+        return op.node
+    if op.branch not in nodes.branches:
         raise PlanError(f"evaluation {s}: {op} names a fixed node as a branch")
-    elif isinstance(op, Compute) and op.slot is not None:
-        _check_slot(plan, op.branch, op.slot, s)
-    for item in reuses((op,)):
-        _check_slot(plan, item.branch, item.slot, s)
-    return names
+    if isinstance(op, LeaveOut) and op.branch not in nodes.nested:
+        raise PlanError(f"evaluation {s}: {op}, but {op.branch} lies outside of a reused branch")
+    for slot in () if isinstance(op, LeaveOut) else slots_of(op):
+        _check_slot(plan, op.branch, slot, s)
+    return op.branch
 
 
 def _check_slot(plan: Plan, branch: str, slot: int, s: int) -> None:
@@ -186,9 +210,11 @@ def _check_slot(plan: Plan, branch: str, slot: int, s: int) -> None:
         )
 
 
-def _check_row(ops: StepPlan, program: BlockProgram, schedule: CacheSchedule, s: int) -> None:
-    computed = {op.branch for op in ops if isinstance(op, Compute)}
-    for name, want in zip(program.branch_names, schedule.row(s), strict=True):
+def _check_row(computed: list[str], program: BlockProgram, schedule: CacheSchedule, s: int) -> None:
+    row = schedule.row(s)
+    if computed == list(compress(program.branch_names, row)):
+        return
+    for name, want in zip(program.branch_names, row, strict=True):
         if (name in computed) != bool(want):
             raise PlanError(
                 f"evaluation {s}: {name} is {'computed' if name in computed else 'reused'}, "

@@ -14,7 +14,6 @@ from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
 from l2c_rt.runtime.known_loop import KnownLoop
 from l2c_rt.runtime.run import Run
-from l2c_rt.runtime.sample import published_solver
 from l2c_rt.runtime.session import OpenSessions, Session
 from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.runtime.summary import Summary, summarize
@@ -100,9 +99,7 @@ class Compiled(Session, ModelView):
         try:
             session = self._idle.pop()
         except IndexError:
-            solver = published_solver(self.bound_model, self.schedule, self._shared.loop)
-            loop = KnownLoop(tuple(solver.timesteps), "timesteps=")
-            session = self._new_session(1, loop)
+            session = self._new_session(1, self._shared.loop)
         latents = session.sample(noise, y, cfg_scale, callback)
         # Only after a run that ended well: one that was interrupted is dropped with its memory.
         self._idle.append(session)

@@ -131,3 +131,7 @@ def another_loop(known: KnownLoop, t: float, k: int) -> str:
         f"{known.timesteps[-1]:g}); quality may suffer. Use the schedule's timesteps, or learn a "
         "router for this loop"
     )
+
+
+def other_step(announced: int, lane: int, k: int) -> str:
+    return f"step {announced} was announced, but lane {lane} is at step {k}"

@@ -38,6 +38,9 @@ def sample(
     model, schedule = run.version.model, run.shared.schedule
     loop = published_loop(model)
     solver = published_solver(model, schedule, run.clock.known)
+    if run.clock.known is None or run.clock.known.source == "earlier runs":
+        # What this run will have shown at its end: so the first one tabulates all its steps too.
+        run.clock.known = KnownLoop(tuple(map(float, solver.timesteps)), "earlier runs")
     inputs.check_noise(noise, loop, model.device)
     labels, scale = inputs.check_labels(y, noise, loop), inputs.check_scale(cfg_scale, loop)
     guided = loops.is_guided(loop, labels, scale)

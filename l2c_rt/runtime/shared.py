@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 
-from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.adapters.own.describe import own_instead
-from l2c_rt.backends.backend import Backend, Counted, CountsCalls, Workspace
+from l2c_rt.backends.backend import Backend, Counted, CountsCalls, Evaluation, Workspace
+from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.prepare import prepare
-from l2c_rt.runtime.calls import LoopNote
+from l2c_rt.runtime.calls import LoopNote, Tick
 from l2c_rt.runtime.fingerprint import PlainAttributes, fingerprint
 from l2c_rt.runtime.known_loop import KnownLoop
 from l2c_rt.runtime.notices import Notices, logger
+from l2c_rt.runtime.operands import Operands
 from l2c_rt.runtime.proof import REMEDY, Proof, structure
 from l2c_rt.runtime.run_counts import RunCounts
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -43,6 +45,18 @@ class ModelVersion:
     fingerprint: int
     autocast: bool
     attributes: PlainAttributes
+    operands: Operands
+
+    def evaluation(
+        self, state: State, slots: Slots, tick: Tick, timesteps: tuple[float, ...] | None
+    ) -> Evaluation:
+        """What a workspace is given for the evaluation of a tick."""
+        plan, step = self.plan, tick.step
+        # Evaluation 0 computes everything.
+        variant = plan.order[step if tick.reuse else 0]
+        operands = self.operands.at(step, state.x.device)
+        coefficients = plan.coefficients_at(step)
+        return Evaluation(state, slots, step, variant, timesteps, coefficients, operands)
 
     @property
     def num_slots(self) -> int:
@@ -197,7 +211,9 @@ class SharedModel:
         backend = self._select_backend(model)
         plan, cost = prepare(model.program, self.schedule, backend.passes)
         attributes = PlainAttributes([] if model.fusable is None else model.fusable.modules())
-        return ModelVersion(model, backend, plan, cost, marks, _under_autocast(model), attributes)
+        operands = Operands(plan.predictions, model.program.branch_names)
+        autocast = _under_autocast(model)
+        return ModelVersion(model, backend, plan, cost, marks, autocast, attributes, operands)
 
     def _select_again(self, autocast: bool) -> None:
         with self._lock:

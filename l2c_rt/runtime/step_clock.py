@@ -88,6 +88,8 @@ class StepClock:
             if self.mid_run and self._starts_over(call):
                 over = self._leave_run()
                 call = self._call(t, lane, step, call.latents)
+            if step is not None and step != call.k:
+                raise StepError(messages.other_step(step, call.lane, call.k))
             if not self.mid_run:
                 self._begin(call, over)
             return self._place(call)
@@ -213,10 +215,8 @@ class StepClock:
         raise StepError(messages.too_long(call.t, self.steps))
 
     def _place(self, call: Call) -> Tick:
-        run, (t, lane, k, step, _) = self._run, call
+        run, (t, lane, k, _, _) = self._run, call
         first = not self.mid_run
-        if step is not None and step != k:
-            raise StepError(f"step {step} was announced, but lane {lane} is at step {k}")
         if k > min(run.counts):
             behind = run.counts.index(min(run.counts))
             raise StepError(messages.lane_ahead(k, lane, behind))

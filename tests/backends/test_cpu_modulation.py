@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toys import call_inputs, random_schedule, toy_dit
+from toys import call_inputs, noise, random_schedule, toy_dit
 
 import l2c_rt as rt
 from l2c_rt.backends.cpu.modulation import ModulationTable
@@ -52,3 +52,23 @@ def test_rows_met_one_by_one_are_those_tabulated_ahead(window: int) -> None:
                 assert torch.equal(a, b)
     assert ahead.nbytes == 2 * 6 * 64 * 4 * 3 * (STEPS % window or window)
     assert single.nbytes == 2 * 6 * 64 * 4 * 3
+
+
+@pytest.mark.parametrize("whose", ["the model's", "a session's"])
+def test_the_first_run_of_a_sample_tabulates_as_often_as_every_later_one(whose: str) -> None:
+    fast = rt.compile(toy_dit(), random_schedule(STEPS, 6), backend="fused", check="off")
+    runner = fast if whose == "the model's" else fast.session()
+    rows: list[int] = []
+
+    def count(module: Any, args: Any) -> None:
+        rows.append(len(args[0]))
+
+    fast.bound_model.model.blocks[1].adaLN_modulation.register_forward_pre_hook(count)
+    counts = []
+    for seed in range(3):
+        rows.clear()
+        runner.sample(noise(seed), [1, 2])
+        counts.append(list(rows))
+    # One product to learn how large a step's rows are, then all steps at once.
+    labels = 3
+    assert counts == [[labels, STEPS * labels]] * 3

@@ -9,8 +9,8 @@ from kernel_calls import MODULES
 
 from l2c_rt.kernels.gate_residual_norm_modulate import gate_residual_norm_modulate_bytes
 from l2c_rt.kernels.reuse_run import reuse_run_bytes
-from l2c_rt.plan.cost import launch_elements
-from l2c_rt.plan.lowering import Sum, Term
+from l2c_rt.plan.cost import LaunchCounts
+from l2c_rt.plan.ops import Reuse
 from l2c_rt.plan.program import BlockProgram, attention_branch
 
 # Bytes, restated: tensors that cross the memory bus once each, at DiT-XL/2 and U-ViT-H/2.
@@ -57,8 +57,8 @@ def test_the_byte_model_counts_every_tensor_once(op: str, sizes: tuple[int, ...]
 def test_the_row_kernels_make_the_accesses_that_cost_counts() -> None:
     program = BlockProgram("dit", (attention_branch(0, T, D, gated=True),), T, D)
     for count in (1, 6):
-        terms = tuple(Term("attn-0", slot) for slot in range(count))
-        counted = launch_elements(Sum("x", "x", terms, "attn-0"), program) * B * 2
-        assert counted == reuse_run_bytes(B, T, D, count, 2)
-    one = launch_elements(Sum("x", "x", (Term("attn-0", 0),), "attn-0"), program)
-    assert one * B * 2 == gate_residual_norm_modulate_bytes(B, T, D, 2)
+        counts = LaunchCounts(program)
+        counts.sum("x", "x", [Reuse("attn-0", slot) for slot in range(count)], "attn-0")
+        assert counts.elements * B * 2 == reuse_run_bytes(B, T, D, count, 2)
+        if count == 1:
+            assert counts.elements * B * 2 == gate_residual_norm_modulate_bytes(B, T, D, 2)

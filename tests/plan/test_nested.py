@@ -92,7 +92,7 @@ def with_op(step: int, q: int, op: object) -> Plan:
         (1, 3, Reuse("shell-3", 0), "shell-3 uses slot 0, which belongs to shell-2"),
         (1, 3, RunFixed("shell-3"), "shell-3 is a branch, not a fixed node"),
         (1, 3, LeaveOut("after"), "names a fixed node as a branch"),
-        (0, 2, Compute("shell-2", None), "from slot 0, which holds None"),
+        (0, 2, Compute("shell-2", None), "from slot 0, which holds nothing"),
     ],
 )
 def test_plans_that_leave_out_too_much_or_too_little_are_refused(

@@ -1,4 +1,4 @@
-"""A plan is verified before and after the rewrites that a backend asks for."""
+"""A plan is verified as it runs: after the rewrites that a backend asks for."""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ from l2c_rt.backends.cpu.modulation import ModulationTable
 from l2c_rt.backends.cpu.products import Products, product_chooser, unmeasured
 from l2c_rt.backends.cpu.rows import NormInput, Term, row_pass
 from l2c_rt.backends.options import Options
-from l2c_rt.plan.ops import Compute, Plan, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.memory.mixing import mixed
+from l2c_rt.plan.ops import Compute, Plan, Predict, Reuse, ReuseRun, RunFixed, StepPlan
 
 
 class FusedCpu(OpByOp):
@@ -89,12 +90,24 @@ class FusedCpu(OpByOp):
         gate = self._modulation(self.fusable.branches[op.branch])[2]
         self._waiting.append(Term((evaluation.slots.load(op.slot),), gate))
 
+    def predict(self, op: Predict, evaluation: Evaluation) -> None:
+        gate = self._modulation(self.fusable.branches[op.branch])[2]
+        slots, operands = evaluation.slots, evaluation.operands.get(op.branch)
+        kept = tuple(slots.load(slot) for slot in op.slots)
+        numbers = evaluation.coefficients[op.at : op.at + len(kept)]
+        store = None if op.store is None else slots.load(op.store)
+        if operands is not None:
+            # What still waits may be kept where this is read.
+            self._pass(evaluation.state, None)
+            kept, numbers = (mixed(kept, numbers, operands),), ()
+        self._waiting.append(Term(kept, gate, numbers, store))
+
     def reuse_run(self, op: ReuseRun, evaluation: Evaluation) -> None:
         for item in op.items:
-            self.reuse(item, evaluation)
+            self.ops[type(item)](self, item, evaluation)
 
     ops: ClassVar[OpTable] = {
-        RunFixed: run_fixed, Compute: compute, Reuse: reuse, ReuseRun: reuse_run
+        RunFixed: run_fixed, Compute: compute, Reuse: reuse, Predict: predict, ReuseRun: reuse_run
     }  # fmt: skip
 
     def _pass(self, state: State, norm: NormInput | None) -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2c_rt._C import row_pass as native_row_pass
+from l2c_rt.memory.mixing import mixed
 
 NATIVE = (torch.float32, torch.bfloat16)
 """Dtypes of the extension's loops; others take PyTorch's operators."""
@@ -110,7 +111,9 @@ def _strided(tensor: Tensor | None, wide: list[Tensor]) -> tuple[int, int]:
 def _plain_pass(x: Tensor, out: Tensor, terms: Sequence[Term], norm: NormInput | None) -> None:
     total = x
     for term in terms:
-        value = _value(term)
+        value = term.sources[0]
+        if term.coefficients:
+            value = mixed(term.sources, term.coefficients)
         if term.store is not None:
             term.store.copy_(value)
         value = value.to(x.dtype)
@@ -127,12 +130,3 @@ def _plain_pass(x: Tensor, out: Tensor, terms: Sequence[Term], norm: NormInput |
     if norm.scale is not None and norm.shift is not None:
         h = torch.addcmul(norm.shift.to(h.dtype), h, norm.scale.to(h.dtype) + 1, out=h)
     norm.h.copy_(h)
-
-
-def _value(term: Term) -> Tensor:
-    if not term.coefficients:
-        return term.sources[0]
-    value = term.sources[0] * term.coefficients[0]
-    for source, coefficient in zip(term.sources[1:], term.coefficients[1:], strict=True):
-        value.add_(source, alpha=coefficient)
-    return value

@@ -1,0 +1,139 @@
+"""The order of the launches of a step: what waits to be added, and which launch adds it.
+
+`lowering` makes the launches, `cost` counts them: for 1000 steps of 400 branches the objects alone
+would take a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from l2c_rt.plan.ops import Compute, LeaveOut, Op, Predict, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.plan.program import BlockProgram, Fixed
+
+STREAM, JOINED = "x", "x-joined"
+
+Added = Compute | Reuse | Predict
+"""An op whose branch's output is to be added to the stream."""
+
+
+class Sink(Protocol):
+    """What is told of every launch in turn: the arguments are the launches' fields."""
+
+    def embed(self, target: str, branch: str | None) -> None: ...
+    def sum(self, source: str, target: str, terms: Sequence[Added], branch: str | None) -> None: ...
+    def run(self, op: Compute) -> None: ...
+    def mix(self, op: Predict) -> None: ...
+    def skip_linear(self, node: str, source: str, skip: str, target: str) -> None: ...
+    def final(self, source: str | None, terms: Sequence[Added]) -> None: ...
+    def call(self, node: str, source: str) -> None: ...
+
+
+def walk(step: StepPlan, program: BlockProgram, sink: Sink, *, one_kernel: bool) -> None:
+    """Tell `sink` of the launches of one distinct step, in order; see `lowering.lower`."""
+    place = _Place(program.fixed_of, sink, one_kernel)
+    for op in step:
+        place.take(op)
+
+
+class _Place:
+    """What still waits at a place in a step: terms to be added, a sum to be kept."""
+
+    def __init__(self, fixed: Mapping[str, Fixed], sink: Sink, one_kernel: bool) -> None:
+        self._fixed_nodes, self._sink, self._one_kernel = fixed, sink, one_kernel
+        self._at = STREAM
+        self._embedded = False
+        self._waiting: list[Added] = []
+        self._keep: str | None = None
+        self._kept: list[str] = []
+
+    def take(self, op: Op) -> None:
+        if isinstance(op, Compute):
+            self._sum(op.branch)
+            self._sink.run(op)
+            self._waiting.append(op)
+        elif isinstance(op, ReuseRun):
+            self._settle()
+            for item in op.items:
+                self._add(item)
+        elif isinstance(op, Reuse | Predict):
+            self._settle()
+            self._add(op)
+        elif not isinstance(op, LeaveOut):
+            self._fixed(op)
+
+    def _add(self, op: Reuse | Predict) -> None:
+        """To what waits; a prediction that is kept is made in its slot first."""
+        if isinstance(op, Predict) and op.store is not None:
+            self._sink.mix(op)
+        self._waiting.append(op)
+
+    def _fixed(self, op: RunFixed) -> None:
+        node = self._fixed_nodes[op.node]
+        role = node.role
+        if role == "embed":
+            self._embedded = True
+        elif role == "skip_save":
+            self._settle()
+            self._keep = f"skip-{len(self._kept)}-{op.node}"
+        elif role == "skip_linear":
+            self._settle()
+            self._sum(None)
+            # A product cannot be written over what it reads.
+            target = JOINED if self._at == STREAM else STREAM
+            self._sink.skip_linear(op.node, self._at, self._kept.pop(), target)
+            self._at = target
+        elif role == "final":
+            self._final()
+        elif not node.conditioning:
+            self._settle()
+            self._sum(None)
+            self._leave_kept()
+            self._sink.call(op.node, self._at)
+
+    def _settle(self) -> None:
+        """Write the sum that a long skip keeps, before anything more is added to it."""
+        if self._keep is not None:
+            self._sum(None)
+
+    def _leave_kept(self) -> None:
+        """Copy the stream out of a buffer that a long skip keeps: a node may write over it."""
+        if self._at in self._kept:
+            self._sink.sum(self._at, STREAM, (), None)
+            self._at = STREAM
+
+    def _sum(self, branch: str | None) -> None:
+        """Add what waits; `branch` is the one whose normed input is wanted, if any."""
+        if self._embedded:
+            self._embed(branch)
+            if not self._waiting:
+                self._note_kept()
+                return
+        elif not self._waiting and self._keep is None and branch is None:
+            return
+        # What a long skip keeps is never written over.
+        moved = STREAM if self._waiting and self._at in self._kept else self._at
+        target = self._keep or moved
+        self._sink.sum(self._at, target, self._waiting, branch)
+        self._waiting = []
+        self._at = target
+        self._note_kept()
+
+    def _embed(self, branch: str | None) -> None:
+        self._embedded = False
+        first = not self._waiting
+        self._at = self._keep if first and self._keep is not None else STREAM
+        self._sink.embed(self._at, branch if first else None)
+
+    def _note_kept(self) -> None:
+        if self._keep is not None:
+            self._kept.append(self._keep)
+            self._keep = None
+
+    def _final(self) -> None:
+        self._settle()
+        if self._embedded and not self._one_kernel:
+            self._embed(None)
+        source = None if self._embedded else self._at
+        self._sink.final(source, self._waiting)
