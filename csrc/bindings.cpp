@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "arena.hpp"
+#include "attention.hpp"
 #include "cuda_device.hpp"
 #include "cuda_driver.hpp"
 #include "graph_loop.hpp"
@@ -223,6 +224,30 @@ void row_pass(std::pair<std::uintptr_t, std::uintptr_t> x, std::pair<bool, bool>
   run(pass, threads);
 }
 
+void attention(std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t> tensors,
+               std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t> shape,
+               std::tuple<std::int64_t, std::int64_t, std::int64_t> strides, float scale,
+               int threads) {
+  const auto [q, k, v, out] = tensors;
+  const auto [batch, tokens, heads, head] = shape;
+  const auto [batch_stride, token_stride, head_stride] = strides;
+  CHECK_ARGUMENT(batch >= 0 && tokens > 0 && heads > 0 && head > 0, "shape [", batch, ", ", tokens,
+                 ", ", heads, ", ", head, "]");
+  const Attention arguments{at<const float*>(q),
+                            at<const float*>(k),
+                            at<const float*>(v),
+                            at<float*>(out),
+                            batch,
+                            tokens,
+                            heads,
+                            head,
+                            batch_stride,
+                            token_stride,
+                            head_stride,
+                            scale};
+  run(arguments, threads);
+}
+
 std::uint64_t checksum_at(std::uintptr_t address, std::int64_t bytes, int threads) {
   CHECK_ARGUMENT(bytes >= 0, "bytes ", bytes);
   return checksum(at<const void*>(address), bytes, threads);
@@ -238,6 +263,8 @@ PYBIND11_MODULE(_C, m) {
   l2c::bind_graph_loop(m);
   m.def("arena_bytes", &l2c::arena_bytes, "num_slots"_a, "slot_bytes"_a, "granularity"_a);
   m.def("row_pass", &l2c::row_pass, "x"_a, "narrow"_a, "shape"_a, "terms"_a, "norm"_a, "threads"_a);
+  m.def("attention", &l2c::attention, "tensors"_a, "shape"_a, "strides"_a, "scale"_a, "threads"_a,
+        l2c::NoGil());
   m.def("checksum", &l2c::checksum_at, "address"_a, "nbytes"_a, "threads"_a, l2c::NoGil());
   m.def("wait_for_event", &l2c::wait_for_event, "device"_a, "event"_a, l2c::NoGil());
   m.def("cuda_available", &l2c::cuda_available, l2c::NoGil());

@@ -134,6 +134,19 @@ def row_pass(
     shift).  Gates and what norms are made of are float32; 0 stands for what is not there.
     """
 
+def attention(
+    tensors: tuple[int, int, int, int],
+    shape: tuple[int, int, int, int],
+    strides: tuple[int, int, int],
+    scale: float,
+    threads: int,
+) -> None:
+    """softmax(scale q k^T) v of float32 tensors (q, k, v, out) at unchecked addresses.
+
+    q, k and v are [batch, tokens, heads, head] of `shape` with `strides` in elements, the last one
+    1; out is [batch, tokens, heads * head].
+    """
+
 def checksum(address: int, nbytes: int, threads: int) -> int:
     """A number that changes with the bytes, read on so many threads."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2c_rt.adapters.bound_model import FusableAttention, FusableBranch, FusableMlp, FusableModel
+from l2c_rt.backends.cpu.attention import Attention
 from l2c_rt.backends.cpu.products import Products, unmeasured
 
 
@@ -21,24 +21,21 @@ class Product(Protocol):
 
 
 def run_branch(
-    inner: FusableAttention | FusableMlp, h: Tensor, product: Product, out: Tensor | None
+    inner: FusableAttention | FusableMlp,
+    h: Tensor,
+    product: Product,
+    attention: Attention,
+    out: Tensor | None,
 ) -> Tensor:
     """A branch's output, in `out` or a tensor of its own.  Shapes: h, result [B, T, D]."""
-    if isinstance(inner, FusableAttention):
-        return attention(inner, h, product, out)
-    return product(product(h, inner.fc1, inner.gelu), inner.fc2, None, out)
-
-
-def attention(part: FusableAttention, h: Tensor, product: Product, out: Tensor | None) -> Tensor:
-    """q, k and v are read where the products left them."""
+    if isinstance(inner, FusableMlp):
+        return product(product(h, inner.fc1, inner.gelu), inner.fc2, None, out)
     b, t, _ = h.shape
-    if len(part.inputs) == 1:
-        qkv = product(h, part.inputs[0]).view(b, t, 3, part.heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    if len(inner.inputs) == 1:
+        q, k, v = product(h, inner.inputs[0]).view(b, t, 3, inner.heads, -1).unbind(2)
     else:
-        q, k, v = (product(h, m).view(b, t, part.heads, -1).transpose(1, 2) for m in part.inputs)
-    mixed = F.scaled_dot_product_attention(q, k, v, scale=part.scale)
-    return product(mixed.transpose(1, 2).reshape(b, t, -1), part.proj, None, out)
+        q, k, v = (product(h, linear).view(b, t, inner.heads, -1) for linear in inner.inputs)
+    return product(attention(q, k, v, inner.scale), inner.proj, None, out)
 
 
 def custom_forward(fusable: FusableModel) -> str:
@@ -59,7 +56,8 @@ def custom_forward(fusable: FusableModel) -> str:
         with torch.inference_mode(False), torch.no_grad(), plain:
             rows = torch.arange(4 * width, dtype=torch.float32, device=weight.device)
             h = torch.sin(rows).view(1, 4, width).to(weight.dtype)
-            out = run_branch(branch.inner, h.clone(), Products(unmeasured()), None)
+            products, attention = Products(unmeasured()), Attention(unmeasured())
+            out = run_branch(branch.inner, h.clone(), products, attention, None)
             expected = branch.module(h)
         close = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 3e-2
         if not torch.allclose(out, expected, rtol=close, atol=close):

@@ -21,6 +21,7 @@ from l2c_rt.backends.backend import (
     fused_passes,
     refuse_autocast,
 )
+from l2c_rt.backends.cpu.attention import Attention
 from l2c_rt.backends.cpu.branches import run_branch
 from l2c_rt.backends.cpu.modulation import ModulationTable
 from l2c_rt.backends.cpu.products import Products, product_chooser, unmeasured
@@ -34,10 +35,15 @@ class FusedCpu(OpByOp):
     """Keeps the modulation table and one branch's input between calls."""
 
     def __init__(
-        self, model: BoundModel, fusable: FusableModel, products: Products, evaluations: int
+        self,
+        model: BoundModel,
+        fusable: FusableModel,
+        products: Products,
+        attention: Attention,
+        evaluations: int,
     ) -> None:
         super().__init__(model)
-        self.fusable, self.products = fusable, products
+        self.fusable, self.products, self.attention = fusable, products, attention
         self._table: ModulationTable | None = None
         if fusable.modulation is not None:
             self._table = ModulationTable(fusable, evaluations)
@@ -83,7 +89,7 @@ class FusedCpu(OpByOp):
         h = self._input_like(state.x)
         self._pass(state, NormInput(branch.norm, shift, scale, h))
         slot = None if op.slot is None else evaluation.slots.target(op.slot, h)
-        out = run_branch(branch.inner, h, self.products, slot)
+        out = run_branch(branch.inner, h, self.products, self.attention, slot)
         self._waiting.append(Term((out,), gate, store=None if out is slot else slot))
 
     def reuse(self, op: Reuse, evaluation: Evaluation) -> None:
@@ -148,9 +154,10 @@ def fused_cpu_backend(
     fusable = model.fusable
     assert fusable is not None
     dtype = None if options.precision is None else torch.bfloat16
-    products = Products(product_chooser() if options.tune else unmeasured(), dtype=dtype)
+    chooser = product_chooser() if options.tune else unmeasured()
+    products, attention = Products(chooser, dtype=dtype), Attention(chooser)
 
     def workspace(plan: Plan) -> FusedCpu:
-        return FusedCpu(model, fusable, products, plan.num_evaluations)
+        return FusedCpu(model, fusable, products, attention, plan.num_evaluations)
 
     return Backend("fused", fused_passes, workspace, reasons, copies=products, dtype=dtype)
