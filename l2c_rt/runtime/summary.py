@@ -29,7 +29,6 @@ class Summary:
     slots: int
     slot_bytes: int
     table_bytes: int
-    copied_bytes: int
     arena_allocations: int
     weight_changes: int
     checked: str
@@ -39,6 +38,7 @@ class Summary:
     reasons: tuple[str, ...]
     counted: bool = True
     slots_unmerged: int | None = None
+    copied_bytes: int = 0
 
     def __str__(self) -> str:
         total = self.steps * self.branches

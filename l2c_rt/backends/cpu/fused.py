@@ -131,7 +131,8 @@ class FusedCpu(OpByOp):
         dtype = self.products.dtype or x.dtype
         h = self._h
         if h is None or h.shape != x.shape or h.dtype != dtype:
-            h = self._h = torch.empty(x.shape, dtype=dtype)
+            # Where x is, and not on a default device of the user's.
+            h = self._h = x.new_empty(x.shape, dtype=dtype)
         return h
 
     def _narrowed(self, x: Tensor) -> Tensor:

@@ -57,7 +57,8 @@ def _dtype_of(terms: Sequence[Term], x: Tensor) -> torch.dtype:
 
 def _is_native(x: Tensor, values: torch.dtype, terms: Sequence[Term]) -> bool:
     return (
-        (x.dtype is values or (x.dtype is torch.float32 and values is torch.bfloat16))
+        x.is_cpu
+        and (x.dtype is values or (x.dtype is torch.float32 and values is torch.bfloat16))
         and x.dtype in NATIVE
         and all(source.dtype is values for term in terms for source in term.sources)
     )
