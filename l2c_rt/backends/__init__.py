@@ -48,6 +48,9 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
     why_not = _why_not_fused(model, options)
     if why_not and name == "fused":
         raise ValueError(f'backend="fused": {why_not}; compile with backend="reference"')
+    if why_not and on_cpu:
+        remark = f"fused backend not used: {why_not}"
+        return reference_backend(model, _unused_options(options), (remark,))
     if why_not:
         reasons = (f"fused backend not used: {why_not}", *_unused_options(options))
         return reference_backend(model, reasons)

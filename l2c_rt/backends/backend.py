@@ -128,7 +128,8 @@ class Backend:
     """How a described model is run.  `reasons` says why this backend and not a faster one.
 
     `extra_slots` are taken beside the plan's; `copies` are the backend's of the model's weights;
-    `dtype` is that of its products, where the model has another.
+    `dtype` is that of its products, where the model has another.  `remarks` are for `summary()`
+    alone: nobody is warned of them.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Backend:
     extra_slots: int = 0
     copies: WeightCopies | None = None
     dtype: torch.dtype | None = None
+    remarks: tuple[str, ...] = ()
 
 
 OpTable = Mapping[type, Callable[[Any, Any, Evaluation], None]]

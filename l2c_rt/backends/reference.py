@@ -56,6 +56,8 @@ class Reference(OpByOp):
     }  # fmt: skip
 
 
-def reference_backend(model: BoundModel, reasons: tuple[str, ...] = ()) -> Backend:
+def reference_backend(
+    model: BoundModel, reasons: tuple[str, ...] = (), remarks: tuple[str, ...] = ()
+) -> Backend:
     """The reference for a described model."""
-    return Backend("reference", unchanged, lambda plan: Reference(model), reasons)
+    return Backend("reference", unchanged, lambda plan: Reference(model), reasons, remarks=remarks)

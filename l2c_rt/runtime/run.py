@@ -176,13 +176,8 @@ class Run:
             self.shared.notices.tell([NO_GRADIENTS])
 
     def _lanes_of_new_run(self, key: InputKey) -> list[Lane]:
-        lanes = self.lanes.at(key, self.version)
-        for lane in lanes:
-            lane.workspace.drop_tables()
-        if self.version.backend.copies is not None:
-            self.version.backend.copies.begin_run()
         self._key = key
-        return lanes
+        return self.lanes.begin_run(key, self.version)
 
     def _check_key(self, key: InputKey, tick: Tick) -> None:
         if key != self._key:

@@ -113,5 +113,5 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
         expected_speedup=shared.cost.speedup_limit,
         estimated_speedup=counts.speedup(plan.order, plan.order[0]),
         graphs=graphs,
-        reasons=version.reasons + shared.loop_notes + graphs.reasons,
+        reasons=version.reasons + version.backend.remarks + shared.loop_notes + graphs.reasons,
     )
