@@ -64,6 +64,15 @@ class Lanes:
             del self._shapes[next(iter(self._shapes))]
         return lanes
 
+    def begin_run(self, key: InputKey, version: ModelVersion) -> list[Lane]:
+        """The lanes for a run with inputs like this, with nothing of an earlier run in them."""
+        lanes = self.at(key, version)
+        for lane in lanes:
+            lane.workspace.drop_tables()
+        if version.backend.copies is not None:
+            version.backend.copies.begin_run()
+        return lanes
+
     def renew(self, version: ModelVersion) -> None:
         """Give every lane a workspace for another version; slots stay where they are as many."""
         for lane in self.all():

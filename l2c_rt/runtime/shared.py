@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.adapters.own.describe import own_instead
 from l2c_rt.backends.backend import (
@@ -52,6 +54,7 @@ class ModelVersion:
     plan: Plan
     cost: Cost
     fingerprint: int
+    autocast: bool
     attributes: PlainAttributes
     operands: Operands
 
@@ -83,6 +86,12 @@ class ModelVersion:
     def reasons(self) -> tuple[str, ...]:
         """Why the model is not run faster, and what of it is not carried out."""
         return self.backend.reasons + self.model.notes
+
+
+def _under_autocast(model: BoundModel) -> bool:
+    """Whether autocast holds, where the selection of the backend depends on it."""
+    depends = model.fusable is not None and model.device.type == "cpu"
+    return depends and torch.is_autocast_enabled("cpu")
 
 
 class SharedModel:
@@ -129,8 +138,10 @@ class SharedModel:
         Raises ValueError under `strict`, or where the schedule no longer fits.
         """
         model = self.version.model.model
-        marks = fingerprint(model)
+        marks, autocast = fingerprint(model), _under_autocast(self.version.model)
         if self._is_of(self.version, marks):
+            if autocast != self.version.autocast:
+                self._select_again(autocast)
             return self.version
         if self.strict:
             raise ValueError(
@@ -159,8 +170,8 @@ class SharedModel:
         """
         if not self.proof.due(version.model):
             return False
-        exact = version.backend.name == "reference"
-        problem = self.proof.check(version.model, args, kwargs, out, exact=exact)
+        exact, dtype = version.backend.name == "reference", version.backend.dtype
+        problem = self.proof.check(version.model, args, kwargs, out, exact=exact, dtype=dtype)
         if problem:
             self.refuse(version, problem)
         return bool(problem)
@@ -243,7 +254,14 @@ class SharedModel:
         plan, cost = prepare(model.program, self.schedule, backend.passes)
         attributes = PlainAttributes([] if model.fusable is None else model.fusable.modules())
         operands = Operands(plan.predictions, model.program.branch_names)
-        return ModelVersion(model, backend, plan, cost, marks, attributes, operands)
+        autocast = _under_autocast(model)
+        return ModelVersion(model, backend, plan, cost, marks, autocast, attributes, operands)
+
+    def _select_again(self, autocast: bool) -> None:
+        with self._lock:
+            if self.version.autocast != autocast:
+                self.version = self._version_of(self.version.model)
+        self.tell()
 
     @staticmethod
     def _is_of(version: ModelVersion, marks: int) -> bool:

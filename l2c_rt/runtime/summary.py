@@ -38,6 +38,7 @@ class Summary:
     reasons: tuple[str, ...]
     counted: bool = True
     slots_unmerged: int | None = None
+    copied_bytes: int = 0
 
     def __str__(self) -> str:
         total = self.steps * self.branches
@@ -50,7 +51,8 @@ class Summary:
             f"{self.distinct_steps} distinct steps{self._calls_per_step()}",
             f"  reuse      {self.reused} of {total} branch calls ({self.reused / total:.1%})",
             f"  memory     {self._slots()}, {self.slot_bytes / 2**20:.1f} MiB, allocated "
-            f"{_times(self.arena_allocations)}; tables {self.table_bytes / 2**20:.1f} MiB",
+            f"{_times(self.arena_allocations)}; tables {self.table_bytes / 2**20:.1f} MiB"
+            f"{self._copies()}",
             f"  runs       {self.runs} complete, {self.abandoned} abandoned, {self.calls} calls",
             f"  checked    against the model's own forward: {self.checked}",
             f"  speed-up   expected at most {self.expected_speedup:.3f}x{not_counted}, estimated "
@@ -65,6 +67,10 @@ class Summary:
 
     def _calls_per_step(self) -> str:
         return f", {self.calls_per_step} calls per step" if self.calls_per_step > 1 else ""
+
+    def _copies(self) -> str:
+        copied = self.copied_bytes / 2**20
+        return f"; copies of weights {copied:.1f} MiB" if copied else ""
 
     def _slots(self) -> str:
         before = self.slots_unmerged
@@ -81,7 +87,7 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
     version, counts = shared.version, shared.counts
     lanes = [lane for run in runs for lane in run.lanes.all()]
     graphs = sum((lane.workspace.graph_stats for lane in lanes), GraphStats())
-    plan = version.plan
+    plan, copies = version.plan, version.backend.copies
     return Summary(
         model=type(version.model.model).__name__,
         source=shared.schedule.source,
@@ -99,6 +105,7 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
         slots_unmerged=plan.num_slots,
         slot_bytes=sum(lane.slots.nbytes for lane in lanes),
         table_bytes=sum(lane.workspace.nbytes for lane in lanes),
+        copied_bytes=0 if copies is None else copies.nbytes,
         arena_allocations=counts.allocations,
         weight_changes=counts.weight_changes,
         checked=shared.proof.status,
@@ -106,5 +113,5 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
         expected_speedup=shared.cost.speedup_limit,
         estimated_speedup=counts.speedup(plan.order, plan.order[0]),
         graphs=graphs,
-        reasons=version.reasons + shared.loop_notes + graphs.reasons,
+        reasons=version.reasons + version.backend.remarks + shared.loop_notes + graphs.reasons,
     )

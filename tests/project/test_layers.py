@@ -44,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "memory": {"_C", "device"},
     "measure": {"untrusted"},
     # running
-    "backends": {"adapters", "device", "kernels", "measure", "memory", "plan", "sampling",
+    "backends": {"_C", "adapters", "device", "kernels", "measure", "memory", "plan", "sampling",
                  "schedule", "untrusted"},
     "runtime": {"adapters", "backends", "device", "memory", "notices", "plan", "sampling",
                 "schedule"},
