@@ -53,6 +53,7 @@ def compile(
     sites: Sequence[str] | None = None,
     granularity: str | None = None,
     merge: bool = True,
+    pack: bool = True,
 ) -> Compiled:
     """Plan a schedule for a model, verify the plan, and return a callable to use in its place.
 
@@ -68,6 +69,8 @@ def compile(
     A model that no built-in adapter knows runs its own forward, cut at the attention and MLP
     modules of its blocks, or at `sites`, patterns of module paths such as "blocks.*.attn"; a U-Net
     with the policy DeepCache, or a schedule of shells, at its layers.
+    On a CPU its linears take a faster product where one measurement shows one, on copies of their
+    weights: the results then differ by rounding; with `pack=False` they are the model's own.
     A schedule that was learned on whole blocks, or at sites, says so itself.
     With the granularity "block" the schedule is of whole blocks, what is kept is what a block adds
     to its arguments, and with `merge` neighbours that are always reused together are kept as one
@@ -77,11 +80,11 @@ def compile(
     `check="off"` is for those who know the difference.  `adapter` gives another description.
     Raises TypeError for a model without blocks, ValueError for a schedule that does not fit.
     """
-    for name, value in (("tune", tune), ("merge", merge)):
+    for name, value in (("tune", tune), ("merge", merge), ("pack", pack)):
         if not isinstance(value, bool):
             raise TypeError(f"{name}: wanted True or False, got {value!r}")
     forgiving = backend in ("auto", "own") and not strict
-    options = Options(graph, residual_dtype, tune, forgiving=forgiving, merge=merge)
+    options = Options(graph, residual_dtype, tune, forgiving=forgiving, merge=merge, pack=pack)
     return build(
         model, router, partial(select_backend, backend, options), steps=steps,
         calls_per_step=calls_per_step, timesteps=timesteps, strict=strict, check=check,

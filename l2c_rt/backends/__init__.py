@@ -8,6 +8,7 @@ from typing import Any
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend
 from l2c_rt.backends.cpu.fused import custom_forward, fused_cpu_backend
+from l2c_rt.backends.cpu.products import Products, product_chooser
 from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.options import Options
 from l2c_rt.backends.own_backend import own_backend
@@ -31,7 +32,10 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
     by_sites = model.open_stage is not None
     if by_sites and (name in ("auto", "own") or model.refused):
         unused = _unused_options(options, graphs=model.device.type == "cuda")
-        return own_backend(model, unused, merge=options.merge, graphs=_graphs(model, options))
+        return own_backend(
+            model, unused, merge=options.merge, graphs=_graphs(model, options),
+            products=_products(model, options),
+        )  # fmt: skip
     if by_sites or name == "own":
         kind, by = type(model.model).__name__, "its sites" if by_sites else "an adapter"
         raise ValueError(f"backend={name!r}: {kind} is described by {by}; leave backend= out")
@@ -71,6 +75,13 @@ def _graphs(model: BoundModel, options: Options) -> GraphParts | None:
     if model.device.type != "cuda" or options.graph == "off":
         return None
     return GraphParts(CudaRecorder, options.forgiving)
+
+
+def _products(model: BoundModel, options: Options) -> Products | None:
+    """The products of a model's own linears; None where they are left to the model."""
+    if model.device.type != "cpu" or not (options.pack and options.tune):
+        return None
+    return Products(product_chooser())
 
 
 def _unused_options(options: Options, *, graphs: bool = False) -> tuple[str, ...]:

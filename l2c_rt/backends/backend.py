@@ -105,11 +105,27 @@ class RunRequest:
     solver: PublishedSolver
 
 
+class WeightCopies(Protocol):
+    """Copies of weights that all workspaces of a backend use."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the copies."""
+
+    def begin_run(self) -> None:
+        """Forget the copies of weights that were written to since."""
+
+    def drop(self) -> None:
+        """Give the memory back; copies are made again when they are wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
     """How a described model is run.  `reasons` says why this backend and not a faster one.
 
-    `extra_slots` are taken beside the plan's.
+    `extra_slots` are taken beside the plan's; `copies` are the backend's of the model's weights.
+    `without_copies` is the same backend without them.  `notes` are for `summary()` alone: nothing
+    that was asked for is left undone.
     """
 
     name: str
@@ -117,6 +133,9 @@ class Backend:
     workspace: Callable[[Plan], Workspace]
     reasons: tuple[str, ...] = ()
     extra_slots: int = 0
+    copies: WeightCopies | None = None
+    without_copies: Backend | None = None
+    notes: tuple[str, ...] = ()
 
 
 OpTable = Mapping[type, Callable[[Any, Any, Evaluation], None]]
