@@ -96,8 +96,7 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
         source=shared.schedule.source,
         backend=version.backend.name,
         device=str(version.model.device),
-        steps=shared.schedule.steps,
-        branches=shared.schedule.num_branches,
+        steps=shared.schedule.steps, branches=shared.schedule.num_branches,
         calls_per_step=runs[0].lanes.count,
         distinct_steps=len(plan.steps),
         reused=plan.reuse_count,
@@ -105,8 +104,7 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
         abandoned=counts.abandoned,
         calls=counts.calls,
         slots=plan.num_slots if shared.counted is None else shared.counted.plan.num_slots,
-        slots_unmerged=plan.num_slots,
-        notes=version.backend.notes,
+        slots_unmerged=plan.num_slots, notes=version.backend.notes,
         slot_bytes=sum(lane.slots.nbytes for lane in lanes),
         table_bytes=sum(lane.workspace.nbytes for lane in lanes),
         copied_bytes=version.copied_bytes,
@@ -118,4 +116,4 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
         estimated_speedup=counts.speedup(plan.order, plan.order[0]),
         graphs=graphs,
         reasons=version.reasons + shared.loop_notes + graphs.reasons,
-    )
+    )  # fmt: skip
