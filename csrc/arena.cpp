@@ -45,6 +45,8 @@ void Arena::poison() {
   memory_->fill(0xFF);
 }
 
+void Arena::used_on(std::uintptr_t stream) { memory_->used_on(stream); }
+
 std::shared_lock<std::shared_mutex> Arena::keep_awake() {
   std::shared_lock lock(mutex_);
   require_awake("launch");

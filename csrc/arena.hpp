@@ -22,8 +22,11 @@ class Arena {
   // and both sleep and wake can be tried again. A failed wake leaves what was mapped before.
   void sleep();
   void wake();
-  // Fills every slot with NaN. On a GPU it waits for the device before and after.
+  // Fills every slot with NaN, and waits for that.
   void poison();
+  // What a stream has been given until now uses the slots. Sleep, poison and the end of the arena
+  // wait for that alone: a wait for the whole device would end the captures of other threads.
+  void used_on(std::uintptr_t stream);
 
   // While the lock is held the arena stays awake. Throws if it is asleep.
   std::shared_lock<std::shared_mutex> keep_awake();

@@ -16,6 +16,7 @@ using DevicePtr = unsigned long long;
 using MemoryHandle = unsigned long long;
 using Context = struct OpaqueContext*;
 using Stream = struct OpaqueStream*;
+using Event = struct OpaqueEvent*;
 using GraphExec = struct OpaqueGraphExec*;
 
 constexpr Result kSuccess = 0;
@@ -25,6 +26,10 @@ constexpr int kGranularityRecommended = 1;
 constexpr int kAllocationPinned = 1;
 constexpr int kLocationDevice = 1;
 constexpr int kAccessReadWrite = 3;
+constexpr unsigned int kEventWithoutTiming = 2;
+constexpr int kNotCapturing = 0;
+constexpr int kCaptureModeRelaxed = 2;
+constexpr std::uintptr_t kStreamOfThisThread = 2;
 
 struct Location {
   int type;
@@ -63,7 +68,6 @@ struct AccessDescription {
   X(cuDevicePrimaryCtxRelease_v2, cu::Device)                                                \
   X(cuCtxPushCurrent_v2, cu::Context)                                                        \
   X(cuCtxPopCurrent_v2, cu::Context*)                                                        \
-  X(cuCtxSynchronize)                                                                        \
   X(cuMemGetInfo_v2, std::size_t*, std::size_t*)                                             \
   X(cuMemGetAllocationGranularity, std::size_t*, const cu::AllocationProperties*, int)       \
   X(cuMemAddressReserve, cu::DevicePtr*, std::size_t, std::size_t, cu::DevicePtr,            \
@@ -75,7 +79,15 @@ struct AccessDescription {
   X(cuMemMap, cu::DevicePtr, std::size_t, std::size_t, cu::MemoryHandle, unsigned long long) \
   X(cuMemUnmap, cu::DevicePtr, std::size_t)                                                  \
   X(cuMemSetAccess, cu::DevicePtr, std::size_t, const cu::AccessDescription*, std::size_t)   \
-  X(cuMemsetD8_v2, cu::DevicePtr, unsigned char, std::size_t)                                \
+  X(cuMemsetD8Async, cu::DevicePtr, unsigned char, std::size_t, cu::Stream)                  \
+  X(cuStreamIsCapturing, cu::Stream, int*)                                                   \
+  X(cuStreamSynchronize, cu::Stream)                                                         \
+  X(cuStreamWaitEvent, cu::Stream, cu::Event, unsigned int)                                  \
+  X(cuThreadExchangeStreamCaptureMode, int*)                                                 \
+  X(cuEventCreate, cu::Event*, unsigned int)                                                 \
+  X(cuEventDestroy_v2, cu::Event)                                                            \
+  X(cuEventRecord, cu::Event, cu::Stream)                                                    \
+  X(cuEventSynchronize, cu::Event)                                                           \
   X(cuGraphLaunch, cu::GraphExec, cu::Stream)
 
 struct CudaDriver {

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <atomic>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,7 @@ class CudaMemory final : public Memory {
   void take() override;
   void give_back() override;
   void fill(unsigned char byte) override;
+  void used_on(std::uintptr_t stream) override;
 
   std::uintptr_t address() const override { return base_; }
   std::int64_t reserved_bytes() const override { return bytes_; }
@@ -39,6 +41,7 @@ class CudaMemory final : public Memory {
 
  private:
   cu::AllocationProperties properties() const;
+  void wait_for_work();
   void add_chunk(std::int64_t offset, std::int64_t bytes);
   void allow_access();
   void drop_last_chunk();
@@ -47,6 +50,7 @@ class CudaMemory final : public Memory {
 
   CudaDevice device_;
   const CudaDriver& driver_;
+  std::unique_ptr<WorkOnDevice> work_;
   std::int64_t bytes_ = 0;
   std::int64_t chunk_bytes_ = 0;
   cu::DevicePtr base_ = 0;
@@ -57,6 +61,8 @@ class CudaMemory final : public Memory {
 CudaMemory::CudaMemory(int device, std::int64_t bytes)
     : device_(device), driver_(device_.driver()) {
   const CurrentDevice current(device_);
+  const BesideCaptures beside(driver_);
+  work_ = std::make_unique<WorkOnDevice>(device_);
   const cu::AllocationProperties wanted = properties();
   std::size_t granularity = 0;
   CHECK_CUDA(driver_, cuMemGetAllocationGranularity,
@@ -74,15 +80,20 @@ CudaMemory::CudaMemory(int device, std::int64_t bytes)
 CudaMemory::~CudaMemory() {
   cu::Context popped = nullptr;
   if (driver_.cuCtxPushCurrent_v2(device_.context()) != cu::kSuccess) return;
-  if (driver_.cuCtxSynchronize() == cu::kSuccess) {
-    drop_after(0);
-    driver_.cuMemAddressFree(base_, bytes_);
+  {
+    const BesideCaptures beside(driver_);
+    if (work_->wait() == cu::kSuccess) {
+      drop_after(0);
+      driver_.cuMemAddressFree(base_, bytes_);
+    }
+    work_.reset();
   }
   driver_.cuCtxPopCurrent_v2(&popped);
 }
 
 void CudaMemory::take() {
   const CurrentDevice current(device_);
+  const BesideCaptures beside(driver_);
   const std::size_t kept = chunks_.size();
   try {
     for (std::int64_t offset = mapped_; offset < bytes_; offset += chunk_bytes_)
@@ -97,17 +108,30 @@ void CudaMemory::take() {
 
 void CudaMemory::give_back() {
   const CurrentDevice current(device_);
-  device_.synchronize();
+  const BesideCaptures beside(driver_);
+  wait_for_work();
   while (!chunks_.empty()) drop_last_chunk();
 }
 
-// The device is idle before, and after, so no stream needs to be ordered with the write.
+// Waited for, before and after, so no stream needs to be ordered with the write.
 void CudaMemory::fill(unsigned char byte) {
   const CurrentDevice current(device_);
-  device_.synchronize();
-  CHECK_CUDA(driver_, cuMemsetD8_v2, (base_, byte, bytes_), bytes_, " bytes on device ",
+  const BesideCaptures beside(driver_);
+  wait_for_work();
+  const auto stream = reinterpret_cast<cu::Stream>(cu::kStreamOfThisThread);
+  CHECK_CUDA(driver_, cuMemsetD8Async, (base_, byte, bytes_, stream), bytes_, " bytes on device ",
              device_.index());
-  device_.synchronize();
+  CHECK_CUDA(driver_, cuStreamSynchronize, (stream), "filling memory on device ", device_.index());
+}
+
+void CudaMemory::used_on(std::uintptr_t stream) {
+  const CurrentDevice current(device_);
+  work_->add(reinterpret_cast<cu::Stream>(stream));
+}
+
+void CudaMemory::wait_for_work() {
+  CHECK_CUDA_RESULT(driver_, cuEventSynchronize, work_->wait(), "waiting for device ",
+                    device_.index(), ", where earlier work may have failed");
 }
 
 cu::AllocationProperties CudaMemory::properties() const {

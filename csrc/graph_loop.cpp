@@ -36,11 +36,21 @@ void GraphLoop::launch(std::uintptr_t stream, std::int64_t first,
   awake.reserve(arenas_.size());
   for (const auto& arena : arenas_) awake.push_back(arena->keep_awake());
   const CurrentDevice current(device_);
-  for (std::int64_t i = first; i < first + launched; ++i)
-    CHECK_CUDA(device_.driver(), cuGraphLaunch,
-               (reinterpret_cast<cu::GraphExec>(graphs_[static_cast<std::size_t>(i)]),
-                reinterpret_cast<cu::Stream>(stream)),
-               "graph ", i, " of ", size(), " on device ", device_.index());
+  // Also of a launch that fails midway, the graphs before it use the arenas.
+  const auto note_use = [&] {
+    for (const auto& arena : arenas_) arena->used_on(stream);
+  };
+  try {
+    for (std::int64_t i = first; i < first + launched; ++i)
+      CHECK_CUDA(device_.driver(), cuGraphLaunch,
+                 (reinterpret_cast<cu::GraphExec>(graphs_[static_cast<std::size_t>(i)]),
+                  reinterpret_cast<cu::Stream>(stream)),
+                 "graph ", i, " of ", size(), " on device ", device_.index());
+  } catch (...) {
+    note_use();
+    throw;
+  }
+  note_use();
 }
 
 }  // namespace l2c

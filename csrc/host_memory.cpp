@@ -38,6 +38,10 @@ class HostMemory final : public Memory {
     std::memset(address_, byte, static_cast<std::size_t>(bytes_));
   }
 
+  void used_on(std::uintptr_t stream) override {
+    CHECK_ARGUMENT(false, "stream ", stream, ", but host memory has none");
+  }
+
   std::uintptr_t address() const override { return reinterpret_cast<std::uintptr_t>(address_); }
   std::int64_t reserved_bytes() const override { return bytes_; }
   std::int64_t mapped_bytes() const override { return mapped_; }

@@ -17,6 +17,8 @@ class Memory {
   virtual void take() = 0;       // physical memory behind the whole range
   virtual void give_back() = 0;  // no physical memory behind any of it
   virtual void fill(unsigned char byte) = 0;
+  // What a stream has been given until now uses the memory: all of the above waits for it.
+  virtual void used_on(std::uintptr_t stream) = 0;
 
   virtual std::uintptr_t address() const = 0;
   virtual std::int64_t reserved_bytes() const = 0;

@@ -22,8 +22,8 @@ class Arena:
 
     Thread-safe: `sleep`, `wake` and `poison` exclude each other and every `GraphLoop.launch`.
     Other uses of the views by other threads (host code, GPU work launched elsewhere) are theirs to
-    order. On a GPU, no arena may be put to sleep, poisoned or dropped while a stream of its device
-    captures a graph: waiting for the device would end the capture.
+    order, and to tell of by `used_on`: giving memory back waits for what was told, and for nothing
+    else on the device, where a wait would end the captures of other threads.
 
     Raises: ValueError for a bad size or device, MemoryError, RuntimeError where CUDA cannot serve.
     """
@@ -41,7 +41,7 @@ class Arena:
     def sleep(self) -> None:
         """Give the memory back and keep the addresses; nothing happens when asleep.
 
-        Waits for the device first. Views read as zeros on the host until `wake`; on a GPU any
+        Waits for what uses it first. Views read as zeros on the host until `wake`; on a GPU any
         access is an error that ends the process's use of the device.
         """
 
@@ -52,7 +52,15 @@ class Arena:
         """
 
     def poison(self) -> None:
-        """Set every byte to 0xFF, which is NaN in each dtype; waits for the device around it."""
+        """Set every byte to 0xFF, which is NaN in each dtype; waits for what uses it, and for the
+        write."""
+
+    def used_on(self, stream: int) -> None:
+        """What a stream (its address) has been given until now uses the slots.
+
+        Calls for several streams add up. Nothing happens where the stream is being captured.
+        Raises: ValueError on the host.
+        """
 
     @property
     def base(self) -> int: ...
@@ -108,6 +116,29 @@ class GraphLoop:
 
 def arena_bytes(num_slots: int, slot_bytes: int, granularity: int) -> tuple[int, int]:
     """(stride_bytes, reserved_bytes) of an arena, without making it."""
+
+def row_pass(
+    x: tuple[int, int],
+    narrow: tuple[bool, bool],
+    shape: tuple[int, int, int],
+    terms: Sequence[tuple[Sequence[int], Sequence[float], int, int, int]],
+    norm: tuple[int, float, int, int, int, int, int],
+    threads: int,
+) -> None:
+    """Add terms to a residual stream and normalise it, row by row in float32; unchecked addresses.
+
+    `x` is (read, written), `narrow` whether (x, values) are bfloat16, `shape` (rows, rows of a
+    batch, width).  A term is (sources, coefficients, gate, elements from gate to gate, store):
+    x += gate * value with value = sum coefficient * source, and store = value; no coefficients for
+    one source as it is.  `norm` is (h, epsilon, weight, bias, shift, scale, elements from shift to
+    shift).  Gates and what norms are made of are float32; 0 stands for what is not there.
+    """
+
+def checksum(address: int, nbytes: int, threads: int) -> int:
+    """A number that changes with the bytes, read on so many threads."""
+
+def wait_for_event(device: int, event: int) -> None:
+    """Wait for an event (its address) on a device, also from a thread that captures a graph."""
 
 def cuda_available() -> bool:
     """Whether a driver opens and shows a GPU; makes no CUDA context."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from l2c_rt._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from l2c_rt import models, policies, presets
+    from l2c_rt import correctors, methods, models, policies, presets
     from l2c_rt.api import compile
+    from l2c_rt.calibration.calibrate import calibrate
     from l2c_rt.compare.fit import fit_report
     from l2c_rt.learning.train import learn
     from l2c_rt.pipelines.enable import disable, enable
@@ -26,24 +27,28 @@ _HOMES = {
     "Compiled": "runtime.compiled",
     "Router": "policies.router",
     "Session": "runtime.session",
+    "calibrate": "calibration.calibrate",
     "compile": "api",
     "disable": "pipelines.enable",
     "enable": "pipelines.enable",
     "fit_report": "compare.fit",
     "learn": "learning.train",
 }
-_MODULES = ("models", "policies", "presets")
+_MODULES = ("correctors", "methods", "models", "policies", "presets")
 
 __all__ = [
     "CacheSchedule",
     "Compiled",
     "Router",
     "Session",
+    "calibrate",
     "compile",
+    "correctors",
     "disable",
     "enable",
     "fit_report",
     "learn",
+    "methods",
     "models",
     "policies",
     "presets",

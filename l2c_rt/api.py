@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from l2c_rt._deprecated import renamed_keyword
-from l2c_rt.adapters import describe
+from l2c_rt.adapters import describe, has_adapter
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.model_fingerprint import fingerprint_difference, model_fingerprint
 from l2c_rt.adapters.own.unet import describe_unet
 from l2c_rt.backends import select_backend
 from l2c_rt.backends.options import Options
+from l2c_rt.correctors.corrector import Corrector, corrected
 from l2c_rt.notices import L2CWarning
 from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
@@ -41,6 +42,7 @@ def compile(
     router: Schedulable,
     *,
     steps: int | None = None,
+    corrector: Corrector | None = None,
     calls_per_step: int = 1,
     timesteps: Sequence[float] | None = None,
     backend: str = "auto",
@@ -54,10 +56,13 @@ def compile(
     granularity: str | None = None,
     merge: bool = True,
     pack: bool = True,
+    precision: str | None = None,
 ) -> Compiled:
     """Plan a schedule for a model, verify the plan, and return a callable to use in its place.
 
-    `router` may also be a schedule, a policy (then `steps` is needed), a file, or a preset's name.
+    `router` may also be a schedule, a policy or a method of `rt.methods` (then `steps` is needed),
+    a file, or the name of a preset or a method.
+    With a `corrector` what stands for a reused branch is predicted from its earlier outputs.
     `calls_per_step` is 2 where the loop calls cond and uncond separately, cond first.
     `timesteps` [steps], as a scheduler has them, are checked at every call, and say how many
     evaluations a policy is asked for.  A schedule that was learned on another model warns
@@ -66,11 +71,12 @@ def compile(
     On a GPU: `graph` is "step" (a CUDA graph per distinct step), "trajectory" (one per run of
     `sample`) or "off"; `residual_dtype` is that of the residual stream (None: the model's own);
     with `tune` the fastest products and attention are measured once per machine and remembered.
+    On a CPU `precision="bf16"` runs the products of a float32 model in bfloat16, on a copy of its
+    weights; the residual stream, inputs and outputs stay float32.
     A model that no built-in adapter knows runs its own forward, cut at the attention and MLP
     modules of its blocks, or at `sites`, patterns of module paths such as "blocks.*.attn"; a U-Net
     with the policy DeepCache, or a schedule of shells, at its layers.
-    On a CPU its linears take a faster product where one measurement shows one, on copies of their
-    weights: the results then differ by rounding; with `pack=False` they are the model's own.
+    On a CPU its linears take faster products, equal up to rounding; bitwise with `pack=False`.
     A schedule that was learned on whole blocks, or at sites, says so itself.
     With the granularity "block" the schedule is of whole blocks, what is kept is what a block adds
     to its arguments, and with `merge` neighbours that are always reused together are kept as one
@@ -84,9 +90,10 @@ def compile(
         if not isinstance(value, bool):
             raise TypeError(f"{name}: wanted True or False, got {value!r}")
     forgiving = backend in ("auto", "own") and not strict
-    options = Options(graph, residual_dtype, tune, forgiving=forgiving, merge=merge, pack=pack)
+    options = Options(graph, residual_dtype, tune, forgiving=forgiving, merge=merge, pack=pack,
+                      precision=precision)  # fmt: skip
     return build(
-        model, router, partial(select_backend, backend, options), steps=steps,
+        model, router, partial(select_backend, backend, options), steps=steps, corrector=corrector,
         calls_per_step=calls_per_step, timesteps=timesteps, strict=strict, check=check,
         adapter=adapter, sites=sites, granularity=granularity,
     )  # fmt: skip
@@ -98,6 +105,7 @@ def build(
     select: SelectBackend,
     *,
     steps: int | None = None,
+    corrector: Corrector | None = None,
     calls_per_step: int = 1,
     timesteps: Sequence[float] | None = None,
     strict: bool = False,
@@ -118,10 +126,14 @@ def build(
             sites = _named_sites(spec, model, granularity)
     describe_again = partial(describe, adapter=adapter, sites=sites, granularity=granularity)
     described = describe_again(model)
+    _check_calibration(spec, described)
     schedule = resolve_schedule(
         spec, steps=evaluations(spec, steps, timesteps), branches=described.program.branch_names,
-        timesteps=timesteps,
+        timesteps=timesteps, program=described.program,
     )  # fmt: skip
+    if corrector is not None:
+        _check_calibration(corrector, described)
+        schedule = corrected(schedule, corrector)
     _check_family(schedule, described)
     _check_fingerprint(schedule, described, strict)
     shared = SharedModel(
@@ -132,7 +144,12 @@ def build(
 
 
 def _named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str, ...] | None:
-    """The sites that a schedule's branches name, where they are not those of the rule."""
+    """The sites that a method wants of a model without an adapter, or that a schedule's branches
+    name, where they are not those of the rule."""
+    wanted = getattr(spec, "sites", None)
+    if wanted is not None and isinstance(model, nn.Module) and not has_adapter(model):
+        paths: tuple[str, ...] | None = wanted(model)
+        return paths
     names: tuple[str, ...] = getattr(spec, "branches", ())
     if not names or not isinstance(model, nn.Module):
         return None
@@ -143,6 +160,19 @@ def _named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str,
     except TypeError:
         return names
     return None if set(ruled) == set(names) else names
+
+
+def _check_calibration(spec: object, described: BoundModel) -> None:
+    """What a method has measured holds for the model that it was measured on."""
+    calibration = getattr(spec, "calibration", None)
+    fingerprint = getattr(calibration, "fingerprint", "")
+    if fingerprint and (
+        difference := fingerprint_difference(model_fingerprint(described.model), fingerprint)
+    ):
+        raise ValueError(
+            f"compile: the calibration of {type(spec).__name__} is of a model of other "
+            f"{difference}; calibrate this one: rt.calibrate(model, steps=...)"
+        )
 
 
 def _check_fingerprint(schedule: CacheSchedule, described: BoundModel, strict: bool) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from l2c_rt import presets
+from l2c_rt import methods, presets
+from l2c_rt.plan.program import BlockProgram
 from l2c_rt.policies.router import Router
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.schedule.shells import is_of_shells
@@ -16,7 +17,8 @@ from l2c_rt.schedule.shells import is_of_shells
 ROUTER_SUFFIXES = (".pt", ".pth", ".safetensors")
 ACCEPTED = (
     "a CacheSchedule, a Router, a policy such as EveryN(2), the path of a schedule (.json) or "
-    "router (.pt, .pth, .safetensors), or a preset name such as l2c/dit-xl-2-256/ddim-50"
+    "router (.pt, .pth, .safetensors), a preset name such as l2c/dit-xl-2-256/ddim-50, or a "
+    "method's name such as fora"
 )
 
 
@@ -26,13 +28,16 @@ def resolve_schedule(
     steps: int | None = None,
     branches: tuple[str, ...] | None = None,
     timesteps: Sequence[float] | None = None,
+    program: BlockProgram | None = None,
 ) -> CacheSchedule:
     """The schedule that `spec` stands for, checked against `steps` and `branches` where given.
+
+    A policy is also given `timesteps` and `program`, where its `schedule` takes them.
 
     Raises: TypeError where `spec` cannot make a schedule; ValueError where it does not
     fit, or where a policy comes without `steps` and `branches`.
     """
-    schedule = _schedule_of(spec, steps, branches, timesteps)
+    schedule = _schedule_of(spec, steps, branches, {"timesteps": timesteps, "program": program})
     if steps is not None and schedule.steps != steps:
         raise ValueError(
             f"{_named(spec)} is for {schedule.steps} steps, the run has {steps}; a learned one "
@@ -44,7 +49,9 @@ def resolve_schedule(
 
 
 def read_spec(spec: Any) -> Any:
-    """`spec`, read from its file or preset where it names one."""
+    """`spec`, read from its file or preset where it names one, or made where it names a method."""
+    if isinstance(spec, str) and spec in methods.names():
+        return methods.named(spec)
     return _schedule_at(spec) if isinstance(spec, str | PathLike) else spec
 
 
@@ -71,14 +78,13 @@ def _schedule_of(
     spec: Any,
     steps: int | None,
     branches: tuple[str, ...] | None,
-    timesteps: Sequence[float] | None,
+    known: Mapping[str, Any],
 ) -> CacheSchedule:
+    spec = read_spec(spec)
     if isinstance(spec, CacheSchedule):
         return spec
     if isinstance(spec, Router):
         return spec.schedule()
-    if isinstance(spec, (str, PathLike)):
-        return _schedule_at(spec)
     if isinstance(spec, type) or not callable(getattr(spec, "schedule", None)):
         raise TypeError(f"got a {_named(spec)}, wanted {ACCEPTED}")
     if steps is None or branches is None:
@@ -86,8 +92,9 @@ def _schedule_of(
             f"{_named(spec)} is a policy, which needs to know the run: give steps=, the number of "
             "evaluations, or pass the schedule that it makes: policy.schedule(steps, branches)"
         )
-    timed = timesteps is not None and "timesteps" in inspect.signature(spec.schedule).parameters
-    schedule = spec.schedule(steps, tuple(branches), **({"timesteps": timesteps} if timed else {}))
+    taken = inspect.signature(spec.schedule).parameters
+    passed = {name: value for name, value in known.items() if value is not None and name in taken}
+    schedule = spec.schedule(steps, tuple(branches), **passed)
     if not isinstance(schedule, CacheSchedule):
         kind = type(schedule).__name__
         raise TypeError(f"{_named(spec)}.schedule returned a {kind}, wanted a CacheSchedule")
@@ -103,8 +110,8 @@ def _schedule_at(name: str | PathLike[str]) -> CacheSchedule:
     if suffix in ROUTER_SUFFIXES:
         return Router.load(Path(name)).schedule()
     raise ValueError(
-        f"{str(name)!r:.100} is not a preset ({', '.join(presets.names())}) and does not end in "
-        f".json, {', '.join(ROUTER_SUFFIXES)}"
+        f"{str(name)!r:.100} is not a preset ({', '.join(presets.names())}) or a method "
+        f"({', '.join(methods.names())}) and does not end in .json, {', '.join(ROUTER_SUFFIXES)}"
     )
 
 

@@ -46,7 +46,7 @@ static_assert(sizeof(cu::Result) == sizeof(CUresult));
 // The versions that cuda.h gives these names today.
 #define L2C_TEXT(name) #name
 #define L2C_NAMES(name, symbol) static_assert(std::string_view(L2C_TEXT(name)) == symbol)
-L2C_NAMES(cuMemsetD8, "cuMemsetD8_v2");
+L2C_NAMES(cuEventDestroy, "cuEventDestroy_v2");
 L2C_NAMES(cuMemGetInfo, "cuMemGetInfo_v2");
 L2C_NAMES(cuCtxPushCurrent, "cuCtxPushCurrent_v2");
 L2C_NAMES(cuCtxPopCurrent, "cuCtxPopCurrent_v2");
@@ -74,6 +74,11 @@ static_assert(cu::kAttributeVirtualMemory ==
 static_assert(cu::kGranularityRecommended == CU_MEM_ALLOC_GRANULARITY_RECOMMENDED);
 static_assert(cu::kAllocationPinned == CU_MEM_ALLOCATION_TYPE_PINNED);
 static_assert(cu::kLocationDevice == CU_MEM_LOCATION_TYPE_DEVICE);
+static_assert(cu::kEventWithoutTiming == CU_EVENT_DISABLE_TIMING);
+static_assert(cu::kNotCapturing == CU_STREAM_CAPTURE_STATUS_NONE);
+static_assert(cu::kCaptureModeRelaxed == CU_STREAM_CAPTURE_MODE_RELAXED);
+static_assert(sizeof(CUstreamCaptureMode) == sizeof(int));
+static_assert(sizeof(CUstreamCaptureStatus) == sizeof(int));
 static_assert(cu::kAccessReadWrite == CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
 
 }  // namespace

@@ -31,7 +31,7 @@ int end_call(int result);
 int memory_left_over(void);
 
 extern __thread int depth; /* of this thread's stack of contexts */
-extern int in_flight;      /* work was launched and not waited for */
+int in_flight(void);       /* work was launched and not waited for */
 
 #define BEGIN(value)                                       \
   do {                                                     \

@@ -150,16 +150,16 @@ int cuMemSetAccess(u64 address, size_t size, const Access* access, size_t count)
 int cuMemUnmap(u64 address, size_t size) {
   BEGIN(size);
   Range* range = find(mapped, address, size);
-  NEED(range && !in_flight, INVALID_VALUE);
+  NEED(range && !in_flight(), INVALID_VALUE);
   mmap((void*)address, size, PROT_NONE, FLAGS | MAP_FIXED, -1, 0);
   range->size = 0;
   return end_call(OK);
 }
 
-int cuMemsetD8_v2(u64 address, unsigned char byte, size_t size) {
+int cuMemsetD8Async(u64 address, unsigned char byte, size_t size, u64 stream) {
   BEGIN(size);
-  NEED(depth > 0, INVALID_CONTEXT);
-  NEED(mapped_in(address, size, 1) == size && !in_flight, INVALID_VALUE);
+  NEED(depth > 0 && stream == 2, INVALID_CONTEXT);
+  NEED(mapped_in(address, size, 1) == size && !in_flight(), INVALID_VALUE);
   memset((void*)address, byte, size);
   return end_call(OK);
 }

@@ -84,7 +84,7 @@ def _by_blocks(model: nn.Module, sites: Sequence[str] | None) -> BoundModel:
         own = describe_own(model, block_sites(model))
     else:
         own = describe_own(model, [replace(s, is_block=True) for s in named_sites(model, sites)])
-    if not _matches(model):
+    if not has_adapter(model):
         return own
     known = bind(model)
     return replace(
@@ -130,7 +130,7 @@ def _refuse_wrapped(model: nn.Module) -> None:
             "are from torch.distributed.checkpoint.state_dict"
         )
     by_torch = "model._orig_mod" if "_orig_mod" in model._modules else ""
-    if wrapped := find_wrapped(model, _matches) or by_torch:
+    if wrapped := find_wrapped(model, has_adapter) or by_torch:
         by = type(model).__name__
         if "_orig_mod" in wrapped:
             by = "torch.compile, whose graphs would not be run"
@@ -139,5 +139,6 @@ def _refuse_wrapped(model: nn.Module) -> None:
         )
 
 
-def _matches(model: nn.Module) -> bool:
+def has_adapter(model: nn.Module) -> bool:
+    """Whether a built-in adapter recognises the model."""
     return any(adapter.matches(model) for adapter in SUPPORTED.values())

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.device.graphs import GraphStats
+from l2c_rt.memory.mixing import Operand
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan, StepPlan
@@ -34,7 +35,8 @@ class Evaluation(NamedTuple):
     """One evaluation of a run: its running values, its slots, and where in the run it is.
 
     `step` counts evaluations, `variant` is the plan's distinct step; `timesteps` [S] are those of
-    the whole run, where they are known.
+    the whole run, where they are known.  `coefficients` are those of the step's predictions, and
+    `operands` their tensors by branch.
     """
 
     state: State
@@ -42,6 +44,8 @@ class Evaluation(NamedTuple):
     step: int
     variant: int
     timesteps: tuple[float, ...] | None
+    coefficients: tuple[float, ...] = ()
+    operands: Mapping[str, Operand] = {}
 
 
 class Workspace(Protocol):
@@ -123,9 +127,9 @@ class WeightCopies(Protocol):
 class Backend:
     """How a described model is run.  `reasons` says why this backend and not a faster one.
 
-    `extra_slots` are taken beside the plan's; `copies` are the backend's of the model's weights.
-    `without_copies` is the same backend without them.  `notes` are for `summary()` alone: nothing
-    that was asked for is left undone.
+    `extra_slots` are taken beside the plan's; `copies` are the backend's of the model's weights,
+    `without_copies` is the same backend without them; `dtype` is that of its products, where the
+    model has another.  `notes` are for `summary()` alone: nothing asked for is left undone.
     """
 
     name: str
@@ -136,6 +140,7 @@ class Backend:
     copies: WeightCopies | None = None
     without_copies: Backend | None = None
     notes: tuple[str, ...] = ()
+    dtype: torch.dtype | None = None
 
 
 OpTable = Mapping[type, Callable[[Any, Any, Evaluation], None]]

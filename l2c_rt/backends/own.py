@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,20 @@ from l2c_rt.backends.cpu.packed_linears import PackedLinears
 from l2c_rt.backends.graphs.forward import VisitUnit
 from l2c_rt.backends.own_blocks import BlockCall, BlockVisits
 from l2c_rt.backends.own_calls import CallPlans, LaneCalls
-from l2c_rt.backends.own_rows import Act, Row, alike_of, copy_of, hollow_like, inside_of, row_of
+from l2c_rt.backends.own_rows import (
+    STAND_INS,
+    Act,
+    Row,
+    alike_of,
+    copy_of,
+    hollow_like,
+    inside_of,
+    row_of,
+)
 from l2c_rt.device.graphs import GraphStats
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
-from l2c_rt.plan.ops import LeaveOut, Plan, StepPlan, reuses
+from l2c_rt.memory.mixing import Operand, mixed_values
+from l2c_rt.plan.ops import LeaveOut, Plan, Predict, StepPlan, reuses
 
 
 class OwnWorkspace:
@@ -57,6 +67,8 @@ class OwnWorkspace:
         self._calls_at_first: dict[str, int] = {}
         self._row: Row = {}
         self._values = KeptValues()
+        self._coefficients: tuple[float, ...] = ()
+        self._operands: Mapping[str, Operand] = {}
         self._first = True
         self._writes = False
 
@@ -69,12 +81,13 @@ class OwnWorkspace:
         self._row = self._rows[evaluation.variant]
         self._values = evaluation.slots.values
         self._first = evaluation.step == 0
+        self._coefficients, self._operands = evaluation.coefficients, evaluation.operands
         self.calls = {}
         self._writes = evaluation.state.options.get("writes_kept", False)
         if self._first:
             self._lane.begin(evaluation.state, self._values)
         if self._blocks is not None:
-            self._blocks.begin(evaluation.variant, self._values, is_first=self._first)
+            self._blocks.begin(evaluation.variant, evaluation.step, self._values)
         out: object = self._lane.forward(self._stage, evaluation.state)
         if self._first:
             self._check_called()
@@ -136,12 +149,14 @@ class OwnWorkspace:
         action = self._row.get(path)
         if action is None:
             return self._call(path, module, args, kwargs)
-        act, slot = action
-        if act is Act.REUSE or act is Act.HOLLOW:
+        act, slot, predict = action
+        if act in STAND_INS:
             if call >= self._calls_at_first.get(path, 0):
                 raise ValueError(self._other_calls(path))
             for inner in self._inside.get(path, ()):
                 self.calls[inner] = self._calls_at_first.get(inner, 0)
+            if predict is not None:
+                return self._predicted(predict, call, path)
             value = self._kept(slot, call, path) if act is Act.REUSE else self._hollow[path, call]
             return tree_map(copy_of, value) if self._writes else value
         out = self._call(path, module, args, kwargs)
@@ -174,6 +189,14 @@ class OwnWorkspace:
             return self._values.get(ValueKey(slot, call))
         except ValueError as error:
             raise ValueError(f"output of {path}: {error}") from None
+
+    def _predicted(self, op: Predict, call: int, path: str) -> Any:
+        kept = [self._kept(slot, call, path) for slot in op.slots]
+        numbers = self._coefficients[op.at : op.at + len(kept)]
+        value = mixed_values(kept, numbers, self._operands.get(op.branch))
+        if op.store is not None:
+            self._keep(op.store, call, path, value, True)
+        return value
 
     def _check_called(self) -> None:
         """At evaluation 0: some branches of a model may have nothing to do, but not all of them."""

@@ -16,14 +16,15 @@ from l2c_rt.adapters.own.observe import Stream, write_count
 from l2c_rt.adapters.own.probe import streams_by_shape
 from l2c_rt.backends.own_calls import CallPlan, LaneCalls
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
-from l2c_rt.plan.ops import Compute, StepPlan, reuses
+from l2c_rt.memory.mixing import mixed_values
+from l2c_rt.plan.ops import Compute, Predict, StepPlan, reuses
 
 Streams = tuple[Stream | None, ...]
 """For each output of a block, the argument that it continues."""
 
 
 class BlockAction(NamedTuple):
-    """What is done at a block of a group that is kept or reused.
+    """What is done at a block of a group that is kept, or reused as `predict` says.
 
     `in_place`: the block writes to the arguments that it continues, and returns them.
     """
@@ -34,6 +35,7 @@ class BlockAction(NamedTuple):
     is_last: bool
     streams: Streams
     in_place: bool
+    predict: Predict | None
 
 
 Row = Mapping[str, BlockAction]
@@ -78,20 +80,22 @@ class BlockVisits:
         self._planned: CallPlan | None = None
         self._rows: tuple[Row, ...] = ()
         self._row: Row = {}
+        self._coefficients: tuple[float, ...] = ()
         self._values = KeptValues()
         self._returned: dict[str, Any] = {}
         self._kept: set[ValueKey] = set()
         self._group = _Group.of({})
 
-    def begin(self, variant: int, values: KeptValues, *, is_first: bool) -> None:
-        """An evaluation begins; `variant` is the plan's distinct step."""
+    def begin(self, variant: int, step: int, values: KeptValues) -> None:
+        """Evaluation `step` begins; `variant` is the plan's distinct step."""
         planned = self._calls.planned
         if planned is not self._planned:
             self._planned = planned
             self._rows = () if planned is None else tuple(_rows(planned))
         self._row = self._rows[variant] if self._rows else {}
+        self._coefficients = () if planned is None else planned.counted.plan.coefficients_at(step)
         self._values, self._group = values, _Group.of({})
-        if is_first:
+        if step == 0:
             self._returned.clear()
             self._kept.clear()
 
@@ -144,15 +148,26 @@ class BlockVisits:
     def _reused(self, call: BlockCall, action: BlockAction) -> Any:
         if not action.is_last:
             return self._handed_through(self._returned[call.path], action.streams)
-        try:
-            kept = self._values.get(ValueKey(action.slot, call.number))
-        except ValueError as error:
-            raise ValueError(f"output of {call.path}: {error}") from None
+        kept = self._value(call, action)
         parts = [
             part if s is None else _sum(self._group.entered[s.name], part, in_place=action.in_place)
             for s, part in zip(action.streams, _parts(kept), strict=True)
         ]
         return parts[0] if isinstance(kept, Tensor) else type(kept)(parts)
+
+    def _value(self, call: BlockCall, action: BlockAction) -> Any:
+        """What is added in place of the block: kept, or predicted from what was kept."""
+        predict = action.predict
+        try:
+            if predict is None:
+                return self._values.get(ValueKey(action.slot, call.number))
+            kept = [self._values.get(ValueKey(slot, call.number)) for slot in predict.slots]
+        except ValueError as error:
+            raise ValueError(f"output of {call.path}: {error}") from None
+        value = mixed_values(kept, self._coefficients[predict.at : predict.at + len(kept)])
+        if predict.store is not None:
+            self._values.keep(ValueKey(predict.store, call.number), value, 1, may_change=True)
+        return value
 
     def _keep(self, call: BlockCall, slot: int, streams: Streams, out: object) -> None:
         bases = [None if s is None else self._group.entered[s.name] for s in streams]
@@ -191,10 +206,10 @@ def _rows(planned: CallPlan) -> list[Row]:
 
 
 def _row(step: StepPlan, groups: Mapping[str, tuple[str, ...]], planned: CallPlan) -> Row:
-    ops = [(op.branch, op.slot, True) for op in step if isinstance(op, Compute)]
-    ops += [(item.branch, item.slot, False) for item in reuses(step)]
     row: dict[str, BlockAction] = {}
-    for branch, slot, computes in ops:
+    for op in (*(op for op in step if isinstance(op, Compute)), *reuses(step)):
+        branch, predict = op.branch, op if isinstance(op, Predict) else None
+        slot = op.slots[0] if isinstance(op, Predict) else op.slot
         if slot is None:
             continue
         first, last = groups[branch][0], groups[branch][-1]
@@ -202,12 +217,13 @@ def _row(step: StepPlan, groups: Mapping[str, tuple[str, ...]], planned: CallPla
             site = planned.probe.sites.get(name)
             if site is not None:
                 row[name] = BlockAction(
-                    computes,
+                    isinstance(op, Compute),
                     slot,
                     name == first,
                     name == last,
                     site.streams,
                     bool(site.overwritten),
+                    predict,
                 )
     return row
 

@@ -23,7 +23,7 @@ from l2c_rt.adapters.own.observe import Observer, SiteCall, without_graphs
 from l2c_rt.adapters.own.probe import Probe, ProbeStoppedError, probe, probe_of
 from l2c_rt.backends.backend import Counted
 from l2c_rt.memory.kept_values import KeptValues, Size
-from l2c_rt.plan.ops import Plan
+from l2c_rt.plan.ops import Compute, Plan
 from l2c_rt.plan.prepare import prepare_merged
 
 MAX_CALLS = 8
@@ -142,7 +142,8 @@ class LaneCalls:
 
     def __init__(self, plan: Plan, plans: CallPlans) -> None:
         self._plan, self._plans = plan, plans
-        self._slots = {name: slot for slot, name in enumerate(plan.slots)}
+        computed = [op for op in plan.at(0) if isinstance(op, Compute)]
+        self._slots = {op.branch: op.slot for op in computed}
         self._observer: Observer | None = None
         self._stopped = ""
         self.planned: CallPlan | None = None
@@ -196,7 +197,7 @@ class LaneCalls:
         return self._observer.calls[-1]
 
     def slot_of(self, path: str) -> int | None:
-        """The slot of a block where nothing is merged, if it has one."""
+        """The slot of a block at evaluation 0, where nothing is merged, if it has one."""
         return self._slots.get(path)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from l2c_rt.adapters.own.sites import Site
-from l2c_rt.plan.ops import Compute, LeaveOut, Reuse, StepPlan
+from l2c_rt.plan.ops import Compute, LeaveOut, Predict, Reuse, StepPlan
 
 
 class Act(Enum):
@@ -22,16 +22,25 @@ class Act(Enum):
 
     KEEP = auto()
     REUSE = auto()
+    PREDICT = auto()
     SHAPE = auto()
     NARROW = auto()
     HOLLOW = auto()
 
 
+STAND_INS = frozenset({Act.REUSE, Act.PREDICT, Act.HOLLOW})
+"""What is done in place of a call."""
+
+
 class Action(NamedTuple):
-    """`slot` is the branch's, -1 for none; cut points without an action just call their module."""
+    """`slot` is the branch's, -1 for none; cut points without an action just call their module.
+
+    A prediction's are in `predict`, of which `slot` is any one.
+    """
 
     act: Act
     slot: int = -1
+    predict: Predict | None = None
 
 
 Row = Mapping[str, Action]
@@ -42,12 +51,14 @@ def row_of(step: StepPlan, sites: Mapping[str, Site], left_out: set[str]) -> Row
     """`left_out` are the branches that some step neither runs nor reads."""
     actions: dict[str, Action] = {}
     for op in step:
-        if not isinstance(op, Compute | Reuse | LeaveOut):
+        if not isinstance(op, Compute | Reuse | Predict | LeaveOut):
             continue
         site, hollow = sites[op.branch], Action(Act.HOLLOW)
         shape = Action(Act.NARROW if site.narrow else Act.SHAPE)
         if isinstance(op, Reuse):
             _act(actions, site, hollow, Action(Act.REUSE, op.slot))
+        elif isinstance(op, Predict):
+            _act(actions, site, hollow, Action(Act.PREDICT, op.slots[0], op))
         elif isinstance(op, LeaveOut):
             _act(actions, site, hollow, hollow)
         elif op.slot is not None:

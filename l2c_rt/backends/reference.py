@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend, Evaluation, OpByOp, OpTable, unchanged
-from l2c_rt.plan.ops import Compute, Iterate, Reuse, ReuseRun, RunFixed
+from l2c_rt.memory.mixing import mixed
+from l2c_rt.plan.ops import Compute, Iterate, Predict, Reuse, ReuseRun, RunFixed
 
 
 class Reference(OpByOp):
@@ -37,12 +38,21 @@ class Reference(OpByOp):
         out = evaluation.slots.load(op.slot)
         self.model.branches[op.branch].add(evaluation.state, out)
 
+    def predict(self, op: Predict, evaluation: Evaluation) -> None:
+        kept = [evaluation.slots.load(slot) for slot in op.slots]
+        numbers = evaluation.coefficients[op.at : op.at + len(kept)]
+        out = mixed(kept, numbers, evaluation.operands.get(op.branch))
+        if op.store is not None:
+            evaluation.slots.store(op.store, out)
+        self.model.branches[op.branch].add(evaluation.state, out)
+
     def reuse_run(self, op: ReuseRun, evaluation: Evaluation) -> None:
         for item in op.items:
-            self.reuse(item, evaluation)
+            self.ops[type(item)](self, item, evaluation)
 
     ops: ClassVar[OpTable] = {
-        RunFixed: run_fixed, Compute: compute, Iterate: iterate, Reuse: reuse, ReuseRun: reuse_run
+        RunFixed: run_fixed, Compute: compute, Iterate: iterate, Reuse: reuse, Predict: predict,
+        ReuseRun: reuse_run,
     }  # fmt: skip
 
 

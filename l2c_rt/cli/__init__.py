@@ -10,6 +10,7 @@ import click
 
 from l2c_rt._version import __version__
 from l2c_rt.cli.bench import bench_command
+from l2c_rt.cli.calibrate import calibrate_command
 from l2c_rt.cli.compare import compare_command
 from l2c_rt.cli.convert import convert_command
 from l2c_rt.cli.demo import demo_command
@@ -43,6 +44,7 @@ for command in (
     inspect_command,
     convert_command,
     learn_command,
+    calibrate_command,
     sample_command,
     compare_command,
     bench_command,

@@ -9,9 +9,10 @@ What can go wrong with graphs, and what keeps it from going wrong here:
   ordered by `streams.StreamOrder` also across streams.
 - Streams come from one small pool per priority, again and again: what another thread launches on
   a stream that captures goes into the graph.  So that one has a priority of its own (`PRIORITY`).
-- Graphs of one pool are dropped together, after the device has finished (`drain`).
-- A garbage collection that frees GPU memory ends a capture, and so does a wait for the device on
-  any thread: ours take turns (`undisturbed`); because of others' a capture is tried twice.
+- Graphs of one pool are dropped together, after the work of their session (`StreamOrder.wait`).
+- A wait for the whole device on any thread ends a capture, so nothing here does that; a garbage
+  collection that frees GPU memory does too (`undisturbed`).  Because of others' waits a capture
+  is tried twice.
 - Other threads go on using CUDA meanwhile: errors are those of the capturing thread only.
 """
 
@@ -21,7 +22,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -74,7 +75,8 @@ class Graph(Protocol):
 
 
 class Recorder(Protocol):
-    """Makes graphs of what work launches; all of one recorder's graphs share a pool.
+    """Makes graphs of what work launches; all of one recorder's graphs share a pool, but for those
+    after a capture that failed.
 
     `seconds` and `nbytes` are what its captures have taken; `captures` tells graphs from work
     that is simply run again.
@@ -122,6 +124,7 @@ class CudaRecorder:
         self.nbytes = 0
         self._stream = torch.cuda.Stream(device, priority=PRIORITY)  # type: ignore[no-untyped-call]
         self._pool: Any = None
+        self._failed: list[Any] = []
 
     def warm(self, work: Sequence[Work]) -> None:
         """Run everything once where it will be captured."""
@@ -137,23 +140,31 @@ class CudaRecorder:
         """The graph of what `work` launches; nothing is run.
 
         Raises RuntimeError, with the graphs captured so far intact, where memory is short or work
-        did something that cannot be captured; work has then been called twice.
+        did something that cannot be captured; work has then been called twice, and the error is the
+        first attempt's.
         """
         began = time.perf_counter()
         before = torch.cuda.memory_reserved(self.device)
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        try:
-            graph: Graph = self._attempt(work)
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            graph = self._attempt(work)
+        graph = self._captured(work)
         self.nbytes += max(0, torch.cuda.memory_reserved(self.device) - before)
         self.seconds += time.perf_counter() - began
         return graph
 
+    def _captured(self, work: Work) -> Graph:
+        try:
+            return self._attempt(work)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as first:
+            try:
+                return self._attempt(work)
+            except RuntimeError as second:
+                # The second may only be a consequence.
+                raise first from second
+
     def _attempt(self, work: Work) -> Any:
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         graph: Any = torch.cuda.CUDAGraph()
         with undisturbed(), _fresh_cublas_workspaces(), torch.cuda.stream(self._stream):
             # Not torch.cuda.graph, which collects garbage and empties caches for every graph.
@@ -174,16 +185,15 @@ class CudaRecorder:
         with suppress(Exception):
             # Else the allocator believes that it goes on; an error where it knows better.
             torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
-
-
-def in_turn() -> AbstractContextManager[object]:
-    """For what waits for a device, which would end any capture that goes on meanwhile."""
-    return _alone
+        # Versions of PyTorch leave the pool open for host memory, and refuse another capture into
+        # it.  Graphs captured before keep it; the allocator's filter still refers to this graph.
+        self._pool = None
+        self._failed.append(graph)
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """For a capture: no other one, no wait for a device (`drain`), no garbage collection."""
+    """For a capture: no other one of ours, and no garbage collection."""
     with _alone:
         enabled = gc.isenabled()
         gc.disable()
@@ -238,10 +248,3 @@ def _handle(graph: Graph) -> int | None:
     """The address of a CUgraphExec; None where this torch does not tell it."""
     tell = getattr(graph, "raw_cuda_graph_exec", None)
     return None if tell is None else int(tell())
-
-
-def drain(device: torch.device) -> None:
-    """Wait until nothing that was launched still uses memory which is about to be dropped."""
-    if device.type == "cuda":
-        with in_turn():
-            torch.cuda.synchronize(device)

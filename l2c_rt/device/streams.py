@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from l2c_rt._C import wait_for_event
+
 
 class StreamOrder:
     """Orders one session's work on a device, whichever stream each call comes from.
@@ -43,6 +45,24 @@ class StreamOrder:
             yield
         finally:
             self._done.record(stream)
+
+    def wait(self) -> None:
+        """Wait until nothing that was launched still uses memory which is about to be dropped.
+
+        For this session's work alone: a wait for the device would end the captures of others.
+        """
+        if self._done is not None:
+            wait_for_event(_index(self._device), self._done.cuda_event)
+
+
+def wait_for_current_stream(device: torch.device) -> None:
+    """Wait for what the current stream has been given, where it was ordered: all of a session."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from l2c_rt._C import Arena
-from l2c_rt.device.graphs import in_turn
 
 _NAMES = {
     torch.float16: "float16",
@@ -61,13 +61,11 @@ class SlotMemory:
 
     def poison(self) -> None:
         """Fill every slot with NaN."""
-        with in_turn():
-            self._arena.poison()
+        self._arena.poison()
 
     def sleep(self) -> None:
         """Give the physical memory back and keep the addresses; nothing happens when asleep."""
-        with in_turn():
-            self._arena.sleep()
+        self._arena.sleep()
 
     def wake(self) -> None:
         """Take physical memory again at the same addresses; nothing happens when awake.
@@ -75,6 +73,14 @@ class SlotMemory:
         Raises: MemoryError when there is too little; it still sleeps then.
         """
         self._arena.wake()
+
+
+def used_now(arenas: Iterable[Arena]) -> None:
+    """What the current stream has been given until now uses these arenas, where they are on a GPU:
+    their memory goes only after that."""
+    for arena in arenas:
+        if arena.device >= 0:
+            arena.used_on(torch.cuda.current_stream(arena.device).cuda_stream)
 
 
 def _index(device: torch.device) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt._C import Arena
-from l2c_rt.memory.arena import SlotMemory
+from l2c_rt.memory.arena import SlotMemory, used_now
 
 Size = tuple[int, torch.dtype]
 """Number of elements and dtype of a tensor."""
@@ -73,6 +73,7 @@ class KeptValues:
         """From now on as many tensors of each size are kept as `counts` says; where that is news,
         all values are forgotten."""
         if counts != self._expected:
+            used_now(self.arenas)
             self._kept.clear()
             self._arenas.clear()
             self._addresses.clear()
@@ -185,14 +186,14 @@ class KeptValues:
                 return _Home(arena, arena.free.pop(0))
         count = self._expected.get((tensor.numel(), tensor.dtype), alike)
         memory = SlotMemory(count, (tensor.numel(),), tensor.dtype, tensor.device)
-        first, *rest = memory.slots
-        self._arenas.append(_Arena(kind, memory, rest))
+        self._arenas.append(arena := _Arena(kind, memory, list(memory.slots)))
         self._on_taken()
-        return _Home(self._arenas[-1], first)
+        return _Home(arena, arena.free.pop(0))
 
     def _release(self, kept: _Kept) -> None:
         """Give a value's addresses back; an arena of which nothing is used goes."""
         self.moves += 1
+        used_now(self.arenas)
         self._addresses.difference_update(tensor.data_ptr() for tensor in kept.tensors)
         for home in kept.homes:
             home.arena.free.append(home.flat)
@@ -245,6 +246,5 @@ def _fits(kept: _Kept, container: type | None, parts: tuple[Any, ...]) -> bool:
 def _spell(parts: tuple[Any, ...]) -> str:
     return ", ".join(
         f"{list(part.shape)} {str(part.dtype)[6:]}" if isinstance(part, Tensor)
-        else repr(part)[:40]
-        for part in parts
+        else repr(part)[:40] for part in parts
     )  # fmt: skip

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from l2c_rt.memory.arena import SlotMemory
+from l2c_rt.memory.arena import SlotMemory, used_now
 from l2c_rt.memory.kept_values import KeptValues
 
 
@@ -66,6 +67,17 @@ class Slots:
     @property
     def awake(self) -> bool:
         return self.values.awake and (self._memory is None or self._memory.awake)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """What the current stream is given inside uses the slots: their memory goes only after it,
+        also where it fails midway."""
+        try:
+            yield
+        finally:
+            used_now(self.values.arenas)
+            if self._memory is not None:
+                used_now((self._memory.arena,))
 
     def poison(self) -> None:
         """Fill with NaN, so that a read of a stale value shows."""

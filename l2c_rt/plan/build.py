@@ -47,9 +47,9 @@ def build_plan(program: BlockProgram, schedule: CacheSchedule) -> Plan:
     Raises ValueError if schedule and program name different branches, or where a row computes a
     branch inside of one that it reuses.
     """
-    _check_branches(program, schedule)
+    check_branches(program, schedule)
     compute = schedule.compute
-    _check_nested(compute, program)
+    check_nested(compute, program)
     left_out = _left_out(compute, program)
     read = ~compute & ~left_out
     distinct: dict[bytes, int] = {}
@@ -63,7 +63,7 @@ def build_plan(program: BlockProgram, schedule: CacheSchedule) -> Plan:
     return Plan(steps, tuple(order), tuple(program.branch_names[k] for k in reused))
 
 
-def _check_branches(program: BlockProgram, schedule: CacheSchedule) -> None:
+def check_branches(program: BlockProgram, schedule: CacheSchedule) -> None:
     want, got = program.branch_names, tuple(schedule.branches)
     if want == got:
         return
@@ -79,7 +79,7 @@ def _check_branches(program: BlockProgram, schedule: CacheSchedule) -> None:
     )
 
 
-def _check_nested(compute: Flags, program: BlockProgram) -> None:
+def check_nested(compute: Flags, program: BlockProgram) -> None:
     branches = program.branches
     for k in range(1, len(branches)):
         if not branches[k].nested:

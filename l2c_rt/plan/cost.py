@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from l2c_rt.plan.lowering import can_be_one_kernel
-from l2c_rt.plan.ops import Compute, Iterate, Plan, RunFixed, StepPlan
+from l2c_rt.plan.ops import Compute, Iterate, Plan, Predict, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Branch
-from l2c_rt.plan.step_walk import walk
+from l2c_rt.plan.step_walk import Added, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +135,12 @@ class LaunchCounts:
     def embed(self, target: str, branch: str | None) -> None:
         self._count(1, 0, branch)
 
-    def sum(self, source: str, target: str, terms: Sequence[object], branch: str | None) -> None:
+    def sum(self, source: str, target: str, terms: Sequence[Added], branch: str | None) -> None:
         written = bool(terms) or source != target
-        self._count(1 + len(terms) + written, len(terms), branch)
+        self._count(1 + _reads(terms) + written, len(terms), branch)
 
-    def final(self, source: str | None, terms: Sequence[object]) -> None:
-        self._count((source is not None) + len(terms), len(terms) + 2, None)
+    def final(self, source: str | None, terms: Sequence[Added]) -> None:
+        self._count((source is not None) + _reads(terms), len(terms) + 2, None)
 
     def run(self, op: Compute) -> None:
         branch, times = self._branches[op.branch], op.times if isinstance(op, Iterate) else 1
@@ -149,6 +149,9 @@ class LaunchCounts:
         self.weights += times * branch.weights
         self.elements += branch.activations
         self.kernels += branch.kernels
+
+    def mix(self, op: Predict) -> None:
+        self._count(len(op.slots) + 1 + op.has_operand, 0, None)
 
     def skip_linear(self, node: str, source: str, skip: str, target: str) -> None:
         self.call(node, source)
@@ -162,3 +165,8 @@ class LaunchCounts:
             tensors, rows = tensors + 1, rows + 2
         self.elements += tensors * self._tensor + rows * self._modulation_row
         self.kernels += 1
+
+
+def _reads(terms: Sequence[Added]) -> int:
+    """The tensors that terms are read from: several of a prediction that is not kept."""
+    return sum(len(op.slots) if isinstance(op, Predict) and op.store is None else 1 for op in terms)

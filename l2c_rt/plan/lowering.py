@@ -11,17 +11,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from l2c_rt.plan.ops import Compute, StepPlan
+from l2c_rt.plan.ops import Compute, Predict, Reuse, StepPlan
 from l2c_rt.plan.program import BlockProgram, Fixed, Node
 from l2c_rt.plan.step_walk import STREAM, Added, walk
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """The output of a branch, waiting in `slot` to be added (times its gate, where it has one)."""
+    """The output of a branch, waiting in `slot` to be added (times its gate, where it has one).
+
+    `at` is the number of the coefficient that it is added with, where it is one term of a
+    prediction.
+    """
 
     branch: str
     slot: int
+    at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,18 @@ class Sum:
     target: str
     terms: tuple[Term, ...]
     branch: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """`store = sum of coefficients * slots`, times one plus a scale, plus a shift where it
+    `has_operand`: a prediction that is kept."""
+
+    branch: str
+    slots: tuple[int, ...]
+    at: int
+    store: int
+    has_operand: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +98,7 @@ class Call:
     source: str
 
 
-Launch = Embed | Sum | Run | SkipLinear | Final | Call
+Launch = Embed | Sum | Mix | Run | SkipLinear | Final | Call
 LoweredStep = tuple[Launch, ...]
 
 
@@ -114,6 +131,10 @@ class _Launches:
     def run(self, op: Compute) -> None:
         self.made.append(Run(op.branch, self._slot(op)))
 
+    def mix(self, op: Predict) -> None:
+        assert op.store is not None
+        self.made.append(Mix(op.branch, op.slots, op.at, op.store, op.has_operand))
+
     def skip_linear(self, node: str, source: str, skip: str, target: str) -> None:
         self.made.append(SkipLinear(node, source, skip, target))
 
@@ -124,9 +145,16 @@ class _Launches:
         self.made.append(Call(node, source))
 
     def _terms(self, ops: Sequence[Added]) -> tuple[Term, ...]:
-        return tuple(Term(op.branch, self._slot(op)) for op in ops)
+        return tuple(term for op in ops for term in self._terms_of(op))
 
-    def _slot(self, op: Added) -> int:
+    def _terms_of(self, op: Added) -> tuple[Term, ...]:
+        if not isinstance(op, Predict):
+            return (Term(op.branch, self._slot(op)),)
+        if op.store is not None:
+            return (Term(op.branch, op.store),)
+        return tuple(Term(op.branch, slot, op.at + m) for m, slot in enumerate(op.slots))
+
+    def _slot(self, op: Compute | Reuse) -> int:
         return self._scratch if op.slot is None else op.slot
 
 

@@ -30,7 +30,7 @@ def schedule_of(plan: Plan, program: BlockProgram) -> CacheSchedule:
     computed = [{op.branch for op in step if isinstance(op, Compute)} for step in plan.steps]
     names = program.branch_names
     rows = [[name in computed[variant] for name in names] for variant in plan.order]
-    return CacheSchedule(np.array(rows), names)
+    return CacheSchedule(np.array(rows), names, predictions=plan.predictions)
 
 
 def merge_columns(
@@ -41,7 +41,7 @@ def merge_columns(
     `gaps` names the branches before which something else happens: none of them is merged with the
     branch before it, nor is one that a fixed node stands before.
     """
-    columns = {name: schedule.compute[:, k].tobytes() for k, name in enumerate(schedule.branches)}
+    columns = {name: _column(schedule, k) for k, name in enumerate(schedule.branches)}
     nodes: list[Node | list[Branch]] = []
     for node in program.nodes:
         group = nodes[-1] if nodes else None
@@ -59,9 +59,12 @@ def merge_columns(
     merged = tuple(_as_one(node) if isinstance(node, list) else node for node in nodes)
     first_of = [schedule.branches.index(group[0].name) for group in groups]
     names = tuple(_as_one(group).name for group in groups)
+    old = schedule.predictions
+    predictions = None if old is None else old.of_branches(first_of)
+    compute = schedule.compute[:, first_of]
     return MergedColumns(
         replace(program, nodes=merged),
-        replace(schedule, compute=schedule.compute[:, first_of], branches=names),
+        replace(schedule, compute=compute, branches=names, predictions=predictions),
         tuple(tuple(branch.name for branch in group) for group in groups),
     )
 
@@ -70,8 +73,21 @@ def expand(merged: MergedColumns) -> CacheSchedule:
     """The schedule with a column for each of the branches again."""
     sizes = [len(group) for group in merged.groups]
     names = tuple(name for group in merged.groups for name in group)
-    compute = np.repeat(merged.schedule.compute, sizes, axis=1)
-    return replace(merged.schedule, compute=compute, branches=names)
+    numbers = np.repeat(np.arange(len(sizes)), sizes)
+    old = merged.schedule.predictions
+    predictions = None if old is None else old.of_branches(numbers.tolist())
+    compute = merged.schedule.compute[:, numbers]
+    return replace(merged.schedule, compute=compute, branches=names, predictions=predictions)
+
+
+def _column(schedule: CacheSchedule, k: int) -> bytes:
+    """Equal for branches that one may stand for: tensors of a corrector are a branch's own."""
+    column = schedule.compute[:, k].tobytes()
+    predictions = schedule.predictions
+    if predictions is None:
+        return column
+    own = any(predictions.has_operand(s, k) for s in range(schedule.steps))
+    return column + predictions.column(k) + (f"only {k}".encode() if own else b"")
 
 
 def _as_one(group: list[Branch]) -> Branch:

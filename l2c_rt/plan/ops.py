@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from l2c_rt.schedule.predictions import Predictions
+
 
 @dataclass(frozen=True, slots=True)
 class RunFixed:
@@ -42,10 +44,26 @@ class Reuse:
 
 
 @dataclass(frozen=True, slots=True)
+class Predict:
+    """Add a sum of what the branch put in `slots`, with the current gate; keep it in `store`.
+
+    The coefficients are those of the evaluation, from its number `at` on: no part of the op, so
+    that evaluations that differ in nothing else share a step.  `has_operand`: the sum times one
+    plus a scale, plus a shift.
+    """
+
+    branch: str
+    slots: tuple[int, ...]
+    at: int
+    store: int | None = None
+    has_operand: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ReuseRun:
     """Consecutive reuses as one sum.  Accumulated in one go, so not bit-equal to one by one."""
 
-    items: tuple[Reuse, ...]
+    items: tuple[Reuse | Predict, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +73,7 @@ class LeaveOut:
     branch: str
 
 
-Op = RunFixed | Compute | Reuse | ReuseRun | LeaveOut
+Op = RunFixed | Compute | Reuse | Predict | ReuseRun | LeaveOut
 StepPlan = tuple[Op, ...]
 
 
@@ -65,14 +83,23 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Plan:
-    """`steps[order[s]]` are the ops of evaluation s; slot i belongs to the branch `slots[i]`."""
+    """`steps[order[s]]` are the ops of evaluation s; slot i belongs to the branch `slots[i]`.
+
+    `coefficients[s]` are those of the predictions at evaluation s, and `predictions` what they
+    are, in terms of evaluations.
+    """
 
     steps: tuple[StepPlan, ...]
     order: tuple[int, ...]
     slots: tuple[str, ...]
+    coefficients: tuple[tuple[float, ...], ...] = ()
+    predictions: Predictions | None = None
 
     def at(self, evaluation: int) -> StepPlan:
         return self.steps[self.order[evaluation]]
+
+    def coefficients_at(self, evaluation: int) -> tuple[float, ...]:
+        return self.coefficients[evaluation] if self.coefficients else ()
 
     @property
     def num_evaluations(self) -> int:
@@ -89,11 +116,11 @@ class Plan:
         return sum(counts[i] for i in self.order)
 
 
-def reuses(step: StepPlan) -> tuple[Reuse, ...]:
-    """The reuses of one evaluation, runs taken apart."""
-    found: list[Reuse] = []
+def reuses(step: StepPlan) -> tuple[Reuse | Predict, ...]:
+    """The reuses and predictions of one evaluation, runs taken apart."""
+    found: list[Reuse | Predict] = []
     for op in step:
-        if isinstance(op, Reuse):
+        if isinstance(op, Reuse | Predict):
             found.append(op)
         elif isinstance(op, ReuseRun):
             found.extend(op.items)

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from l2c_rt.plan.ops import Compute, Iterate, Op, Plan, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.plan.ops import (
+    Compute,
+    Iterate,
+    Op,
+    Plan,
+    Predict,
+    Reuse,
+    ReuseRun,
+    RunFixed,
+    StepPlan,
+)
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed
 
 
@@ -39,6 +49,11 @@ def with_iterations(plan: Plan, program: BlockProgram) -> Plan:
     branches = {branch.name: branch for branch in program.branches if branch.iterations}
     if not branches:
         return plan
+    if plan.predictions is not None:
+        raise ValueError(
+            f"{next(iter(branches))} is iterated, so nothing of it is predicted; leave corrector= "
+            "away"
+        )
     for branch in branches.values():
         if len(branch.iterations) not in (1, plan.num_evaluations):
             raise ValueError(
@@ -70,9 +85,9 @@ all other ops, or a plan of 1000 steps would hold 100 000 of them."""
 
 def _fused(step: StepPlan, shared: Runs) -> StepPlan:
     ops: list[Op] = []
-    run: list[Reuse] = []
+    run: list[Reuse | Predict] = []
     for op in step:
-        if isinstance(op, Reuse):
+        if isinstance(op, Reuse | Predict):
             run.append(op)
             continue
         if run:
@@ -84,7 +99,7 @@ def _fused(step: StepPlan, shared: Runs) -> StepPlan:
     return tuple(ops)
 
 
-def _as_one(run: list[Reuse], shared: Runs) -> ReuseRun:
+def _as_one(run: list[Reuse | Predict], shared: Runs) -> ReuseRun:
     key = tuple(map(id, run))
     if key not in shared:
         shared[key] = ReuseRun(tuple(run))

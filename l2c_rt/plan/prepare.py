@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from l2c_rt.plan.build import build_plan
+from l2c_rt.plan.build_predicted import build_predicted_plan
 from l2c_rt.plan.cost import Cost, cost
 from l2c_rt.plan.merge import MergedColumns, expand, merge_columns, schedule_of
 from l2c_rt.plan.ops import Plan, PlanError
@@ -23,9 +24,16 @@ def prepare(program: BlockProgram, schedule: CacheSchedule, passes: Passes) -> t
     Raises ValueError where schedule and program name different branches, and PlanError, a
     ValueError, for a plan that could read a stale value or departs from the schedule.
     """
-    plan = passes(with_iterations(build_plan(program, schedule), program), program)
+    plan = passes(with_iterations(plan_of(program, schedule), program), program)
     verify(plan, program, schedule)
     return plan, cost(program, plan)
+
+
+def plan_of(program: BlockProgram, schedule: CacheSchedule) -> Plan:
+    """The plan of a schedule, with its predictions where it has any."""
+    if schedule.predictions is None:
+        return build_plan(program, schedule)
+    return build_predicted_plan(program, schedule, schedule.predictions)
 
 
 def prepare_merged(
@@ -37,7 +45,7 @@ def prepare_merged(
     """
     schedule = schedule_of(plan, program)
     merged = merge_columns(program, schedule, gaps)
-    merged_plan = build_plan(merged.program, merged.schedule)
+    merged_plan = plan_of(merged.program, merged.schedule)
     verify(merged_plan, merged.program, merged.schedule)
     if expand(merged) != schedule or merged_plan.order != plan.order:
         raise PlanError("the merged columns are not those of the schedule")

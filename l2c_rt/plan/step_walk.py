@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from l2c_rt.plan.ops import Compute, LeaveOut, Op, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.plan.ops import Compute, LeaveOut, Op, Predict, Reuse, ReuseRun, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Fixed
 
 STREAM, JOINED = "x", "x-joined"
 
-Added = Compute | Reuse
+Added = Compute | Reuse | Predict
 """An op whose branch's output is to be added to the stream."""
 
 
@@ -24,6 +24,7 @@ class Sink(Protocol):
     def embed(self, target: str, branch: str | None) -> None: ...
     def sum(self, source: str, target: str, terms: Sequence[Added], branch: str | None) -> None: ...
     def run(self, op: Compute) -> None: ...
+    def mix(self, op: Predict) -> None: ...
     def skip_linear(self, node: str, source: str, skip: str, target: str) -> None: ...
     def final(self, source: str | None, terms: Sequence[Added]) -> None: ...
     def call(self, node: str, source: str) -> None: ...
@@ -54,12 +55,19 @@ class _Place:
             self._waiting.append(op)
         elif isinstance(op, ReuseRun):
             self._settle()
-            self._waiting += op.items
-        elif isinstance(op, Reuse):
+            for item in op.items:
+                self._add(item)
+        elif isinstance(op, Reuse | Predict):
             self._settle()
-            self._waiting.append(op)
+            self._add(op)
         elif not isinstance(op, LeaveOut):
             self._fixed(op)
+
+    def _add(self, op: Reuse | Predict) -> None:
+        """To what waits; a prediction that is kept is made in its slot first."""
+        if isinstance(op, Predict) and op.store is not None:
+            self._sink.mix(op)
+        self._waiting.append(op)
 
     def _fixed(self, op: RunFixed) -> None:
         node = self._fixed_nodes[op.node]

@@ -11,15 +11,17 @@ from l2c_rt.plan.ops import (
     LeaveOut,
     Plan,
     PlanError,
+    Predict,
     Reuse,
     ReuseRun,
     RunFixed,
     StepPlan,
 )
 from l2c_rt.plan.program import BlockProgram, Fixed
+from l2c_rt.plan.reads import Read, check_predicted, check_predicted_reads, slots_of
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
-SingleOp = RunFixed | Compute | Reuse | LeaveOut
+SingleOp = RunFixed | Compute | Reuse | Predict | LeaveOut
 
 
 def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = None) -> None:
@@ -40,9 +42,15 @@ def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = N
     for i, s in first_at.items():
         _check_step(plan, apart[i], nodes, seen, s)
     writes = [[op for op in step if isinstance(op, Compute)] for step in apart]
-    _check_reads(plan, writes, [[op for op in step if isinstance(op, Reuse)] for step in apart])
+    reads = [[op for op in step if isinstance(op, Reuse | Predict)] for step in apart]
+    predicted = plan.predictions is not None or any(
+        isinstance(op, Predict) for ops in reads for op in ops
+    )
+    (check_predicted_reads if predicted else _check_reads)(plan, writes, reads)
     _check_iterations(plan, writes, program)
     if schedule is not None:
+        if plan.predictions != schedule.predictions:
+            raise PlanError("the plan's predictions are not those of the schedule")
         if (plan.num_evaluations, program.branch_names) != (schedule.steps, schedule.branches):
             raise PlanError(
                 f"the plan has {plan.num_evaluations} evaluations of {len(program.branches)} "
@@ -52,6 +60,8 @@ def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = N
         computed = [[op.branch for op in ops] for ops in writes]
         for s, i in enumerate(plan.order):
             _check_row(computed[i], program, schedule, s)
+            if schedule.predictions is not None:
+                check_predicted(reads[i], program, schedule.predictions, s)
 
 
 def _taken_apart(step: StepPlan) -> list[SingleOp]:
@@ -65,7 +75,7 @@ def _taken_apart(step: StepPlan) -> list[SingleOp]:
     return ops
 
 
-def _check_reads(plan: Plan, writes: list[list[Compute]], reads: list[list[Reuse]]) -> None:
+def _check_reads(plan: Plan, writes: list[list[Compute]], reads: list[list[Read]]) -> None:
     """Run the slots symbolically: at which evaluation the one branch of each wrote it last."""
     latest: dict[str, int] = {}
     held: dict[int | None, int] = {}
@@ -79,6 +89,7 @@ def _check_reads(plan: Plan, writes: list[list[Compute]], reads: list[list[Reuse
                 held[op.slot] = s
         for item in reads[i]:
             # Every slot is of one branch: _check_slot.
+            assert isinstance(item, Reuse)
             if held.get(item.slot, -1) != latest.get(item.branch):
                 _check_read(item, held, latest, s, "reuses")
 
@@ -183,13 +194,10 @@ def _check_op(plan: Plan, op: SingleOp, nodes: _Nodes, s: int) -> str:
         return op.node
     if op.branch not in nodes.branches:
         raise PlanError(f"evaluation {s}: {op} names a fixed node as a branch")
-    if isinstance(op, LeaveOut):
-        if op.branch not in nodes.nested:
-            raise PlanError(
-                f"evaluation {s}: {op}, but {op.branch} lies outside of a reused branch"
-            )
-    elif op.slot is not None:
-        _check_slot(plan, op.branch, op.slot, s)
+    if isinstance(op, LeaveOut) and op.branch not in nodes.nested:
+        raise PlanError(f"evaluation {s}: {op}, but {op.branch} lies outside of a reused branch")
+    for slot in () if isinstance(op, LeaveOut) else slots_of(op):
+        _check_slot(plan, op.branch, slot, s)
     return op.branch
 
 

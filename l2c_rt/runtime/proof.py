@@ -63,18 +63,20 @@ class Proof:
         out: object,
         *,
         exact: bool,
+        dtype: torch.dtype | None = None,
     ) -> str:
         """Compare `out`, an evaluation that computed everything, with the model's own.
 
-        Bitwise where `exact` (the reference's arithmetic is the model's own), within `ROUNDING`
-        elsewhere.  Returns what differs and from which block on; "" where nothing does.
+        Bitwise where `exact` (the reference's arithmetic is the model's own), elsewhere within the
+        `ROUNDING` of `dtype`, None for that of the output.
+        Returns what differs and from which block on; "" where nothing does.
         """
-        problem, error = _difference(out, own_forward(model.model, args, kwargs), exact=exact)
+        problem, error = _difference(out, own_forward(model.model, args, kwargs), exact, dtype)
         if problem:
             return problem if model.open_stage else _refusal(model, args, kwargs, problem)
         self._proved.add(structure(model))
         self._last = model
-        self.status = "equal" if error == 0 else f"equal up to rounding, {error:.1e} of its size"
+        self.status = "equal" if exact else f"equal up to rounding ({error:.1g} of the output)"
         return ""
 
 
@@ -108,9 +110,11 @@ def structure(model: BoundModel) -> int:
     return hash((model.program, *(type(module) for module in model.model.modules())))
 
 
-def _difference(ours: object, own: object, *, exact: bool) -> tuple[str, float]:
-    """What differs between two return values of the model, empty where nothing does, and by how
-    much of their size they differ at most."""
+def _difference(
+    ours: object, own: object, exact: bool, dtype: torch.dtype | None
+) -> tuple[str, float]:
+    """What differs between two return values of the model, empty where nothing does, and the
+    largest |difference| / |output| of their tensors."""
     a, b = (
         [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)] for value in (ours, own)
     )
@@ -125,9 +129,9 @@ def _difference(ours: object, own: object, *, exact: bool) -> tuple[str, float]:
             continue
         difference = torch.where(other, x.double() - y.double(), 0.0)
         error = float(difference.norm() / y.double().nan_to_num().norm().clamp_min(1e-30))
-        if exact or not error <= ROUNDING.get(y.dtype, 1e-4):
-            return f"the outputs differ by {error:.2g} of their size", error
         largest = max(largest, error)
+        if exact or not error <= ROUNDING.get(dtype or y.dtype, 1e-4):
+            return f"the outputs differ by {error:.2g} of their size", error
     return "", largest
 
 

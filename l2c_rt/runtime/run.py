@@ -15,7 +15,7 @@ from torch import Tensor
 
 from l2c_rt.adapters.bound_model import PublishedLoop, State
 from l2c_rt.adapters.model_checks import check_device
-from l2c_rt.backends.backend import Callback, Evaluation, RunRequest, WholeRuns
+from l2c_rt.backends.backend import Callback, RunRequest, WholeRuns
 from l2c_rt.runtime import loop_messages as messages
 from l2c_rt.runtime.cache_context import StepHint
 from l2c_rt.runtime.calls import StepError, Tick
@@ -156,13 +156,12 @@ class Run:
         return tick, out
 
     def _at(self, tick: Tick, key: InputKey, state: State) -> object:
-        lane, plan = self.lanes.at(key, self.version)[tick.lane], self.version.plan
-        # Evaluation 0 computes everything.
-        variant, began = plan.order[tick.step if tick.reuse else 0], time.perf_counter()
-        evaluation = Evaluation(state, lane.slots, tick.step, variant, self.clock.timesteps)
-        with trace_range("evaluation", tick.step):
-            out = lane.workspace.evaluate(plan.steps[variant], evaluation)
-        self._count(key, lane, variant, time.perf_counter() - began)
+        lane, began = self.lanes.at(key, self.version)[tick.lane], time.perf_counter()
+        evaluation = self.version.evaluation(state, lane.slots, tick, self.clock.timesteps)
+        with lane.slots.in_use(), trace_range("evaluation", tick.step):
+            step = self.version.plan.steps[evaluation.variant]
+            out = lane.workspace.evaluate(step, evaluation)
+        self._count(key, lane, evaluation.variant, time.perf_counter() - began)
         if tick.first:
             self.shared.begun(lane.workspace)
         elif tick.step + 1 == self.clock.steps:
@@ -180,6 +179,7 @@ class Run:
         lanes = self.lanes.at(key, self.version)
         for lane in lanes:
             lane.workspace.drop_tables()
+        self.version.begin_run()
         self._key = key
         return lanes
 

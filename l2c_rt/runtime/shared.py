@@ -7,16 +7,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from l2c_rt.adapters.bound_model import BoundModel
+import torch
+
+from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.adapters.own.describe import own_instead
-from l2c_rt.backends.backend import Backend, Counted, CountsCalls, Workspace
+from l2c_rt.backends.backend import Backend, Counted, CountsCalls, Evaluation, Workspace
+from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.prepare import prepare
-from l2c_rt.runtime.calls import LoopNote
+from l2c_rt.runtime.calls import LoopNote, Tick
 from l2c_rt.runtime.fingerprint import PlainAttributes, fingerprint
 from l2c_rt.runtime.known_loop import KnownLoop
 from l2c_rt.runtime.notices import Notices, logger
+from l2c_rt.runtime.operands import Operands
 from l2c_rt.runtime.proof import REMEDY, Proof, structure
 from l2c_rt.runtime.run_counts import RunCounts
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -39,12 +43,30 @@ class ModelVersion:
     plan: Plan
     cost: Cost
     fingerprint: int
+    autocast: bool
     attributes: PlainAttributes
+    operands: Operands
+
+    def evaluation(
+        self, state: State, slots: Slots, tick: Tick, timesteps: tuple[float, ...] | None
+    ) -> Evaluation:
+        """What a workspace is given for the evaluation of a tick."""
+        plan, step = self.plan, tick.step
+        # Evaluation 0 computes everything.
+        variant = plan.order[step if tick.reuse else 0]
+        operands = self.operands.at(step, state.x.device)
+        coefficients = plan.coefficients_at(step)
+        return Evaluation(state, slots, step, variant, timesteps, coefficients, operands)
 
     @property
     def num_slots(self) -> int:
         """The plan's slots, and those that the backend wants beside them."""
         return self.plan.num_slots + self.backend.extra_slots
+
+    def begin_run(self) -> None:
+        """Forget the copies of weights that were written to since."""
+        if self.backend.copies is not None:
+            self.backend.copies.begin_run()
 
     @property
     def copied_bytes(self) -> int:
@@ -55,6 +77,12 @@ class ModelVersion:
     def reasons(self) -> tuple[str, ...]:
         """Why the model is not run faster, and what of it is not carried out."""
         return self.backend.reasons + self.model.notes
+
+
+def _under_autocast(model: BoundModel) -> bool:
+    """Whether autocast holds, where the selection of the backend depends on it."""
+    depends = model.fusable is not None and model.device.type == "cpu"
+    return depends and torch.is_autocast_enabled("cpu")
 
 
 class SharedModel:
@@ -98,11 +126,10 @@ class SharedModel:
         Raises ValueError under `strict`, or where the schedule no longer fits.
         """
         model = self.version.model.model
-        marks = fingerprint(model)
+        marks, autocast = fingerprint(model), _under_autocast(self.version.model)
         if self._is_of(self.version, marks):
-            copies = self.version.backend.copies
-            if copies is not None:
-                copies.begin_run()
+            if autocast != self.version.autocast:
+                self._select_again(autocast)
             return self.version
         if self.strict:
             raise ValueError(
@@ -131,8 +158,8 @@ class SharedModel:
         """
         if not self.proof.due(version.model, copies=version.copied_bytes > 0):
             return False
-        exact = version.backend.name == "reference"
-        problem = self.proof.check(version.model, args, kwargs, out, exact=exact)
+        exact, dtype = version.backend.name == "reference", version.backend.dtype
+        problem = self.proof.check(version.model, args, kwargs, out, exact=exact, dtype=dtype)
         if problem and version.model.open_stage is not None:
             self._refuse_copies(version, problem)
         elif problem:
@@ -144,8 +171,7 @@ class SharedModel:
         text = f"packed products are not used: with them {problem}"
         if self.strict:
             raise ValueError(f"strict: {text}")
-        plain = version.backend.without_copies
-        assert plain is not None
+        plain = version.backend.without_copies or version.backend
         with self._lock:
             if self.version is version:
                 backend = replace(plain, reasons=(text, *plain.reasons))
@@ -209,7 +235,15 @@ class SharedModel:
         backend = self._select_backend(model)
         plan, cost = prepare(model.program, self.schedule, backend.passes)
         attributes = PlainAttributes([] if model.fusable is None else model.fusable.modules())
-        return ModelVersion(model, backend, plan, cost, marks, attributes)
+        operands = Operands(plan.predictions, model.program.branch_names)
+        autocast = _under_autocast(model)
+        return ModelVersion(model, backend, plan, cost, marks, autocast, attributes, operands)
+
+    def _select_again(self, autocast: bool) -> None:
+        with self._lock:
+            if self.version.autocast != autocast:
+                self.version = self._version_of(self.version.model)
+        self.tell()
 
     @staticmethod
     def _is_of(version: ModelVersion, marks: int) -> bool:

@@ -55,7 +55,7 @@ class Summary:
             f"  reuse      {self.reused} of {total} branch calls ({self.reused / total:.1%})",
             f"  memory     {self._slots()}, {self.slot_bytes / 2**20:.1f} MiB, allocated "
             f"{_times(self.arena_allocations)}; tables {self.table_bytes / 2**20:.1f} MiB"
-            + self._copies(),
+            f"{self._copies()}",
             f"  runs       {self.runs} complete, {self.abandoned} abandoned, {self.calls} calls",
             f"  checked    against the model's own forward: {self.checked}",
             f"  speed-up   expected at most {self.expected_speedup:.3f}x{not_counted}, estimated "
@@ -68,12 +68,12 @@ class Summary:
         lines += [f"  note       {text}" for text in self.reasons + self.notes]
         return "\n".join(lines)
 
-    def _copies(self) -> str:
-        copied = self.copied_bytes
-        return f"; packed weights {copied / 2**20:.1f} MiB" if copied else ""
-
     def _calls_per_step(self) -> str:
         return f", {self.calls_per_step} calls per step" if self.calls_per_step > 1 else ""
+
+    def _copies(self) -> str:
+        copied = self.copied_bytes / 2**20
+        return f"; copies of weights {copied:.1f} MiB" if copied else ""
 
     def _slots(self) -> str:
         before = self.slots_unmerged

@@ -26,6 +26,7 @@ from l2c_rt.schedule.checks import (
     checked_threshold,
     checked_timesteps,
 )
+from l2c_rt.schedule.predictions import Predictions, check_cells
 from l2c_rt.untrusted.bounded_read import naming
 
 
@@ -40,7 +41,9 @@ class CacheSchedule:
     `calls_per_step` is the number of the model's calls at each evaluation of its loop.
     `fingerprint` names the model that it was learned on; "" where it fits any. `granularity` says
     whether the branches are parts of blocks, whole blocks, or shells of a U-Net.
-    Two schedules are equal when `compute` and `branches` are.
+    `predictions` says what stands for a branch that is not computed, where that is more than its
+    latest output.
+    Two schedules are equal when `compute`, `branches` and `predictions` are.
     Raises: ValueError where a field is not what it says above.
     """
 
@@ -54,6 +57,7 @@ class CacheSchedule:
     timesteps: tuple[float, ...] | None = None
     fingerprint: str = ""
     granularity: str = "branch"
+    predictions: Predictions | None = None
 
     def __post_init__(self) -> None:
         compute = checked_compute(self.compute)
@@ -65,6 +69,8 @@ class CacheSchedule:
             check_text(field, getattr(self, field))
         check_fingerprint(self.fingerprint)
         check_granularity(self.granularity)
+        if self.predictions is not None:
+            check_cells(self.predictions, compute, branches)
         object.__setattr__(self, "compute", compute)
         object.__setattr__(self, "branches", branches)
         object.__setattr__(self, "calls_per_step", checked_calls(self.calls_per_step))
@@ -102,8 +108,8 @@ class CacheSchedule:
 
     @property
     def digest(self) -> str:
-        """sha256 of the branch names and the rows, one per line: what the schedule does."""
-        return files.digest(self.compute, self.branches)
+        """sha256 of the branch names, rows and predictions: what the schedule does."""
+        return files.digest(self.compute, self.branches, self.predictions)
 
     @property
     def lanes(self) -> int:
@@ -159,7 +165,11 @@ class CacheSchedule:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CacheSchedule):
             return NotImplemented
-        return self.branches == other.branches and np.array_equal(self.compute, other.compute)
+        return (
+            self.branches == other.branches
+            and np.array_equal(self.compute, other.compute)
+            and self.predictions == other.predictions
+        )
 
     def __hash__(self) -> int:
         return hash((self.compute.shape, self.compute.tobytes(), self.branches))

@@ -15,7 +15,9 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from l2c_rt.schedule import prediction_files
 from l2c_rt.schedule.checks import check_size, checked_branches
+from l2c_rt.schedule.predictions import Predictions
 from l2c_rt.untrusted.atomic_write import write_whole
 from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded
 
@@ -31,6 +33,7 @@ KINDS = {"attn": "attn", "attn1": "attn", "mlp": "mlp", "ff": "mlp"}
 """SmoothCache's types, diffusers' names among them, and ours."""
 
 REQUIRED = {"format", "version", "steps", "digest", "branches", "rows"}
+OPTIONAL = {*HEADER, "predictions"}
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -46,6 +49,7 @@ class Header(TypedDict, total=False):
     timesteps: tuple[float, ...] | None
     fingerprint: str
     granularity: str
+    predictions: Predictions | None
 
 
 class Fields(Header):
@@ -73,8 +77,11 @@ def json_text(fields: Fields) -> str:
     header: dict[str, Any] = {"format": FORMAT, "version": VERSION}
     header |= {name: value for name, value in fields.items() if name in HEADER}
     header = {name: v for name, v in header.items() if name not in LEFT_OUT or v != LEFT_OUT[name]}
-    header |= {"steps": len(rows), "digest": digest(fields["compute"], fields["branches"])}
-    header |= {"branches": fields["branches"]}
+    predictions = fields.get("predictions")
+    code = digest(fields["compute"], fields["branches"], predictions)
+    header |= {"steps": len(rows), "digest": code, "branches": fields["branches"]}
+    if predictions is not None:
+        header["predictions"] = prediction_files.listed(predictions)
     lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in header.items()]
     table = ",\n".join(f'    "{row}"' for row in rows)
     return "\n".join(["{", *lines, '  "rows": [', table, "  ]", "}", ""])
@@ -96,27 +103,34 @@ def parse(content: bytes) -> Fields:
     if "lanes" in entries and "calls_per_step" not in entries:
         # What the field was called at first.
         entries["calls_per_step"] = entries.pop("lanes")
-    missing, unknown = REQUIRED - entries.keys(), entries.keys() - REQUIRED - set(HEADER)
+    missing, unknown = REQUIRED - entries.keys(), entries.keys() - REQUIRED - OPTIONAL
     if missing or unknown:
         names = sorted(ascii(name[:40]) for name in missing or unknown)[:5]
         raise ValueError(f"{'missing' if missing else 'unknown'} keys: {', '.join(names)}")
     compute, branches = _table(entries["rows"], entries["branches"], entries["steps"])
-    if digest(compute, branches) != entries["digest"]:
+    predictions = None
+    if "predictions" in entries:
+        predictions = prediction_files.parse(entries["predictions"], *compute.shape)
+    code = digest(compute, branches, predictions)
+    if code != entries["digest"]:
         raise ValueError(
             f"digest {entries['digest']!r:.80} does not match the rows, whose digest is "
-            f"{digest(compute, branches)}; the file was damaged or edited by hand"
+            f"{code}; the file was damaged or edited by hand"
         )
     fields: Fields = {name: entries[name] for name in HEADER if name in entries}  # type: ignore[assignment]
-    return {**fields, "compute": compute, "branches": branches}
+    return {**fields, "compute": compute, "branches": branches, "predictions": predictions}
 
 
-def digest(compute: BoolArray, branches: Sequence[str]) -> str:
-    """sha256 of the branch names and then the rows, each as a line of ASCII.
+def digest(
+    compute: BoolArray, branches: Sequence[str], predictions: Predictions | None = None
+) -> str:
+    """sha256 of the branch names and then the rows, each as a line of ASCII, and the predictions.
 
     Shapes: compute [S, K].  The header is not part of it.
     """
     lines = "".join(f"{line}\n" for line in (*branches, *_row_texts(compute)))
-    return "sha256:" + hashlib.sha256(lines.encode("ascii")).hexdigest()
+    content = lines.encode("ascii") + (predictions.digest_bytes() if predictions else b"")
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def to_smoothcache(compute: BoolArray, branches: Sequence[str]) -> dict[str, list[int]]:

@@ -49,11 +49,11 @@ def test_all_computed_it_is_the_model_up_to_rounding_and_says_by_how_much(granul
     assert not equal(outputs, own)
     assert error(outputs, own) < 1e-5
     summary = fast.summary()
-    assert summary.checked.startswith("equal up to rounding, ")
+    assert summary.checked.startswith("equal up to rounding (")
     assert summary.notes == summary.reasons == ()
     # oneDNN's layout fills up tiles, so that a copy may be larger than a tiny weight.
     assert summary.copied_bytes >= sum(linear.weight.nbytes for linear in linears(model))
-    assert f"packed weights {summary.copied_bytes / 2**20:.1f} MiB" in str(summary)
+    assert f"copies of weights {summary.copied_bytes / 2**20:.1f} MiB" in str(summary)
 
 
 def test_without_packing_it_is_the_model_bit_by_bit_and_nothing_is_copied() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,6 +63,30 @@ def test_on_a_gpu_both_families_are_fused(machine: Any, make: Any, name: str) ->
 
 def no_memory(*_: Any) -> None:
     raise RuntimeError("CUDA virtual memory is not supported by this driver")
+
+
+@pytest.mark.parametrize(
+    ("variables", "headers", "says"),
+    [
+        ({"PATH": "/nowhere"}, True, "gcc or clang is not there; apt-get install gcc"),
+        ({"CC": "/nowhere/cc"}, True, "/nowhere/cc is not there"),
+        ({}, False, "Python.h is not there; apt-get install python3-dev"),
+    ],
+)
+def test_without_what_triton_builds_its_launchers_with_auto_falls_back_and_fused_says_why(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str],
+    headers: bool, says: str,
+) -> None:  # fmt: skip
+    monkeypatch.delenv("CC", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if not headers:
+        include = {"include": str(tmp_path)}
+        monkeypatch.setattr("sysconfig.get_paths", lambda *_: include)
+    with pytest.raises(ValueError, match="launchers") as error:
+        chosen("fused")
+    assert says in str(error.value)
+    assert says in chosen("auto").reasons[0]
 
 
 def float64() -> nn.Module:

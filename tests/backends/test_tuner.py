@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,3 +151,17 @@ def test_two_threads_do_not_measure_at_the_same_time() -> None:
         thread.join()
     assert most == [1]
     assert len(bench.made) == len(linear_candidates(PROJ)) + len(linear_candidates(FC1))
+
+
+def test_what_pytorch_warns_of_a_candidate_that_it_refuses_is_not_the_users_concern() -> None:
+    bench = Bench({AttentionConfig("cudnn"): 0.4})
+
+    def make(choice: AttentionConfig) -> Callable[[], None]:
+        if choice.kind == "flash":
+            warnings.warn("Flash attention kernel not used because: head size", stacklevel=1)
+            raise RuntimeError("No available kernel")
+        return bench.make(choice)
+
+    chooser = tuner(bench)
+    assert chooser.attention(HEADS, make) == AttentionConfig("cudnn")
+    assert len(chooser.skipped) == 1

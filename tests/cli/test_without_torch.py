@@ -29,6 +29,8 @@ CASES = (
     ("sample digits --steps 21 -o x.png", 2, "--steps"),
     (f"{LEARN} --out x --device gpu", 2, "--device"),
     (f"{LEARN} --out x --data no-null.safetensors --cfg-scale 2", 2, "--cfg-scale"),
+    ("calibrate dit.safetensors --steps 4 -o x.json", 2, "--out"),
+    ("calibrate absent.pt --steps 4 -o x.safetensors", 3, "absent.pt"),
     ("bench schedule.json --width 6", 2, "--width"),
     ("bench schedule.json --device gpu", 2, "--device"),
     ("bench schedule.json --weights dit.safetensors --width 8", 2, "--width"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fake_torch_cuda import CPU, GPU, FakeCuda, FakeStream
 
-from l2c_rt.device.streams import StreamOrder
+from l2c_rt.device.streams import StreamOrder, wait_for_current_stream
 
 
 def test_calls_on_one_stream_wait_for_nothing(cuda: FakeCuda) -> None:
@@ -49,6 +49,31 @@ def test_inside_a_capture_replays_are_refused_and_launches_neither_wait_nor_reco
         with launches():
             cuda.did("work")
     assert cuda.log == ["work"]
+
+
+def test_what_is_waited_for_is_the_sessions_own_work_and_never_the_device(cuda: FakeCuda) -> None:
+    order, other = StreamOrder(GPU), FakeStream(cuda, "other")
+    order.wait()
+    assert cuda.log == []
+    for stream in (cuda.user, other):
+        with cuda.stream(stream), order():
+            pass
+    cuda.log.clear()
+    order.wait()
+    assert cuda.log == [("wait_for_event", 1, 0xE0)]
+    cuda.log.clear()
+    with cuda.stream(other), order():
+        wait_for_current_stream(GPU)
+    assert cuda.log == [("stream.synchronize", "other"), ("record", "other")]
+
+
+def test_on_a_cpu_there_is_nothing_to_wait_for(cuda: FakeCuda) -> None:
+    order = StreamOrder(CPU)
+    with order():
+        pass
+    order.wait()
+    wait_for_current_stream(CPU)
+    assert cuda.log == []
 
 
 def test_a_cpu_has_no_order(cuda: FakeCuda) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from named_weights import named_weights
 from published_outputs import FOLDER, relative
 from safetensors.torch import load_file
-from torch import Tensor
 from unets import draw
 
 import l2c_rt as rt
@@ -26,15 +25,6 @@ def no_grad() -> Iterator[None]:
         yield
 
 
-def published_weights(key: str, like: Tensor) -> Tensor:
-    """N(0, 1) by the name's crc32, over the root of the fan; near 1 for the weights of norms."""
-    generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-    fan = like.numel() // like.shape[0] if like.dim() > 1 else 50
-    drawn = torch.randn(like.shape, generator=generator) * (1 / fan**0.5)
-    is_norm = "norm" in key and key.endswith("weight") and like.dim() == 1
-    return 1 + 0.1 * drawn if is_norm else drawn
-
-
 def model() -> UNet2DConditionModel:
     unet = UNet2DConditionModel(
         sample_size=8, in_channels=4, out_channels=4, layers_per_block=2, norm_num_groups=8,
@@ -43,7 +33,7 @@ def model() -> UNet2DConditionModel:
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
     )  # fmt: skip
     for key, value in unet.state_dict().items():
-        value.copy_(published_weights(key, value))
+        value.copy_(named_weights(key, value))
     return unet.eval()
 
 

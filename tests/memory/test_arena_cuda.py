@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import cuda_arena_cases
+import cuda_failure_cases
 import cuda_loop_cases
 import pytest
 
@@ -17,7 +18,7 @@ LOOP_CASES = Path(cuda_loop_cases.__file__)
 NATIVE = ROOT / "csrc" / "tests"
 CASES = {
     name: Path(module.__file__)
-    for module in (cuda_arena_cases, cuda_loop_cases)
+    for module in (cuda_arena_cases, cuda_failure_cases, cuda_loop_cases)
     for name in vars(module)
     if name.startswith("case_")
 }

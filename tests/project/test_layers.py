@@ -28,9 +28,12 @@ ALLOWED: dict[str, set[str]] = {
     "schedule": {"_deprecated", "families", "figures", "untrusted"},
     "policies": {"families", "schedule", "untrusted"},
     "presets": {"schedule"},
-    "resolve": {"policies", "presets", "schedule"},
+    "correctors": {"schedule"},
     # how it is done: pure data
     "plan": {"families", "schedule"},
+    # published methods
+    "methods": {"correctors", "plan", "policies", "schedule"},
+    "resolve": {"methods", "plan", "policies", "presets", "schedule"},
     # models and what is known of them
     "models": {"untrusted"},
     "adapters": {"families", "models", "plan"},
@@ -41,28 +44,31 @@ ALLOWED: dict[str, set[str]] = {
     "memory": {"_C", "device"},
     "measure": {"untrusted"},
     # running
-    "backends": {"adapters", "device", "kernels", "measure", "memory", "plan", "sampling",
+    "backends": {"_C", "adapters", "device", "kernels", "measure", "memory", "plan", "sampling",
                  "untrusted"},
     "runtime": {"adapters", "backends", "device", "memory", "notices", "plan", "sampling",
                 "schedule"},
-    "api": {"_deprecated", "adapters", "backends", "notices", "policies", "resolve", "runtime",
-            "schedule"},
+    "api": {"_deprecated", "adapters", "backends", "correctors", "notices", "policies", "resolve",
+            "runtime", "schedule"},
     "pipelines": {"api", "runtime"},
     # what is made with it
     "compare": {"adapters", "api", "backends", "figures", "measure", "policies", "resolve",
                 "runtime", "schedule", "untrusted"},
     "learning": {"_version", "adapters", "compare", "families", "figures", "policies", "runtime",
                  "sampling", "schedule", "untrusted"},
+    "calibration": {"adapters", "compare", "learning", "runtime", "sampling", "schedule",
+                    "untrusted"},
     "demo": {"api", "compare", "figures", "learning", "measure", "models", "policies", "runtime",
              "sampling", "schedule", "untrusted"},
-    "cli": {"_version", "adapters", "api", "backends", "compare", "demo", "families", "figures",
+    "cli": {"_version", "adapters", "api", "backends", "calibration", "compare", "demo",
+            "families", "figures",
             "learning", "measure", "models", "notices", "plan", "policies", "presets", "runtime",
             "schedule", "untrusted"},
 }  # fmt: skip
 """Folder or module of l2c_rt -> those it may import; only l2c_rt itself imports all."""
 
 TORCH_FREE = ("_deprecated", "_version", "notices", "untrusted", "figures", "families", "schedule",
-              "policies", "presets", "resolve", "plan")  # fmt: skip
+              "policies", "presets", "correctors", "methods", "resolve", "plan")  # fmt: skip
 """Rooms that import neither torch nor any other third party but PURE at module level."""
 
 

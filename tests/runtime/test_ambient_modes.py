@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from three_backends import compiled, every_backend
 from toys import call_inputs, drive, random_schedule, toy_dit, toy_uvit
 
 import l2c_rt as rt
@@ -49,18 +50,18 @@ def outputs(fast: rt.Compiled, calls: list[Any]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@every_backend
 @pytest.mark.parametrize("make", [toy_dit, toy_uvit])
 def test_a_run_inside_of_a_mode_is_the_run_outside(make: Any, backend: str, mode: str) -> None:
     program = rt.compile(make(), rt.policies.Full(), steps=2).bound_model.program
     schedule = random_schedule(4, len(program.branch_names))
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     calls = [noise, [1, 2], [call_inputs(k) for k in range(4)]]
-    want = outputs(rt.compile(make(), schedule, backend=backend), calls)
+    want = outputs(compiled(backend, make(), schedule), calls)
     model, entered = make(), MODES[mode]
     context: AbstractContextManager[Any] = entered()
     with context:
-        fast = rt.compile(model, schedule, backend=backend)
+        fast = compiled(backend, model, schedule)
         got = outputs(fast, calls)
         assert not any(result.is_inference() for result in got)
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from gpu_runs import STEPS, drive, fresh, noise, on_gpu
+from gpu_runs import STEPS, drive, fresh, noise, on_gpu, waits_refused
 from published_outputs import relative
 from three_backends import assert_same
 from toys import random_schedule, timesteps, toy_dit
@@ -131,11 +131,8 @@ def test_no_call_or_run_waits_for_the_device_once_it_is_captured() -> None:
 
     runs()
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waits_refused():
         runs()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_timestep_on_the_gpu_that_does_not_fit_is_reported() -> None:

@@ -10,7 +10,7 @@ import ctypes
 
 from fake_cuda import Driver, error_of, names, run_case
 
-from l2c_rt._C import Arena, View, cuda_available
+from l2c_rt._C import Arena, GraphLoop, View, cuda_available, wait_for_event
 
 KIB64 = 65536
 GIB = 1 << 30
@@ -20,10 +20,13 @@ SETUP = [
     "cuDeviceGetAttribute",
     "cuDevicePrimaryCtxRetain",
     "cuCtxPushCurrent_v2",
+    "cuEventCreate",
     "cuMemGetAllocationGranularity",
     "cuMemAddressReserve",
 ]
 TAKE = ["cuMemCreate", "cuMemMap", "cuMemSetAccess"]
+FILL = ["cuEventSynchronize", "cuMemsetD8Async", "cuStreamSynchronize"]
+USE = ["cuStreamIsCapturing", "cuStreamWaitEvent", "cuEventRecord"]
 
 
 def case_a_life_makes_these_calls_in_this_order(driver: Driver) -> None:
@@ -31,10 +34,8 @@ def case_a_life_makes_these_calls_in_this_order(driver: Driver) -> None:
     assert names(driver.calls()) == ["cuInit", "cuDeviceGetCount"]
     arena = Arena(3, 300, device=1)
     assert driver.calls() == [
-        ("cuDeviceGetCount", 0),
-        ("cuDeviceGet", 1),
-        ("cuDeviceGetAttribute", 1),
-        ("cuDevicePrimaryCtxRetain", 1),
+        *(("cuDeviceGetCount", 0), ("cuDeviceGet", 1), ("cuDeviceGetAttribute", 1)),
+        *(("cuDevicePrimaryCtxRetain", 1), ("cuEventCreate", 2)),
         ("cuMemGetAllocationGranularity", 1),
         ("cuMemAddressReserve", KIB64),
         ("cuMemCreate", KIB64),
@@ -42,17 +43,18 @@ def case_a_life_makes_these_calls_in_this_order(driver: Driver) -> None:
         ("cuMemSetAccess", KIB64),
     ]
     arena.sleep()
-    assert names(driver.calls()) == ["cuCtxSynchronize", "cuMemUnmap", "cuMemRelease"]
+    assert names(driver.calls()) == ["cuEventSynchronize", "cuMemUnmap", "cuMemRelease"]
     arena.wake()
     assert names(driver.calls()) == TAKE
     arena.poison()
-    assert names(driver.calls()) == ["cuCtxSynchronize", "cuMemsetD8_v2", "cuCtxSynchronize"]
+    assert names(driver.calls()) == FILL
     del arena
     assert driver.calls() == [
-        ("cuCtxSynchronize", 0),
+        ("cuEventSynchronize", 0),
         ("cuMemUnmap", KIB64),
         ("cuMemRelease", 1),
         ("cuMemAddressFree", KIB64),
+        ("cuEventDestroy_v2", 0),
         ("cuDevicePrimaryCtxRelease_v2", 1),
     ]
     driver.check_clean()
@@ -94,8 +96,10 @@ def case_an_arena_dropped_asleep_frees_its_addresses(driver: Driver) -> None:
     arena.sleep()
     driver.calls()
     del arena
-    expected = ["cuCtxSynchronize", "cuMemAddressFree", "cuDevicePrimaryCtxRelease_v2"]
-    assert names(driver.calls()) == expected
+    assert names(driver.calls()) == [
+        *("cuEventSynchronize", "cuMemAddressFree", "cuEventDestroy_v2"),
+        "cuDevicePrimaryCtxRelease_v2",
+    ]
     driver.check_clean()
 
 
@@ -140,107 +144,44 @@ def case_a_view_refuses_what_it_cannot_honour(driver: Driver) -> None:
     driver.check_clean()
 
 
-def case_a_failure_while_making_an_arena_leaves_nothing(driver: Driver) -> None:
-    cuda_available()
-    for call in SETUP + TAKE:
-        for nth in (1, 2, 3) if call in ("cuMemCreate", "cuMemMap") else (1,):
-            driver.fail(call, nth)
-            error = error_of(Arena, 5, GIB // 2, device=0)
-            assert isinstance(error, RuntimeError), (call, nth)
-            assert call in str(error)
-            assert "CUDA_ERROR_ILLEGAL_ADDRESS" in str(error)
-            assert "device 0" in str(error) or "nvidia-smi" in str(error)
-            driver.check_clean()
-    Arena(5, GIB // 2, device=0)
-    driver.check_clean()
-
-
-def case_a_failed_wake_sleeps_on_and_can_be_tried_again(driver: Driver) -> None:
-    arena = Arena(5, GIB // 2, device=0)
-    arena.sleep()
-    asleep = driver.left_over
-    for call in TAKE:
-        for nth in (1, 2, 3) if call != "cuMemSetAccess" else (1,):
-            driver.fail(call, nth)
-            assert call in str(error_of(arena.wake))
-            assert (arena.awake, arena.mapped_bytes) == (False, 0)
-            assert driver.left_over == asleep
-    assert (arena.wakes, arena.allocations) == (0, 1)
-    arena.wake()
-    assert arena.awake
-    del arena
-    driver.check_clean()
-
-
-def case_a_sleep_that_cannot_wait_changes_nothing(driver: Driver) -> None:
+def case_work_on_any_stream_is_waited_for_and_nothing_else(driver: Driver) -> None:
     arena = Arena(1, KIB64, device=0)
-    driver.fail("cuCtxSynchronize")
+    loop = GraphLoop(0, [0x11])
     driver.calls()
-    assert "earlier work" in str(error_of(arena.sleep))
-    assert "cuMemUnmap" not in names(driver.calls())
-    assert (arena.awake, arena.sleeps) == (True, 0)
+    for stream in (0x77, 0x78, 0x77):
+        loop.launch(stream)
+        arena.used_on(stream)
+        # One event stands for all streams: each waits for what it stood for before.
+        assert driver.calls()[1:] == [(call, stream) for call in USE]
     arena.sleep()
-    del arena
+    assert names(driver.calls())[0] == "cuEventSynchronize"
+    del arena, loop
     driver.check_clean()
 
 
-def case_a_sleep_that_stops_half_way_can_go_either_way(driver: Driver) -> None:
-    for recover in (Arena.sleep, Arena.wake):
-        for nth, mapped in ((1, 5 * GIB // 2), (2, 2 * GIB), (3, GIB)):
-            arena = Arena(5, GIB // 2, device=0)
-            driver.fail("cuMemUnmap", nth)
-            assert "cuMemUnmap" in str(error_of(arena.sleep))
-            assert (arena.mapped_bytes, arena.sleeps) == (mapped, 0)
-            assert arena.awake == (nth == 1)
-            recover(arena)
-            assert arena.mapped_bytes == (arena.reserved_bytes if recover is Arena.wake else 0)
-            del arena
-            driver.check_clean()
-
-
-def case_a_failed_poison_is_an_error(driver: Driver) -> None:
-    arena = Arena(1, KIB64, device=0)
-    for call, nth in (("cuMemsetD8_v2", 1), ("cuCtxSynchronize", 1), ("cuCtxSynchronize", 2)):
-        driver.fail(call, nth)
-        assert call in str(error_of(arena.poison))
-    del arena
-    driver.check_clean()
-
-
-def case_memory_is_left_where_work_may_still_run(driver: Driver) -> None:
+def case_in_a_capture_the_use_of_memory_is_its_owners_to_order(driver: Driver) -> None:
     arena = Arena(1, KIB64, device=0)
     driver.calls()
-    driver.fail("cuCtxSynchronize")
-    del arena
-    assert names(driver.calls()) == ["cuCtxSynchronize", "cuDevicePrimaryCtxRelease_v2"]
-    driver.check_correct()
-
-
-def case_too_little_memory_is_a_memory_error_with_the_numbers(driver: Driver) -> None:
-    cuda_available()
-    driver.set_free(GIB + KIB64)
-    error = error_of(Arena, 5, GIB // 2, device=0)
-    assert isinstance(error, MemoryError)
-    for part in ("CUDA_ERROR_OUT_OF_MEMORY", str(GIB), str(5 * GIB // 2), "empty_cache"):
-        assert part in str(error)
-    assert f"{KIB64} of {1 << 40} free" in str(error)
-    driver.check_clean()
-    arena = Arena(1, GIB, device=0)
-    arena.sleep()
-    driver.set_free(KIB64)
-    assert isinstance(error_of(arena.wake), MemoryError)
-    assert not arena.awake
-    driver.set_free(GIB)
-    arena.wake()
+    driver.capture(True)
+    arena.used_on(0x77)
+    assert names(driver.calls()) == ["cuStreamIsCapturing"]
+    driver.capture(False)
+    for call in USE:
+        driver.fail(call)
+        assert call in str(error_of(arena.used_on, 0x77))
     del arena
     driver.check_clean()
 
 
-def case_a_device_that_is_not_there_is_a_value_error(driver: Driver) -> None:
-    for device in (2, 7):
-        error = error_of(Arena, 1, 1, device=device)
-        assert isinstance(error, ValueError)
-        assert f"device {device}: this process sees 2 GPU(s)" in str(error)
+def case_the_wait_for_an_event_is_no_wait_for_the_device(driver: Driver) -> None:
+    driver.calls()
+    ours = ctypes.c_void_p()
+    ctypes.CDLL("libcuda.so.1").fake_event(ctypes.byref(ours))
+    assert ours.value is not None
+    wait_for_event(1, ours.value)
+    assert "cuEventSynchronize" in names(driver.calls())
+    driver.fail("cuEventSynchronize")
+    assert "earlier work" in str(error_of(wait_for_event, 1, ours.value))
     driver.check_clean()
 
 

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 ILLEGAL_ADDRESS = 700
-KEEPS_A_CONTEXT = ("cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2")
+KEEPS_A_CONTEXT = (
+    *("cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2", "cuThreadExchangeStreamCaptureMode"),
+)
 
 
 class Driver:
@@ -29,6 +31,10 @@ class Driver:
 
     def set_free(self, size: int) -> None:
         self._library.fake_set_free(ctypes.c_uint64(size))
+
+    def capture(self, captures: bool) -> None:
+        """Whether streams are captured from now on."""
+        self._library.fake_capture(int(captures))
 
     @property
     def left_over(self) -> int:

@@ -24,6 +24,7 @@ class FakeCuda:
         self.device_now = 0
         self.capturing: FakeStream | None = None
         self.pools = 0
+        self.open_pools: set[Any] = set()
 
     def did(self, what: str, *details: Any) -> None:
         self.log.append((what, *details) if details else what)
@@ -80,6 +81,10 @@ class FakeEvent:
         self.device = self.cuda.device_now
         self.cuda.did("record", self.stream)
 
+    @property
+    def cuda_event(self) -> int:
+        return 0xE0
+
     def query(self) -> bool:
         self.cuda.did("query")
         return self.done
@@ -90,16 +95,22 @@ class FakeEvent:
 
 class FakeGraph:
     def __init__(self, cuda: FakeCuda) -> None:
-        self.cuda, self.handle = cuda, 0
+        self.cuda, self.handle, self.pool = cuda, 0, None
 
     def capture_begin(self, pool: Any, capture_error_mode: str) -> None:
         assert self.cuda.capturing is None, "two captures at once"
+        if pool in self.cuda.open_pools:
+            # As of a pool that a failed capture has left open for host memory.
+            raise RuntimeError(f"beginAllocateToPool: already recording to mempool_id {pool}")
+        self.pool = pool
+        self.cuda.open_pools.add(pool)
         self.cuda.capturing = self.cuda.current
         self.cuda.did("capture_begin", pool, capture_error_mode, self.cuda.current.name)
 
     def capture_end(self) -> None:
         self.cuda.capturing = None
         self.cuda.did("capture_end")
+        self.cuda.open_pools.discard(self.pool)
 
     def replay(self) -> None:
         self.cuda.did("replay", self.handle)
@@ -122,10 +133,11 @@ def stand_in_for_cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
         "graph_pool_handle": fake.pool_handle,
         "memory_reserved": lambda device: 100 * len(fake.log),
         "is_current_stream_capturing": lambda: fake.capturing is not None,
-        "synchronize": lambda device: fake.did("device.synchronize", device),
     }
     for name, value in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    waited = "l2c_rt.device.streams.wait_for_event"
+    monkeypatch.setattr(waited, lambda device, event: fake.did("wait_for_event", device, event))
     for name in ("_cuda_clearCublasWorkspaces", "_cuda_endAllocateToPool"):
         short = name.removeprefix("_cuda_")
         monkeypatch.setattr(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,3 +38,20 @@ def drive(fast: Any, seed: int = 0, steps: int = STEPS, batch: int = 2) -> list[
 def noise(seed: int = 0, images: int = 2) -> torch.Tensor:
     """Noise for `sample`."""
     return noise_on_host(seed, images).cuda()
+
+
+@contextmanager
+def waits_refused() -> Iterator[None]:
+    """Whatever waits for the device inside is an error."""
+    try:
+        _set_sync_debug_mode("error")
+        yield
+    finally:
+        _set_sync_debug_mode("default")
+
+
+def _set_sync_debug_mode(mode: str) -> None:
+    """PyTorch warns that the mode is a prototype, after it has set it: an error under pytest."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode")
+        torch.cuda.set_sync_debug_mode(mode)

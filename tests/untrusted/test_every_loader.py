@@ -25,6 +25,7 @@ from l2c_rt.models.weight_files import read_tensors
 from l2c_rt.policies.router import Router
 from l2c_rt.resolve import resolve_schedule
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.calibration import Calibration
 
 
 def learned(path: Path) -> None:
@@ -53,6 +54,7 @@ LOADERS: list[tuple[str, Callable[[Path], Any]]] = [
     ("diffusion_pytorch_model.safetensors", shard),
     ("diffusion_pytorch_model.safetensors.index.json", shard),
     ("a.safetensors", lambda path: read_tensors(path, ("latents",))),
+    ("a.safetensors", Calibration.load),
     ("a.json", read_ceilings),
     ("a.json", lambda path: read_choices(path, "machine")),
     ("a.safetensors", learned),

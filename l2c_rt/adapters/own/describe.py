@@ -164,6 +164,8 @@ def _program(model: nn.Module, sites: tuple[Site, ...]) -> BlockProgram:
         weights = sum(matrix_weights(model.get_submodule(path)) for path in site.children)
         number = blocks.setdefault(site.name if site.is_block else block, len(blocks))
         kind = "block" if site.is_block else re.sub(r"\d+$", "", child)
+        if getattr(model.get_submodule(site.children[-1]), "is_cross_attention", False):
+            kind = f"cross_{kind.removeprefix('cross_')}"
         branches.append(
             Branch(site.name, kind, number, gated=False,
                    macs=max(weights, 1), weights=weights, activations=0, kernels=0)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import torch
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend, WholeRuns, fused_passes
-from l2c_rt.backends.cpu.fused import custom_forward
+from l2c_rt.backends.cpu.branches import custom_forward
 from l2c_rt.backends.cuda.cuda_parts import CudaParts, FusedModel, cuda_parts_for
 from l2c_rt.backends.cuda.step_launcher import why_not_launched
+from l2c_rt.backends.cuda.toolchain import why_no_launchers, why_not_triton
 from l2c_rt.backends.cuda.workspace import CudaWorkspace
 from l2c_rt.backends.options import Options
 from l2c_rt.memory.arena import SlotMemory
@@ -18,7 +17,6 @@ from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.program import Fixed
 
 OLDEST_GPU = (8, 0)
-TRITON = ((3, 6), (3, 9))
 
 
 def why_not(model: BoundModel, options: Options) -> str:
@@ -46,13 +44,8 @@ def _why_not_here(device: torch.device) -> str:
     have = torch.cuda.get_device_capability(device)
     if have < OLDEST_GPU:
         return f"the GPU has compute capability {have[0]}.{have[1]}, wanted 8.0 or higher"
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed; pip install l2c_rt[gpu]"
-    import triton
-
-    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
-    if not TRITON[0] <= version <= TRITON[1]:
-        return f"triton is {triton.__version__}, wanted 3.6 to 3.9; pip install l2c_rt[gpu]"
+    if why_not := why_not_triton() or why_no_launchers():
+        return why_not
     try:
         SlotMemory(1, (8,), torch.float32, device)
     except (MemoryError, RuntimeError) as error:

@@ -11,7 +11,7 @@ from l2c_rt.backends.cuda.call_program import CallProgram
 from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.backends.cuda.run_program import RunProgram
 from l2c_rt.backends.cuda.shape_program import ShapeProgram
-from l2c_rt.device.graphs import GraphStats, drain
+from l2c_rt.device.graphs import GraphStats
 from l2c_rt.device.streams import StreamOrder, on
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.ops import StepPlan
@@ -27,7 +27,7 @@ class CudaWorkspace:
         self._runs: dict[tuple[int, bool], RunProgram] = {}
         self._order = StreamOrder(self._device, replays=fused.options.graph != "off")
         # Graphs and buffers must outlive what was launched with them.
-        self._drained = weakref.finalize(self, drain, self._device)
+        self._drained = weakref.finalize(self, self._order.wait)
         self._drained.atexit = False
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
@@ -46,7 +46,7 @@ class CudaWorkspace:
         refuse_autocast(self._device.type)
         self._refuse_elsewhere("noise", request.noise)
         key = (len(request.noise), request.guided)
-        with on(self._device), self._order():
+        with on(self._device), self._order(), slots.in_use():
             if key not in self._runs:
                 self._runs[key] = RunProgram(self._fused, slots, request)
             return self._runs[key].run(request, callback)

@@ -18,7 +18,8 @@ from l2c_rt.backends.graphs.forward import Forward, GraphParts, VisitUnit
 from l2c_rt.backends.graphs.segments import ChangedError, Segments
 from l2c_rt.backends.graphs.static_inputs import Arguments, StaticInputs, index_of
 from l2c_rt.backends.graphs.unit_calls import CallObserver
-from l2c_rt.device.graphs import GraphStats, drain
+from l2c_rt.device.graphs import GraphStats
+from l2c_rt.device.streams import wait_for_current_stream
 from l2c_rt.plan.ops import StepPlan
 
 
@@ -181,7 +182,7 @@ class CallGraphs:
 
     def _drop(self) -> None:
         """Forget graphs; distinct steps are computed once more before they are captured."""
-        drain(self._device)
+        wait_for_current_stream(self._device)
         self._captures = self._begin_anew()
 
     def _begin_anew(self) -> Captures:

@@ -15,8 +15,8 @@ from l2c_rt.backends.graphs.call_graphs import CallGraphs
 from l2c_rt.backends.graphs.forward import Forward, GraphParts
 from l2c_rt.backends.graphs.static_inputs import Arguments
 from l2c_rt.device.event_times import EventTimes
-from l2c_rt.device.graphs import GraphStats, drain
-from l2c_rt.device.streams import StreamOrder, on
+from l2c_rt.device.graphs import GraphStats
+from l2c_rt.device.streams import StreamOrder, on, wait_for_current_stream
 from l2c_rt.plan.ops import StepPlan
 
 
@@ -40,7 +40,7 @@ class GraphWorkspace:
         self._times = EventTimes(device)
         self._reason = ""
         # Graphs and buffers must outlive what was launched with them.
-        self._drained = weakref.finalize(self, drain, device)
+        self._drained = weakref.finalize(self, self._order.wait)
         self._drained.atexit = False
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
@@ -90,7 +90,7 @@ class GraphWorkspace:
                 graphs.begin()
                 return
         if len(self._kinds) == MAX_SHAPES:
-            drain(self._device)
+            wait_for_current_stream(self._device)
             del self._kinds[0]
         graphs = CallGraphs(
             self._open_forward(), self._model, self._device, self._parts, arguments,

@@ -13,6 +13,7 @@ from diffusers_image_families import IMAGE_FAMILIES
 from diffusers_more_image_families import MORE_IMAGE_FAMILIES
 from diffusers_more_video_families import MORE_VIDEO_FAMILIES
 from diffusers_video_families import VIDEO_FAMILIES
+from gpu_runs import waits_refused
 from small_models import call_of, two_stream_model
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -102,13 +103,9 @@ def test_no_call_waits_for_the_device_once_the_graphs_exist() -> None:
     calls = [on_gpu(call_of(step)) for step in range(STEPS)]
     for _ in range(2):
         run_small(fast)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        with torch.no_grad():
-            for call in calls:
-                fast(**call)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with waits_refused(), torch.no_grad():
+        for call in calls:
+            fast(**call)
 
 
 def test_streams_threads_and_sessions_do_not_disturb_each_other() -> None:

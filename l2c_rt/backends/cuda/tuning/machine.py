@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from l2c_rt.backends.cuda.tuning.candidates import SPLITS
 from l2c_rt.kernels._launch import ATTENTION_TILES, LINEAR_TILES
 
+WORKSPACES = ("CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE")
 KERNEL_FILES = ("_launch", "_matrix_math", "_row_math", "linear", "split_linear", "attention")
 
 
@@ -29,7 +31,14 @@ def machine_key(device_name: str) -> str:
     for name in KERNEL_FILES:
         digest.update(files.joinpath(f"{name}.py").read_bytes())
     kernels = digest.hexdigest()[:16]
-    return f"{device_name} | torch {torch.__version__} | triton {version} | kernels {kernels}"
+    versions = f"torch {torch.__version__} | triton {version}"
+    return f"{device_name} | {versions} | kernels {kernels}{_workspaces()}"
+
+
+def _workspaces() -> str:
+    """The sizes that a user sets for cuBLAS, which decide on the algorithms that it has."""
+    sizes = {name: os.environ.get(name) for name in WORKSPACES}
+    return "".join(f" | {name}={size}" for name, size in sizes.items() if size)
 
 
 def describe_device(device: torch.device | int = 0) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,7 +59,11 @@ class Tuner(Chooser):
         check: Callable[[AttentionConfig], bool | None] | None = None,
     ) -> AttentionConfig:
         """The choice for an attention; `make` and `check` as for `linear`."""
-        return self.choose(problem, attention_candidates(problem, self.device), make, check)
+        allowed = attention_candidates(problem, self.device)
+        # PyTorch warns of every reason why an attention of its own does not take a shape.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self.choose(problem, allowed, make, check)
 
     def failures(self) -> tuple[type[Exception], ...]:
         try:

@@ -1,0 +1,116 @@
+"""A model whose sites hand every output of theirs to measures, while its own forward runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.own.observe import Observer, Stream
+from l2c_rt.adapters.own.probe import Probe, ProbeStoppedError, probe, probe_of
+from l2c_rt.learning.site_passes import Call, SitePasses
+from l2c_rt.runtime.loop_model import Place
+
+MAIN_STREAMS = ("hidden_states", "x")
+"""What the stream of latents is called in the forward of a block; else it is the first one."""
+
+
+class Seen(NamedTuple):
+    """What branch k gave: `outputs` at branch level, of a block what it adds; `main` is the one on
+    the stream of latents."""
+
+    place: Place
+    call: Call
+    outputs: tuple[Tensor, ...]
+    main: Tensor | None
+
+
+class Measure(Protocol):
+    """Takes what uncached runs give, branch by branch and evaluation by evaluation."""
+
+    def see(self, seen: Seen) -> None: ...
+
+    def end_evaluation(self, place: Place) -> None: ...
+
+
+class Recorder:
+    """Calls of the model, every output of a site measured."""
+
+    def __init__(self, bound_model: BoundModel, measures: Sequence[Measure]) -> None:
+        self._bound_model, self._measures = bound_model, measures
+        self._passes: SitePasses | None = None
+        self._streams: Mapping[str, tuple[Stream | None, ...]] = {}
+        self._names = bound_model.program.branch_names
+        self._place = Place(0, 0)
+        self.timesteps: list[Any] = []
+
+    def begin_run(self) -> None:
+        """A run begins: the attributes of the model's modules may be others."""
+        self.timesteps.clear()
+        if self._passes is not None:
+            self._passes.refresh()
+
+    @torch.no_grad()
+    def call(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The model's own return value."""
+        if self._passes is None:
+            self._passes = self._opened(args, kwargs)
+        self._place = place
+        if place.lane == 0:
+            self.timesteps.append(self._bound_model.begin(*args, **kwargs).t)
+        out = self._passes.run(self._seen, args, kwargs)
+        for measure in self._measures:
+            measure.end_evaluation(place)
+        return out
+
+    def _opened(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SitePasses:
+        if self._bound_model.sites[0].is_block:
+            observed = _observed(self._bound_model, args, kwargs)
+            for name, site in observed.sites.items():
+                if site.overwritten:
+                    raise ValueError(
+                        f"calibrate: {name} writes to its argument {site.overwritten[0]} in place, "
+                        'so what it adds to it is not known; calibrate with granularity="branch"'
+                    )
+            self._streams = {n: s.streams for n, s in observed.sites.items() if any(s.streams)}
+        return SitePasses(self._bound_model, self._streams, checkpointing=False)
+
+    def _seen(self, call: Call, out: Any, bases: Sequence[Tensor | None]) -> Any:
+        parts = tuple(out) if isinstance(out, tuple | list) else (out,)
+        main = None
+        if bases:
+            pairs = zip(parts, bases, strict=True)
+            parts = tuple(part if base is None else part - base for part, base in pairs)
+            main = _main(self._streams[self._names[call[0]]], parts)
+        outputs = tuple(
+            leaf for leaf in tree_leaves(parts)
+            if isinstance(leaf, Tensor) and leaf.is_floating_point()
+        )  # fmt: skip
+        for measure in self._measures:
+            measure.see(Seen(self._place, call, outputs, main))
+        return out
+
+
+def _main(streams: Sequence[Stream | None], parts: Sequence[Any]) -> Tensor | None:
+    named = {s.name: part for s, part in zip(streams, parts, strict=True) if s is not None}
+    for name in MAIN_STREAMS:
+        if name in named:
+            return named[name]
+    return next(iter(named.values()), None)
+
+
+def _observed(bound_model: BoundModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Probe:
+    """What a call does at the sites, without data where that is possible."""
+    try:
+        return probe(bound_model.model, bound_model.sites, args, kwargs)
+    except ProbeStoppedError:
+        assert bound_model.open_stage is not None
+        observer = Observer(bound_model.sites, follow=True)
+        stage = bound_model.open_stage(observer.visit)
+        with observer:
+            stage(*args, **kwargs)
+        return probe_of(observer, bound_model.sites)

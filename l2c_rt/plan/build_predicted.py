@@ -1,0 +1,157 @@
+"""A schedule with predictions to a plan: which earlier values are kept, and where.
+
+A value lives from the evaluation that computes or predicts it to the last one that reads it.  Each
+branch has as many slots as it has values alive at once, which is known before the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from l2c_rt.plan.build import check_branches, check_nested
+from l2c_rt.plan.ops import Compute, LeaveOut, Op, Plan, Predict, Reuse, RunFixed, StepPlan
+from l2c_rt.plan.program import BlockProgram, Branch
+from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.predictions import Predictions, Term
+
+LEFT_OUT, COMPUTED, REUSED, PREDICTED = "left out", "computed", "reused", "predicted"
+
+
+@dataclass(slots=True)
+class Cell:
+    """One branch at one evaluation.
+
+    `reads` are the values that it is made of, each by the evaluation that made it.
+    """
+
+    kind: str
+    reads: tuple[Term, ...] = ()
+    slots: tuple[int, ...] = ()
+    store: int | None = None
+    has_operand: bool = False
+
+
+def build_predicted_plan(
+    program: BlockProgram, schedule: CacheSchedule, predictions: Predictions
+) -> Plan:
+    """The plan of a schedule with predictions; steps that differ in coefficients alone are one.
+
+    Raises ValueError as `build_plan` does, and for a prediction from a value that is not there.
+    """
+    check_branches(program, schedule)
+    check_nested(schedule.compute, program)
+    columns: list[list[Cell]] = []
+    slots: list[str] = []
+    for k, branch in enumerate(program.branches):
+        cells = _cells(schedule, predictions, k, branch)
+        count = _allocate(cells, len(slots))
+        slots += [branch.name] * count
+        columns.append(cells)
+    steps: dict[StepPlan, int] = {}
+    order, coefficients = [], []
+    for s in range(schedule.steps):
+        step, numbers = _step(program, [column[s] for column in columns])
+        order.append(steps.setdefault(step, len(steps)))
+        coefficients.append(numbers)
+    return Plan(tuple(steps), tuple(order), tuple(slots), tuple(coefficients), predictions)
+
+
+def value_terms(
+    terms: tuple[Term, ...], made_at: list[int | None], branch: str, s: int
+) -> tuple[Term, ...]:
+    """Terms over the evaluations whose values they are, the same value once.
+
+    `made_at[q]` is the evaluation that made the value of the branch at q: another one where it was
+    reused there.  Raises ValueError where it has none.
+    """
+    sums: dict[int, float] = {}
+    for q, coefficient in terms:
+        root = made_at[q]
+        if root is None:
+            raise ValueError(
+                f"evaluation {s} predicts {branch} from evaluation {q}, where it lies inside of a "
+                "reused branch and has no value"
+            )
+        sums[root] = sums.get(root, 0.0) + coefficient
+    return tuple(Term(q, c) for q, c in sums.items())
+
+
+def _cells(schedule: CacheSchedule, predictions: Predictions, k: int, branch: Branch) -> list[Cell]:
+    """What is done at each evaluation, and which values it reads."""
+    cells: list[Cell] = []
+    made_at: list[int | None] = []
+    latest: int | None = None
+    for s in range(schedule.steps):
+        terms = predictions.at(s, k)
+        if schedule.compute[s, k]:
+            cells.append(Cell(COMPUTED))
+            latest = s
+        elif branch.nested and not schedule.compute[s, k - 1]:
+            cells.append(Cell(LEFT_OUT))
+            made_at.append(None)
+            continue
+        elif terms:
+            reads = value_terms(terms, made_at, branch.name, s)
+            cells.append(Cell(PREDICTED, reads, has_operand=predictions.has_operand(s, k)))
+            latest = s
+        else:
+            assert latest is not None
+            cells.append(Cell(REUSED, (Term(latest, 1.0),)))
+        made_at.append(latest)
+    return cells
+
+
+def _allocate(cells: list[Cell], first: int) -> int:
+    """Give every value that is read later a slot of its own while it lives; how many there are.
+
+    A predicted value may take the slot of one that it is the last to read.
+    """
+    last_read = {term.evaluation: s for s, cell in enumerate(cells) for term in cell.reads}
+    slot_of: dict[int, int] = {}
+    free: list[int] = []
+    count = 0
+    for s, cell in enumerate(cells):
+        cell.slots = tuple(slot_of[term.evaluation] for term in cell.reads)
+        ended = [q for q in slot_of if last_read[q] <= s]
+        free = sorted(free + [slot_of.pop(q) for q in ended])
+        # The sum of a prediction with an operand is made in its slot, whether or not it is kept.
+        wanted = last_read.get(s, -1) > s or cell.has_operand
+        if not wanted:
+            continue
+        if not free:
+            free, count = [first + count], count + 1
+        cell.store = free.pop(0)
+        if s in last_read:
+            slot_of[s] = cell.store
+        else:
+            free = sorted([*free, cell.store])
+    return count
+
+
+def _step(program: BlockProgram, cells: list[Cell]) -> tuple[StepPlan, tuple[float, ...]]:
+    ops: list[Op] = []
+    coefficients: list[float] = []
+    left = iter(cells)
+    for node in program.nodes:
+        if not isinstance(node, Branch):
+            ops.append(RunFixed(node.name))
+            continue
+        cell = next(left)
+        if cell.kind == COMPUTED:
+            ops.append(Compute(node.name, cell.store))
+        elif cell.kind == LEFT_OUT:
+            ops.append(LeaveOut(node.name))
+        elif cell.kind == REUSED:
+            ops.append(Reuse(node.name, cell.slots[0]))
+        else:
+            ops.append(_predict(node.name, cell, coefficients))
+    return tuple(ops), tuple(coefficients)
+
+
+def _predict(branch: str, cell: Cell, coefficients: list[float]) -> Predict:
+    """The op of a prediction; slots in rising order, so that equal structures are equal ops."""
+    at = len(coefficients)
+    pairs = zip(cell.slots, cell.reads, strict=True)
+    terms = sorted((slot, term.coefficient) for slot, term in pairs)
+    coefficients += [coefficient for _, coefficient in terms]
+    return Predict(branch, tuple(slot for slot, _ in terms), at, cell.store, cell.has_operand)

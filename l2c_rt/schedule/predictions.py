@@ -1,0 +1,169 @@
+"""What stands for a branch that is not computed, where that is more than its latest output.
+
+The value of a branch at an evaluation is what it adds there, before its gate: its output, or
+`(sum of coefficient * earlier value) * (1 + scale) + shift`.  Every published predictor is such a
+table: TaylorSeer, HiCache, GOC, EOC, scale-shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_TERMS = 64
+"""Terms of one sum; more than any published method has, few enough that no file is too large."""
+
+
+class Term(NamedTuple):
+    """`coefficient` times the value of the branch at `evaluation`."""
+
+    evaluation: int
+    coefficient: float
+
+
+Terms = Mapping[tuple[int, int], Sequence[tuple[int, float]]]
+"""(evaluation, branch) -> (earlier evaluation, coefficient) of each term."""
+
+Operands = Mapping[tuple[int, int], npt.NDArray[np.float32]]
+"""(evaluation, branch) -> an array that broadcasts to a branch's output [T, D]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """The predicted values of a schedule of S evaluations and K branches.
+
+    Shapes: sources int16 [S, K, M], the evaluations whose values are summed, -1 where there is no
+    term; coefficients float64 [S, K, M].  A cell without terms is not predicted: a branch that is
+    reused there keeps its latest value.  `scale` and `shift` are for cells that have terms.
+    Raises ValueError for a term that is not earlier than its cell, or is not finite.
+    """
+
+    sources: npt.NDArray[np.int16]
+    coefficients: npt.NDArray[np.float64]
+    scale: Operands = field(default_factory=dict)
+    shift: Operands = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sources, coefficients = np.asarray(self.sources), np.asarray(self.coefficients)
+        if sources.ndim != 3 or sources.shape != coefficients.shape:
+            raise ValueError(
+                f"predictions: sources {sources.shape} and coefficients {coefficients.shape}, "
+                "wanted two tables [steps, branches, terms]"
+            )
+        if sources.shape[2] > MAX_TERMS:
+            raise ValueError(f"predictions: {sources.shape[2]} terms, wanted at most {MAX_TERMS}")
+        _check_terms(sources, coefficients)
+        for name in ("scale", "shift"):
+            _check_operands(name, getattr(self, name), sources)
+        for name, table, dtype in (
+            ("sources", sources, np.int16), ("coefficients", coefficients, np.float64)
+        ):  # fmt: skip
+            own = np.array(table, dtype=dtype)
+            own.setflags(write=False)
+            object.__setattr__(self, name, own)
+
+    @classmethod
+    def from_terms(
+        cls, steps: int, num_branches: int, terms: Terms,
+        *, scale: Operands | None = None, shift: Operands | None = None,
+    ) -> Predictions:  # fmt: skip
+        """Predictions of the cells that `terms` has; a cell with no terms is not predicted."""
+        width = max((len(listed) for listed in terms.values()), default=0)
+        sources = np.full((steps, num_branches, width), -1, np.int16)
+        coefficients = np.zeros((steps, num_branches, width))
+        for (s, k), listed in terms.items():
+            for m, (evaluation, coefficient) in enumerate(listed):
+                sources[s, k, m], coefficients[s, k, m] = evaluation, coefficient
+        return cls(sources, coefficients, scale or {}, shift or {})
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Predictions):
+            return NotImplemented
+        return self.digest_bytes() == other.digest_bytes()
+
+    def __hash__(self) -> int:
+        return hash((self.sources.tobytes(), self.coefficients.tobytes()))
+
+    def digest_bytes(self) -> bytes:
+        """All that the predictions say, as bytes: equal where they say the same."""
+        parts = [repr(self.sources.shape).encode()]
+        parts += [self.sources.astype("<i2").tobytes(), self.coefficients.astype("<f8").tobytes()]
+        for operands in (self.scale, self.shift):
+            for cell in sorted(operands):
+                parts.append(repr((cell, operands[cell].shape)).encode())
+                parts.append(operands[cell].astype("<f4").tobytes())
+        return b"".join(parts)
+
+    def at(self, evaluation: int, branch: int) -> tuple[Term, ...]:
+        """The terms of a cell, none where it is not predicted."""
+        row = self.sources[evaluation, branch].tolist()
+        numbers = self.coefficients[evaluation, branch].tolist()
+        return tuple(Term(q, c) for q, c in zip(row, numbers, strict=True) if q >= 0)
+
+    def has_operand(self, evaluation: int, branch: int) -> bool:
+        """Whether a scale or a shift belongs to a cell."""
+        return (evaluation, branch) in self.scale or (evaluation, branch) in self.shift
+
+    def column(self, branch: int) -> bytes:
+        """Equal for branches whose values are predicted alike."""
+        return self.sources[:, branch].tobytes() + self.coefficients[:, branch].tobytes()
+
+    def of_branches(self, branches: Sequence[int]) -> Predictions:
+        """The predictions of some of the branches, in the order given; one may be there twice."""
+        chosen = list(branches)
+        scale, shift = (
+            {(s, i): array for (s, k), array in operands.items()
+             for i, branch in enumerate(chosen) if branch == k}
+            for operands in (self.scale, self.shift)
+        )  # fmt: skip
+        return Predictions(self.sources[:, chosen], self.coefficients[:, chosen], scale, shift)
+
+
+def check_cells(
+    predictions: Predictions, compute: npt.NDArray[np.bool_], branches: Sequence[str]
+) -> None:
+    """ValueError where predictions are of another run, or of a branch that is computed."""
+    if predictions.sources.shape[:2] != compute.shape:
+        raise ValueError(
+            f"predictions of {predictions.sources.shape[:2]} evaluations and branches, the "
+            f"schedule has {compute.shape}"
+        )
+    both = (predictions.sources >= 0).any(axis=2) & compute
+    if both.any():
+        s, k = np.argwhere(both)[0]
+        raise ValueError(f"evaluation {s} computes {branches[k]} and predicts it")
+
+
+def _check_terms(sources: npt.NDArray[np.int16], coefficients: npt.NDArray[np.float64]) -> None:
+    used = sources >= 0
+    late = used & (sources >= np.arange(len(sources))[:, None, None])
+    if late.any() or (sources < -1).any():
+        s, k, m = np.argwhere(late | (sources < -1))[0]
+        raise ValueError(
+            f"predictions: evaluation {s} of branch {k} reads evaluation {sources[s, k, m]}, "
+            f"wanted one of 0..{s - 1}"
+        )
+    bad = used & ~np.isfinite(coefficients)
+    if bad.any():
+        s, k, m = np.argwhere(bad)[0]
+        raise ValueError(
+            f"predictions: a coefficient of evaluation {s}, branch {k} is {coefficients[s, k, m]}, "
+            "wanted a finite number"
+        )
+
+
+def _check_operands(name: str, operands: Operands, sources: npt.NDArray[np.int16]) -> None:
+    steps, num_branches = sources.shape[:2]
+    for (s, k), array in operands.items():
+        if not (0 <= s < steps and 0 <= k < num_branches and (sources[s, k] >= 0).any()):
+            raise ValueError(f"predictions: {name} for evaluation {s}, branch {k}, which has no "
+                             "terms")  # fmt: skip
+        if array.ndim > 2 or not np.isfinite(array).all():
+            raise ValueError(
+                f"predictions: {name} of evaluation {s}, branch {k} has shape {array.shape}, "
+                "wanted finite numbers that broadcast to [tokens, width]"
+            )
