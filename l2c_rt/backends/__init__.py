@@ -12,6 +12,7 @@ from l2c_rt.backends.backend import Backend
 from l2c_rt.backends.cpu.branches import custom_forward
 from l2c_rt.backends.cpu.fused import fused_cpu_backend
 from l2c_rt.backends.cpu.packed import why_not_narrow
+from l2c_rt.backends.cpu.products import Products, product_chooser
 from l2c_rt.backends.dynamic.backend import deciding_backend
 from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.options import Options
@@ -43,7 +44,10 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
                 name = type(model.dynamic.method).__name__
                 unused = (f"no CUDA graphs: {name} chooses rows inside of the forward", *unused)
             return deciding_backend(model, unused, merge=options.merge)
-        return own_backend(model, unused, merge=options.merge, graphs=_graphs(model, options))
+        return own_backend(
+            model, unused, merge=options.merge, graphs=_graphs(model, options),
+            products=_products(model, options),
+        )  # fmt: skip
     if by_sites or name == "own":
         kind, by = type(model.model).__name__, "its sites" if by_sites else "an adapter"
         raise ValueError(f"backend={name!r}: {kind} is described by {by}; leave backend= out")
@@ -99,6 +103,13 @@ def _graphs(model: BoundModel, options: Options) -> GraphParts | None:
     if model.device.type != "cuda" or options.graph == "off":
         return None
     return GraphParts(CudaRecorder, options.forgiving)
+
+
+def _products(model: BoundModel, options: Options) -> Products | None:
+    """The products of a model's own linears; None where they are left to the model."""
+    if model.device.type != "cpu" or not (options.pack and options.tune):
+        return None
+    return Products(product_chooser())
 
 
 def _unused_options(options: Options, *, graphs: bool = False) -> tuple[str, ...]:

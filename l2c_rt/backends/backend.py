@@ -151,9 +151,9 @@ class Backend:
     """How a described model is run.  `reasons` says why this backend and not a faster one.
 
     `extra_slots` are taken beside the plan's.  One that is `replaceable` gives way to the reference
-    where its first run finds a wrong result.  `copies` are the backend's of the model's weights;
-    `dtype` is that of its products, where the model has another.  `remarks` are for `summary()`
-    alone: nobody is warned of them.
+    where its first run finds a wrong result.  `copies` are the backend's of the model's weights,
+    `without_copies` is the same backend without them; `dtype` is that of its products, where the
+    model has another.  `notes` are for `summary()` alone: nothing asked for is left undone.
     """
 
     name: str
@@ -163,8 +163,9 @@ class Backend:
     extra_slots: int = 0
     replaceable: bool = False
     copies: WeightCopies | None = None
+    without_copies: Backend | None = None
+    notes: tuple[str, ...] = ()
     dtype: torch.dtype | None = None
-    remarks: tuple[str, ...] = ()
 
 
 OpTable = Mapping[type, Callable[[Any, Any, Evaluation], None]]

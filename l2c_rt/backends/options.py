@@ -18,8 +18,9 @@ class Options:
     the modulation table of a session, which covers fewer steps at a time where it is too small.
     With `forgiving`, what cannot be captured is launched kernel by kernel and noted.  With `merge`,
     neighbouring blocks that are always reused together are kept as one.  With `check` the first run
-    of a shape on a machine compares every kernel with its meaning.  `precision` is "bf16" for the
-    products of a float32 model on a CPU, None for its own.
+    of a shape on a machine compares every kernel with its meaning.  With `pack`, linears on a CPU
+    may take copies of their weights in the layout of a faster product; `precision` is "bf16" for
+    the products of a float32 model there, None for its own.
     """
 
     graph: str = "step"
@@ -29,6 +30,7 @@ class Options:
     forgiving: bool = False
     merge: bool = True
     check: bool = True
+    pack: bool = True
     precision: str | None = None
 
     def __post_init__(self) -> None:

@@ -97,11 +97,11 @@ class Reference(OpByOp):
 
 
 def reference_backend(
-    model: BoundModel, reasons: tuple[str, ...] = (), remarks: tuple[str, ...] = ()
+    model: BoundModel, reasons: tuple[str, ...] = (), notes: tuple[str, ...] = ()
 ) -> Backend:
     """The reference for a described model."""
 
     def workspace(plan: Plan) -> Reference:
         return Reference(model, plan.tokens)
 
-    return Backend("reference", unchanged, workspace, reasons, remarks=remarks)
+    return Backend("reference", unchanged, workspace, reasons, notes=notes)

@@ -69,8 +69,7 @@ class Lanes:
         lanes = self.at(key, version)
         for lane in lanes:
             lane.workspace.drop_tables()
-        if version.backend.copies is not None:
-            version.backend.copies.begin_run()
+        version.begin_run()
         return lanes
 
     def renew(self, version: ModelVersion) -> None:

@@ -38,9 +38,10 @@ class Proof:
         self._proved: set[int] = set()
         self._last: BoundModel | None = None
 
-    def due(self, model: BoundModel) -> bool:
-        """Whether this structure has not been proved yet."""
-        if model.open_stage is not None:
+    def due(self, model: BoundModel, *, copies: bool = False) -> bool:
+        """Whether this structure has not been proved yet; a model's own forward needs no proof but
+        for the products that are done with `copies` of its weights."""
+        if model.open_stage is not None and not copies:
             self.status = "not needed, it is what runs"
             return False
         if model.unproved:
@@ -72,7 +73,7 @@ class Proof:
         """
         problem, error = _difference(out, own_forward(model.model, args, kwargs), exact, dtype)
         if problem:
-            return _refusal(model, args, kwargs, problem)
+            return problem if model.open_stage else _refusal(model, args, kwargs, problem)
         self._proved.add(structure(model))
         self._last = model
         self.status = "equal" if exact else f"equal up to rounding ({error:.1g} of the output)"

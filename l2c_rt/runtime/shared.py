@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -81,6 +81,16 @@ class ModelVersion:
     def num_slots(self) -> int:
         """The plan's slots, and those that the backend wants beside them."""
         return self.plan.num_slots + self.backend.extra_slots
+
+    def begin_run(self) -> None:
+        """Forget the copies of weights that were written to since."""
+        if self.backend.copies is not None:
+            self.backend.copies.begin_run()
+
+    @property
+    def copied_bytes(self) -> int:
+        """Memory of copies of weights."""
+        return 0 if self.backend.copies is None else self.backend.copies.nbytes
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -168,13 +178,27 @@ class SharedModel:
 
         Raises ValueError in its place under `strict`, and where the description names no sites.
         """
-        if not self.proof.due(version.model):
+        if not self.proof.due(version.model, copies=version.copied_bytes > 0):
             return False
         exact, dtype = version.backend.name == "reference", version.backend.dtype
         problem = self.proof.check(version.model, args, kwargs, out, exact=exact, dtype=dtype)
-        if problem:
+        if problem and version.model.open_stage is not None:
+            self._refuse_copies(version, problem)
+        elif problem:
             self.refuse(version, problem)
         return bool(problem)
+
+    def _refuse_copies(self, version: ModelVersion, problem: str) -> None:
+        """Run the model's own products from now on, in place of those on copies of its weights."""
+        text = f"packed products are not used: with them {problem}"
+        if self.strict:
+            raise ValueError(f"strict: {text}")
+        plain = version.backend.without_copies or version.backend
+        with self._lock:
+            if self.version is version:
+                backend = replace(plain, reasons=(text, *plain.reasons))
+                self.version = replace(version, backend=backend)
+        self.tell()
 
     def refuse(self, version: ModelVersion, problem: str) -> None:
         """Run the model's own forward from now on, in place of a description that is wrong."""

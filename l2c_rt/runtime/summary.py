@@ -29,6 +29,7 @@ class Summary:
     slots: int
     slot_bytes: int
     table_bytes: int
+    copied_bytes: int
     arena_allocations: int
     weight_changes: int
     checked: str
@@ -38,7 +39,9 @@ class Summary:
     reasons: tuple[str, ...]
     counted: bool = True
     slots_unmerged: int | None = None
-    copied_bytes: int = 0
+    notes: tuple[str, ...] = ()
+    """What of the model stays as it is, such as linears that are not packed: no warning, and
+    nothing that `strict` refuses."""
 
     def __str__(self) -> str:
         total = self.steps * self.branches
@@ -62,7 +65,7 @@ class Summary:
             lines.append(f"  graphs     {self.graphs}")
         if self.weight_changes:
             lines.append(f"  weights    changed {_times(self.weight_changes)}, noticed")
-        lines += [f"  note       {reason}" for reason in self.reasons]
+        lines += [f"  note       {text}" for text in self.reasons + self.notes]
         return "\n".join(lines)
 
     def _calls_per_step(self) -> str:
@@ -87,14 +90,13 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
     version, counts = shared.version, shared.counts
     lanes = [lane for run in runs for lane in run.lanes.all()]
     graphs = sum((lane.workspace.graph_stats for lane in lanes), GraphStats())
-    plan, copies = version.plan, version.backend.copies
+    plan = version.plan
     return Summary(
         model=type(version.model.model).__name__,
         source=shared.schedule.source,
         backend=version.backend.name,
         device=str(version.model.device),
-        steps=shared.schedule.steps,
-        branches=shared.schedule.num_branches,
+        steps=shared.schedule.steps, branches=shared.schedule.num_branches,
         calls_per_step=runs[0].lanes.count,
         distinct_steps=len(plan.steps),
         reused=plan.reuse_count,
@@ -102,10 +104,10 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
         abandoned=counts.abandoned,
         calls=counts.calls,
         slots=plan.num_slots if shared.counted is None else shared.counted.plan.num_slots,
-        slots_unmerged=plan.num_slots,
+        slots_unmerged=plan.num_slots, notes=version.backend.notes,
         slot_bytes=sum(lane.slots.nbytes for lane in lanes),
         table_bytes=sum(lane.workspace.nbytes for lane in lanes),
-        copied_bytes=0 if copies is None else copies.nbytes,
+        copied_bytes=version.copied_bytes,
         arena_allocations=counts.allocations,
         weight_changes=counts.weight_changes,
         checked=shared.proof.status,
@@ -113,5 +115,5 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
         expected_speedup=shared.cost.speedup_limit,
         estimated_speedup=counts.speedup(plan.order, plan.order[0]),
         graphs=graphs,
-        reasons=version.reasons + version.backend.remarks + shared.loop_notes + graphs.reasons,
-    )
+        reasons=version.reasons + shared.loop_notes + graphs.reasons,
+    )  # fmt: skip
