@@ -141,6 +141,11 @@ class Backend:
     dtype: torch.dtype | None = None
     remarks: tuple[str, ...] = ()
 
+    @property
+    def copied_bytes(self) -> int:
+        """Memory of the copies of weights."""
+        return 0 if self.copies is None else self.copies.nbytes
+
 
 OpTable = Mapping[type, Callable[[Any, Any, Evaluation], None]]
 """What to do for each type of op: (workspace, op, evaluation)."""

@@ -84,10 +84,9 @@ def _times(count: int) -> str:
 
 def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
     """The snapshot of a model whose own run is the first of `runs`; the others are sessions'."""
-    version, counts = shared.version, shared.counts
+    version, plan, counts = shared.version, shared.version.plan, shared.counts
     lanes = [lane for run in runs for lane in run.lanes.all()]
     graphs = sum((lane.workspace.graph_stats for lane in lanes), GraphStats())
-    plan, copies = version.plan, version.backend.copies
     return Summary(
         model=type(version.model.model).__name__,
         source=shared.schedule.source,
@@ -105,7 +104,7 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
         slots_unmerged=plan.num_slots,
         slot_bytes=sum(lane.slots.nbytes for lane in lanes),
         table_bytes=sum(lane.workspace.nbytes for lane in lanes),
-        copied_bytes=0 if copies is None else copies.nbytes,
+        copied_bytes=version.backend.copied_bytes,
         arena_allocations=counts.allocations,
         weight_changes=counts.weight_changes,
         checked=shared.proof.status,
