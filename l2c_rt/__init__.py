@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from l2c_rt import correctors, methods, models, policies, presets
     from l2c_rt.api import compile
     from l2c_rt.calibration.calibrate import calibrate
-    from l2c_rt.compare.fit import fit_report
+    from l2c_rt.calibration.scale_shift import fit_scale_shift
+    from l2c_rt.comparison.compare import compare
+    from l2c_rt.comparison.fit import fit_report
     from l2c_rt.learning.train import learn
     from l2c_rt.pipelines.enable import disable, enable
     from l2c_rt.policies.router import Router
@@ -28,10 +30,12 @@ _HOMES = {
     "Router": "policies.router",
     "Session": "runtime.session",
     "calibrate": "calibration.calibrate",
+    "compare": "comparison.compare",
     "compile": "api",
     "disable": "pipelines.enable",
     "enable": "pipelines.enable",
-    "fit_report": "compare.fit",
+    "fit_report": "comparison.fit",
+    "fit_scale_shift": "calibration.scale_shift",
     "learn": "learning.train",
 }
 _MODULES = ("correctors", "methods", "models", "policies", "presets")
@@ -42,11 +46,13 @@ __all__ = [
     "Router",
     "Session",
     "calibrate",
+    "compare",
     "compile",
     "correctors",
     "disable",
     "enable",
     "fit_report",
+    "fit_scale_shift",
     "learn",
     "methods",
     "models",

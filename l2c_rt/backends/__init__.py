@@ -12,6 +12,7 @@ from l2c_rt.backends.backend import Backend
 from l2c_rt.backends.cpu.branches import custom_forward
 from l2c_rt.backends.cpu.fused import fused_cpu_backend
 from l2c_rt.backends.cpu.packed import why_not_narrow
+from l2c_rt.backends.dynamic.backend import deciding_backend
 from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.options import Options
 from l2c_rt.backends.own_backend import own_backend
@@ -36,8 +37,7 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
     if options.precision is not None:
         _require_narrow_products(name, model)
     if by_sites and (name in ("auto", "own") or model.refused):
-        unused = _unused_options(options, graphs=model.device.type == "cuda")
-        return own_backend(model, unused, merge=options.merge, graphs=_graphs(model, options))
+        return _own_route(model, options)
     if by_sites or name == "own":
         kind, by = type(model.model).__name__, "its sites" if by_sites else "an adapter"
         raise ValueError(f"backend={name!r}: {kind} is described by {by}; leave backend= out")
@@ -58,6 +58,17 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
         return fused_cpu_backend(model, options, _unused_options(options))
     backend: Backend = _cuda_support().fused_backend_on_gpu(model, options)
     return backend
+
+
+def _own_route(model: BoundModel, options: Options) -> Backend:
+    """The backend of a model that runs its own forward."""
+    unused = _unused_options(options, graphs=model.device.type == "cuda")
+    if model.dynamic is not None:
+        if model.device.type == "cuda" and options.graph != "off":
+            method = type(model.dynamic.method).__name__
+            unused = (f"no CUDA graphs: {method} chooses rows inside of the forward", *unused)
+        return deciding_backend(model, unused, merge=options.merge)
+    return own_backend(model, unused, merge=options.merge, graphs=_graphs(model, options))
 
 
 def _require_narrow_products(name: str, model: BoundModel) -> None:
@@ -82,6 +93,8 @@ def _why_not_fused(model: BoundModel, options: Options) -> str:
         return custom_forward(model.fusable)
     if model.device.type != "cuda":
         return f"no fused backend for device {model.device}"
+    if model.unfused_on_gpu:
+        return model.unfused_on_gpu
     reason: str = _cuda_support().why_not(model, options)
     return reason
 
