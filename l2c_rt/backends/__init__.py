@@ -38,16 +38,7 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
     if options.precision is not None:
         _require_narrow_products(name, model)
     if by_sites and (name in ("auto", "own") or model.refused):
-        unused = _unused_options(options, graphs=model.device.type == "cuda")
-        if model.dynamic is not None:
-            if model.device.type == "cuda" and options.graph != "off":
-                name = type(model.dynamic.method).__name__
-                unused = (f"no CUDA graphs: {name} chooses rows inside of the forward", *unused)
-            return deciding_backend(model, unused, merge=options.merge)
-        return own_backend(
-            model, unused, merge=options.merge, graphs=_graphs(model, options),
-            products=_products(model, options),
-        )  # fmt: skip
+        return _own_route(model, options)
     if by_sites or name == "own":
         kind, by = type(model.model).__name__, "its sites" if by_sites else "an adapter"
         raise ValueError(f"backend={name!r}: {kind} is described by {by}; leave backend= out")
@@ -68,6 +59,20 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
         return fused_cpu_backend(model, options, _unused_options(options))
     backend: Backend = _cuda_support().fused_backend_on_gpu(model, options)
     return backend
+
+
+def _own_route(model: BoundModel, options: Options) -> Backend:
+    """The backend of a model that runs its own forward."""
+    unused = _unused_options(options, graphs=model.device.type == "cuda")
+    if model.dynamic is not None:
+        if model.device.type == "cuda" and options.graph != "off":
+            method = type(model.dynamic.method).__name__
+            unused = (f"no CUDA graphs: {method} chooses rows inside of the forward", *unused)
+        return deciding_backend(model, unused, merge=options.merge)
+    return own_backend(
+        model, unused, merge=options.merge, graphs=_graphs(model, options),
+        products=_products(model, options),
+    )  # fmt: skip
 
 
 def _require_narrow_products(name: str, model: BoundModel) -> None:

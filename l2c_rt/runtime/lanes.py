@@ -13,7 +13,7 @@ import torch
 
 from l2c_rt.backends.backend import MAX_SHAPES, Workspace
 from l2c_rt.memory.slots import Slots
-from l2c_rt.runtime.shared import ModelVersion
+from l2c_rt.runtime.model_version import ModelVersion
 
 
 class InputKey(NamedTuple):

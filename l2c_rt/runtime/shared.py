@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import torch
-
-from l2c_rt.adapters.bound_model import BoundModel, State
+from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.describe import own_instead
 from l2c_rt.backends.backend import (
     Backend,
     Counted,
     CountsCalls,
-    Evaluation,
     Workspace,
     WrongResultError,
 )
 from l2c_rt.backends.reference import reference_backend
-from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.cost import Cost
-from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.prepare import prepare
 from l2c_rt.plan.run_record import RunRecord
-from l2c_rt.runtime.calls import LoopNote, Tick
+from l2c_rt.runtime.calls import LoopNote
 from l2c_rt.runtime.fingerprint import PlainAttributes, fingerprint
 from l2c_rt.runtime.half_checks import with_halves
 from l2c_rt.runtime.known_loop import KnownLoop
+from l2c_rt.runtime.model_version import ModelVersion, under_autocast
 from l2c_rt.runtime.notices import Notices, logger
 from l2c_rt.runtime.operands import Operands
 from l2c_rt.runtime.proof import REMEDY, Proof, structure
@@ -40,68 +36,6 @@ Describe = Callable[[Any], BoundModel]
 """The user's model -> its description.  Called again whenever the model has changed."""
 
 SelectBackend = Callable[[BoundModel], Backend]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelVersion:
-    """The model as it was at one moment, and all that was made for it, handed out as one.
-
-    A run that takes a plan from one version and slots from another would read behind them.
-    """
-
-    model: BoundModel
-    backend: Backend
-    plan: Plan
-    cost: Cost
-    fingerprint: int
-    autocast: bool
-    attributes: PlainAttributes
-    operands: Operands
-
-    def evaluation(
-        self,
-        state: State,
-        slots: Slots,
-        tick: Tick,
-        timesteps: tuple[float, ...] | None,
-        record: RunRecord,
-        lane: int,
-    ) -> Evaluation:
-        """What a workspace is given for the evaluation of a tick."""
-        plan, step = self.plan, tick.step
-        # Evaluation 0 computes everything.
-        variant = plan.order[step if tick.reuse else 0]
-        operands = self.operands.at(step, state.x.device)
-        coefficients = plan.coefficients_at(step)
-        return Evaluation(
-            state, slots, step, variant, timesteps, coefficients, operands, record, lane
-        )
-
-    @property
-    def num_slots(self) -> int:
-        """The plan's slots, and those that the backend wants beside them."""
-        return self.plan.num_slots + self.backend.extra_slots
-
-    def begin_run(self) -> None:
-        """Forget the copies of weights that were written to since."""
-        if self.backend.copies is not None:
-            self.backend.copies.begin_run()
-
-    @property
-    def copied_bytes(self) -> int:
-        """Memory of copies of weights."""
-        return 0 if self.backend.copies is None else self.backend.copies.nbytes
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why the model is not run faster, and what of it is not carried out."""
-        return self.backend.reasons + self.model.notes
-
-
-def _under_autocast(model: BoundModel) -> bool:
-    """Whether autocast holds, where the selection of the backend depends on it."""
-    depends = model.fusable is not None and model.device.type == "cpu"
-    return depends and torch.is_autocast_enabled("cpu")
 
 
 class SharedModel:
@@ -148,7 +82,7 @@ class SharedModel:
         Raises ValueError under `strict`, or where the schedule no longer fits.
         """
         model = self.version.model.model
-        marks, autocast = fingerprint(model), _under_autocast(self.version.model)
+        marks, autocast = fingerprint(model), under_autocast(self.version.model)
         if self._is_of(self.version, marks):
             if autocast != self.version.autocast:
                 self._select_again(autocast)
@@ -278,7 +212,7 @@ class SharedModel:
         plan, cost = prepare(model.program, self.schedule, backend.passes)
         attributes = PlainAttributes([] if model.fusable is None else model.fusable.modules())
         operands = Operands(plan.predictions, model.program.branch_names)
-        autocast = _under_autocast(model)
+        autocast = under_autocast(model)
         return ModelVersion(model, backend, plan, cost, marks, autocast, attributes, operands)
 
     def _select_again(self, autocast: bool) -> None:

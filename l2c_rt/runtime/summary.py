@@ -87,10 +87,9 @@ def _times(count: int) -> str:
 
 def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
     """The snapshot of a model whose own run is the first of `runs`; the others are sessions'."""
-    version, counts = shared.version, shared.counts
+    version, plan, counts = shared.version, shared.version.plan, shared.counts
     lanes = [lane for run in runs for lane in run.lanes.all()]
     graphs = sum((lane.workspace.graph_stats for lane in lanes), GraphStats())
-    plan = version.plan
     return Summary(
         model=type(version.model.model).__name__,
         source=shared.schedule.source,

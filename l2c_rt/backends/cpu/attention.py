@@ -66,11 +66,11 @@ def _attend(choice: AttentionConfig, q: Tensor, k: Tensor, v: Tensor, scale: flo
         mixed = F.scaled_dot_product_attention(q, k, v, scale=scale)
         return mixed.transpose(1, 2).reshape(b, t, heads * head)
     out = q.new_empty(b, t, heads * head)
-    per_image, per_token, per_head, _ = q.stride()
+    batch_stride, token_stride, head_stride, _ = q.stride()
     native_attention(
         (q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr()),
         (b, t, heads, head),
-        (per_image, per_token, per_head),
+        (batch_stride, token_stride, head_stride),
         scale,
         torch.get_num_threads(),
     )

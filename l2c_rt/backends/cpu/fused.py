@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import (
@@ -37,7 +36,15 @@ from l2c_rt.backends.options import Options
 from l2c_rt.backends.token_scores import scored_attention
 from l2c_rt.backends.token_states import begin_ages, chosen_tokens, keep_stream, kept_stream
 from l2c_rt.memory.mixing import mixed
-from l2c_rt.plan.ops import Compute, Plan, Predict, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.plan.ops import (
+    Compute,
+    Plan,
+    Predict,
+    Reuse,
+    ReuseRun,
+    RunFixed,
+    StepPlan,
+)
 from l2c_rt.plan.stream_ops import KeepStream, RestoreStream
 from l2c_rt.plan.tokens import Refresh, Scored
 
@@ -54,8 +61,8 @@ class FusedCpu(OpByOp):
         plan: Plan,
     ) -> None:
         super().__init__(model)
-        self._tokens = plan.tokens
         self.fusable, self.products, self.attention = fusable, products, attention
+        self._tokens = plan.tokens
         self._table: ModulationTable | None = None
         if fusable.modulation is not None:
             self._table = ModulationTable(fusable, plan.num_evaluations)
@@ -96,17 +103,48 @@ class FusedCpu(OpByOp):
             state.x = self.products(self._narrowed(both), linear).to(both.dtype)
 
     def compute(self, op: Compute, evaluation: Evaluation) -> None:
-        branch, state = self.fusable.branches[op.branch], evaluation.state
-        shift, scale, gate = self._modulation(branch)
-        h = self._input_like(state.x)
-        self._pass(state, NormInput(branch.norm, shift, scale, h))
-        slot = None if op.slot is None else evaluation.slots.target(op.slot, h)
+        slot, h = self._slot_and_input(op, evaluation)
+        branch = self.fusable.branches[op.branch]
         out = run_branch(branch.inner, h, self.products, self.attention, slot)
-        self._waiting.append(Term((out,), gate, store=None if out is slot else slot))
+        self._add(op.branch, out, keep_in=slot)
+
+    def scored(self, op: Scored, evaluation: Evaluation) -> None:
+        assert self._tokens is not None
+        slot, h = self._slot_and_input(op, evaluation)
+        inner = self.fusable.branches[op.branch].inner
+        assert isinstance(inner, FusableAttention)
+        # By the model's own linears, in their dtype.
+        mixed, scores = scored_attention(inner, h.to(inner.proj.weight.dtype), self._tokens.rule)
+        rows = mixed.transpose(1, 2).flatten(2).to(h.dtype)
+        self._add(op.branch, self.products(rows, inner.proj, None, slot), keep_in=slot)
+        begin_ages(self._tokens, op, scores, evaluation)
+
+    def refresh(self, op: Refresh, evaluation: Evaluation) -> None:
+        assert self._tokens is not None
+        self._pass(evaluation.state, None)
+        out, x = evaluation.slots.load(op.slot), evaluation.state.x
+        chosen = chosen_tokens(self._tokens, op, evaluation)
+        if op.tokens:
+            branch = self.fusable.branches[op.branch]
+            places = chosen.unsqueeze(-1).expand(-1, -1, x.shape[-1])
+            some = x.gather(1, places)
+            h = some.new_empty(some.shape, dtype=out.dtype)
+            row_pass(some, some, (), self._norm(branch, h))
+            out.scatter_(
+                1, places, run_branch(branch.inner, h, self.products, self.attention, None)
+            )
+        self._add(op.branch, out)
+
+    def keep_stream(self, op: KeepStream, evaluation: Evaluation) -> None:
+        self._pass(evaluation.state, None)
+        keep_stream(evaluation.slots.values, evaluation.state.x)
+
+    def restore_stream(self, op: RestoreStream, evaluation: Evaluation) -> None:
+        self._pass(evaluation.state, None)
+        evaluation.state.x = kept_stream(evaluation.slots.values)
 
     def reuse(self, op: Reuse, evaluation: Evaluation) -> None:
-        gate = self._modulation(self.fusable.branches[op.branch])[2]
-        self._waiting.append(Term((evaluation.slots.load(op.slot),), gate))
+        self._add(op.branch, evaluation.slots.load(op.slot))
 
     def predict(self, op: Predict, evaluation: Evaluation) -> None:
         gate = self._modulation(self.fusable.branches[op.branch])[2]
@@ -124,54 +162,27 @@ class FusedCpu(OpByOp):
         for item in op.items:
             self.ops[type(item)](self, item, evaluation)
 
-    def scored(self, op: Scored, evaluation: Evaluation) -> None:
-        assert self._tokens is not None
-        branch, state = self.fusable.branches[op.branch], evaluation.state
-        assert isinstance(branch.inner, FusableAttention)
-        self._pass(state, None)
-        h, gate = self._normed(branch, state.x)
-        slot = None if op.slot is None else evaluation.slots.target(op.slot, self._narrowed(h))
-        heads, scores = scored_attention(branch.inner, h, self._tokens.rule)
-        joined = self._narrowed(heads.transpose(1, 2).flatten(2))
-        out = self.products(joined, branch.inner.proj, None, slot)
-        begin_ages(self._tokens, op, scores, evaluation)
-        self._waiting.append(Term((out,), gate, store=None if out is slot else slot))
-
-    def refresh(self, op: Refresh, evaluation: Evaluation) -> None:
-        assert self._tokens is not None
-        branch, state = self.fusable.branches[op.branch], evaluation.state
-        self._pass(state, None)
-        out, gate = evaluation.slots.load(op.slot), self._modulation(branch)[2]
-        chosen = chosen_tokens(self._tokens, op, evaluation)
-        if op.tokens:
-            places = chosen.unsqueeze(-1).expand(-1, -1, state.x.shape[-1])
-            h = self._narrowed(self._normed(branch, state.x.gather(1, places))[0])
-            fresh = run_branch(branch.inner, h, self.products, self.attention, None)
-            out.scatter_(1, places, fresh)
-        self._waiting.append(Term((out,), gate))
-
-    def keep_stream(self, op: KeepStream, evaluation: Evaluation) -> None:
-        self._pass(evaluation.state, None)
-        keep_stream(evaluation.slots.values, evaluation.state.x)
-
-    def restore_stream(self, op: RestoreStream, evaluation: Evaluation) -> None:
-        # What waits is kept in its slots by this, and its sum is passed over.
-        self._pass(evaluation.state, None)
-        evaluation.state.x = kept_stream(evaluation.slots.values)
-
     ops: ClassVar[OpTable] = {
-        RunFixed: run_fixed, Compute: compute, Reuse: reuse, Predict: predict, ReuseRun: reuse_run,
+        RunFixed: run_fixed, Compute: compute, Reuse: reuse, Predict: predict,
+        ReuseRun: reuse_run,
         Scored: scored, Refresh: refresh, KeepStream: keep_stream, RestoreStream: restore_stream,
     }  # fmt: skip
 
-    def _normed(self, branch: FusableBranch, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The input of a branch's linears for some tokens, and its gate."""
-        norm = branch.norm
-        h = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-        shift, scale, gate = self._modulation(branch)
-        if shift is None or scale is None:
-            return h, None
-        return torch.addcmul(shift, h, scale + 1, out=h), gate
+    def _slot_and_input(self, op: Compute, evaluation: Evaluation) -> tuple[Tensor | None, Tensor]:
+        """Where a branch's output is kept, if anywhere, and its input, after all that waited."""
+        state, branch = evaluation.state, self.fusable.branches[op.branch]
+        h = self._input_like(state.x)
+        self._pass(state, self._norm(branch, h))
+        return None if op.slot is None else evaluation.slots.target(op.slot, h), h
+
+    def _norm(self, branch: FusableBranch, h: Tensor) -> NormInput:
+        shift, scale, _ = self._modulation(branch)
+        return NormInput(branch.norm, shift, scale, h)
+
+    def _add(self, name: str, out: Tensor, *, keep_in: Tensor | None = None) -> None:
+        """Leave a branch's output to the next pass."""
+        gate = self._modulation(self.fusable.branches[name])[2]
+        self._waiting.append(Term((out,), gate, store=None if out is keep_in else keep_in))
 
     def _pass(self, state: State, norm: NormInput | None) -> None:
         """Add what waits to the stream, and give the next branch its input."""
