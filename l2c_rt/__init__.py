@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from l2c_rt.api import compile
     from l2c_rt.calibration.calibrate import calibrate
     from l2c_rt.compare.fit import fit_report
+    from l2c_rt.fitting.fit_corrector import fit_corrector
     from l2c_rt.learning.train import learn
     from l2c_rt.pipelines.enable import disable, enable
     from l2c_rt.policies.router import Router
@@ -31,6 +32,7 @@ _HOMES = {
     "compile": "api",
     "disable": "pipelines.enable",
     "enable": "pipelines.enable",
+    "fit_corrector": "fitting.fit_corrector",
     "fit_report": "compare.fit",
     "learn": "learning.train",
 }
@@ -46,6 +48,7 @@ __all__ = [
     "correctors",
     "disable",
     "enable",
+    "fit_corrector",
     "fit_report",
     "learn",
     "methods",

@@ -58,7 +58,8 @@ class Recorder:
     def call(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The model's own return value."""
         if self._passes is None:
-            self._passes = self._opened(args, kwargs)
+            self._streams = streams_of(self._bound_model, args, kwargs)
+            self._passes = SitePasses(self._bound_model, self._streams, checkpointing=False)
         self._place = place
         if place.lane == 0:
             self.timesteps.append(self._bound_model.begin(*args, **kwargs).t)
@@ -66,18 +67,6 @@ class Recorder:
         for measure in self._measures:
             measure.end_evaluation(place)
         return out
-
-    def _opened(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SitePasses:
-        if self._bound_model.sites[0].is_block:
-            observed = _observed(self._bound_model, args, kwargs)
-            for name, site in observed.sites.items():
-                if site.overwritten:
-                    raise ValueError(
-                        f"calibrate: {name} writes to its argument {site.overwritten[0]} in place, "
-                        'so what it adds to it is not known; calibrate with granularity="branch"'
-                    )
-            self._streams = {n: s.streams for n, s in observed.sites.items() if any(s.streams)}
-        return SitePasses(self._bound_model, self._streams, checkpointing=False)
 
     def _seen(self, call: Call, out: Any, bases: Sequence[Tensor | None]) -> Any:
         parts = tuple(out) if isinstance(out, tuple | list) else (out,)
@@ -93,6 +82,22 @@ class Recorder:
         for measure in self._measures:
             measure.see(Seen(self._place, call, outputs, main))
         return out
+
+
+def streams_of(
+    bound_model: BoundModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Mapping[str, tuple[Stream | None, ...]]:
+    """The streams of whole blocks by name, none at branch level."""
+    if not bound_model.sites[0].is_block:
+        return {}
+    observed = _observed(bound_model, args, kwargs)
+    for name, site in observed.sites.items():
+        if site.overwritten:
+            raise ValueError(
+                f"calibrate: {name} writes to its argument {site.overwritten[0]} in place, "
+                'so what it adds to it is not known; calibrate with granularity="branch"'
+            )
+    return {n: s.streams for n, s in observed.sites.items() if any(s.streams)}
 
 
 def _main(streams: Sequence[Stream | None], parts: Sequence[Any]) -> Tensor | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
-from l2c_rt.calibration.recorder import Recorder
 from l2c_rt.compare.loop_runs import Loop
 from l2c_rt.learning.rehearsal import isolated
 from l2c_rt.runtime.loop_model import LoopModel, Place
@@ -20,6 +20,23 @@ from l2c_rt.sampling.solvers import solver_for
 
 Progress = Callable[[int, int], None]
 """(evaluations done, of how many)."""
+
+OnResult = Callable[[Any], None]
+"""Takes what a run ends in: latents, or what a loop of the user's own returns."""
+
+
+class Watched(Protocol):
+    """What stands for the model in a run, such as a Recorder."""
+
+    timesteps: list[Any]
+
+    def begin_run(self) -> None: ...
+
+    def call(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+
+
+def _dropped(result: Any) -> None:
+    """Nobody looks at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +86,12 @@ class Samples:
 
 
 def published_runs(
-    bound_model: BoundModel, steps: int, samples: Samples, recorder: Recorder, progress: Progress
+    bound_model: BoundModel,
+    steps: int,
+    samples: Samples,
+    recorder: Watched,
+    progress: Progress,
+    on_result: OnResult = _dropped,
 ) -> tuple[float, ...]:
     """One run per batch; the timesteps of the loop."""
     loop: PublishedLoop | None = bound_model.sampling
@@ -87,9 +109,11 @@ def published_runs(
 
         recorder.begin_run()
         guided = loops.guided_call(call, loop, labels, samples.cfg_scale)
-        for _ in loops.run(solver, guided, noise):
-            step += 1
+        latents = noise
+        for x in loops.run(solver, guided, noise):
+            latents, step = x, step + 1
             progress(run * steps + step, len(batches) * steps)
+        on_result(latents)
     return tuple(map(float, solver.timesteps))
 
 
@@ -99,8 +123,9 @@ def own_runs(
     steps: int,
     calls_per_step: int,
     seeds: Sequence[int],
-    recorder: Recorder,
+    recorder: Watched,
     progress: Progress,
+    on_result: OnResult = _dropped,
 ) -> tuple[float, ...] | None:
     """One run per seed; the timesteps, where the model is given any and runs have the same.
 
@@ -121,7 +146,8 @@ def own_runs(
         model = LoopModel(bound_model.model, calls_per_step, call)
         recorder.begin_run()
         with isolated(bound_model.device, seed):
-            loop(model, seed)
+            result = loop(model, seed)
+        on_result(result)
         _check_counts(model.counts, steps, calls_per_step)
         times = [None if t is None else host_timestep(t) for t in recorder.timesteps]
         known.append(tuple(t for t in times if t is not None))

@@ -1,8 +1,9 @@
 """Correctors: what stands for a reused branch, as coefficients over its earlier values."""
 
 from l2c_rt.correctors.corrector import Corrector, corrected
+from l2c_rt.correctors.fitted import Fitted
 from l2c_rt.correctors.goc import Goc
 from l2c_rt.correctors.hermite import HiCache
 from l2c_rt.correctors.taylor import Taylor
 
-__all__ = ["Corrector", "Goc", "HiCache", "Taylor", "corrected"]
+__all__ = ["Corrector", "Fitted", "Goc", "HiCache", "Taylor", "corrected"]

@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "schedule": {"_deprecated", "families", "figures", "untrusted"},
     "policies": {"families", "schedule", "untrusted"},
     "presets": {"schedule"},
-    "correctors": {"schedule"},
+    "correctors": {"schedule", "untrusted"},
     # how it is done: pure data
     "plan": {"families", "schedule"},
     # published methods
@@ -58,6 +58,8 @@ ALLOWED: dict[str, set[str]] = {
                  "sampling", "schedule", "untrusted"},
     "calibration": {"adapters", "compare", "learning", "runtime", "sampling", "schedule",
                     "untrusted"},
+    "fitting": {"adapters", "calibration", "compare", "correctors", "learning", "resolve",
+                "runtime", "schedule", "untrusted"},
     "demo": {"api", "compare", "figures", "learning", "measure", "models", "policies", "runtime",
              "sampling", "schedule", "untrusted"},
     "cli": {"_version", "adapters", "api", "backends", "calibration", "compare", "demo",

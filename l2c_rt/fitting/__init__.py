@@ -1,0 +1,1 @@
+"""Predictors fitted on calibration runs."""
