@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from l2c_rt.runtime.compiled import Compiled
     from l2c_rt.runtime.session import Session
     from l2c_rt.schedule.cache_schedule import CacheSchedule
+    from l2c_rt.searching.search import search
 
 _HOMES = {
     "CacheSchedule": "schedule.cache_schedule",
@@ -35,6 +36,7 @@ _HOMES = {
     "fit_corrector": "fitting.fit_corrector",
     "fit_report": "compare.fit",
     "learn": "learning.train",
+    "search": "searching.search",
 }
 _MODULES = ("correctors", "methods", "models", "policies", "presets")
 
@@ -55,6 +57,7 @@ __all__ = [
     "models",
     "policies",
     "presets",
+    "search",
 ]
 
 

@@ -100,7 +100,7 @@ class CachedWalk:
         computed = self._computed.setdefault((self._place.lane, call), [])
         added = less_bases(out, bases)
         leaves, spec = tree_flatten(added)
-        where = [i for i, leaf in enumerate(leaves) if _is_value(leaf)]
+        where = [i for i, leaf in enumerate(leaves) if is_value(leaf)]
         if self._predictor.compute[cell]:
             computed.insert(0, [leaves[i].detach().clone() for i in where])
             del computed[self._predictor.history :]
@@ -140,5 +140,6 @@ def weighted(coefficients: Sequence[float], before: Sequence[Parts], value: Part
     return sums
 
 
-def _is_value(leaf: Any) -> bool:
+def is_value(leaf: Any) -> bool:
+    """Whether a leaf of an output is cached."""
     return isinstance(leaf, Tensor) and leaf.is_floating_point()

@@ -36,6 +36,12 @@ class CalibrationRuns:
     batch_size: int
     cfg_scale: float | None
 
+    @property
+    def sampler(self) -> str:
+        """The name of the published loop's, "" in a loop of the user's own."""
+        loop = self.bound_model.sampling if self.loop is None else None
+        return "" if loop is None else loop.sampler
+
     def run(
         self, i: int, watched: Watched, progress: Progress
     ) -> tuple[tuple[float, ...] | None, list[Tensor]]:

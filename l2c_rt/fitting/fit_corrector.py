@@ -113,11 +113,10 @@ def _with(
     fingerprint: str,
 ) -> CacheSchedule:
     """The schedule with what was fitted, and what it was fitted on."""
-    loop = calibration.bound_model.sampling if calibration.loop is None else None
     return replace(
         schedule,
         predictions=fits.predictions(),
-        sampler=schedule.sampler if loop is None else loop.sampler,
+        sampler=calibration.sampler or schedule.sampler,
         timesteps=timesteps,
         fingerprint=fingerprint,
         calls_per_step=calibration.calls_per_step,

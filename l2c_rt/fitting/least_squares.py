@@ -54,6 +54,15 @@ def fitted(grams: Array) -> Array | None:
     return coefficients if np.isfinite(coefficients).all() else None
 
 
+def explained(gram: Array) -> float:
+    """The share of the squared change v - u_1 that a fit to u_1, u_2, ... leaves."""
+    if gram[-1, -1] <= 0:
+        return 1.0
+    weights = _solve(gram[None], (UNJUDGED,))[0, 0]
+    signed = np.append(weights, -1.0)
+    return float(min(1.0, signed @ gram @ signed / gram[-1, -1]))
+
+
 def held_out_errors(grams: Array) -> Array:
     """The squared error of every strength, each fold by the fit of the others, summed."""
     weights = _solve(grams.sum(axis=0) - grams, STRENGTHS)

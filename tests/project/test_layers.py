@@ -60,6 +60,8 @@ ALLOWED: dict[str, set[str]] = {
                     "untrusted"},
     "fitting": {"adapters", "calibration", "compare", "correctors", "learning", "resolve",
                 "runtime", "schedule", "untrusted"},
+    "searching": {"adapters", "calibration", "compare", "fitting", "learning", "runtime",
+                  "schedule", "untrusted"},
     "demo": {"api", "compare", "figures", "learning", "measure", "models", "policies", "runtime",
              "sampling", "schedule", "untrusted"},
     "cli": {"_version", "adapters", "api", "backends", "calibration", "compare", "demo",
