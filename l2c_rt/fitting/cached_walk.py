@@ -18,12 +18,10 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.calibration.recorder import streams_of
 from l2c_rt.fitting.fits import Cell, Fits
-from l2c_rt.fitting.least_squares import Array, differences
+from l2c_rt.learning.grams import Parts, gram_of
 from l2c_rt.learning.site_passes import Call, SitePasses, less_bases, with_bases
 from l2c_rt.runtime.loop_model import Place
 from l2c_rt.schedule.cache_schedule import CacheSchedule
-
-Parts = list[Tensor]
 
 
 class Predictor(Protocol):
@@ -111,22 +109,6 @@ class CachedWalk:
         for i, part in zip(where, parts, strict=True):
             leaves[i] = part
         return with_bases(tree_unflatten(leaves, spec), bases)
-
-
-def gram_of(before: Sequence[Parts], value: Parts) -> Array:
-    """[m + 1, m + 1] float64 of the differences of m earlier values and the change since the first.
-
-    Products are summed in float64, of numbers in float32.
-    """
-    rows = torch.from_numpy(differences(len(before))).float().to(value[0].device)
-    total = torch.zeros(len(rows) + 1, len(rows) + 1, dtype=torch.float64, device=rows.device)
-    for i, part in enumerate(value):
-        values = torch.stack([earlier[i].float().flatten() for earlier in before])
-        change = part.float().flatten() - values[0]
-        columns = torch.cat([rows @ values, change[None]]).double()
-        total += columns @ columns.T
-    gram: Array = total.cpu().numpy()
-    return gram
 
 
 def weighted(coefficients: Sequence[float], before: Sequence[Parts], value: Parts) -> Parts:
