@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.kernels._launch import MAX_WIDTH
-from l2c_rt.kernels.operands import FinalLinear, Modulation, PatchEmbedding, Reuses, Solver
+from l2c_rt.kernels.operands import FinalLinear, Modulation, PatchEmbedding, Solver
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 INT32 = (torch.int32,)
@@ -21,7 +21,7 @@ def tensor(
 ) -> None:
     """Refuse a tensor of another shape, dtype or device than wanted, or that kernels cannot read
     16 bytes at a time.  A size of -1 in `shape` is free."""
-    _kind(op, name, got, like, dtypes)
+    kind(op, name, got, like, dtypes)
     fits = len(got.shape) == len(shape) and all(
         w in (-1, g) for g, w in zip(got.shape, shape, strict=True)
     )
@@ -33,7 +33,7 @@ def tensor(
             f"{name}.contiguous() or allocate it so"
         )
     if got.dtype != torch.int32:
-        _aligned(op, name, got)
+        aligned(op, name, got)
 
 
 def rows(op: str, x: Tensor, name: str = "x") -> tuple[int, int, int]:
@@ -72,30 +72,6 @@ def width(op: str, got: int) -> None:
         raise ValueError(
             f"{op}: width {got} is not a multiple of 8 up to {MAX_WIDTH}; use the reference backend"
         )
-
-
-def reuses(op: str, got: Reuses, x_shape: Shape, like: Tensor, *, gated: bool) -> None:
-    """The arena, whose slots are contiguous and shaped like x, tokens flat or not; its lists."""
-    b, t, d = x_shape
-    arena = got.arena
-    _kind(op, "arena", arena, like, FLOATS)
-    if tuple(arena.shape[1:]) not in ((b, t, d), (b * t, d)):
-        raise ValueError(
-            f"{op}: arena has shape {tuple(arena.shape)}, wanted slots of {(b, t, d)} or "
-            f"{(b * t, d)}"
-        )
-    if len(arena) and not arena[0].is_contiguous():
-        raise ValueError(f"{op}: arena has strides {arena.stride()}, wanted contiguous slots")
-    if arena.stride(0) % 8:
-        raise ValueError(
-            f"{op}: slots of the arena are {arena.stride(0)} elements apart, wanted a multiple of 8"
-        )
-    _aligned(op, "arena", arena)
-    tensor(op, "slots", got.slots, (-1,), like, INT32)
-    if gated and got.gates is None:
-        raise ValueError(f"{op}: reuses have no gates; pass one chunk number per slot")
-    if got.gates is not None:
-        tensor(op, "gates", got.gates, tuple(got.slots.shape), like, INT32)
 
 
 def modulation(op: str, got: Modulation, x_shape: Shape, like: Tensor, *chunks: int) -> None:
@@ -230,7 +206,7 @@ def distinct(op: str, name: str, got: Tensor, other_name: str, other: Tensor) ->
         raise ValueError(f"{op}: {name} must not share memory with {other_name}")
 
 
-def _kind(op: str, name: str, got: Tensor, like: Tensor, dtypes: Dtypes) -> None:
+def kind(op: str, name: str, got: Tensor, like: Tensor, dtypes: Dtypes) -> None:
     if not isinstance(got, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(got).__name__}")
     if got.dtype not in dtypes:
@@ -240,7 +216,7 @@ def _kind(op: str, name: str, got: Tensor, like: Tensor, dtypes: Dtypes) -> None
         raise ValueError(f"{op}: {name} is on {got.device}, wanted {like.device} like the rest")
 
 
-def _aligned(op: str, name: str, got: Tensor) -> None:
+def aligned(op: str, name: str, got: Tensor) -> None:
     if got.data_ptr() % 16:
         raise ValueError(
             f"{op}: the address of {name} is not a multiple of 16 bytes, so it cannot be read in "

@@ -46,6 +46,14 @@ def slot_offsets(slots_ptr, i, K, stride_slot_vectors):
 
 
 @triton.jit
+def table_weights(weights_ptr, columns_ptr, counter_ptr, i, K, num_weights):
+    """The factors of list entries i at the evaluation under way."""
+    columns = tl.load(columns_ptr + i, mask=i < K, other=0)
+    step = tl.load(counter_ptr).to(tl.int64)
+    return tl.load(weights_ptr + step * num_weights + columns, mask=i < K, other=0.0)
+
+
+@triton.jit
 def normalised(x, inside, eps, D: tl.constexpr):
     """(x - mean) / sqrt(variance + eps) of every row, in two passes over registers."""
     mean = tl.sum(x, axis=1) / D

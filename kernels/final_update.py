@@ -7,11 +7,8 @@
 One program owns a token with and without its label, so that guidance stays inside it, and writes
 the patch of one latent: n latents are kept, not 2 n.  `reuse_evaluation` starts from the embedding
 of the latents, which makes an evaluation that computes no branch one kernel.  Each adds 1 to
-`counter[0]`.
-
+`counter[0]`.  Passes over [B, T, D]: k + 1 reads (k in `reuse_evaluation`).
 Shapes: x [B, T, D], B = n or 2 n (all with label, then all without); latents float32 [n, C, H, W].
-Passes over [B, T, D]: k + 1 reads (k in `reuse_evaluation`); norm, modulation, linear, guidance
-and update one by one make 9 and a dozen small ones.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from l2c_rt.kernels import _check
+from l2c_rt.kernels import _check, _check_lists
 from l2c_rt.kernels._launch import RowTile, final_tile, options, row_block
 from l2c_rt.kernels._patch_math import embedded_patches, end_evaluation, patch_corner, update_patch
 from l2c_rt.kernels._row_math import (
@@ -31,16 +28,23 @@ from l2c_rt.kernels._row_math import (
     normalised,
     slot_offsets,
     table_row,
+    table_weights,
     wait_for_kernel_before,
 )
-from l2c_rt.kernels.operands import FinalLinear, Modulation, PatchEmbedding, Reuses, Solver
+from l2c_rt.kernels.operands import (
+    FinalLinear,
+    Modulation,
+    PatchEmbedding,
+    Reuses,
+    Solver,
+    weights_of,
+)
 
 
 def final_update_bytes(
     images: int, batch: int, tokens: int, width: int, pixels: int, count: int, itemsize: int
 ) -> int:
-    """x and k slots read; k gates, shift and scale once per image; the linear's `pixels` rows
-    once; float32 latents read and written."""
+    """x and k slots, k gates, shift and scale, `pixels` rows read; float32 latents both ways."""
     rows = (count + 1) * batch * tokens + (count + 2) * batch + pixels
     return rows * width * itemsize + 8 * images * tokens * pixels
 
@@ -49,14 +53,13 @@ def reuse_evaluation_bytes(
     images: int, batch: int, tokens: int, width: int, pixels: int, count: int, itemsize: int
 ) -> int:
     """As `final_update_bytes`, with the embedding's weights read in the place of x."""
-    instead = pixels + 1 + tokens - batch * tokens
-    update = final_update_bytes(images, batch, tokens, width, pixels, count, itemsize)
-    return update + instead * width * itemsize
+    instead = (pixels + 1 + tokens - batch * tokens) * width * itemsize
+    return instead + final_update_bytes(images, batch, tokens, width, pixels, count, itemsize)
 
 
 def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
     model = reuse_evaluation_bytes if args["EMBED"] else final_update_bytes
-    images, tokens, width, count = args["N"], args["T"], args["D"], args["K"]
+    images, tokens, width, count = (args[name] for name in "NTDK")
     batch, pixels = args["HALVES"] * images, args["C"] * args["P"] ** 2
     size = args["arena_ptr"].element_size()
     per_element = 2 * count + 8 + 2 * pixels * (1 + args["EMBED"])
@@ -68,16 +71,35 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 
 
 @triton.jit(
-    do_not_specialize=["N", "T", "H", "W", "K", "num_rows", "num_chunks", "shift", "scale"],
-    do_not_specialize_on_alignment=["slots_ptr", "gates_ptr", "rows_ptr", "counter_ptr"],
+    do_not_specialize=[
+        "N",
+        "T",
+        "H",
+        "W",
+        "K",
+        "num_rows",
+        "num_chunks",
+        "num_weights",
+        "shift",
+        "scale",
+    ],
+    do_not_specialize_on_alignment=[
+        "slots_ptr",
+        "gates_ptr",
+        "rows_ptr",
+        "counter_ptr",
+        "weights_ptr",
+        "columns_ptr",
+    ],
     launch_metadata=_metadata,
 )
 def _final_update_kernel(
-    x_ptr, arena_ptr, slots_ptr, gates_ptr, table_ptr, rows_ptr, counter_ptr, weight_ptr, bias_ptr,
-    latents_ptr, out_ptr, anchor_ptr, coefficients_ptr, embed_weight_ptr, embed_bias_ptr,
-    positions_ptr, N, T, H, W, K, stride_slot_vectors, num_rows, num_chunks, shift,
-    scale, eps, C: tl.constexpr, OUT_C: tl.constexpr, P: tl.constexpr, GUIDED: tl.constexpr,
-    D: tl.constexpr, BLOCK: tl.constexpr, HALVES: tl.constexpr, UNROLL: tl.constexpr,
+    x_ptr, arena_ptr, slots_ptr, gates_ptr, table_ptr, rows_ptr, counter_ptr, weights_ptr,
+    columns_ptr, weight_ptr, bias_ptr, latents_ptr, out_ptr, anchor_ptr, coefficients_ptr,
+    embed_weight_ptr, embed_bias_ptr, positions_ptr, N, T, H, W, K, stride_slot_vectors, num_rows,
+    num_chunks, num_weights, shift, scale, eps, C: tl.constexpr, OUT_C: tl.constexpr,
+    P: tl.constexpr, GUIDED: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
+    HALVES: tl.constexpr, UNROLL: tl.constexpr, WEIGHTED: tl.constexpr,
     EMBED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_kernel_before(PDL)
@@ -104,6 +126,8 @@ def _final_update_kernel(
         x = loaded(x_ptr, offsets, inside)
     for i in tl.range(0, K, loop_unroll_factor=UNROLL):
         y = loaded(arena_ptr + slot_offsets(slots_ptr, i, K, stride_slot_vectors), offsets, inside)
+        if WEIGHTED:
+            y *= table_weights(weights_ptr, columns_ptr, counter_ptr, i, K, num_weights)
         x += loaded(table_ptr, table + tl.load(gates_ptr + i) * D + columns, inside) * y
     scales = loaded(table_ptr, table + scale * D + columns, inside)
     shifts = loaded(table_ptr, table + shift * D + columns, inside)
@@ -182,7 +206,7 @@ def _check_end(
 ) -> None:
     extras, _ = _check.final(op, final, latents, shape)
     _check.no_prefix(op, extras)
-    _check.reuses(op, reuses, shape, latents, gated=True)
+    _check_lists.reuses(op, reuses, shape, latents, gated=True)
     _check.modulation(op, modulation, shape, latents, *chunks)
     _check.solver(op, solver, latents, modulation.counter)
     _check.tensor(op, "out", out, tuple(latents.shape), latents, _check.FLOAT32)
@@ -204,7 +228,7 @@ def _launch(
     n, c, height, width = latents.shape
     arena, table, d = reuses.arena, modulation.table, final.weight.shape[-1]
     tokens = height * width // final.patch**2
-    tile = tile or final_tile(d)
+    tile, weights = tile or final_tile(d), weights_of(reuses)
     # Pointers that the flags leave unread still need an address.
     x, embedding = arena, PatchEmbedding(final.weight, final.bias, final.bias, final.patch)
     if isinstance(start, Tensor):
@@ -213,12 +237,14 @@ def _launch(
         embedding = start
     _final_update_kernel[(n * tokens,)](
         x, arena, reuses.slots, reuses.gates,
-        table, modulation.rows, modulation.counter, final.weight, final.bias,
-        latents, out, latents if solver.anchor is None else solver.anchor, solver.coefficients,
+        table, modulation.rows, modulation.counter, weights.table, weights.columns,
+        final.weight, final.bias, latents, out,
+        latents if solver.anchor is None else solver.anchor, solver.coefficients,
         embedding.weight, embedding.bias, embedding.positions,
         n, tokens, height, width, len(reuses.slots), arena.stride(0) // 8, table.shape[1],
-        table.shape[2], *chunks, eps,
+        table.shape[2], weights.table.shape[-1], *chunks, eps,
         C=c, OUT_C=len(final.weight) // final.patch**2, P=final.patch, GUIDED=final.guided, D=d,
         BLOCK=row_block(d), HALVES=len(modulation.rows) // n, UNROLL=tile.unroll,
-        EMBED=embedding is start, PDL=tile.pdl, **options(tile.warps, pdl=tile.pdl),
+        WEIGHTED=reuses.weights is weights, EMBED=embedding is start, PDL=tile.pdl,
+        **options(tile.warps, pdl=tile.pdl),
     )  # fmt: skip

@@ -23,11 +23,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from l2c_rt.kernels import _check
+from l2c_rt.kernels import _check, _check_lists
 from l2c_rt.kernels._launch import RowTile, final_tile, options, row_block
 from l2c_rt.kernels._patch_math import end_evaluation, patch_corner, update_patch
-from l2c_rt.kernels._row_math import loaded, normalised, slot_offsets, wait_for_kernel_before
-from l2c_rt.kernels.operands import FinalLinear, Reuses, Solver
+from l2c_rt.kernels._row_math import (
+    loaded,
+    normalised,
+    slot_offsets,
+    table_weights,
+    wait_for_kernel_before,
+)
+from l2c_rt.kernels.operands import FinalLinear, Reuses, Solver, weights_of
 
 
 def final_update_norm_bytes(
@@ -51,16 +57,17 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 
 
 @triton.jit(
-    do_not_specialize=["N", "T", "EXTRAS", "H", "W", "K"],
-    do_not_specialize_on_alignment=["slots_ptr", "counter_ptr"],
+    do_not_specialize=["N", "T", "EXTRAS", "H", "W", "K", "num_weights"],
+    do_not_specialize_on_alignment=["slots_ptr", "counter_ptr", "weights_ptr", "columns_ptr"],
     launch_metadata=_metadata,
 )
 def _final_update_norm_kernel(
-    x_ptr, arena_ptr, slots_ptr, norm_weight_ptr, norm_bias_ptr, weight_ptr, bias_ptr,
-    latents_ptr, out_ptr, anchor_ptr, coefficients_ptr, counter_ptr, N, T, EXTRAS, H, W, K,
-    stride_slot_vectors, eps, C: tl.constexpr, OUT_C: tl.constexpr, P: tl.constexpr,
-    GUIDED: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, HALVES: tl.constexpr,
-    UNROLL: tl.constexpr, PDL: tl.constexpr,
+    x_ptr, arena_ptr, slots_ptr, weights_ptr, columns_ptr, norm_weight_ptr, norm_bias_ptr,
+    weight_ptr, bias_ptr, latents_ptr, out_ptr, anchor_ptr, coefficients_ptr, counter_ptr, N, T,
+    EXTRAS, H, W, K, stride_slot_vectors, num_weights, eps, C: tl.constexpr,
+    OUT_C: tl.constexpr, P: tl.constexpr, GUIDED: tl.constexpr, D: tl.constexpr,
+    BLOCK: tl.constexpr, HALVES: tl.constexpr, UNROLL: tl.constexpr, WEIGHTED: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_kernel_before(PDL)
     patches = T - EXTRAS
@@ -73,7 +80,10 @@ def _final_update_norm_kernel(
     x = loaded(x_ptr, offsets, inside)
     for i in tl.range(0, K, loop_unroll_factor=UNROLL):
         slot = slot_offsets(slots_ptr, i, K, stride_slot_vectors)
-        x += loaded(arena_ptr + slot, offsets, inside)
+        y = loaded(arena_ptr + slot, offsets, inside)
+        if WEIGHTED:
+            y *= table_weights(weights_ptr, columns_ptr, counter_ptr, i, K, num_weights)
+        x += y
     norm_weight = loaded(norm_weight_ptr, columns, inside)
     h = normalised(x, inside, eps, D) * norm_weight + loaded(norm_bias_ptr, columns, inside)
     update_patch(
@@ -104,20 +114,23 @@ def final_update_norm(
     op = "final_update_norm"
     _, t, d = _check.rows(op, x)
     _check.tensor(op, "x", x, tuple(x.shape), latents)
-    _check.reuses(op, reuses, x.shape, x, gated=False)
+    _check_lists.reuses(op, reuses, x.shape, x, gated=False)
     _check.affine(op, weight, bias, x)
     extras, halves = _check.final(op, final, latents, tuple(x.shape))
     _check.solver(op, solver, latents, solver.counter)
     out = torch.empty_like(latents) if out is None else out
     _check.tensor(op, "out", out, tuple(latents.shape), latents, _check.FLOAT32)
     n, c, height, width = latents.shape
-    arena, tile = reuses.arena, tile or final_tile(d)
+    arena, tile, weights = reuses.arena, tile or final_tile(d), weights_of(reuses)
     _final_update_norm_kernel[(n * (t - extras),)](
-        x, arena, reuses.slots, weight, bias, final.weight, final.bias, latents, out,
+        x, arena, reuses.slots, weights.table, weights.columns, weight, bias, final.weight,
+        final.bias, latents, out,
         latents if solver.anchor is None else solver.anchor, solver.coefficients, solver.counter,
-        n, t, extras, height, width, len(reuses.slots), arena.stride(0) // 8, eps,
+        n, t, extras, height, width, len(reuses.slots), arena.stride(0) // 8,
+        weights.table.shape[-1], eps,
         C=c, OUT_C=len(final.weight) // final.patch**2, P=final.patch, GUIDED=final.guided, D=d,
-        BLOCK=row_block(d), HALVES=halves, UNROLL=tile.unroll, PDL=tile.pdl,
+        BLOCK=row_block(d), HALVES=halves, UNROLL=tile.unroll, WEIGHTED=reuses.weights is weights,
+        PDL=tile.pdl,
         **options(tile.warps, pdl=tile.pdl),
     )  # fmt: skip
     return out

@@ -28,9 +28,26 @@ class Modulation:
 
 
 @dataclass(frozen=True, slots=True)
+class Weights:
+    """What the slots of a list are multiplied by: entry i by `table[counter[0], columns[i]]`.
+
+    Shapes: table float32 [S, W]; columns int32 [k]; counter int32 [2], see `Solver`.
+    """
+
+    table: Tensor
+    columns: Tensor
+    counter: Tensor
+
+    def now(self) -> list[float]:
+        """The factors of the evaluation under way."""
+        numbers: list[float] = self.table[self.counter[0], self.columns.long()].tolist()
+        return numbers
+
+
+@dataclass(frozen=True, slots=True)
 class Reuses:
     """A run of reuses: slots of one arena and, where branches have gates, the chunk number of each
-    gate.  The lists are read on the device and may be empty.
+    gate.  The lists are read on the device and may be empty.  With `weights` a sum of predictions.
 
     Shapes: arena [N, B, T, D] or [N, B T, D], each slot contiguous; slots, gates int32 [k].
     """
@@ -38,12 +55,42 @@ class Reuses:
     arena: Tensor
     slots: Tensor
     gates: Tensor | None = None
+    weights: Weights | None = None
+
+    def factors(self) -> list[float]:
+        """What each slot is multiplied by, beside its gate."""
+        return [1.0] * len(self.slots) if self.weights is None else self.weights.now()
 
     @staticmethod
     def none(x: Tensor) -> Reuses:
         """No reuse at all, without a tensor of its own."""
         empty = x.view(torch.int32).flatten()[:0]
         return Reuses(x[None], empty, empty)
+
+
+@dataclass(frozen=True, slots=True)
+class OperandBank:
+    """What a predicted output is scaled and shifted by: at the evaluation under way the tensors
+    `bank[index[counter[0], column]]`, a scale less one and a shift.
+
+    Shapes: bank float32 [M, T, D], of which the first is zero; index int32 [S, W, 2], with the
+    counter and W of the weights beside it; `column` is one of the W.
+    """
+
+    bank: Tensor
+    index: Tensor
+    column: int
+
+    def now(self, counter: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift of the evaluation under way.  Shapes: [T, D]."""
+        scale, shift = self.index[counter[0], self.column].tolist()
+        return self.bank[scale], self.bank[shift]
+
+
+def weights_of(reuses: Reuses) -> Weights:
+    """The list's weights, or tensors in their place that a kernel without weights does not read."""
+    slots = reuses.slots
+    return Weights(slots, slots, slots) if reuses.weights is None else reuses.weights
 
 
 @dataclass(frozen=True, slots=True)

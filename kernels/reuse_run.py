@@ -3,6 +3,8 @@
 
     x' = x + sum_i gate_i * arena[slots_i]          h = LN(x') * (1 + scale) + shift
 
+With weights each term is also multiplied by its factor: predictions are such sums.
+
 Shapes: x, x', h [B, T, D]; arena [N, B, T, D], slots contiguous; slots, gates int32 [k], k >= 0;
 chunk numbers in `gates`, shift, scale.  k is read at run time: one kernel serves every plan.
 Passes over [B, T, D]: k + 1 reads and 2 writes, where one reuse after another makes 3 k + 2.
@@ -17,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from l2c_rt.kernels import _check
+from l2c_rt.kernels import _check, _check_lists
 from l2c_rt.kernels._launch import RowTile, options, row_block, row_tile
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
@@ -27,9 +29,10 @@ from l2c_rt.kernels._row_math import (
     slot_offsets,
     stored,
     table_row,
+    table_weights,
     wait_for_kernel_before,
 )
-from l2c_rt.kernels.operands import Modulation, Reuses
+from l2c_rt.kernels.operands import Modulation, Reuses, weights_of
 
 
 def reuse_run_bytes(batch: int, tokens: int, width: int, count: int, itemsize: int) -> int:
@@ -53,15 +56,22 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 # Numbers that a run may change compile no other kernel, since compiling ends a capture; the index
 # lists lie at any address.
 @triton.jit(
-    do_not_specialize=["T", "K", "num_rows", "num_chunks", "shift", "scale"],
-    do_not_specialize_on_alignment=["slots_ptr", "gates_ptr", "rows_ptr", "counter_ptr"],
+    do_not_specialize=["T", "K", "num_rows", "num_chunks", "num_weights", "shift", "scale"],
+    do_not_specialize_on_alignment=[
+        "slots_ptr",
+        "gates_ptr",
+        "rows_ptr",
+        "counter_ptr",
+        "weights_ptr",
+        "columns_ptr",
+    ],
     launch_metadata=_metadata,
 )
 def _reuse_run_kernel(
-    x_ptr, arena_ptr, slots_ptr, gates_ptr, table_ptr, rows_ptr, counter_ptr, x_out_ptr, h_ptr,
-    T, K, stride_slot_vectors, num_rows, num_chunks, shift, scale, eps,
-    D: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
-    WRITE_X: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
+    x_ptr, arena_ptr, slots_ptr, gates_ptr, table_ptr, rows_ptr, counter_ptr, weights_ptr,
+    columns_ptr, x_out_ptr, h_ptr, T, K, stride_slot_vectors, num_rows, num_chunks, num_weights,
+    shift, scale, eps, D: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
+    WEIGHTED: tl.constexpr, WRITE_X: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_kernel_before(PDL)
     row, columns, inside = own_row(D, BLOCK)
@@ -77,6 +87,8 @@ def _reuse_run_kernel(
             y = loaded(arena_ptr, slots + columns, (i < K) & inside)
             gates = tl.load(gates_ptr + i, mask=i < K, other=0) * D
             gate = loaded(table_ptr, gates + columns, (i < K) & inside)
+            if WEIGHTED:
+                gate *= table_weights(weights_ptr, columns_ptr, counter_ptr, i, K, num_weights)
             x += tl.sum(gate * y, axis=0)[None, :]
         stored(x_out_ptr + row * D, columns, x, inside)
     let_next_kernel_start(PDL)
@@ -104,7 +116,7 @@ def reuse_run(
     """
     op = "reuse_run"
     _check.rows(op, x)
-    _check.reuses(op, reuses, x.shape, x, gated=True)
+    _check_lists.reuses(op, reuses, x.shape, x, gated=True)
     _check.modulation(op, modulation, x.shape, x, shift, scale)
     x_out, h = _check.pair(op, x, reuses.arena.dtype, out)
     _launch(x, reuses, modulation, (shift, scale), eps, x_out, h, tile)
@@ -124,7 +136,7 @@ def reuse_sum(
     """
     op = "reuse_sum"
     _check.rows(op, x)
-    _check.reuses(op, reuses, x.shape, x, gated=True)
+    _check_lists.reuses(op, reuses, x.shape, x, gated=True)
     _check.modulation(op, modulation, x.shape, x)
     out = torch.empty_like(x) if out is None else out
     _check.tensor(op, "out", out, tuple(x.shape), x, (x.dtype,))
@@ -167,12 +179,13 @@ def _launch(
 ) -> None:
     b, t, d = x.shape
     tile = tile or row_tile(d)
-    arena, table = reuses.arena, modulation.table
+    arena, table, weights = reuses.arena, modulation.table, weights_of(reuses)
     _reuse_run_kernel[(b * t,)](
         x, arena, reuses.slots, reuses.gates, table, modulation.rows, modulation.counter,
-        x if x_out is None else x_out, x if h is None else h,
-        t, len(reuses.slots), arena.stride(0) // 8, table.shape[1], table.shape[2], *chunks, eps,
-        D=d, BLOCK=row_block(d), UNROLL=tile.unroll,
+        weights.table, weights.columns, x if x_out is None else x_out, x if h is None else h,
+        t, len(reuses.slots), arena.stride(0) // 8, table.shape[1], table.shape[2],
+        weights.table.shape[-1], *chunks, eps,
+        D=d, BLOCK=row_block(d), UNROLL=tile.unroll, WEIGHTED=reuses.weights is weights,
         WRITE_X=x_out is not None, WRITE_H=h is not None, PDL=tile.pdl,
         **options(tile.warps, pdl=tile.pdl),
     )  # fmt: skip

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from l2c_rt.kernels import _check
+from l2c_rt.kernels import _check, _check_lists
 from l2c_rt.kernels._launch import RowTile, options, row_block, row_tile
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
@@ -26,9 +26,10 @@ from l2c_rt.kernels._row_math import (
     own_row,
     slot_offsets,
     stored,
+    table_weights,
     wait_for_kernel_before,
 )
-from l2c_rt.kernels.operands import Reuses
+from l2c_rt.kernels.operands import Reuses, weights_of
 
 
 def reuse_run_norm_bytes(batch: int, tokens: int, width: int, count: int, itemsize: int) -> int:
@@ -48,14 +49,14 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 
 
 @triton.jit(
-    do_not_specialize=["K"],
-    do_not_specialize_on_alignment=["slots_ptr"],
+    do_not_specialize=["K", "num_weights"],
+    do_not_specialize_on_alignment=["slots_ptr", "weights_ptr", "columns_ptr", "counter_ptr"],
     launch_metadata=_metadata,
 )
 def _reuse_run_norm_kernel(
-    x_ptr, arena_ptr, slots_ptr, weight_ptr, bias_ptr, x_out_ptr, h_ptr,
-    K, stride_slot_vectors, eps,
-    D: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
+    x_ptr, arena_ptr, slots_ptr, weights_ptr, columns_ptr, counter_ptr, weight_ptr, bias_ptr,
+    x_out_ptr, h_ptr, K, stride_slot_vectors, num_weights, eps, D: tl.constexpr,
+    BLOCK: tl.constexpr, UNROLL: tl.constexpr, WEIGHTED: tl.constexpr,
     WRITE_X: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_kernel_before(PDL)
@@ -67,7 +68,10 @@ def _reuse_run_norm_kernel(
         for first in tl.range(0, K, UNROLL):
             i = first + tl.arange(0, UNROLL)[:, None]
             slots = slot_offsets(slots_ptr, i, K, stride_slot_vectors)
-            x += tl.sum(loaded(arena_ptr, slots + columns, (i < K) & inside), axis=0)[None, :]
+            y = loaded(arena_ptr, slots + columns, (i < K) & inside)
+            if WEIGHTED:
+                y *= table_weights(weights_ptr, columns_ptr, counter_ptr, i, K, num_weights)
+            x += tl.sum(y, axis=0)[None, :]
         stored(x_out_ptr + row * D, columns, x, inside)
     let_next_kernel_start(PDL)
     if WRITE_H:
@@ -92,7 +96,7 @@ def reuse_run_norm(
     """
     op = "reuse_run_norm"
     _check.rows(op, x)
-    _check.reuses(op, reuses, x.shape, x, gated=False)
+    _check_lists.reuses(op, reuses, x.shape, x, gated=False)
     _check.affine(op, weight, bias, x)
     x_out, h = _check.pair(op, x, reuses.arena.dtype, out)
     _launch(x, reuses, (weight, bias), eps, x_out, h, tile)
@@ -111,7 +115,7 @@ def ungated_reuse_sum(
     """
     op = "ungated_reuse_sum"
     _check.rows(op, x)
-    _check.reuses(op, reuses, x.shape, x, gated=False)
+    _check_lists.reuses(op, reuses, x.shape, x, gated=False)
     out = torch.empty_like(x) if out is None else out
     _check.tensor(op, "out", out, tuple(x.shape), x, (x.dtype,))
     _launch(x, reuses, (x, x), 0.0, out, None, tile)
@@ -151,11 +155,12 @@ def _launch(
 ) -> None:
     b, t, d = x.shape
     tile = tile or row_tile(d)
-    arena = reuses.arena
+    arena, weights = reuses.arena, weights_of(reuses)
     _reuse_run_norm_kernel[(b * t,)](
-        x, arena, reuses.slots, *affine, x if x_out is None else x_out, x if h is None else h,
-        len(reuses.slots), arena.stride(0) // 8, eps,
-        D=d, BLOCK=row_block(d), UNROLL=tile.unroll,
+        x, arena, reuses.slots, weights.table, weights.columns, weights.counter, *affine,
+        x if x_out is None else x_out, x if h is None else h, len(reuses.slots),
+        arena.stride(0) // 8, weights.table.shape[-1], eps,
+        D=d, BLOCK=row_block(d), UNROLL=tile.unroll, WEIGHTED=reuses.weights is weights,
         WRITE_X=x_out is not None, WRITE_H=h is not None, PDL=tile.pdl,
         **options(tile.warps, pdl=tile.pdl),
     )  # fmt: skip

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from l2c_rt import correctors, methods, models, policies, presets
     from l2c_rt.api import compile
     from l2c_rt.calibration.calibrate import calibrate
-    from l2c_rt.compare.fit import fit_report
-    from l2c_rt.fitting.fit_corrector import fit_corrector
+    from l2c_rt.calibration.scale_shift import fit_scale_shift
+    from l2c_rt.comparison.compare import compare
+    from l2c_rt.comparison.fit import fit_report
     from l2c_rt.learning.train import learn
     from l2c_rt.pipelines.enable import disable, enable
     from l2c_rt.policies.router import Router
+    from l2c_rt.regression.fit_corrector import fit_corrector
     from l2c_rt.runtime.compiled import Compiled
     from l2c_rt.runtime.session import Session
     from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -30,11 +32,13 @@ _HOMES = {
     "Router": "policies.router",
     "Session": "runtime.session",
     "calibrate": "calibration.calibrate",
+    "compare": "comparison.compare",
     "compile": "api",
     "disable": "pipelines.enable",
     "enable": "pipelines.enable",
-    "fit_corrector": "fitting.fit_corrector",
-    "fit_report": "compare.fit",
+    "fit_corrector": "regression.fit_corrector",
+    "fit_report": "comparison.fit",
+    "fit_scale_shift": "calibration.scale_shift",
     "learn": "learning.train",
     "search": "searching.search",
 }
@@ -46,12 +50,14 @@ __all__ = [
     "Router",
     "Session",
     "calibrate",
+    "compare",
     "compile",
     "correctors",
     "disable",
     "enable",
     "fit_corrector",
     "fit_report",
+    "fit_scale_shift",
     "learn",
     "methods",
     "models",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
@@ -12,20 +11,18 @@ import torch
 from torch import nn
 
 from l2c_rt._deprecated import renamed_keyword
-from l2c_rt.adapters import describe, has_adapter
 from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.adapters.model_fingerprint import fingerprint_difference, model_fingerprint
-from l2c_rt.adapters.own.unet import describe_unet
 from l2c_rt.backends import select_backend
 from l2c_rt.backends.options import Options
 from l2c_rt.correctors.corrector import Corrector, corrected
-from l2c_rt.notices import L2CWarning
+from l2c_rt.fitting import check_calibration, check_family, check_fingerprint, describe_for
+from l2c_rt.plan.decisions import DynamicMethod
 from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
 from l2c_rt.resolve import evaluations, read_spec, resolve_schedule, wants_shells
 from l2c_rt.runtime.compiled import Compiled
+from l2c_rt.runtime.half_checks import check_calls
 from l2c_rt.runtime.known_loop import loop_of
-from l2c_rt.runtime.notices import users_level
 from l2c_rt.runtime.proof import Proof
 from l2c_rt.runtime.shared import SelectBackend, SharedModel
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -79,13 +76,16 @@ def compile(
     At the first run one evaluation of an adapter's description is compared with the model's own
     forward.  Where it computes something else, the own forward runs in its place, with a warning;
     `check="off"` is for those who know the difference.  `adapter` gives another description.
+    On a GPU that first run also compares every kernel with plain PyTorch, once per machine and
+    shape; where one is wrong, `backend="auto"` falls back, and "fused" and `strict` raise.
     Raises TypeError for a model without blocks, ValueError for a schedule that does not fit.
     """
     for name, value in (("tune", tune), ("merge", merge)):
         if not isinstance(value, bool):
             raise TypeError(f"{name}: wanted True or False, got {value!r}")
     forgiving = backend in ("auto", "own") and not strict
-    options = Options(graph, residual_dtype, tune, forgiving=forgiving, merge=merge)
+    options = Options(graph, residual_dtype, tune, forgiving=forgiving, merge=merge,
+                      check=check == "on")  # fmt: skip
     return build(
         model, router, partial(select_backend, backend, options), steps=steps, corrector=corrector,
         calls_per_step=calls_per_step, timesteps=timesteps, strict=strict, check=check,
@@ -111,84 +111,28 @@ def build(
     """`compile`, with the backend as a function of the described model."""
     timesteps = None if timesteps is None else tuple(map(float, timesteps))
     spec = read_spec(router)
-    if granularity is None:
-        granularity = getattr(spec, "granularity", "branch")
-    if adapter is None and sites is None:
-        if wants_shells(spec):
-            adapter, granularity = describe_unet, "branch"
-        else:
-            sites = _named_sites(spec, model, granularity)
-    describe_again = partial(describe, adapter=adapter, sites=sites, granularity=granularity)
+    describe_again = describe_for(
+        spec, model, adapter, sites, granularity, on_shells=wants_shells(spec)
+    )
     described = describe_again(model)
-    _check_calibration(spec, described)
+    check_calibration(spec, described)
     schedule = resolve_schedule(
         spec, steps=evaluations(spec, steps, timesteps), branches=described.program.branch_names,
         timesteps=timesteps, program=described.program,
     )  # fmt: skip
     if corrector is not None:
-        _check_calibration(corrector, described)
+        if isinstance(spec, DynamicMethod):
+            raise ValueError(
+                f"compile: {type(spec).__name__} decides at run time, and a corrector is made "
+                "before a run; leave corrector= out"
+            )
+        check_calibration(corrector, described)
         schedule = corrected(schedule, corrector)
-    _check_family(schedule, described)
-    _check_fingerprint(schedule, described, strict)
+    check_family(schedule, described)
+    check_calls(schedule, calls_per_step)
+    check_fingerprint(schedule, described, strict)
     shared = SharedModel(
         described, schedule, describe_again, select, strict=strict, proof=Proof(check),
         loop=loop_of(schedule, timesteps),
     )  # fmt: skip
     return Compiled(shared, calls_per_step=calls_per_step)
-
-
-def _named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str, ...] | None:
-    """The sites that a method wants of a model without an adapter, or that a schedule's branches
-    name, where they are not those of the rule."""
-    wanted = getattr(spec, "sites", None)
-    if wanted is not None and isinstance(model, nn.Module) and not has_adapter(model):
-        paths: tuple[str, ...] | None = wanted(model)
-        return paths
-    names: tuple[str, ...] = getattr(spec, "branches", ())
-    if not names or not isinstance(model, nn.Module):
-        return None
-    if not set(names) <= {path for path, _ in model.named_modules()}:
-        return None
-    try:
-        ruled = describe(model, granularity=granularity).program.branch_names
-    except TypeError:
-        return names
-    return None if set(ruled) == set(names) else names
-
-
-def _check_calibration(spec: object, described: BoundModel) -> None:
-    """What a method has measured holds for the model that it was measured on."""
-    calibration = getattr(spec, "calibration", None)
-    fingerprint = getattr(calibration, "fingerprint", "")
-    if fingerprint and (
-        difference := fingerprint_difference(model_fingerprint(described.model), fingerprint)
-    ):
-        remedy = getattr(spec, "REMEDY", "calibrate this one: rt.calibrate(model, steps=...)")
-        raise ValueError(
-            f"compile: the calibration of {type(spec).__name__} is of a model of other "
-            f"{difference}; {remedy}"
-        )
-
-
-def _check_fingerprint(schedule: CacheSchedule, described: BoundModel, strict: bool) -> None:
-    if not schedule.fingerprint:
-        return
-    difference = fingerprint_difference(model_fingerprint(described.model), schedule.fingerprint)
-    if not difference:
-        return
-    text = (
-        f"compile: the schedule was learned on a model of other {difference} "
-        f"({schedule.source or 'no source given'}), so this model may lose quality on it; learn a "
-        "router on this model, or load the weights that it was learned on"
-    )
-    if strict:
-        raise ValueError(f"strict: {text}")
-    warnings.warn(text, L2CWarning, stacklevel=users_level())
-
-
-def _check_family(schedule: CacheSchedule, described: BoundModel) -> None:
-    family = described.program.family
-    if schedule.family not in ("", family):
-        raise ValueError(
-            f"compile: the schedule is for the family {schedule.family!r}, the model is {family!r}"
-        )

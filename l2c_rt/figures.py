@@ -6,9 +6,10 @@ Imports matplotlib when a picture is drawn, and no pyplot: no global state.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from l2c_rt.untrusted.atomic_write import write_whole
 
@@ -27,6 +28,34 @@ METHOD_COLOURS = {
     "random": "#56B4E9",
 }
 FULL_RUN = "#333333"
+# For more methods than that palette has colours: each colour again with another line and marker.
+MORE_COLOURS = ("#0072B2", "#D55E00", "#882255", "#332288")
+LINES = ("-", "--", ":", "-.")
+MARKERS = "os^Dv<>Px*"
+
+
+class Series(NamedTuple):
+    """What a method's line looks like; no two differ in the colour alone."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+def method_series(names: Sequence[str]) -> list[Series]:
+    """A look for each method: its own colour where it has one in every picture."""
+    others = [c for c in (*METHOD_COLOURS.values(), *MORE_COLOURS)
+              if c not in {METHOD_COLOURS.get(name) for name in names}]  # fmt: skip
+    looks, further = [], 0
+    for k, name in enumerate(names):
+        if name in METHOD_COLOURS:
+            colour, line = METHOD_COLOURS[name], LINES[0]
+        else:
+            rounds, place = divmod(further, len(others))
+            colour, line = others[place], LINES[rounds % len(LINES)]
+            further += 1
+        looks.append(Series(colour, MARKERS[k % len(MARKERS)], line))
+    return looks
 
 
 def new_figure(width: float, height: float) -> Figure:

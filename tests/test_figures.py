@@ -81,8 +81,12 @@ def seen(colour, sight):
 @pytest.mark.parametrize("sight", SIGHT)
 @pytest.mark.parametrize(
     "colours",
-    [(*figures.METHOD_COLOURS.values(), figures.FULL_RUN), figures.PALETTE],
-    ids=["methods", "kinds"],
+    [
+        (*figures.METHOD_COLOURS.values(), figures.FULL_RUN),
+        figures.PALETTE,
+        (*figures.METHOD_COLOURS.values(), *figures.MORE_COLOURS),
+    ],
+    ids=["methods", "kinds", "many methods"],
 )
 def test_colours_of_one_picture_stay_apart_for_colour_blind_readers(colours, sight):
     points = [seen(colour, SIGHT[sight]) for colour in colours]
@@ -99,3 +103,13 @@ def test_importing_the_module_imports_no_matplotlib():
     code = "import sys; import l2c_rt.figures; sys.exit('matplotlib' in sys.modules)"
     code = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}; {code}"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_no_two_of_thirty_methods_look_alike_and_known_ones_keep_their_colour() -> None:
+    names = ["learned", *(f"method {k}" for k in range(28)), "random"]
+    looks = figures.method_series(names)
+    assert len({(look.colour, look.line) for look in looks}) > 20
+    assert len(set(looks)) == len(names)
+    known = [look.colour for look in (looks[0], looks[-1])]
+    assert known == [figures.method_colour("learned"), figures.method_colour("random")]
+    assert all(look.colour not in known for look in looks[1:-1])

@@ -24,6 +24,7 @@ from l2c_rt.kernels.reference.products import (
 from l2c_rt.kernels.reference.rows import (
     gate_residual,
     gate_residual_norm_modulate,
+    mix,
     norm,
     norm_modulate,
     residual_norm,
@@ -43,6 +44,7 @@ __all__ = [
     "gate_residual_norm_modulate",
     "guided_update",
     "linear",
+    "mix",
     "norm",
     "norm_modulate",
     "patch_embed",

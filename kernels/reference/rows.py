@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from l2c_rt.kernels._launch import RowTile
-from l2c_rt.kernels.operands import Modulation, Reuses
+from l2c_rt.kernels.operands import Modulation, OperandBank, Reuses
 from l2c_rt.kernels.reference._outputs import Pair, into, into_both
 from l2c_rt.kernels.reference.products import split_sum
 
@@ -35,8 +35,9 @@ def reuse_sum(
 ) -> Tensor:
     total = x
     assert reuses.gates is not None
-    for slot, gate in zip(reuses.slots.tolist(), reuses.gates.tolist(), strict=True):
-        total = total + modulation.chunk(gate)[:, None] * reuses.arena[slot].view_as(x)
+    listed = zip(reuses.slots.tolist(), reuses.gates.tolist(), reuses.factors(), strict=True)
+    for slot, gate, factor in listed:
+        total = total + factor * modulation.chunk(gate)[:, None] * reuses.arena[slot].view_as(x)
     return into(out, total.to(x.dtype))
 
 
@@ -118,9 +119,23 @@ def ungated_reuse_sum(
     tile: RowTile | None = None,
 ) -> Tensor:
     total = x
-    for slot in reuses.slots.tolist():
-        total = total + reuses.arena[slot].view_as(x)
+    for slot, factor in zip(reuses.slots.tolist(), reuses.factors(), strict=True):
+        total = total + factor * reuses.arena[slot].view_as(x)
     return into(out, total.to(x.dtype))
+
+
+def mix(
+    reuses: Reuses,
+    out: Tensor,
+    operand: OperandBank | None = None,
+    tile: RowTile | None = None,
+) -> Tensor:
+    assert reuses.weights is not None
+    total = ungated_reuse_sum(torch.zeros_like(out), reuses)
+    if operand is not None:
+        scale, shift = operand.now(reuses.weights.counter)
+        total = total * (1 + scale) + shift
+    return into(out, total.to(out.dtype))
 
 
 def reuse_run_norm(

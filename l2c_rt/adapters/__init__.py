@@ -13,7 +13,7 @@ from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.diffusers import dit as diffusers_dit
 from l2c_rt.adapters.model_checks import check_bypassed, check_mode, check_other_hooks
 from l2c_rt.adapters.model_view import ModelView
-from l2c_rt.adapters.own.block_sites import GRANULARITIES, block_sites
+from l2c_rt.adapters.own.block_sites import GRANULARITIES, WHOLE_MODEL, block_sites
 from l2c_rt.adapters.own.describe import describe_own, own_instead
 from l2c_rt.adapters.own.site_patterns import named_sites
 from l2c_rt.adapters.wrappers import find_wrapped, sharded_by_fsdp
@@ -41,13 +41,13 @@ def describe(
     if adapter is not None and sites is not None:
         raise ValueError("compile: got both adapter= and sites=; an adapter names its sites itself")
     if granularity not in GRANULARITIES:
-        raise ValueError(f"granularity: got {granularity!r}, wanted 'branch' or 'block'")
-    if granularity == "block":
+        raise ValueError(f"granularity: got {granularity!r}, wanted 'branch', 'block' or 'model'")
+    if granularity != "branch":
         if adapter is not None:
-            raise ValueError('compile: got both adapter= and granularity="block"; an adapter '
-                             "describes branches")  # fmt: skip
-        _refuse_wrapped(model)
-        described = _by_blocks(model, sites)
+            raise ValueError(f'compile: got both adapter= and granularity="{granularity}"; an '
+                             "adapter describes branches")  # fmt: skip
+        _refuse_wrapped(model, granularity)
+        described = _by_blocks(model, sites, granularity)
     elif adapter is None:
         _refuse_wrapped(model)
         described = _described(model, sites)
@@ -78,9 +78,14 @@ def _described(model: nn.Module, sites: Sequence[str] | None) -> BoundModel:
     return describe_own(model)
 
 
-def _by_blocks(model: nn.Module, sites: Sequence[str] | None) -> BoundModel:
-    """The model's own forward cut at its blocks, in the published loop where it has one."""
-    if sites is None:
+def _by_blocks(model: nn.Module, sites: Sequence[str] | None, granularity: str) -> BoundModel:
+    """The model's own forward cut at its blocks, or kept as a whole, in the published loop where it
+    has one."""
+    if granularity == "model":
+        if sites is not None:
+            raise ValueError('compile: got both sites= and granularity="model"')
+        own = describe_own(model, [WHOLE_MODEL])
+    elif sites is None:
         own = describe_own(model, block_sites(model))
     else:
         own = describe_own(model, [replace(s, is_block=True) for s in named_sites(model, sites)])
@@ -114,7 +119,7 @@ def bind(model: nn.Module) -> BoundModel:
     )
 
 
-def _refuse_wrapped(model: nn.Module) -> None:
+def _refuse_wrapped(model: nn.Module, granularity: str = "branch") -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"compile: model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, ModelView):
@@ -130,7 +135,9 @@ def _refuse_wrapped(model: nn.Module) -> None:
             "are from torch.distributed.checkpoint.state_dict"
         )
     by_torch = "model._orig_mod" if "_orig_mod" in model._modules else ""
-    if wrapped := find_wrapped(model, has_adapter) or by_torch:
+    # Of a model that is kept as a whole nobody asks what is inside.
+    within = "" if granularity == "model" else find_wrapped(model, has_adapter)
+    if wrapped := within or by_torch:
         by = type(model).__name__
         if "_orig_mod" in wrapped:
             by = "torch.compile, whose graphs would not be run"

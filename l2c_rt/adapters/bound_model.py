@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from l2c_rt.adapters.own.sites import Site
 from l2c_rt.adapters.own.stage import OpenStage
 from l2c_rt.families import FROM_UNCOND, Guidance
+from l2c_rt.plan.decisions import Dynamic
 from l2c_rt.plan.program import BlockProgram
 
 
@@ -161,7 +162,8 @@ class BoundModel:
     `branches`, and `begin` then puts "args" and "kwargs" into the state's options, and
     "writes_kept" where the model's code writes to what it is handed.  `refused` says why it stands
     in place of another description; `unproved` why the model's own forward computes something else
-    than the program.
+    than the program; `unfused_on_gpu` why a GPU's fused kernels are not used though the model is
+    fusable.  `dynamic` is the method that decides at run time, where one does.
     """
 
     model: nn.Module
@@ -182,6 +184,8 @@ class BoundModel:
     open_stage: OpenStage | None = None
     refused: str = ""
     unproved: str = ""
+    unfused_on_gpu: str = ""
+    dynamic: Dynamic | None = None
 
     @property
     def device(self) -> torch.device:

@@ -8,6 +8,7 @@ from typing import Any
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend
 from l2c_rt.backends.cpu.fused import custom_forward, fused_cpu_backend
+from l2c_rt.backends.dynamic.backend import deciding_backend
 from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.options import Options
 from l2c_rt.backends.own_backend import own_backend
@@ -31,6 +32,11 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
     by_sites = model.open_stage is not None
     if by_sites and (name in ("auto", "own") or model.refused):
         unused = _unused_options(options, graphs=model.device.type == "cuda")
+        if model.dynamic is not None:
+            if model.device.type == "cuda" and options.graph != "off":
+                name = type(model.dynamic.method).__name__
+                unused = (f"no CUDA graphs: {name} chooses rows inside of the forward", *unused)
+            return deciding_backend(model, unused, merge=options.merge)
         return own_backend(model, unused, merge=options.merge, graphs=_graphs(model, options))
     if by_sites or name == "own":
         kind, by = type(model.model).__name__, "its sites" if by_sites else "an adapter"
@@ -62,6 +68,8 @@ def _why_not_fused(model: BoundModel, options: Options) -> str:
         return custom_forward(model.fusable)
     if model.device.type != "cuda":
         return f"no fused backend for device {model.device}"
+    if model.unfused_on_gpu:
+        return model.unfused_on_gpu
     reason: str = _cuda_support().why_not(model, options)
     return reason
 

@@ -22,6 +22,7 @@ from l2c_rt.plan.ops import Plan, StepPlan
 from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
 from l2c_rt.plan.prepare import Passes
 from l2c_rt.plan.program import BlockProgram
+from l2c_rt.plan.run_record import Done, RunRecord
 from l2c_rt.sampling.solvers import PublishedSolver
 
 MAX_SHAPES = 4
@@ -31,12 +32,17 @@ Callback = Callable[[int, Tensor], None]
 """(evaluation, latents after it)."""
 
 
+class WrongResultError(RuntimeError):
+    """A backend computes something else than the model on this machine; no result was given."""
+
+
 class Evaluation(NamedTuple):
     """One evaluation of a run: its running values, its slots, and where in the run it is.
 
     `step` counts evaluations, `variant` is the plan's distinct step; `timesteps` [S] are those of
     the whole run, where they are known.  `coefficients` are those of the step's predictions, and
-    `operands` their tensors by branch.
+    `operands` their tensors by branch.  `record` has what the run did so far; `lane` is which call
+    of the step this is.
     """
 
     state: State
@@ -46,6 +52,8 @@ class Evaluation(NamedTuple):
     timesteps: tuple[float, ...] | None
     coefficients: tuple[float, ...] = ()
     operands: Mapping[str, Operand] = {}
+    record: RunRecord = RunRecord(0)
+    lane: int = 0
 
 
 class Workspace(Protocol):
@@ -67,6 +75,21 @@ class Workspace(Protocol):
 
     def step_seconds(self) -> Iterable[tuple[int, float]]:
         """(variant, seconds) of evaluations that the device has ended since the last time."""
+
+
+@runtime_checkable
+class Decides(Workspace, Protocol):
+    """A workspace that chooses among the plan's distinct steps itself, where it need not carry out
+    step 0."""
+
+    @property
+    def done(self) -> Done:
+        """What the last evaluation did."""
+
+
+def carried_out(workspace: Workspace, variant: int) -> Done:
+    """What a workspace has done that was asked for a distinct step."""
+    return workspace.done if isinstance(workspace, Decides) else Done(variant)
 
 
 @runtime_checkable
@@ -113,7 +136,8 @@ class RunRequest:
 class Backend:
     """How a described model is run.  `reasons` says why this backend and not a faster one.
 
-    `extra_slots` are taken beside the plan's.
+    `extra_slots` are taken beside the plan's.  One that is `replaceable` gives way to the reference
+    where its first run finds a wrong result.
     """
 
     name: str
@@ -121,6 +145,7 @@ class Backend:
     workspace: Callable[[Plan], Workspace]
     reasons: tuple[str, ...] = ()
     extra_slots: int = 0
+    replaceable: bool = False
 
 
 OpTable = Mapping[type, Callable[[Any, Any, Evaluation], None]]

@@ -17,7 +17,8 @@ class Options:
     "off"; `residual_dtype` is the residual stream's, None for the model's own; `table_bytes` caps
     the modulation table of a session, which covers fewer steps at a time where it is too small.
     With `forgiving`, what cannot be captured is launched kernel by kernel and noted.  With `merge`,
-    neighbouring blocks that are always reused together are kept as one.
+    neighbouring blocks that are always reused together are kept as one.  With `check` the first run
+    of a shape on a machine compares every kernel with its meaning.
     """
 
     graph: str = "step"
@@ -26,6 +27,7 @@ class Options:
     table_bytes: int = 1 << 30
     forgiving: bool = False
     merge: bool = True
+    check: bool = True
 
     def __post_init__(self) -> None:
         if self.graph not in GRAPHS:

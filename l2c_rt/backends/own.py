@@ -10,9 +10,10 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.own.block_sites import WHOLE_MODEL
 from l2c_rt.backends.backend import Counted, Evaluation
 from l2c_rt.backends.graphs.forward import VisitUnit
-from l2c_rt.backends.own_blocks import BlockCall, BlockVisits
+from l2c_rt.backends.own_blocks import ADDED, BlockCall, BlockVisits, Keeping
 from l2c_rt.backends.own_calls import CallPlans, LaneCalls
 from l2c_rt.backends.own_rows import (
     STAND_INS,
@@ -35,10 +36,17 @@ class OwnWorkspace:
     set, `visit_unit` is called in place of the blocks `units` (see `graphs.forward.Forward`)."""
 
     def __init__(
-        self, model: BoundModel, plan: Plan, plans: CallPlans, units: Collection[str] = ()
+        self,
+        model: BoundModel,
+        plan: Plan,
+        plans: CallPlans,
+        units: Collection[str] = (),
+        *,
+        keeping: Keeping = ADDED,
     ) -> None:
         assert model.open_stage is not None
         self.visit_unit: VisitUnit | None = None
+        self._plan = plan
         self._units = frozenset(units)
         sites = {site.name: site for site in model.sites}
         left_out = {op.branch for step in plan.steps for op in step if isinstance(op, LeaveOut)}
@@ -51,7 +59,9 @@ class OwnWorkspace:
         self._alike = alike_of([sites[name] for name in plan.slots])
         self._stage = model.open_stage(self._visit, sorted(self._units - self._cut))
         self._lane = LaneCalls(plan, plans)
-        self._blocks = BlockVisits(self._lane) if model.sites[0].is_block else None
+        self._blocks: BlockVisits | None = None
+        if model.sites[0].is_block:
+            self._blocks = BlockVisits(self._lane, keeping)
         self._hollow: dict[tuple[str, int], Any] = {}
         self._written: set[tuple[str, int]] = set()
         self.calls: dict[str, int] = {}
@@ -60,7 +70,7 @@ class OwnWorkspace:
         self._values = KeptValues()
         self._coefficients: tuple[float, ...] = ()
         self._operands: Mapping[str, Operand] = {}
-        self._first = True
+        self._first, self._variant = True, 0
         self._writes = False
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
@@ -71,14 +81,14 @@ class OwnWorkspace:
         """
         self._row = self._rows[evaluation.variant]
         self._values = evaluation.slots.values
-        self._first = evaluation.step == 0
         self._coefficients, self._operands = evaluation.coefficients, evaluation.operands
+        self._first, self._variant = evaluation.step == 0, evaluation.variant
         self.calls = {}
         self._writes = evaluation.state.options.get("writes_kept", False)
         if self._first:
             self._lane.begin(evaluation.state, self._values)
         if self._blocks is not None:
-            self._blocks.begin(evaluation.variant, evaluation.step, self._values)
+            self._blocks.begin(evaluation, self._values)
         out: object = self._lane.forward(self._stage, evaluation.state)
         if self._first:
             self._check_called()
@@ -86,7 +96,14 @@ class OwnWorkspace:
         elif self.calls != self._calls_at_first:
             raise ValueError(self._other_calls(self._first_difference()))
         # A branch may be the last module: what the user is given must not be our memory.
-        return tree_map(self._values.not_kept, out) if self._reuses[evaluation.variant] else out
+        return tree_map(self._values.not_kept, out) if self._reuses[self._variant] else out
+
+    def switch(self, variant: int, coefficients: tuple[float, ...]) -> None:
+        """For the rest of the evaluation another distinct step of the plan is carried out."""
+        self._variant, self._row = variant, self._rows[variant]
+        self._coefficients = coefficients
+        if self._blocks is not None:
+            self._blocks.switch(variant, coefficients)
 
     def drop_tables(self) -> None:
         """A run begins: shapes may be others, and the attributes of the model's modules."""
@@ -133,7 +150,9 @@ class OwnWorkspace:
         if self._blocks is not None:
             if not self._first and call >= self._calls_at_first.get(path, 0):
                 raise ValueError(self._other_calls(path))
-            return self._blocks.visit(BlockCall(path, call, module, args, kwargs))
+            return self._blocks.visit(
+                BlockCall(path or WHOLE_MODEL.name, call, module, args, kwargs)
+            )
         action = self._row.get(path)
         if action is None:
             return self._lane.call(path, module, args, kwargs)

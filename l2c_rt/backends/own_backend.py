@@ -11,6 +11,7 @@ from l2c_rt.backends.graphs.refusals import why_not_captured
 from l2c_rt.backends.graphs.workspace import GraphWorkspace, unit_paths
 from l2c_rt.backends.own import OwnWorkspace
 from l2c_rt.backends.own_calls import CallPlans
+from l2c_rt.backends.own_halves import HalvedWorkspace
 from l2c_rt.plan.ops import Plan
 
 
@@ -27,11 +28,15 @@ def own_backend(
     why_not = why_not_captured(model.model) if graphs is not None else ""
     if graphs is None or why_not:
         reasons = (f"no CUDA graphs: {why_not}", *reasons) if why_not else reasons
-        return Backend("own", unchanged, lambda plan: OwnWorkspace(model, plan, plans), reasons)
+        return Backend("own", unchanged, lambda plan: _kind(plan)(model, plan, plans), reasons)
     units = unit_paths(model.model, model.sites)
 
     def workspace(plan: Plan) -> Workspace:
-        forward = partial(OwnWorkspace, model, plan, plans, units)
+        forward = partial(_kind(plan), model, plan, plans, units)
         return GraphWorkspace(model.model, model.device, graphs, forward)
 
     return Backend("own", unchanged, workspace, reasons)
+
+
+def _kind(plan: Plan) -> type[OwnWorkspace]:
+    return OwnWorkspace if plan.halves is None else HalvedWorkspace

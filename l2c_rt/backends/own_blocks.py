@@ -11,35 +11,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from l2c_rt.adapters.own.observe import Stream, write_count
+from l2c_rt.adapters.own.observe import write_count
 from l2c_rt.adapters.own.probe import streams_by_shape
+from l2c_rt.backends.backend import Evaluation
+from l2c_rt.backends.block_rows import BlockAction, BlockRow, Streams, block_rows
 from l2c_rt.backends.own_calls import CallPlan, LaneCalls
+from l2c_rt.backends.own_rows import copy_of
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
-from l2c_rt.memory.mixing import mixed_values
-from l2c_rt.plan.ops import Compute, Predict, StepPlan, reuses
-
-Streams = tuple[Stream | None, ...]
-"""For each output of a block, the argument that it continues."""
-
-
-class BlockAction(NamedTuple):
-    """What is done at a block of a group that is kept, or reused as `predict` says.
-
-    `in_place`: the block writes to the arguments that it continues, and returns them.
-    """
-
-    computes: bool
-    slot: int
-    is_first: bool
-    is_last: bool
-    streams: Streams
-    in_place: bool
-    predict: Predict | None
-
-
-Row = Mapping[str, BlockAction]
-"""By the path of the block; blocks without an action are just called."""
+from l2c_rt.memory.mixing import Operand, mixed_values
 
 
 class BlockCall(NamedTuple):
@@ -72,32 +53,53 @@ class _Group:
         return [n for n, count in self.writes.items() if write_count(self.entered[n]) != count]
 
 
+class Keeping(NamedTuple):
+    """What is kept of blocks; with `outputs` what they give, not what they add; with `at_exit` it
+    is added where the model's code enters the module after them."""
+
+    outputs: bool = False
+    at_exit: bool = False
+
+
+ADDED = Keeping()
+
+
 class BlockVisits:
     """The blocks of one lane, gone through in the order of their calls."""
 
-    def __init__(self, calls: LaneCalls) -> None:
-        self._calls = calls
+    def __init__(self, calls: LaneCalls, keeping: Keeping) -> None:
+        self._calls, self._has_exit = calls, keeping.at_exit
+        self._outputs = keeping.outputs
+        self._left: tuple[BlockCall, BlockAction] | None = None
         self._planned: CallPlan | None = None
-        self._rows: tuple[Row, ...] = ()
-        self._row: Row = {}
+        self._rows: tuple[BlockRow, ...] = ()
+        self._row: BlockRow = {}
         self._coefficients: tuple[float, ...] = ()
+        self._operands: Mapping[str, Operand] = {}
         self._values = KeptValues()
         self._returned: dict[str, Any] = {}
         self._kept: set[ValueKey] = set()
         self._group = _Group.of({})
 
-    def begin(self, variant: int, step: int, values: KeptValues) -> None:
-        """Evaluation `step` begins; `variant` is the plan's distinct step."""
-        planned = self._calls.planned
+    def begin(self, evaluation: Evaluation, values: KeptValues) -> None:
+        """An evaluation begins."""
+        planned, step = self._calls.planned, evaluation.step
         if planned is not self._planned:
             self._planned = planned
-            self._rows = () if planned is None else tuple(_rows(planned))
-        self._row = self._rows[variant] if self._rows else {}
-        self._coefficients = () if planned is None else planned.counted.plan.coefficients_at(step)
-        self._values, self._group = values, _Group.of({})
+            self._rows = () if planned is None else tuple(block_rows(planned))
+        # Those of merged blocks stand at other places than those of the plan before merging.
+        merged = () if planned is None else planned.counted.plan.coefficients_at(step)
+        self.switch(evaluation.variant, merged or evaluation.coefficients)
+        self._operands = evaluation.operands
+        self._values, self._group, self._left = values, _Group.of({}), None
         if step == 0:
             self._returned.clear()
             self._kept.clear()
+
+    def switch(self, variant: int, coefficients: tuple[float, ...]) -> None:
+        """From here on this distinct step of the plan is carried out, with these coefficients of
+        its predictions."""
+        self._row, self._coefficients = self._rows[variant] if self._rows else {}, coefficients
 
     def visit(self, call: BlockCall) -> Any:
         """What the block gives, or what stands for it.
@@ -116,7 +118,9 @@ class BlockVisits:
         else:
             self._check_handed(call.path, arguments)
         out = self._computed(call, action) if action.computes else self._reused(call, action)
-        if action.is_last:
+        if action.is_last and self._has_exit:
+            self._left = call, action
+        elif action.is_last:
             self._group = _Group.of({})
         else:
             pairs = zip(action.streams, _parts(out), strict=True)
@@ -138,7 +142,7 @@ class BlockVisits:
 
     def _computed(self, call: BlockCall, action: BlockAction) -> Any:
         out = call.module(*call.args, **call.kwargs)
-        if action.is_last:
+        if action.is_last and not self._has_exit:
             _refuse_writes(call.path, self._group.written())
             self._keep(call, action.slot, action.streams, out)
         elif call.path not in self._returned:
@@ -146,9 +150,29 @@ class BlockVisits:
         return out
 
     def _reused(self, call: BlockCall, action: BlockAction) -> Any:
-        if not action.is_last:
+        if not action.is_last or self._has_exit:
             return self._handed_through(self._returned[call.path], action.streams)
+        return self._sums(call, action)
+
+    def at_exit(self, entering: Tensor) -> Tensor:
+        """What goes into the module before which the blocks' sum is added, in place of `entering`.
+
+        Raises ValueError where the blocks hand on anything but one tensor.
+        """
+        if self._left is None:
+            raise ValueError("the blocks do not hand one tensor on to the module after them")
+        (call, action), self._left = self._left, None
+        if not action.computes:
+            out: Tensor = self._sums(call, action)
+            return out
+        _refuse_writes(call.path, self._group.written())
+        self._keep(call, action.slot, action.streams, entering)
+        return entering
+
+    def _sums(self, call: BlockCall, action: BlockAction) -> Any:
         kept = self._value(call, action)
+        if self._outputs:
+            return tree_map(copy_of, kept)
         parts = [
             part if s is None else _sum(self._group.entered[s.name], part, in_place=action.in_place)
             for s, part in zip(action.streams, _parts(kept), strict=True)
@@ -164,13 +188,15 @@ class BlockVisits:
             kept = [self._values.get(ValueKey(slot, call.number)) for slot in predict.slots]
         except ValueError as error:
             raise ValueError(f"output of {call.path}: {error}") from None
-        value = mixed_values(kept, self._coefficients[predict.at : predict.at + len(kept)])
+        numbers = self._coefficients[predict.at : predict.at + len(kept)]
+        value = mixed_values(kept, numbers, self._operands.get(predict.branch))
         if predict.store is not None:
             self._values.keep(ValueKey(predict.store, call.number), value, 1, may_change=True)
         return value
 
     def _keep(self, call: BlockCall, slot: int, streams: Streams, out: object) -> None:
-        bases = [None if s is None else self._group.entered[s.name] for s in streams]
+        added = [None if self._outputs else stream for stream in streams]
+        bases = [None if s is None else self._group.entered[s.name] for s in added]
         key = ValueKey(slot, call.number)
         try:
             self._values.keep(key, out, 1, may_change=key not in self._kept, bases=bases)
@@ -198,34 +224,6 @@ class BlockVisits:
 
 def _arguments(call: BlockCall, streams: Streams) -> dict[str, Any]:
     return {s.name: s.of(call.args, call.kwargs) for s in streams if s is not None}
-
-
-def _rows(planned: CallPlan) -> list[Row]:
-    groups = dict(zip(planned.counted.program.branch_names, planned.groups, strict=True))
-    return [_row(step, groups, planned) for step in planned.counted.plan.steps]
-
-
-def _row(step: StepPlan, groups: Mapping[str, tuple[str, ...]], planned: CallPlan) -> Row:
-    row: dict[str, BlockAction] = {}
-    for op in (*(op for op in step if isinstance(op, Compute)), *reuses(step)):
-        branch, predict = op.branch, op if isinstance(op, Predict) else None
-        slot = op.slots[0] if isinstance(op, Predict) else op.slot
-        if slot is None:
-            continue
-        first, last = groups[branch][0], groups[branch][-1]
-        for name in groups[branch]:
-            site = planned.probe.sites.get(name)
-            if site is not None:
-                row[name] = BlockAction(
-                    isinstance(op, Compute),
-                    slot,
-                    name == first,
-                    name == last,
-                    site.streams,
-                    bool(site.overwritten),
-                    predict,
-                )
-    return row
 
 
 def _refuse_writes(path: str, names: list[str]) -> None:

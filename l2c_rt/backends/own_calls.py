@@ -24,7 +24,7 @@ from l2c_rt.adapters.own.probe import Probe, ProbeStoppedError, probe, probe_of
 from l2c_rt.backends.backend import Counted
 from l2c_rt.memory.kept_values import KeptValues, Size
 from l2c_rt.plan.ops import Compute, Plan
-from l2c_rt.plan.prepare import prepare_merged
+from l2c_rt.plan.prepare import PrepareMerged, prepare_merged
 
 MAX_CALLS = 8
 """Calls whose plans are kept; the oldest is dropped."""
@@ -59,8 +59,10 @@ class CallPlan:
 
     def sizes(self) -> Counter[Size]:
         """How many tensors of each size the plan keeps."""
+        # Of a batch of two halves the conditional rows are kept.
+        share = 1 if self.counted.plan.halves is None else 2
         return Counter(
-            (prod(shape), dtype)
+            (prod(shape) // share, dtype)
             for slot in self.slots
             if slot[-1] in self.probe.sites
             for shape, dtype in self.probe.sites[slot[-1]].outputs
@@ -76,9 +78,12 @@ class CallPlan:
 class CallPlans:
     """The plans of a model's calls; all lanes and sessions share them."""
 
-    def __init__(self, model: BoundModel, *, merge: bool) -> None:
+    def __init__(
+        self, model: BoundModel, *, merge: bool, prepare: PrepareMerged = prepare_merged
+    ) -> None:
         self.sites = model.sites
         self.merge = merge
+        self._prepare = prepare
         self._model = model
         self._plans: list[tuple[CallSignature, CallPlan]] = []
         self._lock = threading.Lock()
@@ -107,7 +112,7 @@ class CallPlans:
         program = counted_program(self._model.program, observed, signature.rows)
         names = program.branch_names
         gaps = [n for n in names if n not in observed.sites or observed.sites[n].has_gap]
-        merged, plan, cost = prepare_merged(program, plan, gaps if self.merge else names)
+        merged, plan, cost = self._prepare(program, plan, gaps if self.merge else names)
         call_plan = CallPlan(observed, Counted(merged.program, plan, cost), merged.groups, reason)
         self._check_writes(call_plan)
         if plan.num_slots:

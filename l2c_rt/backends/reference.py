@@ -6,16 +6,32 @@ something is.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend, Evaluation, OpByOp, OpTable, unchanged
+from l2c_rt.backends.token_scores import branch_scores
+from l2c_rt.backends.token_states import begin_ages, chosen_tokens, keep_stream, kept_stream
 from l2c_rt.memory.mixing import mixed
-from l2c_rt.plan.ops import Compute, Iterate, Predict, Reuse, ReuseRun, RunFixed
+from l2c_rt.plan.ops import (
+    Compute,
+    Iterate,
+    Predict,
+    Reuse,
+    ReuseRun,
+    RunFixed,
+)
+from l2c_rt.plan.stream_ops import KeepStream, RestoreStream, TokenStates
+from l2c_rt.plan.tokens import Refresh, Scored
 
 
 class Reference(OpByOp):
     """Calls the functions of the description; keeps nothing between calls."""
+
+    def __init__(self, model: BoundModel, tokens: TokenStates | None = None) -> None:
+        super().__init__(model)
+        self._tokens = tokens
 
     def run_fixed(self, op: RunFixed, evaluation: Evaluation) -> None:
         self.model.fixed[op.node](evaluation.state)
@@ -50,12 +66,35 @@ class Reference(OpByOp):
         for item in op.items:
             self.ops[type(item)](self, item, evaluation)
 
+    def scored(self, op: Scored, evaluation: Evaluation) -> None:
+        assert self._tokens is not None
+        scores = branch_scores(self.model, op.branch, evaluation.state, self._tokens.rule)
+        begin_ages(self._tokens, op, scores, evaluation)
+        self.compute(op, evaluation)
+
+    def refresh(self, op: Refresh, evaluation: Evaluation) -> None:
+        assert self._tokens is not None
+        state, out = evaluation.state, evaluation.slots.load(op.slot)
+        chosen = chosen_tokens(self._tokens, op, evaluation)
+        if op.tokens:
+            places = chosen.unsqueeze(-1).expand(-1, -1, out.shape[-1])
+            some = replace(state, x=state.x.gather(1, places))
+            out.scatter_(1, places, self.model.branches[op.branch].compute(some))
+        self.model.branches[op.branch].add(state, out)
+
+    def keep_stream(self, op: KeepStream, evaluation: Evaluation) -> None:
+        keep_stream(evaluation.slots.values, evaluation.state.x)
+
+    def restore_stream(self, op: RestoreStream, evaluation: Evaluation) -> None:
+        evaluation.state.x = kept_stream(evaluation.slots.values)
+
     ops: ClassVar[OpTable] = {
         RunFixed: run_fixed, Compute: compute, Iterate: iterate, Reuse: reuse, Predict: predict,
         ReuseRun: reuse_run,
+        Scored: scored, Refresh: refresh, KeepStream: keep_stream, RestoreStream: restore_stream,
     }  # fmt: skip
 
 
 def reference_backend(model: BoundModel, reasons: tuple[str, ...] = ()) -> Backend:
     """The reference for a described model."""
-    return Backend("reference", unchanged, lambda plan: Reference(model), reasons)
+    return Backend("reference", unchanged, lambda plan: Reference(model, plan.tokens), reasons)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,10 +13,11 @@ from l2c_rt import adapters
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.model_fingerprint import model_fingerprint
 from l2c_rt.adapters.own.describe import own_instead
-from l2c_rt.calibration.measures import Magnitudes, MeanOutputs, ReuseErrors
+from l2c_rt.calibration.measures import Judgement, Magnitudes, MeanOutputs, ReuseErrors
 from l2c_rt.calibration.recorder import Measure, Recorder
-from l2c_rt.calibration.runs import Progress, Samples, is_loop, own_runs, published_runs
-from l2c_rt.compare.loop_runs import Loop
+from l2c_rt.calibration.runs import Progress, Runs, is_loop
+from l2c_rt.comparison.loop_runs import Loop
+from l2c_rt.correctors.eoc import EOC
 from l2c_rt.schedule.calibration import Calibration
 from l2c_rt.untrusted.atomic_write import require_writable
 
@@ -40,7 +41,8 @@ def calibrate(
     cfg_scale: float | None = None,
     batch_size: int | None = None,
     prior: bool = False,
-    out: str | os.PathLike[str] | None = None,
+    held_out: int = 0,
+    out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
     """Run a model uncached and measure how its branches, or whole blocks, change between steps.
@@ -50,35 +52,31 @@ def calibrate(
     `loop(model, seed)` runs once for each of `samples` seeds from `seed` on.
     Measured are the errors of reuse up to `lookback` evaluations ago; with the granularity "block"
     the ratios of norms of MagCache as well; with `prior` the mean output of every branch with a
-    condition, for EOC ([steps, branches, T, D] float32, on the host).  Held are `lookback` outputs
-    of every branch; runs cost what uncached ones do.
+    condition, for EOC ([steps, branches, T, D] float32, on the host), and with `held_out` further
+    samples where EOC's correction lowers the error on them.  Held are `lookback` outputs of every
+    branch; runs cost what uncached ones do.
     `out` is a file that is written at the end.  `progress` is called with the evaluations done, of
     how many.  Raises TypeError and ValueError as `compile` does, and for a loop that makes other
     calls.
     """
     _check(steps=steps, samples=samples, lookback=lookback, calls_per_step=calls_per_step)
+    if held_out and not prior:
+        raise ValueError("calibrate: held_out runs judge a prior; give prior=True with them")
     if out is not None:
         require_writable(out)
-    bound_model = _described(model, loop, sites, granularity)
-    drawn = None
-    if loop is None:
-        drawn = Samples.of(bound_model, samples, seed, noise, labels, cfg_scale, batch_size)
-    measures = _Measures.of(bound_model, steps, min(lookback, steps - 1), calls_per_step)
-    if prior:
-        measures.prior = MeanOutputs(len(measures.branches), steps, halves=_guided(drawn))
-    recorder, told = Recorder(bound_model, measures.all()), progress or _silent
-    if drawn is not None:
-        samples = len(drawn.noise)
-        timesteps = published_runs(bound_model, steps, drawn, recorder, told)
-    elif loop is not None:
-        seeds = range(seed, seed + samples)
-        timesteps = own_runs(bound_model, loop, steps, calls_per_step, seeds, recorder, told)
-    sampling = bound_model.sampling if loop is None else None
+    bound_model = described_for_calibration(model, loop, sites, granularity)
+    runs = Runs(bound_model, steps, loop, calls_per_step, cfg_scale, batch_size, progress)
+    measures = _Measures.of(runs, min(lookback, steps - 1), prior=prior)
+    recorder = Recorder(bound_model, measures.all())
+    timesteps = runs.over(recorder, samples, seed, noise, labels)
     calibration = measures.calibration(
-        sampler="" if sampling is None else sampling.sampler,
-        source=f"{samples} samples, seed {seed}", fingerprint=model_fingerprint(model),
+        sampler=runs.sampler, source=f"seed {seed}", fingerprint=model_fingerprint(model),
         granularity=granularity, timesteps=timesteps,
     )  # fmt: skip
+    if held_out:
+        judgement = Judgement(EOC(calibration), len(calibration.branches), steps)
+        runs.over(Recorder(bound_model, [judgement]), held_out, seed + samples)
+        calibration = replace(calibration, corrects=judgement.result())
     if out is not None:
         calibration.save(out)
     return calibration
@@ -94,31 +92,33 @@ class _Measures:
     prior: MeanOutputs | None = None
 
     @staticmethod
-    def of(bound_model: BoundModel, steps: int, lookback: int, calls_per_step: int) -> _Measures:
-        branches = bound_model.program.branch_names
-        errors = ReuseErrors(len(branches), lookback, steps)
-        of_blocks = bound_model.sites[0].is_block
-        magnitudes = Magnitudes(calls_per_step, steps) if of_blocks else None
-        return _Measures(branches, errors, magnitudes)
+    def of(runs: Runs, lookback: int, *, prior: bool) -> _Measures:
+        branches, steps = runs.bound_model.program.branch_names, runs.steps
+        of_blocks = runs.bound_model.sites[0].is_block
+        return _Measures(
+            branches,
+            ReuseErrors(len(branches), lookback, steps),
+            Magnitudes(runs.calls_per_step, steps) if of_blocks else None,
+            MeanOutputs(len(branches), steps, halves=runs.guided) if prior else None,
+        )
 
     def all(self) -> list[Measure]:
         chosen = (self.errors, self.magnitudes, self.prior)
         return [measure for measure in chosen if measure is not None]
 
     def calibration(self, **header: Any) -> Calibration:
-        optional = {"magnitudes": self.magnitudes, "prior": self.prior}
-        tables = {name: m.result() for name, m in optional.items() if m is not None}
-        return Calibration(self.errors.result(), self.branches, **tables, **header)
+        calibration = Calibration(self.errors.result(), self.branches, **header)
+        if self.magnitudes is not None:
+            calibration = replace(calibration, magnitudes=self.magnitudes.result())
+        if self.prior is not None:
+            calibration = replace(calibration, prior=self.prior.result())
+        return calibration
 
 
-def _guided(samples: Samples | None) -> bool:
-    """Whether both labels are in a batch, cond first."""
-    return samples is not None and samples.guided
-
-
-def _described(
+def described_for_calibration(
     model: nn.Module, loop: Loop | None, sites: Sequence[str] | None, granularity: str
 ) -> BoundModel:
+    """The model's own forward, cut; TypeError or ValueError where there is no loop to run."""
     if loop is not None and not is_loop(loop):
         raise TypeError(f"calibrate: loop is a {type(loop).__name__}, wanted loop(model, seed)")
     bound_model = adapters.describe(model, sites=sites, granularity=granularity)
@@ -139,7 +139,3 @@ def _check(**numbers: object) -> None:
             raise ValueError(
                 f"calibrate: {name} is {value!r:.40}, wanted an int of {least} or more"
             )
-
-
-def _silent(done: int, total: int) -> None:
-    """No progress is shown."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.calibration.recorder import Seen
+from l2c_rt.correctors.eoc import EOC
 from l2c_rt.runtime.loop_model import Place
 
 Outputs = tuple[Tensor, ...]
@@ -128,6 +129,38 @@ class MeanOutputs:
         return prior
 
 
+class Judgement:
+    """Where EOC's correction by a prior is nearer to what a branch gives than plain reuse is.
+
+    In runs that the prior is not from, F_n-1 and F_n-1 (1 + theta trend) are compared with F_n.
+    """
+
+    def __init__(self, corrector: EOC, branches: int, steps: int) -> None:
+        self._corrector = corrector
+        self._gains = np.zeros((steps, branches))
+        self._before: dict[tuple[int, int], Tensor] = {}
+
+    def see(self, seen: Seen) -> None:
+        (branch, _), (lane, step) = seen.call, seen.place
+        now = seen.outputs[0].float()
+        if step:
+            kept = self._before[lane, branch]
+            trend = torch.from_numpy(self._corrector.trend(step, branch)).to(now)
+            corrected = kept * (1 + self._corrector.theta * trend)
+            gain = (kept - now).square().sum() - (corrected - now).square().sum()
+            self._gains[step, branch] += gain.item()
+        self._before[lane, branch] = now.clone()
+
+    def end_evaluation(self, place: Place) -> None:
+        """Nothing is left to do."""
+
+    def result(self) -> npt.NDArray[np.bool_]:
+        """[steps, branches], True where the correction lowers the error."""
+        return self._gains > 0
+
+
 def float_sum(tensor: Tensor) -> Tensor:
     """The sum of absolute values, in float32 at least."""
-    return tensor.abs().sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
+    wide = torch.promote_types(tensor.dtype, torch.float32)
+    total: Tensor = torch.linalg.vector_norm(tensor, 1, dtype=wide)
+    return total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -29,6 +29,10 @@ class Seen(NamedTuple):
     main: Tensor | None
 
 
+Replaced = Callable[[Call], Tensor | None]
+"""What a branch gives, or adds, in place of its one output; None leaves it."""
+
+
 class Measure(Protocol):
     """Takes what uncached runs give, branch by branch and evaluation by evaluation."""
 
@@ -46,23 +50,26 @@ class Recorder:
         self._streams: Mapping[str, tuple[Stream | None, ...]] = {}
         self._names = bound_model.program.branch_names
         self._place = Place(0, 0)
-        self.timesteps: list[Any] = []
+        self._replaced: Replaced | None = None
 
     def begin_run(self) -> None:
         """A run begins: the attributes of the model's modules may be others."""
-        self.timesteps.clear()
         if self._passes is not None:
             self._passes.refresh()
 
     @torch.no_grad()
-    def call(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The model's own return value."""
+    def call(
+        self,
+        place: Place,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        replaced: Replaced | None = None,
+    ) -> Any:
+        """The model's own return value; `replaced` says what a branch gives in its place."""
         if self._passes is None:
             self._streams = streams_of(self._bound_model, args, kwargs)
             self._passes = SitePasses(self._bound_model, self._streams, checkpointing=False)
-        self._place = place
-        if place.lane == 0:
-            self.timesteps.append(self._bound_model.begin(*args, **kwargs).t)
+        self._place, self._replaced = place, replaced
         out = self._passes.run(self._seen, args, kwargs)
         for measure in self._measures:
             measure.end_evaluation(place)
@@ -81,7 +88,10 @@ class Recorder:
         )  # fmt: skip
         for measure in self._measures:
             measure.see(Seen(self._place, call, outputs, main))
-        return out
+        value = None if self._replaced is None else self._replaced(call)
+        if value is None:
+            return out
+        return value if not bases or bases[0] is None else bases[0] + value
 
 
 def streams_of(
@@ -104,8 +114,11 @@ def _main(streams: Sequence[Stream | None], parts: Sequence[Any]) -> Tensor | No
     named = {s.name: part for s, part in zip(streams, parts, strict=True) if s is not None}
     for name in MAIN_STREAMS:
         if name in named:
-            return named[name]
-    return next(iter(named.values()), None)
+            break
+    else:
+        name = next(iter(named), "")
+    main: Tensor | None = named.get(name)
+    return main
 
 
 def _observed(bound_model: BoundModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Probe:

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
-from l2c_rt.compare.loop_runs import Loop
+from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.learning.rehearsal import isolated
 from l2c_rt.runtime.loop_model import LoopModel, Place
 from l2c_rt.runtime.timestep_check import host_timestep
@@ -25,18 +25,14 @@ OnResult = Callable[[Any], None]
 """Takes what a run ends in: latents, or what a loop of the user's own returns."""
 
 
-class Watched(Protocol):
-    """What stands for the model in a run, such as a Recorder."""
-
-    timesteps: list[Any]
+class Callee(Protocol):
+    """What takes the model's calls in a run."""
 
     def begin_run(self) -> None: ...
 
-    def call(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
-
-
-def _dropped(result: Any) -> None:
-    """Nobody looks at it."""
+    def call(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The model's own return value, or what stands for it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,74 +81,117 @@ class Samples:
             yield self.noise[rows], None if self.labels is None else self.labels[rows]
 
 
-def published_runs(
-    bound_model: BoundModel,
-    steps: int,
-    samples: Samples,
-    recorder: Watched,
-    progress: Progress,
-    on_result: OnResult = _dropped,
-) -> tuple[float, ...]:
-    """One run per batch; the timesteps of the loop."""
-    loop: PublishedLoop | None = bound_model.sampling
-    assert loop is not None
-    solver = solver_for(loop.sampler, steps)
-    batches = list(samples.batches())
-    dtype = next(bound_model.model.parameters()).dtype
-    for run, (noise, labels) in enumerate(batches):
-        step = 0
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Whole runs of one model: of its published loop, where `loop` is None, or of `loop`.
 
-        def call(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-            arguments = bound_model.arguments(x.to(dtype), t, y)
-            out = recorder.call(Place(0, step), (), arguments)  # noqa: B023
-            return bound_model.to_tensor(out).to(x.dtype)
-
-        recorder.begin_run()
-        guided = loops.guided_call(call, loop, labels, samples.cfg_scale)
-        latents = noise
-        for x in loops.run(solver, guided, noise):
-            latents, step = x, step + 1
-            progress(run * steps + step, len(batches) * steps)
-        on_result(latents)
-    return tuple(map(float, solver.timesteps))
-
-
-def own_runs(
-    bound_model: BoundModel,
-    loop: Loop,
-    steps: int,
-    calls_per_step: int,
-    seeds: Sequence[int],
-    recorder: Watched,
-    progress: Progress,
-    on_result: OnResult = _dropped,
-) -> tuple[float, ...] | None:
-    """One run per seed; the timesteps, where the model is given any and runs have the same.
-
-    Raises ValueError where the loop calls the model another number of times.
+    `cfg_scale` and `batch_size` are of the published loop.
     """
-    known: list[tuple[float, ...]] = []
-    for run, seed in enumerate(seeds):
 
-        def call(place: Place, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-            if place.step >= steps:
+    bound_model: BoundModel
+    steps: int
+    loop: Loop | None = None
+    calls_per_step: int = 1
+    cfg_scale: float | None = None
+    batch_size: int | None = None
+    progress: Progress | None = None
+    on_result: OnResult | None = None
+
+    @property
+    def guided(self) -> bool:
+        """Whether both labels are in a batch, cond first."""
+        return self.loop is None and self.samples(1, 0).guided
+
+    @property
+    def sampler(self) -> str:
+        """The published sampler; "" of a loop of the user's own."""
+        sampling = self.bound_model.sampling
+        return "" if self.loop is not None or sampling is None else sampling.sampler
+
+    def samples(
+        self,
+        count: int,
+        seed: int,
+        noise: Tensor | None = None,
+        labels: Sequence[int] | None = None,
+    ) -> Samples:
+        """What runs of the published loop start from."""
+        scale, size = self.cfg_scale, self.batch_size
+        return Samples.of(self.bound_model, count, seed, noise, labels, scale, size)
+
+    def over(
+        self,
+        callee: Callee,
+        count: int,
+        seed: int,
+        noise: Tensor | None = None,
+        labels: Sequence[int] | None = None,
+    ) -> tuple[float, ...] | None:
+        """Run for `count` samples, every call of the model going to `callee`.
+
+        The result is the timesteps, where the model is given any and all runs have the same.
+        Raises ValueError where the loop calls the model another number of times.
+        """
+        if self.loop is None:
+            return self._published(callee, self.samples(count, seed, noise, labels))
+        seeds = range(seed, seed + count)
+        known = [self._own(callee, self.loop, run, seeds) for run in range(count)]
+        same = all(times == known[0] and len(times) == self.steps for times in known)
+        return known[0] if same else None
+
+    def _published(self, callee: Callee, samples: Samples) -> tuple[float, ...]:
+        model, loop = self.bound_model, self.bound_model.sampling
+        assert loop is not None
+        solver = solver_for(loop.sampler, self.steps)
+        batches = list(samples.batches())
+        dtype = next(model.model.parameters()).dtype
+        for run, (noise, labels) in enumerate(batches):
+            step = 0
+
+            def call(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+                arguments = model.arguments(x.to(dtype), t, y)
+                out = callee.call(Place(0, step), (), arguments)  # noqa: B023
+                return model.to_tensor(out).to(x.dtype)
+
+            callee.begin_run()
+            guided = loops.guided_call(call, loop, labels, samples.cfg_scale)
+            latents = noise
+            for x in loops.run(solver, guided, noise):
+                latents, step = x, step + 1
+                self._tell(run * self.steps + step, len(batches) * self.steps)
+            self._end(latents)
+        return tuple(map(float, solver.timesteps))
+
+    def _own(self, callee: Callee, loop: Loop, run: int, seeds: Sequence[int]) -> tuple[float, ...]:
+        """One run, the `run`-th of all; its timesteps."""
+        bound_model, times = self.bound_model, []
+
+        def call(place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if place.step >= self.steps:
                 # Counted, and refused at the end.
                 return bound_model.model(*args, **kwargs)
-            out = recorder.call(place, args, kwargs)
-            if place.lane == calls_per_step - 1:
-                progress(run * steps + place.step + 1, len(seeds) * steps)  # noqa: B023
+            if place.lane == 0:
+                times.append(bound_model.begin(*args, **kwargs).t)
+            out = callee.call(place, args, kwargs)
+            if place.lane == self.calls_per_step - 1:
+                self._tell(run * self.steps + place.step + 1, len(seeds) * self.steps)
             return out
 
-        model = LoopModel(bound_model.model, calls_per_step, call)
-        recorder.begin_run()
-        with isolated(bound_model.device, seed):
-            result = loop(model, seed)
-        on_result(result)
-        _check_counts(model.counts, steps, calls_per_step)
-        times = [None if t is None else host_timestep(t) for t in recorder.timesteps]
-        known.append(tuple(t for t in times if t is not None))
-    same = all(times == known[0] and len(times) == steps for times in known)
-    return known[0] if same else None
+        model = LoopModel(bound_model.model, self.calls_per_step, call)
+        callee.begin_run()
+        with isolated(bound_model.device, seeds[run]):
+            result = loop(model, seeds[run])
+        self._end(result)
+        _check_counts(model.counts, self.steps, self.calls_per_step)
+        return tuple(float(host_timestep(t)) for t in times if t is not None)
+
+    def _end(self, result: Any) -> None:
+        if self.on_result is not None:
+            self.on_result(result)
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(done, total)
 
 
 def _check_counts(counts: Sequence[int], steps: int, calls_per_step: int) -> None:

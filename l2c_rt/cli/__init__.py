@@ -14,6 +14,7 @@ from l2c_rt.cli.calibrate import calibrate_command
 from l2c_rt.cli.compare import compare_command
 from l2c_rt.cli.convert import convert_command
 from l2c_rt.cli.demo import demo_command
+from l2c_rt.cli.doctor import doctor_command
 from l2c_rt.cli.exits import ExitCodes
 from l2c_rt.cli.inspect import inspect_command
 from l2c_rt.cli.learn import learn_command
@@ -48,6 +49,7 @@ for command in (
     sample_command,
     compare_command,
     bench_command,
+    doctor_command,
     demo_command,
 ):
     main.add_command(command)

@@ -46,6 +46,8 @@ In Python: rt.compile(model, rt.methods.SmoothCache("dit-50.safetensors", thresh
               show_default=True, help="Branches, for SmoothCache; blocks, for Block Caching and "
               "MagCache.")  # fmt: skip
 @click.option("--prior", is_flag=True, help="Keep the mean output of every branch, for EOC.")
+@click.option("--held-out", type=click.IntRange(0, MOST), default=0, show_default=True,
+              help="Further images that judge the prior, with --prior.")  # fmt: skip
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @cfg_scale_option
 @num_heads_option
@@ -65,6 +67,8 @@ def calibrate_command(
     if out.suffix != ".safetensors":
         refuse("--out", f"{out}: a calibration is a .safetensors file; name it so")
     check_writable("--out", out, force)
+    if options["held_out"] and not options["prior"]:
+        refuse("--held-out", "judges a prior; give --prior with it")
     check_weights(weights)
     check_device(device)
     loaded = load(weights, "", num_heads, key)

@@ -170,7 +170,7 @@ def _tell(loaded: Loaded, router: Router, out: Path, images: int, options: dict[
     click.echo(f"\n{router.schedule()}\n")
     if not images:
         return
-    from l2c_rt.compare.fit import fit_report
+    from l2c_rt.comparison.fit import fit_report
     from l2c_rt.learning.output import write_fit
 
     given = {name: options[name] for name in ("cfg_scale", "seed")}

@@ -145,12 +145,12 @@ class CudaRecorder:
         """
         began = time.perf_counter()
         before = torch.cuda.memory_reserved(self.device)
-        graph = self._captured(work)
+        graph: Graph = self._captured(work)
         self.nbytes += max(0, torch.cuda.memory_reserved(self.device) - before)
         self.seconds += time.perf_counter() - began
         return graph
 
-    def _captured(self, work: Work) -> Graph:
+    def _captured(self, work: Work) -> Any:
         try:
             return self._attempt(work)
         except torch.OutOfMemoryError:

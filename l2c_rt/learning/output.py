@@ -5,7 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from l2c_rt.compare.fit_report import FitReport
+from l2c_rt.comparison.fit_report import FitReport
 from l2c_rt.figures import has_matplotlib, save_figure
 from l2c_rt.learning.checkpoint import save_checkpoint
 from l2c_rt.learning.log import CsvLog, scores_figure

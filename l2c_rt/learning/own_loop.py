@@ -18,7 +18,7 @@ from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.model_fingerprint import model_fingerprint
 from l2c_rt.adapters.own.describe import own_instead
 from l2c_rt.adapters.own.unet import describe_unet
-from l2c_rt.compare.loop_runs import Loop
+from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.families import OWN_LOOP
 from l2c_rt.learning.options import LearnOptions, LoopOptions
 from l2c_rt.learning.rehearsal import Rehearsal, check_counts, check_modes, isolated, rehearse

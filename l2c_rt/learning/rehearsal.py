@@ -15,7 +15,7 @@ from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.observe import Observer, Stream
 from l2c_rt.adapters.own.probe import Probe, probe_of
 from l2c_rt.adapters.own.sites import Site
-from l2c_rt.compare.loop_runs import Loop, images_of
+from l2c_rt.comparison.loop_runs import Loop, images_of
 from l2c_rt.learning.options import LearnOptions
 from l2c_rt.runtime.known_loop import same_timestep
 from l2c_rt.runtime.loop_model import LoopModel, Place

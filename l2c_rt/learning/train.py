@@ -19,8 +19,8 @@ from tqdm import tqdm
 from l2c_rt import adapters
 from l2c_rt._version import __version__
 from l2c_rt.adapters.branch_forward import frozen
-from l2c_rt.compare.fit import fit_report
-from l2c_rt.compare.loop_runs import Loop
+from l2c_rt.comparison.fit import fit_report
+from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.learning.checkpoint import load_checkpoint
 from l2c_rt.learning.options import LoopOptions, history_of, resolve_options
 from l2c_rt.learning.output import CHECKPOINT, ROUTER, Output, checked_folder, write_fit

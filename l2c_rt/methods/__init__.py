@@ -7,15 +7,29 @@ from typing import Any
 
 _HOMES = {
     # name for rt.compile: class, module
+    "duca": ("DuCa", "l2c_rt.methods.toca"),
+    "fastercache": ("FasterCache", "l2c_rt.methods.faster_cache"),
+    "fastercache-script": ("FasterCacheScript", "l2c_rt.methods.faster_cache_script"),
+    "guidance-interval": ("GuidanceInterval", "l2c_rt.methods.guidance_interval"),
+    "toca": ("ToCa", "l2c_rt.methods.toca"),
     "block-caching": ("BlockCaching", "l2c_rt.methods.block_caching"),
+    "dbcache": ("DBCache", "l2c_rt.methods.dbcache"),
     "deepcache": ("DeepCache", "l2c_rt.policies.deep_cache"),
     "delta-dit": ("DeltaDiT", "l2c_rt.methods.delta_dit"),
+    "easycache": ("EasyCache", "l2c_rt.methods.easycache"),
     "every-n": ("PlainEveryN", "l2c_rt.methods.plain_every_n"),
+    "first-block-cache": ("FirstBlockCache", "l2c_rt.methods.first_block_cache"),
     "fora": ("FORA", "l2c_rt.methods.fora"),
+    "hicache": ("HiCache", "l2c_rt.methods.taylor_seer"),
     "magcache": ("MagCache", "l2c_rt.methods.mag_cache"),
     "pab": ("PAB", "l2c_rt.methods.pab"),
+    "seacache": ("SeaCache", "l2c_rt.methods.sea_cache"),
     "smoothcache": ("SmoothCache", "l2c_rt.methods.smooth_cache"),
+    "speca": ("SpeCa", "l2c_rt.methods.speca"),
     "steps-mask": ("StepsMask", "l2c_rt.methods.steps_mask"),
+    "taylorseer": ("TaylorSeer", "l2c_rt.methods.taylor_seer"),
+    "taylorseer-diffusers": ("DiffusersTaylorSeer", "l2c_rt.methods.diffusers_taylor_seer"),
+    "teacache": ("TeaCache", "l2c_rt.methods.teacache"),
 }
 
 __all__ = sorted(name for name, _ in _HOMES.values())
@@ -26,8 +40,8 @@ def names() -> tuple[str, ...]:
     return tuple(_HOMES)
 
 
-def named(name: str) -> Any:
-    """The method of that name, with the published defaults.
+def named(name: str, **fields: Any) -> Any:
+    """The method of that name, with the published defaults where `fields` do not say otherwise.
 
     Raises ValueError for any other name, and where a method has no defaults.
     """
@@ -35,11 +49,11 @@ def named(name: str) -> Any:
         raise ValueError(f"{name!r:.100} is not a method; there are {', '.join(_HOMES)}")
     kind = getattr(import_module(_HOMES[name][1]), _HOMES[name][0])
     try:
-        return kind()
+        return kind(**fields)
     except TypeError as error:
-        fields = str(error).partition("missing ")[2] or str(error)
+        missing = str(error).partition("missing ")[2] or str(error)
         raise ValueError(
-            f"{name!r}: this method has no defaults ({fields}); give methods.{kind.__name__}(...)"
+            f"{name!r}: this method has no defaults ({missing}); give methods.{kind.__name__}(...)"
         ) from None
 
 

@@ -14,8 +14,8 @@ def check_int(name: str, value: object, least: int) -> None:
 
 def check_number(name: str, value: object, low: float, high: float = math.inf) -> None:
     """Raise ValueError unless `value` is a finite number in low..high."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high:  # type: ignore[arg-type]
+    number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else value
+    if not math.isfinite(number) or not low <= number <= high:
         within = f"of at least {low:g}" if high == math.inf else f"in {low:g}..{high:g}"
         raise ValueError(f"{name} is {value!r:.40}, wanted a number {within}")
 

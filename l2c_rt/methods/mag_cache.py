@@ -89,7 +89,8 @@ class MagCache:
         if steps == 1:
             return ratios[-1:]
         places = np.arange(steps, dtype=np.float32) * np.float32((len(ratios) - 1) / (steps - 1))
-        return ratios[np.rint(places).astype(int)]
+        nearest: Ratios = ratios[np.rint(places).astype(int)]
+        return nearest
 
     def computed(self, steps: int) -> list[bool]:
         """Which evaluations compute the trunk."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -49,6 +49,11 @@ class PAB:
     spatial_attention_timestep_skip_range: Window = (100, 800)
     temporal_attention_timestep_skip_range: Window = (100, 800)
     cross_attention_timestep_skip_range: Window = (100, 800)
+
+    tells_kinds_apart = True
+    """A model's other branches are computed."""
+    needs_timesteps: ClassVar[bool] = True
+    """This method plans by the timesteps of the run."""
 
     def __post_init__(self) -> None:
         for kind in ("spatial", "temporal", CROSS):

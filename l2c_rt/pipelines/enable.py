@@ -13,12 +13,14 @@ from torch import nn
 from l2c_rt.api import Schedulable, compile
 from l2c_rt.pipelines.loop_position import LoopPosition, Part
 from l2c_rt.pipelines.pipeline_model import PipelineModel
+from l2c_rt.pipelines.timesteps import needs_timesteps, timesteps_of_run
+from l2c_rt.runtime.known_loop import loop_of
 from l2c_rt.runtime.summary import Summary
 
 MODELS = ("transformer", "transformer_2", "unet")
 """Attributes of a pipeline that hold the model that its loop calls."""
 
-FROM_THE_LOOP = ("calls_per_step", "lanes", "timesteps")
+FROM_THE_LOOP = ("calls_per_step", "lanes")
 """Options of `compile` that the pipeline's loop decides."""
 
 
@@ -69,7 +71,8 @@ def enable(
     `method` is the second argument of `compile`, or one for each model by name; models that are not
     named stay as they are.  `steps` is the number of timesteps of the pipeline's scheduler, which
     is not `num_inference_steps` for every scheduler; of two experts, each gets the steps on its
-    side of the boundary, or what a mapping by name says.  `options` are those of `compile`.
+    side of the boundary, or what a mapping by name says.  `options` are those of `compile`;
+    `timesteps` only for a method that goes by them, where the scheduler alone does not tell them.
     Calls per step are counted in each run's first step.  A run with another number of steps raises
     ValueError before its first evaluation; one that starts late (strength) is computed in full and
     warns.  Use the result in a `with` block, or call `disable(pipe)`.
@@ -77,13 +80,19 @@ def enable(
     enabled already; the pipeline is then as it was.
     """
     methods = _methods(pipe, method)
-    for name in FROM_THE_LOOP:
-        if name in options:
-            raise TypeError(f"enable: {name}= is not an option, the pipeline's loop decides it")
+    timesteps = options.pop("timesteps", None)
+    decided = [name for name in FROM_THE_LOOP if name in options]
+    if timesteps is not None and not any(map(needs_timesteps, methods.values())):
+        decided.append("timesteps")
+    for name in decided:
+        raise TypeError(f"enable: {name}= is not an option, the pipeline's loop decides it")
     given = {name: _steps_of(pipe, name, steps) for name in methods}
     models: dict[str, PipelineModel] = {}
     for name, spec in methods.items():
-        fast = compile(getattr(pipe, name), spec, steps=given[name], **options)
+        times = timesteps_of_run(pipe, spec, given[name], timesteps)
+        fast = compile(getattr(pipe, name), spec, steps=given[name], timesteps=times, **options)
+        # Every run may have other timesteps: those that the method was planned for are compared.
+        fast.run.shared.loop = loop_of(fast.schedule, None)
         part = _part(pipe, name, fast.schedule.steps, steps)
         models[name] = PipelineModel(fast.run.shared, position=LoopPosition(pipe, part))
     for name, model in models.items():

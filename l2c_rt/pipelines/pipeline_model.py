@@ -8,6 +8,7 @@ from typing import Any
 from l2c_rt.pipelines.loop_position import LoopPosition, Place
 from l2c_rt.runtime.cache_context import StepHint
 from l2c_rt.runtime.compiled import Compiled
+from l2c_rt.runtime.half_checks import check_calls
 from l2c_rt.runtime.session import Session
 from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.runtime.summary import Summary
@@ -64,8 +65,11 @@ class PipelineModel(Compiled):
             raise
 
     def _session(self, lane: int) -> Session:
+        if lane:
+            check_calls(self.schedule, lane + 1)
         if lane > len(self._others):
             self._others.append(self._new_session(1, None))
+            self._others[-1].run.recording.follow(self.run.recording, lane)
         return self._others[lane - 1] if lane else self
 
     def _place(

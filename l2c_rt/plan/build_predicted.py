@@ -104,7 +104,8 @@ def _cells(schedule: CacheSchedule, predictions: Predictions, k: int, branch: Br
 def _allocate(cells: list[Cell], first: int) -> int:
     """Give every value that is read later a slot of its own while it lives; how many there are.
 
-    A predicted value may take the slot of one that it is the last to read.
+    A predicted value never takes a slot that it is made from, so that an evaluation can be done
+    twice, as it is where a graph is captured, with the same result.
     """
     last_read = {term.evaluation: s for s, cell in enumerate(cells) for term in cell.reads}
     slot_of: dict[int, int] = {}
@@ -112,19 +113,15 @@ def _allocate(cells: list[Cell], first: int) -> int:
     count = 0
     for s, cell in enumerate(cells):
         cell.slots = tuple(slot_of[term.evaluation] for term in cell.reads)
-        ended = [q for q in slot_of if last_read[q] <= s]
-        free = sorted(free + [slot_of.pop(q) for q in ended])
+        free = sorted(free + [slot_of.pop(q) for q in list(slot_of) if last_read[q] < s])
         # The sum of a prediction with an operand is made in its slot, whether or not it is kept.
-        wanted = last_read.get(s, -1) > s or cell.has_operand
-        if not wanted:
+        if s not in last_read and not cell.has_operand:
             continue
         if not free:
             free, count = [first + count], count + 1
         cell.store = free.pop(0)
-        if s in last_read:
-            slot_of[s] = cell.store
-        else:
-            free = sorted([*free, cell.store])
+        slot_of[s] = cell.store
+        last_read.setdefault(s, s)
     return count
 
 

@@ -8,12 +8,14 @@ one row kernel where a sum is needed, both ends one kernel each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from l2c_rt.plan.lowering import can_be_one_kernel
+from l2c_rt.plan.lowering import CHOICE_KERNELS, can_be_one_kernel
 from l2c_rt.plan.ops import Compute, Iterate, Plan, Predict, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Branch
 from l2c_rt.plan.step_walk import Added, walk
+from l2c_rt.plan.stream_ops import HalveBatch
+from l2c_rt.plan.tokens import Refresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,8 @@ def cost(program: BlockProgram, plan: Plan) -> Cost:
     for step in (*plan.steps, everything):
         counts = LaunchCounts(program, macs, weights)
         walk(step, program, counts, one_kernel=one_kernel)
-        per_step.append(counts.of_evaluation())
+        halved = isinstance(step[0], HalveBatch)
+        per_step.append(_of_a_half(counts.of_evaluation()) if halved else counts.of_evaluation())
     full = per_step[-1]
     return Cost(
         cached=tuple(per_step[i] for i in plan.order),
@@ -104,6 +107,14 @@ def cost(program: BlockProgram, plan: Plan) -> Cost:
         slot_elements=program.tokens * program.width,
         num_slots=plan.num_slots,
     )
+
+
+def _of_a_half(whole: EvaluationCost) -> EvaluationCost:
+    """Of a batch of two halves one is run: half of the arithmetic of a row, all weights."""
+    return replace(
+        whole, macs=whole.macs // 2, attention_macs=whole.attention_macs // 2,
+        activations=whole.activations // 2,
+    )  # fmt: skip
 
 
 def _most(branch: Branch) -> Compute:
@@ -124,7 +135,7 @@ class LaunchCounts:
         self.elements = self.kernels = self.attention_macs = 0
         self.macs, self.weights = macs, weights
         self._branches, self._fixed = program.branch_of, program.fixed_of
-        self._tensor = program.tokens * program.width
+        self._tokens, self._tensor = program.tokens, program.tokens * program.width
         self._modulation_row = program.branches[0].gated * program.width
 
     def of_evaluation(self) -> EvaluationCost:
@@ -149,6 +160,16 @@ class LaunchCounts:
         self.weights += times * branch.weights
         self.elements += branch.activations
         self.kernels += branch.kernels
+
+    def run_tokens(self, op: Refresh, source: str) -> None:
+        """All of the branch's weights, of all else the tokens' share.  What is gathered before it
+        and scattered after it, scores and ages are read and written beside."""
+        branch, tensor = self._branches[op.branch], self._tensor
+        self.macs += branch.macs * op.tokens // self._tokens
+        self.weights += branch.weights
+        self.elements += (branch.activations + 4 * tensor) * op.tokens // self._tokens
+        self.elements += 3 * self._tokens
+        self.kernels += branch.kernels + CHOICE_KERNELS
 
     def mix(self, op: Predict) -> None:
         self._count(len(op.slots) + 1 + op.has_operand, 0, None)

@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from l2c_rt.plan.ops import Compute, Predict, Reuse, StepPlan
 from l2c_rt.plan.program import BlockProgram, Fixed, Node
 from l2c_rt.plan.step_walk import STREAM, Added, walk
+from l2c_rt.plan.tokens import Refresh
+
+CHOICE_KERNELS = 4
+"""Of a choice of tokens: the scores' sum, the choice, gathering and scattering."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,17 @@ class Call:
     source: str
 
 
-Launch = Embed | Sum | Mix | Run | SkipLinear | Final | Call
+@dataclass(frozen=True, slots=True)
+class RunTokens:
+    """A branch on `tokens` tokens of `source`, each written to its place in `slot`."""
+
+    branch: str
+    slot: int
+    source: str
+    tokens: int
+
+
+Launch = Embed | Sum | Mix | Run | SkipLinear | Final | Call | RunTokens
 LoweredStep = tuple[Launch, ...]
 
 
@@ -134,6 +148,9 @@ class _Launches:
     def mix(self, op: Predict) -> None:
         assert op.store is not None
         self.made.append(Mix(op.branch, op.slots, op.at, op.store, op.has_operand))
+
+    def run_tokens(self, op: Refresh, source: str) -> None:
+        self.made.append(RunTokens(op.branch, op.slot, source, op.tokens))
 
     def skip_linear(self, node: str, source: str, skip: str, target: str) -> None:
         self.made.append(SkipLinear(node, source, skip, target))
@@ -178,6 +195,8 @@ def can_be_one_kernel(program: BlockProgram) -> bool:
 
 def launch_kernels(launch: Launch, nodes: Mapping[str, Node]) -> int:
     """Kernels of one launch; the library's splitting of products not counted."""
+    if isinstance(launch, RunTokens):
+        return nodes[launch.branch].kernels + CHOICE_KERNELS
     if isinstance(launch, Run):
         return nodes[launch.branch].kernels
     return nodes[launch.node].kernels if isinstance(launch, Call | SkipLinear) else 1

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from l2c_rt.plan.stream_ops import BatchOp, KeepStream, RestoreStream, TokenStates
+from l2c_rt.schedule.halves import HalfSchedule
 from l2c_rt.schedule.predictions import Predictions
 
 
@@ -73,7 +75,17 @@ class LeaveOut:
     branch: str
 
 
-Op = RunFixed | Compute | Reuse | Predict | ReuseRun | LeaveOut
+Op = (
+    RunFixed
+    | Compute
+    | Reuse
+    | Predict
+    | ReuseRun
+    | LeaveOut
+    | KeepStream
+    | RestoreStream
+    | BatchOp
+)
 StepPlan = tuple[Op, ...]
 
 
@@ -94,6 +106,8 @@ class Plan:
     slots: tuple[str, ...]
     coefficients: tuple[tuple[float, ...], ...] = ()
     predictions: Predictions | None = None
+    tokens: TokenStates | None = None
+    halves: HalfSchedule | None = None
 
     def at(self, evaluation: int) -> StepPlan:
         return self.steps[self.order[evaluation]]
@@ -128,6 +142,8 @@ def reuses(step: StepPlan) -> tuple[Reuse | Predict, ...]:
 
 
 def _reused(op: Op) -> int:
+    if isinstance(op, RestoreStream):
+        return op.branches
     return 0 if isinstance(op, RunFixed | Compute) else len(op_nodes(op))
 
 
@@ -137,4 +153,6 @@ def op_nodes(op: Op) -> tuple[str, ...]:
         return (op.node,)
     if isinstance(op, ReuseRun):
         return tuple(item.branch for item in op.items)
-    return (op.branch,)
+    if isinstance(op, RestoreStream):
+        return op.nodes
+    return () if isinstance(op, KeepStream | BatchOp) else (op.branch,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from l2c_rt.plan.ops import (
@@ -17,6 +17,7 @@ from l2c_rt.plan.ops import (
     StepPlan,
 )
 from l2c_rt.plan.program import BlockProgram, Branch, Fixed
+from l2c_rt.plan.stream_ops import RestoreStream
 
 
 def hoist_conditioning(plan: Plan, program: BlockProgram) -> Plan:
@@ -29,7 +30,15 @@ def hoist_conditioning(plan: Plan, program: BlockProgram) -> Plan:
         tuple(op for op in step if not (isinstance(op, RunFixed) and op.node in names))
         for step in plan.steps
     )
+    if plan.tokens is not None:
+        steps = tuple(tuple(_without(op, names) for op in step) for step in steps)
     return replace(plan, steps=steps)
+
+
+def _without(op: Op, names: Collection[str]) -> Op:
+    if isinstance(op, RestoreStream):
+        return replace(op, nodes=tuple(node for node in op.nodes if node not in names))
+    return op
 
 
 def fuse_reuse_runs(plan: Plan) -> Plan:
@@ -78,6 +87,8 @@ def _iterated(op: Op, branches: Mapping[str, Branch], slots: tuple[str, ...], s:
     return Iterate(branch.name, slot, branch.iterations_at(s), branch.resumes and s > 0)
 
 
+SUMMED = frozenset({Reuse, Predict})
+"""What is added in one go; what computes some tokens is not."""
 Runs = dict[tuple[int, ...], ReuseRun]
 """Runs by the identities of their items, which the plan keeps alive: steps share them as they share
 all other ops, or a plan of 1000 steps would hold 100 000 of them."""
@@ -87,8 +98,8 @@ def _fused(step: StepPlan, shared: Runs) -> StepPlan:
     ops: list[Op] = []
     run: list[Reuse | Predict] = []
     for op in step:
-        if isinstance(op, Reuse | Predict):
-            run.append(op)
+        if type(op) in SUMMED:
+            run.append(op)  # type: ignore[arg-type]
             continue
         if run:
             ops.append(_as_one(run, shared))

@@ -7,15 +7,20 @@ from collections.abc import Callable, Collection
 from l2c_rt.plan.build import build_plan
 from l2c_rt.plan.build_predicted import build_predicted_plan
 from l2c_rt.plan.cost import Cost, cost
+from l2c_rt.plan.halves import with_halves
 from l2c_rt.plan.merge import MergedColumns, expand, merge_columns, schedule_of
 from l2c_rt.plan.ops import Plan, PlanError
 from l2c_rt.plan.passes import with_iterations
 from l2c_rt.plan.program import BlockProgram
+from l2c_rt.plan.tokens import with_tokens
 from l2c_rt.plan.verify import verify
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 Passes = Callable[[Plan, BlockProgram], Plan]
 """The rewrites that a backend asks for."""
+
+PrepareMerged = Callable[[BlockProgram, Plan, Collection[str]], tuple[MergedColumns, Plan, Cost]]
+"""(program, plan, gaps) -> the program and plan with neighbours merged, verified and counted."""
 
 
 def prepare(program: BlockProgram, schedule: CacheSchedule, passes: Passes) -> tuple[Plan, Cost]:
@@ -24,7 +29,9 @@ def prepare(program: BlockProgram, schedule: CacheSchedule, passes: Passes) -> t
     Raises ValueError where schedule and program name different branches, and PlanError, a
     ValueError, for a plan that could read a stale value or departs from the schedule.
     """
-    plan = passes(with_iterations(plan_of(program, schedule), program), program)
+    plan = with_iterations(plan_of(program, schedule), program)
+    plan = with_halves(with_tokens(plan, program, schedule), schedule.halves)
+    plan = passes(plan, program)
     verify(plan, program, schedule)
     return plan, cost(program, plan)
 
@@ -45,7 +52,7 @@ def prepare_merged(
     """
     schedule = schedule_of(plan, program)
     merged = merge_columns(program, schedule, gaps)
-    merged_plan = plan_of(merged.program, merged.schedule)
+    merged_plan = with_halves(plan_of(merged.program, merged.schedule), plan.halves)
     verify(merged_plan, merged.program, merged.schedule)
     if expand(merged) != schedule or merged_plan.order != plan.order:
         raise PlanError("the merged columns are not those of the schedule")

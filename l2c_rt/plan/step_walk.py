@@ -11,8 +11,10 @@ from typing import Protocol
 
 from l2c_rt.plan.ops import Compute, LeaveOut, Op, Predict, Reuse, ReuseRun, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Fixed
+from l2c_rt.plan.stream_ops import BatchOp, KeepStream, RestoreStream
+from l2c_rt.plan.tokens import Refresh
 
-STREAM, JOINED = "x", "x-joined"
+STREAM, JOINED, RESTORED = "x", "x-joined", "x-kept"
 
 Added = Compute | Reuse | Predict
 """An op whose branch's output is to be added to the stream."""
@@ -25,6 +27,7 @@ class Sink(Protocol):
     def sum(self, source: str, target: str, terms: Sequence[Added], branch: str | None) -> None: ...
     def run(self, op: Compute) -> None: ...
     def mix(self, op: Predict) -> None: ...
+    def run_tokens(self, op: Refresh, source: str) -> None: ...
     def skip_linear(self, node: str, source: str, skip: str, target: str) -> None: ...
     def final(self, source: str | None, terms: Sequence[Added]) -> None: ...
     def call(self, node: str, source: str) -> None: ...
@@ -60,14 +63,26 @@ class _Place:
         elif isinstance(op, Reuse | Predict):
             self._settle()
             self._add(op)
-        elif not isinstance(op, LeaveOut):
+        elif isinstance(op, KeepStream):
+            self._settle()
+            self._keep = RESTORED
+        elif isinstance(op, RestoreStream):
+            self._at, self._embedded, self._keep, self._waiting = RESTORED, False, None, []
+        elif not isinstance(op, LeaveOut | BatchOp):
             self._fixed(op)
 
     def _add(self, op: Reuse | Predict) -> None:
-        """To what waits; a prediction that is kept is made in its slot first."""
+        """To what waits; what is made in a slot is made first: a prediction, some tokens."""
+        if type(op) is not Reuse:
+            self._make(op)
+        self._waiting.append(op)
+
+    def _make(self, op: Reuse | Predict) -> None:
         if isinstance(op, Predict) and op.store is not None:
             self._sink.mix(op)
-        self._waiting.append(op)
+        elif isinstance(op, Refresh) and op.tokens:
+            self._sum(None)
+            self._sink.run_tokens(op, self._at)
 
     def _fixed(self, op: RunFixed) -> None:
         node = self._fixed_nodes[op.node]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import compress
 
+from l2c_rt.plan.halves import check_halves
 from l2c_rt.plan.ops import (
     Compute,
     Iterate,
@@ -19,9 +20,12 @@ from l2c_rt.plan.ops import (
 )
 from l2c_rt.plan.program import BlockProgram, Fixed
 from l2c_rt.plan.reads import Read, check_predicted, check_predicted_reads, slots_of
+from l2c_rt.plan.stream_ops import BatchOp, KeepStream, PassedOver, RestoreStream
+from l2c_rt.plan.verify_tokens import check_tokens
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
-SingleOp = RunFixed | Compute | Reuse | Predict | LeaveOut
+NOT_OF_ONE_NODE = (ReuseRun, RestoreStream, KeepStream, BatchOp)
+SingleOp = RunFixed | Compute | Reuse | Predict | LeaveOut | PassedOver
 
 
 def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = None) -> None:
@@ -43,11 +47,11 @@ def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = N
         _check_step(plan, apart[i], nodes, seen, s)
     writes = [[op for op in step if isinstance(op, Compute)] for step in apart]
     reads = [[op for op in step if isinstance(op, Reuse | Predict)] for step in apart]
-    predicted = plan.predictions is not None or any(
-        isinstance(op, Predict) for ops in reads for op in ops
-    )
+    predicted = plan.predictions is not None or any(Predict in map(type, ops) for ops in reads)
     (check_predicted_reads if predicted else _check_reads)(plan, writes, reads)
     _check_iterations(plan, writes, program)
+    check_tokens(plan, program, schedule)
+    check_halves(plan)
     if schedule is not None:
         if plan.predictions != schedule.predictions:
             raise PlanError("the plan's predictions are not those of the schedule")
@@ -68,10 +72,12 @@ def _taken_apart(step: StepPlan) -> list[SingleOp]:
     """The ops of a step, each of one node."""
     ops: list[SingleOp] = []
     for op in step:
-        if isinstance(op, ReuseRun):
-            ops += op.items
-        else:
+        if not isinstance(op, NOT_OF_ONE_NODE):
             ops.append(op)
+        elif isinstance(op, ReuseRun):
+            ops += op.items
+        elif isinstance(op, RestoreStream):
+            ops += map(PassedOver, op.nodes)
     return ops
 
 
@@ -175,7 +181,7 @@ def _check_nested(ops: list[SingleOp], nodes: _Nodes, s: int) -> None:
     """A branch is left out inside of a reused one, and only there; see _check_op for the rest."""
     outside = True
     for op in ops:
-        if isinstance(op, RunFixed):
+        if isinstance(op, RunFixed | PassedOver):
             continue
         inside = op.branch in nodes.nested and not outside
         if inside != isinstance(op, LeaveOut):
@@ -191,6 +197,8 @@ def _check_op(plan: Plan, op: SingleOp, nodes: _Nodes, s: int) -> str:
     if isinstance(op, RunFixed):
         if op.node in nodes.branches:
             raise PlanError(f"evaluation {s}: {op.node} is a branch, not a fixed node")
+        return op.node
+    if isinstance(op, PassedOver):
         return op.node
     if op.branch not in nodes.branches:
         raise PlanError(f"evaluation {s}: {op} names a fixed node as a branch")

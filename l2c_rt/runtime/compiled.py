@@ -13,6 +13,7 @@ from l2c_rt.backends.backend import Backend, Callback
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
 from l2c_rt.runtime.known_loop import KnownLoop
+from l2c_rt.runtime.last_run import LastRun, last_run
 from l2c_rt.runtime.run import Run
 from l2c_rt.runtime.session import OpenSessions, Session
 from l2c_rt.runtime.shared import SharedModel
@@ -66,6 +67,12 @@ class Compiled(Session, ModelView):
         """Those of the loop, given or shown by a complete run; None where nothing is known."""
         loop = self._shared.loop
         return None if loop is None else loop.timesteps
+
+    @property
+    def last_run(self) -> LastRun:
+        """What the run that began last did, in whichever session: branch by branch, with the metric
+        where the method decides at run time."""
+        return last_run(self._shared.last_record, self._shared)
 
     @property
     def cost(self) -> Cost:

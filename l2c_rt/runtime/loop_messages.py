@@ -8,6 +8,11 @@ from l2c_rt.runtime.known_loop import KnownLoop, goes_on, same_timestep
 
 TWO_REQUESTS = "two requests on one session? Open one session each, with fast.session()"
 
+NO_GRADIENTS = (
+    "x requires grad, but compiled calls have no gradients: what is computed from their outputs "
+    "lacks those of the model; for them, call the model itself"
+)
+
 
 def more_calls(steps: int) -> str:
     """Why there may be more calls than evaluations."""
@@ -130,6 +135,20 @@ def another_loop(known: KnownLoop, t: float, k: int) -> str:
         f"{t:g}, the schedule's loop has {known.timesteps[k]:g} ({known.timesteps[0]:g} to "
         f"{known.timesteps[-1]:g}); quality may suffer. Use the schedule's timesteps, or learn a "
         "router for this loop"
+    )
+
+
+NO_GRADIENTS = (
+    "x requires grad, but compiled calls have no gradients: what is computed from their outputs "
+    "lacks those of the model; for them, call the model itself"
+)
+
+
+def other_input(step: int, now: object, began: object) -> str:
+    """What calls of a run are given must stay of one kind."""
+    return (
+        f"step {step}: input is {now}, but the run began with {began}; finish the run or call "
+        "reset() before changing it"
     )
 
 

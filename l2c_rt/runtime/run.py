@@ -15,22 +15,24 @@ from torch import Tensor
 
 from l2c_rt.adapters.bound_model import PublishedLoop, State
 from l2c_rt.adapters.model_checks import check_device
-from l2c_rt.backends.backend import Callback, RunRequest, WholeRuns
+from l2c_rt.backends.backend import (
+    Callback,
+    RunRequest,
+    WholeRuns,
+    WrongResultError,
+    carried_out,
+)
 from l2c_rt.runtime import loop_messages as messages
 from l2c_rt.runtime.cache_context import StepHint
 from l2c_rt.runtime.calls import StepError, Tick
 from l2c_rt.runtime.known_loop import KnownLoop
 from l2c_rt.runtime.lanes import InputKey, Lane, Lanes
 from l2c_rt.runtime.profiler_ranges import trace_range
+from l2c_rt.runtime.recording import Recording
 from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.runtime.step_clock import StepClock
 from l2c_rt.runtime.timestep_check import TimestepCheck
 from l2c_rt.sampling.inputs import LabelCheck, check_batch, check_dtype, check_images
-
-NO_GRADIENTS = (
-    "x requires grad, but compiled calls have no gradients: what is computed from their outputs "
-    "lacks those of the model; for them, call the model itself"
-)
 
 
 class Run:
@@ -44,8 +46,8 @@ class Run:
         self._labels = LabelCheck()
         self.lanes = Lanes(lanes, shared.memory_taken)
         self._key: InputKey | None = None
-        self._in_call = False
-        self._asleep = self._closed = False
+        self._in_call = self._asleep = self._closed = False
+        self.recording = Recording(shared)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], hint: StepHint) -> Any:
         """One evaluation, with the model's own arguments and return value.
@@ -83,7 +85,9 @@ class Run:
         """A run done by a workspace in one go."""
         workspace = lane.workspace
         assert isinstance(workspace, WholeRuns)
+        self.recording.begin()
         latents = workspace.whole_run(request, lane.slots, callback)
+        self.recording.record.add_all(self.version.plan.order)
         self.shared.tell(workspace.graph_stats.reasons)
         self.shared.counts.add_whole_run(self.clock.steps, workspace.run_seconds())
         return latents
@@ -145,23 +149,35 @@ class Run:
         if loop is not None:
             self._labels.check(state.y, key.shape[0], loop)
         if tick.first:
+            self.recording.begin()
             self._check_first(state, loop, wants_grad)
             self._lanes_of_new_run(key)
-        else:
-            self._check_key(key, tick)
-        out = self._at(tick, key, state)
-        if tick.step == 0 and self.shared.refuted(self.version, args, kwargs, out) and self.renew():
-            # Evaluation 0 reads nothing that was kept, so it can be done again.
+        elif key != self._key:
+            raise StepError(messages.other_input(tick.step, key, self._key))
+        if tick.step and not tick.first:
+            return tick, self._at(tick, key, state)
+        try:
+            out: object = self._at(tick, key, state)
+            wrong = tick.step == 0 and self.shared.refuted(self.version, args, kwargs, out)
+        except WrongResultError as error:
+            wrong = self.shared.replace_backend(self.version, error)
+        if wrong and self.renew():
+            # The first evaluation reads nothing that was kept, so it can be done again.
             out = self._at(tick, key, self.version.model.begin(*args, **kwargs))
         return tick, out
 
     def _at(self, tick: Tick, key: InputKey, state: State) -> object:
         lane, began = self.lanes.at(key, self.version)[tick.lane], time.perf_counter()
-        evaluation = self.version.evaluation(state, lane.slots, tick, self.clock.timesteps)
+        evaluation = self.version.evaluation(
+            state, lane.slots, tick, self.clock.timesteps, *self.recording.place(tick.lane)
+        )
         with lane.slots.in_use(), trace_range("evaluation", tick.step):
             step = self.version.plan.steps[evaluation.variant]
             out = lane.workspace.evaluate(step, evaluation)
-        self._count(key, lane, evaluation.variant, time.perf_counter() - began)
+        done = carried_out(lane.workspace, evaluation.variant)
+        self.recording.add(tick.step, tick.lane, done)
+        host = time.perf_counter() - began if key.device.type == "cpu" else None
+        self.shared.counts.add_call(key, done.variant, host, lane.workspace.step_seconds())
         if tick.first:
             self.shared.begun(lane.workspace)
         elif tick.step + 1 == self.clock.steps:
@@ -173,7 +189,7 @@ class Run:
             check_images("x", state.x, loop)
         check_dtype(state.x, self.version.model.first_layer)
         if wants_grad and state.x.requires_grad:
-            self.shared.notices.tell([NO_GRADIENTS])
+            self.shared.notices.tell([messages.NO_GRADIENTS])
 
     def _lanes_of_new_run(self, key: InputKey) -> list[Lane]:
         lanes = self.lanes.at(key, self.version)
@@ -181,18 +197,3 @@ class Run:
             lane.workspace.drop_tables()
         self._key = key
         return lanes
-
-    def _check_key(self, key: InputKey, tick: Tick) -> None:
-        if key != self._key:
-            raise StepError(
-                f"step {tick.step}: input is {key}, but the run began with {self._key}; finish "
-                "the run or call reset() before changing it"
-            )
-
-    def _count(self, key: InputKey, lane: Lane, variant: int, host_seconds: float) -> None:
-        counts = self.shared.counts
-        counts.calls += 1
-        if key.device.type == "cpu":
-            counts.add_time(key, variant, host_seconds)
-        for ended, seconds in lane.workspace.step_seconds():
-            counts.add_time(key, ended, seconds)

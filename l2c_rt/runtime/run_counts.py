@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from statistics import median
@@ -12,13 +13,17 @@ KEPT_SAMPLES = 64
 
 @dataclass(slots=True)
 class RunCounts:
-    """`times[shape][variant]` are seconds of single evaluations, for the last input shape only."""
+    """`times[shape][variant]` are seconds of single evaluations, for the last input shape only.
+
+    `variants` are the evaluations of each distinct step of the plan, without runs done in one go.
+    """
 
     calls: int = 0
     completed: int = 0
     abandoned: int = 0
     allocations: int = 0
     weight_changes: int = 0
+    variants: Counter[int] = field(default_factory=Counter)
     times: dict[Hashable, dict[int, list[float]]] = field(default_factory=dict)
     ratios: list[float] = field(default_factory=list)
     latest: Hashable = None
@@ -31,6 +36,22 @@ class RunCounts:
         samples.append(seconds)
         del samples[:-KEPT_SAMPLES]
         self.latest = shape
+
+    def add_call(
+        self,
+        shape: Hashable,
+        variant: int,
+        host_seconds: float | None,
+        ended: Iterable[tuple[int, float]],
+    ) -> None:
+        """Note a call of a distinct step, with its seconds on a host, and the (distinct step,
+        seconds) of earlier ones that have ended on a device."""
+        self.calls += 1
+        self.variants[variant] += 1
+        for step, seconds in ended:
+            self.add_time(shape, step, seconds)
+        if host_seconds is not None:
+            self.add_time(shape, variant, host_seconds)
 
     def add_whole_run(self, steps: int, times: Iterable[tuple[float, float]]) -> None:
         """Note a run done in one go, and the times of those that have ended meanwhile.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
-from l2c_rt.backends.backend import Callback, RunRequest, WholeRuns
+from l2c_rt.backends.backend import Callback, RunRequest, WholeRuns, WrongResultError
 from l2c_rt.runtime.cache_context import StepHint
 from l2c_rt.runtime.known_loop import KnownLoop, same_timestep
 from l2c_rt.runtime.lanes import InputKey
@@ -50,7 +50,11 @@ def sample(
     # The latents outlive the call, so they must not be inference tensors.
     with torch.inference_mode(False), torch.no_grad(), trace_range("run"):
         if isinstance(lane.workspace, WholeRuns) and not _refuted(run, request, loop):
-            return run.whole(lane, request, previews)
+            try:
+                return run.whole(lane, request, previews)
+            except WrongResultError as error:
+                run.shared.replace_backend(run.version, error)
+                run.renew()
         return _step_by_step(run, request, loop, previews)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from l2c_rt.backends.backend import Callback
 from l2c_rt.runtime.cache_context import Announcement, StepHints
 from l2c_rt.runtime.forward_with_cfg import forward_with_cfg
+from l2c_rt.runtime.last_run import LastRun, last_run
 from l2c_rt.runtime.run import Run
 from l2c_rt.runtime.sample import sample
 from l2c_rt.runtime.turn import Turn
@@ -75,6 +76,12 @@ class Session:
             self.run.reset(forget_timesteps=forget_timesteps)
         else:
             self._turn.wait("reset", lambda: self.run.reset(forget_timesteps=forget_timesteps))
+
+    @property
+    def last_run(self) -> LastRun:
+        """What the run under way, or the last one, did: branch by branch, with the metric where
+        the method decides at run time."""
+        return last_run(self.run.recording.record, self.run.shared)
 
     def cache_context(self, name: str | None, **keywords: Any) -> AbstractContextManager[None]:
         """diffusers' way of naming one of several calls per step.

@@ -9,18 +9,29 @@ from typing import Any
 
 from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.adapters.own.describe import own_instead
-from l2c_rt.backends.backend import Backend, Counted, CountsCalls, Evaluation, Workspace
+from l2c_rt.backends.backend import (
+    Backend,
+    Counted,
+    CountsCalls,
+    Evaluation,
+    Workspace,
+    WrongResultError,
+)
+from l2c_rt.backends.reference import reference_backend
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.cost import Cost
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.prepare import prepare
+from l2c_rt.plan.run_record import RunRecord
 from l2c_rt.runtime.calls import LoopNote, Tick
 from l2c_rt.runtime.fingerprint import PlainAttributes, fingerprint
+from l2c_rt.runtime.half_checks import with_halves
 from l2c_rt.runtime.known_loop import KnownLoop
 from l2c_rt.runtime.notices import Notices, logger
 from l2c_rt.runtime.operands import Operands
 from l2c_rt.runtime.proof import REMEDY, Proof, structure
 from l2c_rt.runtime.run_counts import RunCounts
+from l2c_rt.runtime.token_checks import with_tokens
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 Describe = Callable[[Any], BoundModel]
@@ -45,7 +56,13 @@ class ModelVersion:
     operands: Operands
 
     def evaluation(
-        self, state: State, slots: Slots, tick: Tick, timesteps: tuple[float, ...] | None
+        self,
+        state: State,
+        slots: Slots,
+        tick: Tick,
+        timesteps: tuple[float, ...] | None,
+        record: RunRecord,
+        lane: int,
     ) -> Evaluation:
         """What a workspace is given for the evaluation of a tick."""
         plan, step = self.plan, tick.step
@@ -53,7 +70,9 @@ class ModelVersion:
         variant = plan.order[step if tick.reuse else 0]
         operands = self.operands.at(step, state.x.device)
         coefficients = plan.coefficients_at(step)
-        return Evaluation(state, slots, step, variant, timesteps, coefficients, operands)
+        return Evaluation(
+            state, slots, step, variant, timesteps, coefficients, operands, record, lane
+        )
 
     @property
     def num_slots(self) -> int:
@@ -83,6 +102,8 @@ class SharedModel:
         self.schedule = schedule
         self.strict, self.proof = strict, proof
         self.counts = RunCounts()
+        self.last_record = RunRecord(schedule.steps)
+        """Of the run that began last, whichever session's it is."""
         self.notices = Notices()
         self.asleep = False
         self.loop = loop
@@ -91,6 +112,7 @@ class SharedModel:
         self._describe, self._select_backend = describe, select_backend
         self._lock = threading.Lock()
         self._refused: dict[int, str] = {}
+        self._wrong_backend = ""
         self.version = self._version_of(model)
         """The last version that a run began with."""
         self.counted: Counted | None = None
@@ -154,6 +176,21 @@ class SharedModel:
                 self.version = self._version_of(own)
         self.tell()
 
+    def replace_backend(self, version: ModelVersion, error: WrongResultError) -> bool:
+        """Run on the reference from now on, in place of a backend that is wrong on this machine.
+
+        True, for the current version is another then.  Raises the error where the backend was asked
+        for by name, and under `strict`.
+        """
+        if not version.backend.replaceable:
+            raise error
+        with self._lock:
+            self._wrong_backend = str(error)
+            if self.version is version:
+                self.version = self._version_of(version.model)
+        self.tell()
+        return True
+
     @property
     def cost(self) -> Cost:
         """What a run costs: counted, or from the description where that has the counts, or none yet
@@ -175,7 +212,8 @@ class SharedModel:
 
         Raises ValueError under `strict` where the loop is not cached as planned.
         """
-        if kind in ("late start", "not proved") and bool(self.schedule.compute.all()):
+        nothing_kept = self.schedule.halves is None and bool(self.schedule.compute.all())
+        if kind in ("late start", "not proved") and nothing_kept:
             return
         if self.strict and kind not in ("restarted", "closed"):
             raise ValueError(f"strict: {text}")
@@ -197,7 +235,11 @@ class SharedModel:
         if self._refused and model.open_stage is None:
             problem = self._refused.get(structure(model))
             model = own_instead(model, problem) if problem else model
+        model = with_halves(with_tokens(model, self.schedule), self.schedule)
         backend = self._select_backend(model)
+        if self._wrong_backend and backend.replaceable:
+            why_not = f"fused backend not used: {self._wrong_backend}"
+            backend = reference_backend(model, (why_not,))
         plan, cost = prepare(model.program, self.schedule, backend.passes)
         attributes = PlainAttributes([] if model.fusable is None else model.fusable.modules())
         operands = Operands(plan.predictions, model.program.branch_names)

@@ -26,7 +26,9 @@ from l2c_rt.schedule.checks import (
     checked_threshold,
     checked_timesteps,
 )
+from l2c_rt.schedule.halves import HalfSchedule
 from l2c_rt.schedule.predictions import Predictions, check_cells
+from l2c_rt.schedule.tokens import TokenSchedule
 from l2c_rt.untrusted.bounded_read import naming
 
 
@@ -42,8 +44,9 @@ class CacheSchedule:
     `fingerprint` names the model that it was learned on; "" where it fits any. `granularity` says
     whether the branches are parts of blocks, whole blocks, or shells of a U-Net.
     `predictions` says what stands for a branch that is not computed, where that is more than its
-    latest output.
-    Two schedules are equal when `compute`, `branches` and `predictions` are.
+    latest output. `tokens` says where some tokens of a branch are computed, `halves` where half of
+    the batch is run; such a schedule is not saved, but made again.
+    Two schedules are equal when they do the same: `compute`, `branches` and the last three fields.
     Raises: ValueError where a field is not what it says above.
     """
 
@@ -58,6 +61,8 @@ class CacheSchedule:
     fingerprint: str = ""
     granularity: str = "branch"
     predictions: Predictions | None = None
+    tokens: TokenSchedule | None = None
+    halves: HalfSchedule | None = None
 
     def __post_init__(self) -> None:
         compute = checked_compute(self.compute)
@@ -71,6 +76,8 @@ class CacheSchedule:
         check_granularity(self.granularity)
         if self.predictions is not None:
             check_cells(self.predictions, compute, branches)
+        if self.tokens is not None:
+            self.tokens.check_table(compute)
         object.__setattr__(self, "compute", compute)
         object.__setattr__(self, "branches", branches)
         object.__setattr__(self, "calls_per_step", checked_calls(self.calls_per_step))
@@ -128,7 +135,15 @@ class CacheSchedule:
         return tuple(dict.fromkeys(tuple(row) for row in self.compute.tolist()))
 
     def save(self, path: str | Path) -> None:
-        """Write the schedule as a JSON file with a header and one readable line per evaluation."""
+        """Write the schedule as a JSON file with a header and one readable line per evaluation.
+
+        Raises ValueError for a schedule with `tokens` or `halves`.
+        """
+        if self.tokens is not None or self.halves is not None:
+            raise ValueError(
+                "a schedule with tokens or halves is not saved: keep the method that made it, such "
+                "as ToCa(fresh_ratio=0.07), and make the schedule again"
+            )
         files.write(path, self._fields())
 
     @classmethod
@@ -169,10 +184,12 @@ class CacheSchedule:
             self.branches == other.branches
             and np.array_equal(self.compute, other.compute)
             and self.predictions == other.predictions
+            and (self.tokens, self.halves) == (other.tokens, other.halves)
         )
 
     def __hash__(self) -> int:
-        return hash((self.compute.shape, self.compute.tobytes(), self.branches))
+        table = (self.compute.shape, self.compute.tobytes(), self.branches)
+        return hash((*table, self.predictions, self.tokens, self.halves))
 
     def __str__(self) -> str:
         return text_map.text_map(self._fields())

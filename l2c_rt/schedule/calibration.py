@@ -49,8 +49,10 @@ class Calibration:
     errors: npt.NDArray[np.float64]
     branches: tuple[str, ...]
     magnitudes: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
-    prior: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 0, 0)))
-    corrects: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0)))
+    prior: npt.NDArray[np.float32] = field(
+        default_factory=lambda: np.zeros((0, 0, 0, 0), np.float32)
+    )
+    corrects: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
     family: str = ""
     sampler: str = ""
     source: str = ""
@@ -60,7 +62,7 @@ class Calibration:
 
     def __post_init__(self) -> None:
         for name, dtype in TABLES.items():
-            table = np.array(getattr(self, name), dtype=dtype)
+            table: npt.NDArray[Any] = np.array(getattr(self, name), dtype=dtype)
             table.setflags(write=False)
             object.__setattr__(self, name, table)
         if self.errors.ndim != 3 or 0 in self.errors.shape:
@@ -116,7 +118,7 @@ class Calibration:
         names = ("family", "sampler", "fingerprint", "granularity", "timesteps")
         return {name: getattr(self, name) for name in names}
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | Path) -> None:
         """Write a .safetensors file with a header and a digest of the tables."""
         import safetensors.numpy
 

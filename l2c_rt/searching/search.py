@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.adapters.model_fingerprint import model_fingerprint
-from l2c_rt.compare.loop_runs import Loop
-from l2c_rt.fitting.cached_walk import CachedWalk, FittingPredictor, FixedPredictor
-from l2c_rt.fitting.calibration_runs import CalibrationRuns, described
-from l2c_rt.fitting.fit_corrector import fit_corrector
-from l2c_rt.fitting.fits import Fits
-from l2c_rt.fitting.judgement import squared_error
+from l2c_rt.comparison.loop_runs import Loop
+from l2c_rt.regression.cached_walk import CachedWalk, FittingPredictor, FixedPredictor
+from l2c_rt.regression.calibration_runs import CalibrationRuns, described
+from l2c_rt.regression.fit_corrector import fit_corrector
+from l2c_rt.regression.fits import Fits
+from l2c_rt.regression.judgement import squared_error
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.searching.candidates import Best, try_next, weighted
 from l2c_rt.searching.checkpoint import Checkpoint

@@ -17,12 +17,12 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.calibration.recorder import streams_of
-from l2c_rt.fitting.cached_walk import is_value
 from l2c_rt.learning.grams import Parts, gram_of
 from l2c_rt.learning.least_squares import Array, explained
 from l2c_rt.learning.rehearsal import check_modes
 from l2c_rt.learning.site_passes import Call, SitePasses, less_bases, with_bases
 from l2c_rt.learning.state import tensors_of
+from l2c_rt.regression.cached_walk import is_value
 from l2c_rt.runtime.loop_model import Place
 
 PREDICTED_FROM = 3
@@ -44,11 +44,9 @@ class Sensitivity:
         self._before: dict[tuple[int, Call], deque[Parts]] = {}
         self._values: dict[Call, tuple[Parts, list[Tensor]]] = {}
         self._generator = torch.Generator().manual_seed(seed)
-        self.timesteps: list[Any] = []
 
     def begin_run(self) -> None:
         """A run begins: the attributes of the model's modules may be others."""
-        self.timesteps.clear()
         self._before.clear()
         if self._passes is not None:
             self._passes.refresh()
@@ -60,8 +58,6 @@ class Sensitivity:
             streams: Mapping[str, Any] = streams_of(self._bound_model, args, kwargs)
             self._passes = SitePasses(self._bound_model, streams, checkpointing=False)
         self._place = place
-        if place.lane == 0:
-            self.timesteps.append(self._bound_model.begin(*args, **kwargs).t)
         self._values.clear()
         with torch.enable_grad():
             out = self._passes.run(self._at_site, args, kwargs)

@@ -226,7 +226,7 @@ def test_branches_may_lie_in_one_model_and_blocks_in_the_other() -> None:
 
 
 @pytest.mark.parametrize(("options", "error", "text"), [
-    ({"granularity": "layer"}, ValueError, "'branch' or 'block'"),
+    ({"granularity": "layer"}, ValueError, "'branch', 'block' or 'model'"),
     ({"granularity": "block", "merge": 1}, TypeError, "merge: wanted True or False"),
     ({"granularity": "block", "sites": ["blocks"]}, ValueError, "never called"),
 ])  # fmt: skip

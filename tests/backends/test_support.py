@@ -50,6 +50,7 @@ def chosen(name: str, model: nn.Module | None = None, **options: Any) -> backend
         program=bound_model.program,
         device=GPU,
         open_stage=None,
+        unfused_on_gpu="",
     )
     return backends.select_backend(name, Options(**options), on_gpu)  # type: ignore[arg-type]
 
@@ -148,7 +149,7 @@ def test_a_node_without_a_role_is_not_fused(machine: Any) -> None:
     nodes = (*bound_model.program.nodes[:-1], Fixed("extra"), bound_model.program.nodes[-1])
     odd = SimpleNamespace(fusable=bound_model.fusable, why_not_fusable="", device=GPU,
                           program=replace(bound_model.program, nodes=nodes),
-                          open_stage=None)  # fmt: skip
+                          open_stage=None, unfused_on_gpu="")  # fmt: skip
     with pytest.raises(ValueError, match="node 'extra' has no role"):
         backends.select_backend("fused", Options(), odd)  # type: ignore[arg-type]
 

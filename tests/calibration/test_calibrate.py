@@ -7,7 +7,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from method_goldens import SMALL, dit, dit_28, dit_calls, flux, flux_calls, golden, wan
+from method_goldens import (
+    SMALL,
+    dit,
+    dit_28,
+    dit_calls,
+    flux,
+    flux_calls,
+    golden,
+    wan,
+)  # fmt: skip
 from published_outputs import relative
 from toys import toy_dit, toy_uvit
 
@@ -132,7 +141,7 @@ def test_progress_is_told_for_every_evaluation():
         ({"steps": 4, "lookback": 0}, "lookback is 0"),
         ({"steps": 4, "calls_per_step": True}, "calls_per_step is True"),
         ({"steps": 4, "labels": [99]}, "labels|sample: y"),
-        ({"steps": 4, "granularity": "layer"}, "wanted 'branch' or 'block'"),
+        ({"steps": 4, "granularity": "layer"}, "wanted 'branch', 'block' or 'model'"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

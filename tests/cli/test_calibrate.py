@@ -13,7 +13,7 @@ from l2c_rt.schedule.calibration import Calibration
 def test_the_file_is_the_calibration_of_the_model(folder: Path) -> None:
     words = ("calibrate", "dit.safetensors", "--steps", 4, "-o", "c.safetensors", "--samples", 2)
     printed = done(*map(str, words), "--prior")
-    assert printed.startswith("c.safetensors\n<Calibration 4 steps x 6 branches, 2 samples")
+    assert printed.startswith("c.safetensors\n<Calibration 4 steps x 6 branches")
     calibration = Calibration.load("c.safetensors")
     assert calibration.branches[:2] == ("attn-0", "mlp-0")
     assert calibration.prior.shape[:2] == (4, 6)

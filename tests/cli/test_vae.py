@@ -135,6 +135,6 @@ def test_compare_gives_psnr_of_decoded_images(vae: Path) -> None:
     words = ("compare", "router.safetensors", "--weights", "dit.safetensors", "--images", "2")
     plain = json.loads(done(*words, "--json"))["rows"][1]
     decoded = json.loads(done(*words, "--json", "--vae", vae))["rows"][1]
-    assert plain["psnr"] == []
-    assert len(decoded["psnr"]) == 2
+    assert plain["seeds"][0]["psnr"] == []
+    assert len(decoded["seeds"][0]["psnr"]) == 2
     assert decoded["error"] == plain["error"]

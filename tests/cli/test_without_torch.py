@@ -39,6 +39,7 @@ CASES = (
     (f"{COMPARE} --device gpu", 2, "--device"),
     ("compare router.safetensors", 2, "--weights"),
     ("demo --seed -1", 2, "--seed"),
+    ("doctor --out .", 2, "--out"),
     ("demo train --steps 0", 2, "--steps"),
     # files that are absent, or are something else
     ("inspect absent.pt", 3, "absent.pt"),

@@ -11,9 +11,10 @@ from dit_goldens import DitGolden, golden_dit
 from oracle import Oracle
 from published_outputs import relative
 from small_models import run_loop, times, two_stream_model
-from three_backends import compiled
+from taped_graphs import compile_taped
+from three_backends import compiled, every_backend
 from torch import Tensor, nn
-from toys import count_branches, drive, random_schedule, timesteps, toy_dit, toy_uvit
+from toys import count_branches, drive, noise, random_schedule, timesteps, toy_dit, toy_uvit
 
 from l2c_rt.api import compile
 from l2c_rt.correctors import Goc, HiCache, Taylor, corrected
@@ -55,7 +56,7 @@ def assert_near_the_oracle(fast: Any, model: nn.Module, schedule: CacheSchedule)
         assert relative(a, b) < 2e-6, f"step {step}"
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@every_backend
 @pytest.mark.parametrize("name", CORRECTORS)
 @pytest.mark.parametrize("toy", [toy_dit, toy_uvit])
 def test_a_corrected_run_is_the_naive_one(toy: Any, name: str, backend: str) -> None:
@@ -66,7 +67,7 @@ def test_a_corrected_run_is_the_naive_one(toy: Any, name: str, backend: str) -> 
     assert_near_the_oracle(fast, model, schedule)
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@every_backend
 def test_tensors_of_a_corrector_scale_and_shift_the_sum(backend: str) -> None:
     model = toy_dit()
     plain = random_schedule(STEPS, count_branches(model), seed=3)
@@ -80,6 +81,24 @@ def test_tensors_of_a_corrector_scale_and_shift_the_sum(backend: str) -> None:
     schedule = CacheSchedule(plain.compute, predictions=predictions)
     fast = compiled(backend, model, schedule, timesteps=timesteps(STEPS))
     assert_near_the_oracle(fast, model, schedule)
+
+
+@pytest.mark.parametrize("graph", ["step", "trajectory"])
+@pytest.mark.parametrize("window", [1 << 30, 20_000])
+@pytest.mark.parametrize("toy", [toy_dit, toy_uvit])
+def test_whole_runs_on_a_gpu_take_each_evaluation_its_own_coefficients(
+    toy: Any, window: int, graph: str
+) -> None:
+    """Also where tables hold a few evaluations at a time."""
+    model = toy()
+    steps = 10
+    schedule = corrected(random_schedule(steps, count_branches(model), seed=3), Taylor(2))
+    taped = compile_taped(model, schedule, graph=graph, table_bytes=window)
+    reference = compile(model, schedule, backend="reference")
+    labels = torch.arange(2)
+    for seed in range(2):
+        expected = reference.sample(noise(seed), labels)
+        assert relative(taped.sample(noise(seed), labels), expected) < 1e-5
 
 
 @pytest.mark.parametrize("granularity", ["branch", "block"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 
 import pytest
-from kernel_calls import MODULES
 
+from l2c_rt.doctor.kernel_calls import MODULES
 from l2c_rt.kernels.gate_residual_norm_modulate import gate_residual_norm_modulate_bytes
 from l2c_rt.kernels.reuse_run import reuse_run_bytes
 from l2c_rt.plan.cost import LaunchCounts

@@ -10,14 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from kernel_calls import MODULES, OPS, kernel, truth
 
+from l2c_rt.doctor.kernel_calls import MODULES, OPS, kernel, truth
 from l2c_rt.kernels import reference
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 SHARED = {
     "__init__",
     "_check",
+    "_check_lists",
     "check_timestep",
     "_launch",
     "_matrix_math",

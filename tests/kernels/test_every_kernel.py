@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from every_kernel import calls
-from kernel_calls import OPS, kernel
 from recording_driver import recorded_launches
+
+from l2c_rt.doctor.kernel_calls import OPS, kernel
+from l2c_rt.doctor.kernels import calls
 
 
 def test_no_call_of_the_sanitizers_run_is_refused() -> None:

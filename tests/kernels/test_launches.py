@@ -11,17 +11,25 @@ from typing import Any
 import pytest
 import torch
 from aot import read_back
-from kernel_calls import MODULES, OPS, arguments, kernel, truth
-from kernel_operands import Sizes
 from recording_driver import Launch, recorded_launches
-from tensor_trees import cloned, poisoned_like, tensors
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from l2c_rt.doctor.kernel_calls import MODULES, OPS, arguments, kernel, truth
+from l2c_rt.doctor.kernel_operands import Sizes
+from l2c_rt.doctor.tensor_trees import cloned, poisoned_like, tensors
 from l2c_rt.kernels._launch import AttentionTile, MatrixTile, RowTile
 
 # Two images with and without label, a grid that is no square: no two sizes are equal.
 SIZES = Sizes(torch.bfloat16, images=3, grid=(2, 4), width=80, count=2)
-INDEX = {"slots_ptr", "gates_ptr", "rows_ptr", "counter_ptr"}
+INDEX = {
+    "slots_ptr",
+    "gates_ptr",
+    "rows_ptr",
+    "counter_ptr",
+    "weights_ptr",
+    "columns_ptr",
+    "index_ptr",
+}
 
 
 class Allocations(TorchDispatchMode):
@@ -127,6 +135,7 @@ GRIDS = {
     "gate_residual": ROWS,
     "split_sum": ROWS,
     "norm": ROWS,
+    "mix": ROWS,
     "residual_norm": ROWS,
     "patch_embed": SIZES.batch * (SIZES.prefix_tokens + SIZES.tokens),
     "patch_embed_norm_modulate": ROWS,
@@ -190,6 +199,7 @@ MODELS = {
     "split_gate_residual_norm_modulate": (B, T, D, 3, 2),
     "split_sum": (B * T, D, 3, 2),
     "reuse_run_norm": (B, T, D, 2, 2),
+    "mix": (B, T, D, 2, 2, 2),
     "residual_norm": (B, T, D, 2),
     "split_residual_norm": (B, T, D, 3, 2),
     "patch_embed": (N, B, E + T, D, PIXELS, 1, 2),

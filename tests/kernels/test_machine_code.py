@@ -11,10 +11,19 @@ from typing import Any
 import pytest
 import torch
 from aot import ReadBack, read_back
-from kernel_calls import END_OPS, MATRIX_OPS, MODULES, OPS, ROW_OPS, arguments, kernel
-from kernel_operands import Sizes
 from recording_driver import SHARED_LIMIT, Launch, recorded_launches
 
+from l2c_rt.doctor.kernel_calls import (
+    END_OPS,
+    MATRIX_OPS,
+    MODULES,
+    OPS,
+    ROW_OPS,
+    WEIGHTED_OPS,
+    arguments,
+    kernel,
+)
+from l2c_rt.doctor.kernel_operands import Sizes
 from l2c_rt.kernels import gate_residual_norm_modulate as module
 from l2c_rt.kernels._launch import ATTENTION_TILES, LINEAR_TILES, RowTile, embed_tile, options
 
@@ -69,6 +78,15 @@ def test_streaming_kernels_move_16_bytes_and_spill_nothing(op: str, arch: int) -
 def test_the_other_forms_of_a_kernel_do_too(op: str) -> None:
     launch, code = compiled(op)
     fits(launch, code, 90)
+    streams(code, op)
+
+
+@ARCHS
+@pytest.mark.parametrize("op", WEIGHTED_OPS)
+def test_lists_with_weights_move_16_bytes_and_spill_nothing(op: str, arch: int) -> None:
+    sizes = Sizes(torch.bfloat16, grid=(16, 16), width=1152, empty=True, weighted=True)
+    launch, code = compiled(op, sizes, arch=arch)
+    fits(launch, code, arch)
     streams(code, op)
 
 

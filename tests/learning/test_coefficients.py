@@ -64,7 +64,7 @@ def test_learning_moves_the_coefficients_and_the_gates_know_of_them():
     assert not np.array_equal(plain.logits, router.logits)
 
 
-def test_a_stopped_run_ends_at_the_same_coefficients(tmp_path):
+def test_a_stopped_run_ends_at_the_same_coefficients(tmp_path, monkeypatch):
     whole = rt.learn(toy_dit(), out=tmp_path / "a", report=0, **OPTIONS)
 
     end = Output.end_iteration
@@ -74,9 +74,10 @@ def test_a_stopped_run_ends_at_the_same_coefficients(tmp_path):
         if state.iteration == 2:
             raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Output, "end_iteration", stop)
+    monkeypatch.setattr(Output, "end_iteration", stop)
+    with pytest.raises(KeyboardInterrupt):
         rt.learn(toy_dit(), out=tmp_path / "b", report=0, save_every=1, **OPTIONS)
+    monkeypatch.undo()
     resumed = rt.learn(toy_dit(), out=tmp_path / "b", report=0, resume=True, **OPTIONS)
     np.testing.assert_array_equal(resumed.coefficients, whole.coefficients)
     np.testing.assert_array_equal(resumed.logits, whole.logits)

@@ -11,7 +11,7 @@ import torch
 from toy_learning import learn_briefly, toy_latents
 from toys import toy_dit, toy_uvit
 
-from l2c_rt.compare.fit import fit_report
+from l2c_rt.comparison.fit import fit_report
 
 
 def test_dit_logits_are_clamped_and_uvit_logits_are_not() -> None:

@@ -163,3 +163,12 @@ def test_iterated_branches_are_not_predicted() -> None:
 
     with pytest.raises(ValueError, match="mlp-0 is iterated"):
         prepare(program, schedule, lambda plan, program: plan)
+
+
+@given(predicted_schedules())
+def test_an_evaluation_done_twice_gives_the_same(schedule: CacheSchedule) -> None:
+    """As it is where a graph is captured: no prediction is made in a slot that it reads."""
+    plan = plan_of(PROGRAM, schedule)
+    for step in plan.steps:
+        for op in step:
+            assert not isinstance(op, Predict) or op.store not in op.slots

@@ -24,7 +24,7 @@ from l2c_rt.plan.lowering import (
     SkipLinear,
     launch_kernels,
 )
-from l2c_rt.plan.ops import Compute, Plan, StepPlan
+from l2c_rt.plan.ops import Compute, Plan, Predict, StepPlan, reuses
 from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
 from l2c_rt.plan.program import (
     BlockProgram,
@@ -76,9 +76,9 @@ def gated_kernels(program: BlockProgram, step: StepPlan) -> int:
     the embedding and the end; nothing but the end where nothing is computed."""
     branches = computed_branches(program, step)
     if not branches:
-        return 1
+        return 1 + kept_predictions(step)
     first = branches[0] is program.branches[0]
-    return sum(b.kernels + 1 for b in branches) - first + 2
+    return sum(b.kernels + 1 for b in branches) - first + 2 + kept_predictions(step)
 
 
 def skip_kernels(program: BlockProgram, step: StepPlan) -> int:
@@ -90,7 +90,13 @@ def skip_kernels(program: BlockProgram, step: StepPlan) -> int:
     branches = computed_branches(program, step)
     pairs = sum(isinstance(n, Fixed) and n.role == "skip_linear" for n in program.nodes)
     free = sum(branch.kind == "attn" and branch.block <= pairs for branch in branches)
-    return 3 * pairs + sum(b.kernels + 1 for b in branches) - free + 2
+    sums = 3 * pairs + sum(b.kernels + 1 for b in branches) - free + 2
+    return sums + kept_predictions(step)
+
+
+def kept_predictions(step: StepPlan) -> int:
+    """Each is made in its slot by a kernel of its own."""
+    return sum(isinstance(op, Predict) and op.store is not None for op in reuses(step))
 
 
 def preset_plan(name: str) -> tuple[BlockProgram, Plan, CacheSchedule]:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_calls import kernel, truth
-from kernel_operands import Arguments
-from tensor_trees import cloned, float64, poisoned_like, tensors
 from torch import Tensor
+
+from l2c_rt.doctor.kernel_calls import kernel, truth
+from l2c_rt.doctor.kernel_operands import Arguments
+from l2c_rt.doctor.tensor_trees import cloned, float64, poisoned_like, tensors
 
 WARNINGS = [
     # A sigmoid far out; it is 0 or 1 there, as it should be.

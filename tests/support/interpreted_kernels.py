@@ -5,10 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from float64_bound import DTYPES, WARNINGS, check
-from kernel_calls import END_OPS, ROW_OPS, arguments, kernel, truth
-from kernel_operands import Sizes
-from tensor_trees import cloned, float64
 
+from l2c_rt.doctor.kernel_calls import (
+    END_OPS,
+    ROW_OPS,
+    WEIGHTED_OPS,
+    arguments,
+    kernel,
+    truth,
+)
+from l2c_rt.doctor.kernel_operands import Sizes
+from l2c_rt.doctor.tensor_trees import cloned, float64
 from l2c_rt.kernels._launch import RowTile
 from l2c_rt.kernels.operands import Reuses
 
@@ -30,6 +37,26 @@ def test_row_kernels(
 
 
 @DTYPES
+@pytest.mark.parametrize("count", [0, 1, 5])
+@pytest.mark.parametrize("op", WEIGHTED_OPS)
+def test_lists_with_weights(op: str, count: int, dtype: torch.dtype) -> None:
+    check(op, arguments(op, Sizes(dtype, count=count, weighted=True)))
+
+
+def test_a_mixture_may_be_written_over_one_of_its_slots() -> None:
+    operands = arguments("mix", Sizes(count=3))
+    expected = truth("mix")(**cloned(operands))
+    slot = operands["reuses"].arena[operands["reuses"].slots[1]]
+    kernel("mix")(**operands | {"out": slot.view_as(expected)})
+    assert (slot.view_as(expected) - expected).abs().max() < 1e-5
+
+
+@DTYPES
+def test_a_mixture_without_an_operand(dtype: torch.dtype) -> None:
+    check("mix", arguments("mix", Sizes(dtype)) | {"operand": None})
+
+
+@DTYPES
 @pytest.mark.parametrize("op", ["reuse_run", "gate_residual_norm_modulate", "residual_norm"])
 def test_a_float32_stream_around_narrow_branches(op: str, dtype: torch.dtype) -> None:
     operands = arguments(op, Sizes(dtype))
@@ -38,7 +65,7 @@ def test_a_float32_stream_around_narrow_branches(op: str, dtype: torch.dtype) ->
 
 
 @pytest.mark.parametrize(
-    "op", [op for op in ROW_OPS if op not in ("norm_modulate", "norm", "split_sum")]
+    "op", [op for op in ROW_OPS if op not in ("norm_modulate", "norm", "split_sum", "mix")]
 )
 def test_x_may_be_written_over_itself(op: str) -> None:
     operands = arguments(op, Sizes())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from float64_bound import DTYPES, WARNINGS, check
-from kernel_calls import SMALL_ATTENTION, SMALL_MATRIX, arguments, kernel, truth
-from kernel_operands import Sizes
-from tensor_trees import float64
+
+from l2c_rt.doctor.kernel_calls import SMALL_ATTENTION, SMALL_MATRIX, arguments, kernel, truth
+from l2c_rt.doctor.kernel_operands import Sizes
+from l2c_rt.doctor.tensor_trees import float64
 
 pytestmark = WARNINGS
 

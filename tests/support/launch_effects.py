@@ -26,11 +26,14 @@ EFFECTS: dict[str, tuple[str, str, str]] = {
         "latents counter", "x h", "weight bias positions table rows",
     ),
     "_reuse_run_kernel": (
-        "x arena counter", "x_out:WRITE_X h:WRITE_H", "slots gates table rows",
+        "x arena counter", "x_out:WRITE_X h:WRITE_H",
+        "slots gates table rows weights:WEIGHTED columns:WEIGHTED",
     ),
     "_reuse_run_norm_kernel": (
-        "x arena", "x_out:WRITE_X h:WRITE_H", "slots weight:WRITE_H bias:WRITE_H",
+        "x arena counter:WEIGHTED", "x_out:WRITE_X h:WRITE_H",
+        "slots weight:WRITE_H bias:WRITE_H weights:WEIGHTED columns:WEIGHTED",
     ),
+    "_mix_kernel": ("arena counter", "out", "slots weights columns bank:OPERAND index:OPERAND"),
     "_gate_residual_kernel": (
         "x y:!SPLITS partial_sums:SPLITS counter", "x_out h:WRITE_H y:SPLITS", "table rows",
     ),
@@ -43,11 +46,11 @@ EFFECTS: dict[str, tuple[str, str, str]] = {
     "_final_update_kernel": (
         "x:!EMBED arena latents counter", "out counter",
         "slots gates table rows weight bias coefficients embed_weight:EMBED embed_bias:EMBED "
-        "positions:EMBED",
+        "positions:EMBED weights:WEIGHTED columns:WEIGHTED",
     ),
     "_final_update_norm_kernel": (
         "x arena latents counter", "out counter",
-        "slots norm_weight norm_bias weight bias coefficients",
+        "slots norm_weight norm_bias weight bias coefficients weights:WEIGHTED columns:WEIGHTED",
     ),
 }  # fmt: skip
 """Kernel -> arguments that are read, written, and read but the same for the whole run.

@@ -63,13 +63,13 @@ def ddim_timesteps(steps: int) -> list[float]:
     return [float(t) for t in reversed(spaced_timesteps(steps))]
 
 
-def flux() -> nn.Module:
+def flux(layers: int = 2, single: int = 4) -> nn.Module:
     from diffusers import FluxTransformer2DModel
 
     return fill_named(FluxTransformer2DModel(
-        patch_size=1, in_channels=16, num_layers=2, num_single_layers=4, attention_head_dim=16,
-        num_attention_heads=2, joint_attention_dim=24, pooled_projection_dim=16,
-        guidance_embeds=False, axes_dims_rope=(4, 6, 6),
+        patch_size=1, in_channels=16, num_layers=layers, num_single_layers=single,
+        attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24,
+        pooled_projection_dim=16, guidance_embeds=False, axes_dims_rope=(4, 6, 6),
     ), SLOW_TIME)  # fmt: skip
 
 
@@ -82,13 +82,13 @@ def dit(layers: int = 8) -> nn.Module:
     ), SLOW_TIME)  # fmt: skip
 
 
-def wan() -> nn.Module:
+def wan(layers: int = 4) -> nn.Module:
     from diffusers import WanTransformer3DModel
 
     return fill_named(WanTransformer3DModel(
         patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4,
-        out_channels=4, text_dim=16, freq_dim=32, ffn_dim=48, num_layers=4, cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
+        out_channels=4, text_dim=16, freq_dim=32, ffn_dim=48, num_layers=layers,
+        cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
     ), SLOW_TIME)  # fmt: skip
 
 
@@ -101,6 +101,15 @@ def cogvideox() -> nn.Module:
         sample_frames=9, patch_size=2, temporal_compression_ratio=4, max_text_seq_length=8,
         use_rotary_positional_embeddings=False,
     ), SLOW_TIME)  # fmt: skip
+
+
+def ltx() -> nn.Module:
+    from diffusers import LTXVideoTransformer3DModel
+
+    return fill_named(LTXVideoTransformer3DModel(
+        in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=16,
+        cross_attention_dim=32, num_layers=4, caption_channels=16,
+    ), {"timestep_embedder.linear_2.weight": 0.1})  # fmt: skip
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -166,6 +175,20 @@ def cogvideox_calls(call: Callable[..., Any], steps: int) -> Iterator[Tensor]:
         x = x + (s[i + 1] - s[i]) * (uncond + 5.0 * (cond - uncond))
 
 
+def ltx_calls(call: Callable[..., Any], steps: int) -> Iterator[Tensor]:
+    """Both labels in one batch, uncond first."""
+    x, text, s = drawn(1, 1, 32, 8), drawn(2, 2, 6, 16), falling(steps)
+    for i in range(steps):
+        (v,) = call(
+            hidden_states=torch.cat([x, x]), encoder_hidden_states=text,
+            timestep=torch.full((2,), 1000 * s[i]), encoder_attention_mask=torch.ones(2, 6),
+            num_frames=2, height=4, width=4, return_dict=False,
+        )  # fmt: skip
+        yield v
+        uncond, cond = v.chunk(2)
+        x = x + (s[i + 1] - s[i]) * (uncond + 3.0 * (cond - uncond))
+
+
 def cogvideox_timesteps(steps: int) -> list[float]:
     return [float(int(1000 * s + 1e-6) - 1) for s in falling(steps)[:-1]]
 
@@ -175,6 +198,7 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], Calls, Callable[[int], list[floa
     "flux": (flux, flux_calls, lambda steps: falling(steps)[:-1]),
     "dit": (dit, dit_calls, ddim_timesteps),
     "wan": (wan, wan_calls, lambda steps: [1000 * s for s in falling(steps, 3.0)[:-1]]),
+    "ltx": (ltx, ltx_calls, lambda steps: [1000 * s for s in falling(steps)[:-1]]),
     "cogvideox": (cogvideox, cogvideox_calls, cogvideox_timesteps),
 }
 """A small model of diffusers, its loop as an iterator of outputs, and the loop's timesteps."""

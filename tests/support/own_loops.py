@@ -14,8 +14,8 @@ from diffusers_pipelines import PIPELINES
 from torch import Tensor, nn
 
 from l2c_rt.api import compile
-from l2c_rt.compare.loop_runs import Loop, LoopRuns
-from l2c_rt.compare.runs import relative_error
+from l2c_rt.comparison.loop_runs import Loop, LoopRuns
+from l2c_rt.comparison.runs import relative_error
 from l2c_rt.learning import learn
 from l2c_rt.policies.router import Router
 from l2c_rt.schedule.cache_schedule import CacheSchedule

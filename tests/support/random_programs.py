@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 from toys import toy_program
 
+from l2c_rt.plan import prepare
 from l2c_rt.plan.build import build_plan
 from l2c_rt.plan.lowering import (
     LoweredStep,
@@ -25,6 +27,7 @@ from l2c_rt.plan.program import (
     mlp_branch,
 )
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.predictions import Predictions
 
 
 def block(i: int, gated: bool) -> list[Any]:
@@ -84,9 +87,24 @@ def planned(draw: st.DrawFn, of: st.SearchStrategy[BlockProgram] = programs) -> 
     names = program.branch_names
     cells = st.lists(st.booleans(), min_size=len(names), max_size=len(names))
     rows = [[True] * len(names), *draw(st.lists(cells, max_size=6))]
-    plan = build_plan(program, CacheSchedule(np.array(rows), names))
+    schedule = CacheSchedule(np.array(rows), names)
+    if draw(st.booleans()):
+        schedule = draw(predicted(schedule))
+    plan = prepare.plan_of(program, schedule)
     hoisted = hoist_conditioning(plan, program)
     return program, fuse_reuse_runs(hoisted) if draw(st.booleans()) else hoisted
+
+
+@st.composite
+def predicted(draw: st.DrawFn, schedule: CacheSchedule) -> CacheSchedule:
+    """The schedule with some of its reuses predicted, from any earlier evaluations."""
+    terms: dict[tuple[int, int], list[tuple[int, float]]] = {}
+    for s, k in np.argwhere(~schedule.compute).tolist():
+        sources = draw(st.lists(st.integers(0, s - 1), max_size=3, unique=True))
+        if sources:
+            terms[s, k] = [(q, float(draw(st.integers(-4, 4)))) for q in sources]
+    predictions = Predictions.from_terms(*schedule.compute.shape, terms)
+    return replace(schedule, predictions=predictions)
 
 
 def lowered(program: BlockProgram, plan: Plan) -> tuple[LoweredStep, ...]:

@@ -7,18 +7,19 @@ in order.  A term is (branch, value of its slot), since the gate is the branch's
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
 
 from l2c_rt.plan.lowering import (
     Call,
     Embed,
     Final,
     LoweredStep,
+    Mix,
     Run,
     SkipLinear,
     Sum,
+    Term,
 )
-from l2c_rt.plan.ops import Compute, ReuseRun, RunFixed, StepPlan
+from l2c_rt.plan.ops import Compute, Predict, Reuse, ReuseRun, RunFixed, StepPlan
 from l2c_rt.plan.program import (
     BlockProgram,
     Fixed,
@@ -62,9 +63,20 @@ class OnPlan:
                 self._add(op.branch, made)
             else:
                 for item in op.items if isinstance(op, ReuseRun) else (op,):
-                    self._add(item.branch, self.slots[item.slot])
+                    self._reuse(item)
         assert self._end is not None
         return self._end, self._inputs
+
+    def _reuse(self, op: Reuse | Predict) -> None:
+        if isinstance(op, Reuse):
+            self._add(op.branch, self.slots[op.slot])
+        elif op.store is None:
+            for m, slot in enumerate(op.slots):
+                self._add(op.branch, self._symbols("times", self.slots[slot], op.at + m))
+        else:
+            values = tuple(self.slots[slot] for slot in op.slots)
+            self.slots[op.store] = self._symbols("mix", values, op.at, op.has_operand)
+            self._add(op.branch, self.slots[op.store])
 
     def _add(self, branch: str, value: int) -> None:
         base, terms = self._stream
@@ -114,7 +126,7 @@ class OnBuffers:
         assert not self._unread, "an output in the scratch slot was never added"
         return end, self._inputs
 
-    def _one(self, launch: Embed | Sum | Run | SkipLinear | Call) -> None:
+    def _one(self, launch: Embed | Sum | Run | Mix | SkipLinear | Call) -> None:
         if isinstance(launch, Embed):
             self._buffers[launch.target] = self._source(None)
             self._norm(launch.branch, launch.target)
@@ -124,6 +136,10 @@ class OnBuffers:
             self._norm(launch.branch, launch.target)
         elif isinstance(launch, Run):
             self._branch(launch)
+        elif isinstance(launch, Mix):
+            values = tuple(self.slots[slot] for slot in launch.slots)
+            mixed = self._symbols("mix", values, launch.at, launch.has_operand)
+            self.slots[launch.store] = mixed
         elif isinstance(launch, SkipLinear):
             x, skip = self._buffers[launch.source], self._buffers[launch.skip]
             assert launch.target not in (launch.source, launch.skip), f"{launch} reads its output"
@@ -141,12 +157,16 @@ class OnBuffers:
         if branch is not None:
             self._normed = branch, self._buffers[source]
 
-    def _summed(self, value: Value, terms: tuple[Any, ...]) -> Value:
+    def _summed(self, value: Value, terms: tuple[Term, ...]) -> Value:
         base, before = value
         if any(term.slot == self._scratch for term in terms):
             assert self._unread, "an output in the scratch slot was added twice"
             self._unread = False
-        return base, (*before, *((term.branch, self.slots[term.slot]) for term in terms))
+        return base, (*before, *((term.branch, self._value(term)) for term in terms))
+
+    def _value(self, term: Term) -> int:
+        value = self.slots[term.slot]
+        return value if term.at is None else self._symbols("times", value, term.at)
 
     def _branch(self, launch: Run) -> None:
         assert self._normed is not None

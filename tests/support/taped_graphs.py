@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.api import build
 from l2c_rt.backends.backend import Backend
+from l2c_rt.backends.cuda.checking.checked_file import CheckedShapes
 from l2c_rt.backends.cuda.cuda_parts import CudaParts
 from l2c_rt.backends.cuda.support import fused_cuda_backend, why_not_model
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
@@ -132,11 +133,13 @@ def compile_taped(
     recorder: Any = TapeRecorder,
     kernels: Any = None,
     tuner: Tuner | None = None,
+    checked: CheckedShapes | None = None,
     **options: Any,
 ) -> Compiled:
-    """`compile` as on a GPU, with references for kernels and tapes for graphs."""
+    """`compile` as on a GPU, with references for kernels and tapes for graphs; with `checked` also
+    the check of the first run."""
     tuner = tuner or Tuner("tape", None, None, device="cpu")
-    cuda = CudaParts(kernels or TapedKernels(), recorder, tuner)
+    cuda = CudaParts(kernels or TapedKernels(), recorder, tuner, checked)
 
     def select(described: BoundModel) -> Backend:
         if described.open_stage is not None:

@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from toy_learning import task_of
 from toys import toy_dit
 
+from l2c_rt.backends.cuda.checking.checked_file import read_machines
 from l2c_rt.backends.tuning.cache_file import read_choices
+from l2c_rt.correctors import ScaleShift
 from l2c_rt.demo.train_state import TrainSettings, resume
 from l2c_rt.learning.checkpoint import load_checkpoint
 from l2c_rt.learning.log import CsvLog
@@ -55,8 +57,10 @@ LOADERS: list[tuple[str, Callable[[Path], Any]]] = [
     ("diffusion_pytorch_model.safetensors.index.json", shard),
     ("a.safetensors", lambda path: read_tensors(path, ("latents",))),
     ("a.safetensors", Calibration.load),
+    ("a.safetensors", ScaleShift.load),
     ("a.json", read_ceilings),
     ("a.json", lambda path: read_choices(path, "machine")),
+    ("a.json", read_machines),
     ("a.safetensors", learned),
     ("a.safetensors", lambda path: resume(path, TrainSettings(1, 0))),
     ("a.csv", lambda path: CsvLog(path, 1, resumed_at=1).close()),

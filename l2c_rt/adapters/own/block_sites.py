@@ -6,7 +6,10 @@ from torch import nn
 
 from l2c_rt.adapters.own.sites import Site, blocks
 
-GRANULARITIES = ("branch", "block")
+GRANULARITIES = ("branch", "block", "model")
+
+WHOLE_MODEL = Site("model", ("",), is_block=True)
+"""The model itself as the one site: what is kept is output - input."""
 
 
 def block_sites(model: nn.Module) -> tuple[Site, ...]:

@@ -10,21 +10,27 @@ from torch import nn
 from l2c_rt.adapters.own.sites import Site
 
 
-def named_sites(model: nn.Module, patterns: Sequence[str]) -> tuple[Site, ...]:
+def named_sites(model: nn.Module, patterns: Sequence[str | tuple[str, ...]]) -> tuple[Site, ...]:
     """A site for every module that a pattern names, in the order of the model's modules.
 
-    `*` stands for one name between dots, or for a part of one: "blocks.*.attn".
+    `*` stands for one name between dots, or for a part of one: "blocks.*.attn".  A tuple of paths,
+    in the order of their calls, is one site: what its last module gives is kept, and nothing else
+    reads what the others give.
     Raises TypeError for anything but a list of strings, ValueError for a pattern that names no
     module or a list of modules, and where one site lies inside another.
     """
-    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+    if not isinstance(patterns, str) and any(isinstance(p, tuple) for p in patterns):
+        pieces = [(p,) if isinstance(p, str) else p for p in patterns]
+        return tuple(Site(site[-1], site, required=True) for site in pieces)
+    texts = [pattern for pattern in patterns if isinstance(pattern, str)]
+    if isinstance(patterns, str) or len(texts) != len(patterns):
         raise TypeError(f'sites: wanted a list like ["blocks.*.attn"], got {patterns!r:.80}')
     if not patterns:
         raise ValueError("sites: wanted at least one pattern, got none; leave sites= out for the "
                          "rule")  # fmt: skip
     modules = {path: module for path, module in model.named_modules() if path}
     paths: dict[str, None] = {}
-    for pattern in patterns:
+    for pattern in texts:
         named = [path for path in modules if _names(pattern, path)]
         if not named:
             raise ValueError(f"sites: {pattern!r} names no module; {_near(pattern, modules)}")

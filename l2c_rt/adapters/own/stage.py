@@ -36,7 +36,7 @@ class OpenStage(Protocol):
 
 
 class Stage:
-    """The copy; call it like the model.
+    """The copy; call it like the model.  The path "" is the model itself.
 
     The module that `visit` is given is the user's own, or a copy of it where other cut points lie
     inside.  Raises ValueError for a path at which there is no module.
@@ -44,12 +44,16 @@ class Stage:
 
     def __init__(self, model: nn.Module, paths: Iterable[str], visit: Visit) -> None:
         self._visit = visit
+        paths = tuple(paths)
+        self._root_is_cut = "" in paths
         self._classes: dict[type, type[nn.Module]] = {}
         self._copies: list[_Copy] = []
-        self.root = self._copy(model, _tree(paths))
+        self.root = self._copy(model, _tree(filter(None, paths)))
         self.refresh()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._root_is_cut:
+            return self._visit("", self.root, args, kwargs)
         return self.root(*args, **kwargs)
 
     def refresh(self) -> None:

@@ -29,19 +29,32 @@ from l2c_rt.backends.backend import (
     refuse_autocast,
 )
 from l2c_rt.backends.cpu.modulation import ModulationTable
+from l2c_rt.backends.token_scores import heads_of, scored_attention
+from l2c_rt.backends.token_states import begin_ages, chosen_tokens, keep_stream, kept_stream
 from l2c_rt.memory.mixing import mixed
-from l2c_rt.plan.ops import Compute, Plan, Predict, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.plan.ops import (
+    Compute,
+    Plan,
+    Predict,
+    Reuse,
+    ReuseRun,
+    RunFixed,
+    StepPlan,
+)
+from l2c_rt.plan.stream_ops import KeepStream, RestoreStream
+from l2c_rt.plan.tokens import Refresh, Scored
 
 
 class FusedCpu(OpByOp):
     """Keeps the modulation table and one scratch output between calls."""
 
-    def __init__(self, model: BoundModel, fusable: FusableModel, evaluations: int) -> None:
+    def __init__(self, model: BoundModel, fusable: FusableModel, plan: Plan) -> None:
         super().__init__(model)
         self.fusable = fusable
+        self._tokens = plan.tokens
         self._table: ModulationTable | None = None
         if fusable.modulation is not None:
-            self._table = ModulationTable(fusable, evaluations)
+            self._table = ModulationTable(fusable, plan.num_evaluations)
         self._scratch: Tensor | None = None
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
@@ -63,16 +76,42 @@ class FusedCpu(OpByOp):
         self.model.fixed[op.node](evaluation.state)
 
     def compute(self, op: Compute, evaluation: Evaluation) -> None:
-        branch = self.fusable.branches[op.branch]
-        x, norm = evaluation.state.x, branch.norm
-        h = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-        gate = None
-        if branch.first is not None:
-            shift, scale, gate = self._modulation(branch)
-            torch.addcmul(shift, h, scale + 1, out=h)
+        branch, x = self.fusable.branches[op.branch], evaluation.state.x
+        h, gate = self._normed(branch, x)
         out = self._scratch_like(x) if op.slot is None else evaluation.slots.target(op.slot, x)
         run_branch(branch.inner, h, out)
         add(evaluation.state, out, gate)
+
+    def scored(self, op: Scored, evaluation: Evaluation) -> None:
+        assert self._tokens is not None
+        branch, x = self.fusable.branches[op.branch], evaluation.state.x
+        assert isinstance(branch.inner, FusableAttention)
+        h, gate = self._normed(branch, x)
+        out = self._scratch_like(x) if op.slot is None else evaluation.slots.target(op.slot, x)
+        mixed, scores = scored_attention(branch.inner, h, self._tokens.rule)
+        linear_into(mixed.transpose(1, 2).flatten(2).flatten(0, 1), branch.inner.proj, out)
+        begin_ages(self._tokens, op, scores, evaluation)
+        add(evaluation.state, out, gate)
+
+    def refresh(self, op: Refresh, evaluation: Evaluation) -> None:
+        assert self._tokens is not None
+        branch, x = self.fusable.branches[op.branch], evaluation.state.x
+        out = evaluation.slots.load(op.slot)
+        chosen = chosen_tokens(self._tokens, op, evaluation)
+        gate = None if branch.first is None else self._modulation(branch)[2]
+        if op.tokens:
+            places = chosen.unsqueeze(-1).expand(-1, -1, x.shape[-1])
+            h, gate = self._normed(branch, x.gather(1, places))
+            fresh = torch.empty_like(h)
+            run_branch(branch.inner, h, fresh)
+            out.scatter_(1, places, fresh)
+        add(evaluation.state, out, gate)
+
+    def keep_stream(self, op: KeepStream, evaluation: Evaluation) -> None:
+        keep_stream(evaluation.slots.values, evaluation.state.x)
+
+    def restore_stream(self, op: RestoreStream, evaluation: Evaluation) -> None:
+        evaluation.state.x = kept_stream(evaluation.slots.values)
 
     def reuse(self, op: Reuse, evaluation: Evaluation) -> None:
         branch = self.fusable.branches[op.branch]
@@ -94,8 +133,19 @@ class FusedCpu(OpByOp):
             self.ops[type(item)](self, item, evaluation)
 
     ops: ClassVar[OpTable] = {
-        RunFixed: run_fixed, Compute: compute, Reuse: reuse, Predict: predict, ReuseRun: reuse_run
+        RunFixed: run_fixed, Compute: compute, Reuse: reuse, Predict: predict,
+        ReuseRun: reuse_run,
+        Scored: scored, Refresh: refresh, KeepStream: keep_stream, RestoreStream: restore_stream,
     }  # fmt: skip
+
+    def _normed(self, branch: FusableBranch, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The input of a branch's linears, and its gate."""
+        norm = branch.norm
+        h = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        if branch.first is None:
+            return h, None
+        shift, scale, gate = self._modulation(branch)
+        return torch.addcmul(shift, h, scale + 1, out=h), gate
 
     def _scratch_like(self, x: Tensor) -> Tensor:
         scratch = self._scratch
@@ -117,7 +167,7 @@ def fused_cpu_backend(model: BoundModel, reasons: tuple[str, ...] = ()) -> Backe
     assert fusable is not None
 
     def workspace(plan: Plan) -> FusedCpu:
-        return FusedCpu(model, fusable, plan.num_evaluations)
+        return FusedCpu(model, fusable, plan)
 
     return Backend("fused", fused_passes, workspace, reasons)
 
@@ -173,11 +223,7 @@ def run_branch(inner: FusableAttention | FusableMlp, h: Tensor, out: Tensor) -> 
 
 def attention(part: FusableAttention, h: Tensor, out: Tensor) -> None:
     b, t, _ = h.shape
-    if len(part.inputs) == 1:
-        qkv = linear(h, part.inputs[0]).view(b, t, 3, part.heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    else:
-        q, k, v = (linear(h, m).view(b, t, part.heads, -1).transpose(1, 2) for m in part.inputs)
+    q, k, v = heads_of(part, h)
     mixed = F.scaled_dot_product_attention(q, k, v, scale=part.scale)
     linear_into(mixed.transpose(1, 2).reshape(b * t, -1), part.proj, out)
 

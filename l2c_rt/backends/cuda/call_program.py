@@ -10,6 +10,7 @@ from torch import Tensor
 from l2c_rt.adapters.bound_model import State
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.cuda.buffers import Shape
+from l2c_rt.backends.cuda.checking.first_step import model_output
 from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.backends.cuda.shape_program import ShapeProgram
 from l2c_rt.kernels.operands import Reuses
@@ -37,7 +38,7 @@ class CallProgram:
         self._out = self._image
         if outer.after is not None:
             self._out = torch.zeros_like(outer.after(self._image))
-        self.shape_program.capture(self._finish)
+        self.shape_program.capture(self._finish, self._meaning, self._out)
         self._variants = self.shape_program.sequence(self.shape_program.variant_graphs)
         self._labels: Tensor | None = None
         self._begun = False
@@ -72,16 +73,16 @@ class CallProgram:
             self._window = range(0)
         window = self._window
         if step not in window:
-            p.fill(_timestep(state.t, p.tables.t), y)
+            p.fill(_timestep(state.t, p.tables.t), y, step)
         elif timesteps is not None:
             if begins:
-                p.fill(timesteps[window.start : window.stop], y)
+                p.fill(timesteps[window.start : window.stop], y, window.start)
         elif isinstance(state.t, Tensor) and state.t.device.type != "cpu":
             # Nobody can read it here, so that this loop is never known ahead.
-            p.fill(state.t, y)
+            p.fill(state.t, y, step)
         else:
             # The very product of a loop that is known, whose last bits depend on its shape.
-            p.fill([_number(state.t)] * len(window), y)
+            p.fill([_number(state.t)] * len(window), y, window.start)
             p.buffers.counter[:1].fill_(step - window.start)
 
     def _same_labels(self, y: Tensor | None) -> bool:
@@ -106,6 +107,12 @@ class CallProgram:
         if outer.after is not None:
             self._out.copy_(outer.after(self._image))
         p.buffers.counter[:1].add_(1)
+
+    def _meaning(self) -> Tensor:
+        """What `_out` holds after an evaluation that computes everything."""
+        p = self.shape_program
+        x = p.buffers.latents.to(p.buffers.h.dtype)
+        return model_output(p.model, x, p.tables.t[:1].expand(len(x)), p.tables.of_images())
 
     def _norm(self, x: Tensor, launch: Final, reuses: Reuses, h: Tensor) -> None:
         p, k, norm = self.shape_program, self.shape_program.kernels, self.shape_program.outer.norm

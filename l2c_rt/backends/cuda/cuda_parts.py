@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from l2c_rt.adapters.bound_model import BoundModel, FusableModel, OuterLayers
+from l2c_rt.backends.cuda.checking.checked_file import CheckedShapes
 from l2c_rt.backends.cuda.tuning.tuner import Tuner, cuda_measure, default_path, describe_device
 from l2c_rt.backends.options import Options
 from l2c_rt.device.graphs import CudaRecorder, Eager, Recorder
@@ -28,6 +29,7 @@ FUNCTIONS = {
         "gate_residual",
     ),
     "reuse_run_norm": ("reuse_run_norm", "ungated_reuse_sum", "norm"),
+    "mix": ("mix",),
     "residual_norm": ("residual_norm", "split_residual_norm"),
     "patch_embed": ("patch_embed", "patch_embed_norm"),
     "patch_embed_norm_modulate": ("patch_embed_norm_modulate",),
@@ -44,11 +46,13 @@ FUNCTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class CudaParts:
-    """`recorder` makes a recorder for one session's graphs on a device."""
+    """`recorder` makes a recorder for one session's graphs on a device; with `checked` None the
+    kernels are not checked at their first run."""
 
     kernels: Any
     recorder: Callable[[torch.device], Recorder]
     tuner: Tuner
+    checked: CheckedShapes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,5 +91,9 @@ def triton_kernels() -> SimpleNamespace:
 def cuda_parts_for(device: torch.device, options: Options) -> CudaParts:
     """The real ones, for a GPU: Triton's kernels, CUDA graphs, measured configurations."""
     measure = cuda_measure(device=device) if options.tune else None
-    tuner = Tuner(describe_device(device), default_path() if options.tune else None, measure)
-    return CudaParts(triton_kernels(), Eager if options.graph == "off" else CudaRecorder, tuner)
+    path = default_path()
+    tuner = Tuner(describe_device(device), path if options.tune else None, measure)
+    kept = None if path is None else path.with_name("checked.json")
+    checked = CheckedShapes(tuner.machine, kept) if options.check else None
+    recorder = Eager if options.graph == "off" else CudaRecorder
+    return CudaParts(triton_kernels(), recorder, tuner, checked)

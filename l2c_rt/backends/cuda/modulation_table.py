@@ -49,6 +49,10 @@ class ModulationTable:
         """The chunk of the final norm's shift; its scale follows."""
         return 6 * self._blocks
 
+    def of_images(self) -> Tensor | None:
+        """The label of every image of the batch."""
+        return None if self.y is None else self.y[self.modulation.rows.long()]
+
     def fill(self, count: int) -> None:
         """Fill `count` evaluations from `t` and `y`, and go back to the first; capturable."""
         labels = self.modulation.table.shape[1]

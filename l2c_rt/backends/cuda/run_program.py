@@ -12,9 +12,12 @@ from torch import Tensor
 from l2c_rt.backends.backend import Callback, RunRequest
 from l2c_rt.backends.cuda.buffers import Shape
 from l2c_rt.backends.cuda.call_program import unpatchify_into
+from l2c_rt.backends.cuda.checking.first_step import model_output
+from l2c_rt.backends.cuda.checking.nan_check import NanCheck
 from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.backends.cuda.shape_program import ShapeProgram, host_tensor
 from l2c_rt.device.graphs import GraphSequence
+from l2c_rt.kernels import reference
 from l2c_rt.kernels.operands import Reuses, Solver
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.lowering import Final
@@ -43,18 +46,19 @@ class RunProgram:
         )
         plan = fused.plan
         buffers, outer = self.shape_program.buffers, self.shape_program.outer
-        self._coefficients = buffers.latents.new_zeros(self.shape_program.tables.steps, 8)
         anchor = buffers.anchor if solver.evaluations_per_step > 1 else None
+        self._coefficients = _coefficients(self.shape_program.tables.steps, buffers.latents, anchor)
         self._state = Solver(self._coefficients, buffers.counter, anchor)
         self._tokens = self._image = buffers.h[:0]
         if outer.after is not None:
             self._tokens = buffers.h.new_zeros(*buffers.h.shape[:2], outer.linear.out_features)
             self._image = buffers.h.new_zeros(shape.batch, outer.channels, height, width)
-        self.shape_program.capture(self._finish)
+        self.shape_program.capture(self._finish, self._meaning, buffers.latents)
         self._windows = self._cut(plan.num_evaluations)
         self._runs = self._whole_windows() if fused.options.graph == "trajectory" else None
         order = [self.shape_program.variant_graphs[variant] for variant in plan.order]
         self._steps = self.shape_program.sequence(order)
+        self._nan = NanCheck(buffers.latents.device, self.shape_program.notes)
         self._scale: float | None = None
         # Kept, and written in place: a run on another stream may still be reading it.
         self._table = buffers.latents.new_zeros(plan.num_evaluations, 8)
@@ -78,13 +82,14 @@ class RunProgram:
         with p.times.around(WHOLE):
             self._launch(y, callback)
         p.replays += p.plan.num_evaluations
+        self._nan.queue(p.buffers.latents)
         return p.buffers.latents.to(request.noise.dtype, copy=True)
 
     def _launch(self, y: Tensor | None, callback: Callback | None) -> None:
         p = self.shape_program
         reports = None if callback is None else _Reports(p.buffers.latents, callback)
         for i, window in enumerate(self._windows):
-            p.fill(self._solver.timesteps[window.start : window.stop], y)
+            p.fill(self._solver.timesteps[window.start : window.stop], y, window.start)
             self._coefficients[: len(window)].copy_(self._table[window.start : window.stop])
             if self._runs is not None:
                 self._runs.launch(i, 1)
@@ -167,6 +172,15 @@ class RunProgram:
             return
         self._finish_image(x, reuses, affine)
 
+    def _meaning(self) -> Tensor:
+        """The latents after an evaluation that computes everything."""
+        p = self.shape_program
+        latents, counter = p.buffers.latents.clone(), p.buffers.counter.clone()
+        x = latents.to(p.buffers.h.dtype).repeat(p.buffers.shape.batch // len(latents), 1, 1, 1)
+        eps = model_output(p.model, x, p.tables.t[:1].expand(len(x)), p.tables.of_images())
+        solver = Solver(self._coefficients, counter, p.buffers.anchor.clone())
+        return reference.guided_update(eps, latents, solver, self._loop.guided_channels)
+
     def _finish_image(self, x: Tensor, reuses: Reuses, affine: tuple[Tensor, Tensor]) -> None:
         """Where the model's own last layers run between the final linear and the update."""
         p, k = self.shape_program, self.shape_program.kernels
@@ -181,6 +195,13 @@ class RunProgram:
         )
         guided = self._loop.guided_channels
         k.guided_update(outer.after(self._image), latents, self._state, guided, out=latents)
+
+
+def _coefficients(steps: int, like: Tensor, anchor: Tensor | None) -> Tensor:
+    """Every run brings its own; these are for the first pass, where each takes part."""
+    row = [0.9, -0.3, 0.0, 0.0, 1.5] if anchor is None else [0.9, -0.3, 0.4, 1.0, 1.5]
+    table = torch.tensor([[*row, 0.0, 0.0, 0.0]], dtype=torch.float32, device="cpu")
+    return table.to(like.device).repeat(steps, 1)
 
 
 class _Reports:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,8 +12,11 @@ from torch import Tensor
 
 from l2c_rt.backends.cuda.branch_launcher import BranchLauncher
 from l2c_rt.backends.cuda.buffers import Shape, allocate
+from l2c_rt.backends.cuda.checking.compared_kernels import ComparedKernels
+from l2c_rt.backends.cuda.checking.first_step import FirstStep
 from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.backends.cuda.modulation_table import ModulationTable
+from l2c_rt.backends.cuda.prediction_table import PredictionTable
 from l2c_rt.backends.cuda.step_launcher import Finish, StepLauncher
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.device.event_times import EventTimes
@@ -47,22 +51,32 @@ class ShapeProgram:
         self.device = outer.linear.weight.device
         self.buffers = allocate(shape, fused, slots, buffers(self.variants))
         self.tables = ModulationTable(fused, self.buffers.counter, label_rows)
+        self.predictions = None
+        if plan.coefficients:
+            rows = (self.buffers.h.shape[1], self.buffers.h.shape[2])
+            self.predictions = PredictionTable(plan, self.tables.steps, self.buffers.counter, rows)
         self.weights = WeightCopies(fusable, outer, guided)
-        self.kernels = cuda.kernels
+        self._checked = cuda.checked
+        self.kernels = cuda.kernels if cuda.checked is None else ComparedKernels(cuda.kernels)
         self.branches = BranchLauncher(
-            fusable, self.buffers, self.weights, cuda.kernels, cuda.tuner
+            fusable, self.buffers, self.weights, self.kernels, cuda.tuner
         )
         self.launcher = StepLauncher(
-            fusable, self.buffers, self.tables, self.weights, self.branches, cuda.kernels
-        )
+            fusable, self.buffers, self.tables, self.weights, self.branches, self.kernels,
+            self.predictions,
+        )  # fmt: skip
         self.recorder: Recorder = cuda.recorder(self.device)
         self.replays = self.graphs = self.nodes = 0
         self.seconds = 0.0
         self.notes: list[str] = list(cuda.tuner.notes)
         self.times = EventTimes(self.device)
 
-    def capture(self, finish: Finish) -> None:
-        """Settle configurations, run everything once, capture the filling of tables and steps."""
+    def capture(self, finish: Finish, meaning: Callable[[], Tensor], result: Tensor) -> None:
+        """Settle configurations, run everything once, capture the filling of tables and steps.
+
+        Raises WrongResultError where that shows a kernel, or the first step, to be wrong: what
+        `result` holds after it is `meaning` of the buffers before.
+        """
         began = time.perf_counter()
         self.branches.tune()
         for variant in self.variants:
@@ -71,15 +85,53 @@ class ShapeProgram:
         fills: list[Work] = [self.weights.refresh, partial(fill, self.tables.steps),
                              partial(fill, 1)]  # fmt: skip
         work: list[Work] = [partial(self.launcher.run, v, finish) for v in self.variants]
-        # Every step counts an evaluation: left to add up, they would read behind the tables.
-        counted = [item for step in work for item in (self._count_anew, step)]
-        self.recorder.warm([*fills, *counted])
+        self._first_pass(fills, work, FirstStep(self.model, meaning, result, self.buffers.h.dtype))
         self._refresh, self._fill_all, self._fill_one, *graphs = self.record([*fills, *work])
         self.variant_graphs = tuple(graphs)
         if self.recorder.captures:
             nodes = {node.name: node for node in self.model.program.nodes}
             self.nodes = sum(launch_kernels(launch, nodes) for v in self.variants for launch in v)
         self.seconds += time.perf_counter() - began
+
+    def _first_pass(self, fills: list[Work], steps: list[Work], first: FirstStep) -> None:
+        """Run everything once, checked where this was not yet on this machine."""
+        # Every step counts an evaluation: left to add up, they would read behind the tables.
+        counted = [item for step in steps for item in (self._count_anew, step)]
+        checked, kernels = self._checked, self.kernels
+        digest = self._digest()
+        if checked is None or checked.passed(digest):
+            self.recorder.warm([*fills, *counted])
+            return
+        # What later steps read was written by the first and those before them.
+        computes_all, rest = counted[1], counted[2:]
+        work = [
+            self._seed, *fills, kernels.begin, self._count_anew, first.before, computes_all,
+            first.after, *rest,
+        ]  # fmt: skip
+        if self.recorder.captures:
+            self.recorder.warm(work)
+        else:
+            for item in work:
+                item()
+        kernels.end()
+        checked.remember(digest)
+        self.notes += checked.notes
+
+    def _seed(self) -> None:
+        """An input that no kernel can be right on by chance."""
+        latents = self.buffers.latents
+        latents.normal_(generator=torch.Generator(latents.device).manual_seed(0))
+        # As the model, which is given them in its own dtype, reads them.
+        latents.copy_(latents.to(self.buffers.h.dtype))
+        self.tables.t.fill_(500.0)
+
+    def _digest(self) -> str:
+        """What runs here, as far as kernels depend on it."""
+        b = self.buffers
+        tensors = {name: (tuple(x.shape), x.dtype) for name, x in (("h", b.h), *b.streams.items())}
+        facts = (self.model.program, self.plan.steps, self.variants, b.shape, tensors,
+                 sorted(map(repr, self.branches.choices.items())))  # fmt: skip
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def record(self, work: Sequence[Callable[[], None]]) -> list[Graph]:
         """Graphs of work that has been run before.
@@ -117,8 +169,9 @@ class ShapeProgram:
         """A run begins: take the weights as they are now."""
         self._refresh.replay()
 
-    def fill(self, t: Sequence[float] | Tensor, y: Tensor | None) -> None:
-        """Tabulate for the evaluations at timesteps t, and go back to the table's first.
+    def fill(self, t: Sequence[float] | Tensor, y: Tensor | None, first: int) -> None:
+        """Tabulate for the evaluations from `first` on, at timesteps t, and go back to the table's
+        first.
 
         Shapes: t [w] with w = 1 or at most the window; y int64 [labels].
         """
@@ -134,6 +187,8 @@ class ShapeProgram:
         else:
             count = len(t)
             tables.t[:count].copy_(host_tensor(t, tables.t), non_blocking=True)
+        if self.predictions is not None:
+            self.predictions.fill(first, count)
         if tables.y is not None:
             if y is None:
                 raise ValueError("y is missing: the model was made with labels")

@@ -12,9 +12,10 @@ from l2c_rt.adapters.bound_model import FusableAttention, FusableBranch, Fusable
 from l2c_rt.backends.cuda.branch_launcher import BranchLauncher
 from l2c_rt.backends.cuda.buffers import Buffers
 from l2c_rt.backends.cuda.modulation_table import ModulationTable
+from l2c_rt.backends.cuda.prediction_table import PredictionTable
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.kernels.operands import Reuses
-from l2c_rt.plan.lowering import Embed, Final, LoweredStep, Run, SkipLinear, Sum, Term
+from l2c_rt.plan.lowering import Embed, Final, LoweredStep, Mix, Run, SkipLinear, Sum, Term
 
 Finish = Callable[[Final, Reuses], None]
 
@@ -30,13 +31,16 @@ class StepLauncher:
         weights: WeightCopies,
         branches: BranchLauncher,
         kernels: Any,
+        predictions: PredictionTable | None,
     ) -> None:
         assert fusable.outer is not None
+        self._predictions = predictions
         self._fusable, self._outer = fusable, fusable.outer
         self.buffers, self.tables, self.weights = buffers, tables, weights
         self._branches, self._kernels = branches, kernels
         self._gated = fusable.modulation is not None
         self._lists: dict[tuple[Term, ...], Reuses] = {}
+        self._mixed: dict[Mix, Reuses] = {}
 
     def run(self, step: LoweredStep, finish: Finish) -> None:
         """Launch everything of a step."""
@@ -46,6 +50,8 @@ class StepLauncher:
                 self._branches.run(launch.branch, launch.slot)
             elif isinstance(launch, Sum):
                 self._sum(launch)
+            elif isinstance(launch, Mix):
+                self._mix(launch)
             elif isinstance(launch, Embed):
                 self._embed(launch)
             elif isinstance(launch, SkipLinear):
@@ -60,6 +66,8 @@ class StepLauncher:
         for launch in step:
             if isinstance(launch, Sum | Final):
                 self.reuses(launch.terms)
+            elif isinstance(launch, Mix):
+                self._mixed_slots(launch)
 
     def reuses(self, terms: tuple[Term, ...]) -> Reuses:
         """The terms as kernels read them: slot and gate numbers on the device."""
@@ -71,8 +79,29 @@ class StepLauncher:
             numbers = numbers.to(device)
             slots, rest = numbers[: len(terms)], numbers[len(terms) :]
             arena = self.buffers.memory.all_slots
-            self._lists[terms] = Reuses(arena, slots, rest if self._gated else None)
+            weights = None
+            if self._predictions is not None and any(t.at is not None for t in terms):
+                weights = self._predictions.weights([term.at for term in terms])
+            self._lists[terms] = Reuses(arena, slots, rest if self._gated else None, weights)
         return self._lists[terms]
+
+    def _mixed_slots(self, launch: Mix) -> Reuses:
+        if launch not in self._mixed:
+            assert self._predictions is not None
+            device = self.buffers.counter.device
+            slots = torch.tensor(launch.slots, dtype=torch.int32, device="cpu").to(device)
+            at = range(launch.at, launch.at + len(launch.slots))
+            weights = self._predictions.weights([*at])
+            self._mixed[launch] = Reuses(self.buffers.memory.all_slots, slots, None, weights)
+        return self._mixed[launch]
+
+    def _mix(self, launch: Mix) -> None:
+        operand = None
+        if launch.has_operand:
+            assert self._predictions is not None
+            operand = self._predictions.operand(launch.at)
+        out = self.buffers.memory.slots[launch.store]
+        self._kernels.mix(self._mixed_slots(launch), out, operand)
 
     def _chunk(self, branch: str, number: int) -> int:
         """The chunk of a branch's shift (0), scale (1) or gate (2)."""
@@ -116,7 +145,7 @@ class StepLauncher:
         if not launch.terms and target is source:
             k.norm_modulate(source, modulation, *norm, out=h)
             return
-        if len(launch.terms) != 1:
+        if not _is_plain(launch.terms):
             k.reuse_run(source, self.reuses(launch.terms), modulation, *norm, out=(target, h))
             return
         (term,) = launch.terms
@@ -141,7 +170,7 @@ class StepLauncher:
         if not launch.terms and target is source:
             k.norm(source, *norm, out=h)
             return
-        if len(launch.terms) != 1:
+        if not _is_plain(launch.terms):
             k.reuse_run_norm(source, self.reuses(launch.terms), *norm, out=(target, h))
             return
         y = self.buffers.memory.slots[launch.terms[0].slot]
@@ -195,3 +224,8 @@ def why_not_launched(fusable: FusableModel, outer: OuterLayers) -> str:
             if len(biased) > 1:
                 return f"{name}: some of q, k, v have a bias and some have none"
     return ""
+
+
+def _is_plain(terms: tuple[Term, ...]) -> bool:
+    """Whether there is one term, as it is in its slot."""
+    return len(terms) == 1 and terms[0].at is None

@@ -36,7 +36,7 @@ def fused_cuda_backend(model: BoundModel, cuda: CudaParts, options: Options) -> 
         return CudaWorkspace(FusedModel(model, plan, cuda, options))
 
     # One slot more, for outputs that nobody reads later.
-    return Backend("fused", fused_passes, workspace, extra_slots=1)
+    return Backend("fused", fused_passes, workspace, extra_slots=1, replaceable=options.forgiving)
 
 
 def _why_not_here(device: torch.device) -> str:

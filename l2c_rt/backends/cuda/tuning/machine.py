@@ -41,6 +41,16 @@ def _workspaces() -> str:
     return "".join(f" | {name}={size}" for name, size in sizes.items() if size)
 
 
+def kernels_digest() -> str:
+    """Of the source of every kernel."""
+    digest = hashlib.sha256()
+    files = importlib.resources.files("l2c_rt.kernels")
+    for file in sorted(files.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".py"):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def describe_device(device: torch.device | int = 0) -> str:
     """Name, size and driver of a GPU, for `Tuner`."""
     properties = torch.cuda.get_device_properties(device)

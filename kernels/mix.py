@@ -1,0 +1,111 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+"""A predicted branch output that is kept: a weighted sum of k slots, written to a slot.
+
+    out = (sum_i weight_i * arena[slots_i]) * (1 + scale) + shift
+
+Scale and shift, where there are any, are tensors [T, D] of a bank, which a table names for every
+evaluation.  Shapes: out [B, T, D], which may be one of the slots; arena [N, B, T, D]; slots int32
+[k].  Passes over [B, T, D]: k reads and 1 write.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from l2c_rt.kernels import _check, _check_lists
+from l2c_rt.kernels._launch import RowTile, options, row_block, row_tile
+from l2c_rt.kernels._row_math import (
+    let_next_kernel_start,
+    loaded,
+    own_row,
+    slot_offsets,
+    stored,
+    table_weights,
+    wait_for_kernel_before,
+)
+from l2c_rt.kernels.operands import OperandBank, Reuses, weights_of
+
+
+def mix_bytes(batch: int, tokens: int, width: int, count: int, operands: int, itemsize: int) -> int:
+    """k slots read and one written; `operands` float32 tensors [T, D] read once per image."""
+    return batch * tokens * width * ((count + 1) * itemsize + 4 * operands)
+
+
+def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
+    rows, width, count = grid[0], args["D"], args["K"]
+    operands = 2 * args["OPERAND"]
+    return {
+        "name": f"{metadata.name} [{rows}, {width}] k={count}",
+        "bytes": mix_bytes(1, rows, width, count, operands, args["arena_ptr"].element_size()),
+        "flops32": (2 * count + operands) * rows * width,
+    }
+
+
+@triton.jit(
+    do_not_specialize=["T", "K", "num_weights", "column"],
+    do_not_specialize_on_alignment=["slots_ptr", "weights_ptr", "columns_ptr", "counter_ptr",
+                                    "index_ptr"],
+    launch_metadata=_metadata,
+)  # fmt: skip
+def _mix_kernel(
+    arena_ptr, slots_ptr, weights_ptr, columns_ptr, counter_ptr, bank_ptr, index_ptr, out_ptr,
+    T, K, stride_slot_vectors, num_weights, column, D: tl.constexpr, BLOCK: tl.constexpr,
+    UNROLL: tl.constexpr, OPERAND: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    wait_for_kernel_before(PDL)
+    row, columns, inside = own_row(D, BLOCK)
+    arena_ptr += row * D
+    total = tl.zeros((1, BLOCK), tl.float32)
+    for first in tl.range(0, K, UNROLL):
+        i = first + tl.arange(0, UNROLL)[:, None]
+        slots = slot_offsets(slots_ptr, i, K, stride_slot_vectors)
+        y = loaded(arena_ptr, slots + columns, (i < K) & inside)
+        y *= table_weights(weights_ptr, columns_ptr, counter_ptr, i, K, num_weights)
+        total += tl.sum(y, axis=0)[None, :]
+    let_next_kernel_start(PDL)
+    if OPERAND:
+        # Two numbers of the bank for each column of weights: its scale and its shift.
+        at = (tl.load(counter_ptr).to(tl.int64) * num_weights + column) * 2
+        token = (row % T) * D + columns
+        scale = tl.load(index_ptr + at).to(tl.int64) * T * D
+        shift = tl.load(index_ptr + at + 1).to(tl.int64) * T * D
+        total += total * loaded(bank_ptr, scale + token, inside)
+        total += loaded(bank_ptr, shift + token, inside)
+    stored(out_ptr + row * D, columns, total, inside)
+
+
+def mix(
+    reuses: Reuses,
+    out: Tensor,
+    operand: OperandBank | None = None,
+    tile: RowTile | None = None,
+) -> Tensor:
+    """The weighted sum of the slots, written to `out`; with `operand`, scaled and shifted.
+
+    Raises: ValueError for a shape, dtype, layout or alignment that the kernel does not take, and
+    for slots without weights.
+    Launches: _mix_kernel.
+    """
+    op = "mix"
+    b, t, d = _check.rows(op, out)
+    _check_lists.reuses(op, reuses, (b, t, d), out, gated=False)
+    _check.tensor(op, "out", out, (b, t, d), reuses.arena, (reuses.arena.dtype,))
+    if reuses.weights is None:
+        raise ValueError(f"{op}: reuses have no weights; use ungated_reuse_sum")
+    if operand is not None:
+        _check_lists.operand(op, operand, (t, d), reuses.weights, out)
+    tile, weights = tile or row_tile(d), weights_of(reuses)
+    arena = reuses.arena
+    bank, index = (arena, reuses.slots) if operand is None else (operand.bank, operand.index)
+    _mix_kernel[(b * t,)](
+        arena, reuses.slots, weights.table, weights.columns, weights.counter, bank, index, out,
+        t, len(reuses.slots), arena.stride(0) // 8, weights.table.shape[-1],
+        0 if operand is None else operand.column,
+        D=d, BLOCK=row_block(d), UNROLL=tile.unroll, OPERAND=operand is not None, PDL=tile.pdl,
+        **options(tile.warps, pdl=tile.pdl),
+    )  # fmt: skip
+    return out

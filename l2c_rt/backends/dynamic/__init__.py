@@ -1,0 +1,1 @@
+"""Rows chosen at run time, by what a forward shows."""

@@ -1,0 +1,129 @@
+"""One call of a step under a method that decides: its state, and what it has decided."""
+
+from __future__ import annotations
+
+from typing import Any, SupportsFloat
+
+import torch
+from torch import Tensor
+
+from l2c_rt.backends.backend import Evaluation
+from l2c_rt.backends.dynamic.gauge import gauge_for
+from l2c_rt.plan.decisions import NAN, At, Decided, Dynamic
+from l2c_rt.plan.dynamic import RowPlans
+from l2c_rt.plan.run_record import Done
+
+
+class Decider:
+    """Asks the method, with the state that this run has left.
+
+    `begin` starts an evaluation, `observe` and then `decide` may follow, `end` is the last; an
+    evaluation that was given up leaves a state that the next run's first one forgets.
+    """
+
+    def __init__(self, dynamic: Dynamic, row_plans: RowPlans) -> None:
+        self.method, self.look = dynamic.method, dynamic.cut.look
+        self.gauge = gauge_for(self.look)
+        self._row_plans = row_plans
+        self._state: Any = self.method.begin()
+        self._evaluation: Evaluation
+        self._at = At(0, 1)
+        self._computed: list[int] = []
+        self.row: int | None = None
+        """What is done at this evaluation, where that is known yet."""
+        self._metric: SupportsFloat = NAN
+        # What the method is told; of a check, it is on the device until the next evaluation.
+        self._read: SupportsFloat = NAN
+        self._seen: Tensor | None = None
+        self._done = Done(0)
+
+    def begin(self, evaluation: Evaluation) -> None:
+        """An evaluation begins; one of step 0 of the plan may reuse nothing."""
+        step, record, lane = evaluation.step, evaluation.record, evaluation.lane
+        if step == 0:
+            self._state = self.method.begin()
+            self.gauge.begin_run()
+            self._computed.clear()
+        else:
+            read = Decided(self._done.row, float(self._read))
+            self._state = self.method.after(self._state, self._at, read)
+        self._evaluation = evaluation
+        self._at = At(step, record.steps, record.at(step, 0) if lane else None)
+        self._seen, self._read = None, NAN
+        decided: Decided | None = Decided(0)
+        if evaluation.variant != 0 and step > 0:
+            decided = self.method.forced(self._state, self._at)
+        self.row = None if decided is None else decided.row
+        if decided is not None:
+            self._read = decided.metric
+        self._metric = self._read
+
+    def observe(self, value: Tensor) -> None:
+        """The tensor that the method looks at."""
+        self.gauge.observe(value, self._noise())
+        if self.row is None or self.look.when_forced:
+            self._seen = self.gauge.metric()
+            self._metric = NAN if self._seen is None else self._seen
+
+    def _noise(self) -> float:
+        """The noise level of this evaluation, 0 where nobody asks for it."""
+        if self.look.spectrum is None:
+            return 0.0
+        step, timesteps = self._at.step, self._evaluation.timesteps
+        if timesteps is None and self.look.spectrum.sigmas is None:
+            return self.look.spectrum.noise(step, _number(self._evaluation.state.t))
+        return self.look.spectrum.noise(step, 0.0 if timesteps is None else timesteps[step])
+
+    def check(self, predicted: Tensor, computed: Tensor) -> None:
+        """What stands for a block's output, and what the block gives."""
+        self.gauge.observe(torch.stack([predicted, computed]), 0.0)
+        error = self.gauge.metric()
+        assert error is not None
+        self._metric = self._read = error
+
+    def decide(self) -> None:
+        """Choose the row by what was observed.  Waits for the device."""
+        read = NAN if self._seen is None else float(self._seen)
+        self._metric = self._read = read
+        self.row = self.method.choose(self._state, self._at, read)
+
+    @property
+    def variant(self) -> int:
+        """The distinct step of the plan that is carried out; until it is known, one that computes
+        everything."""
+        return self._row_plans.variant(self.row or 0, len(self._computed))
+
+    @property
+    def coefficients(self) -> tuple[float, ...]:
+        """Those of the predictions of this evaluation, by slots of the ring."""
+        size = self._row_plans.history
+        newest = self._computed[-size:]
+        if not self.row or len(newest) < 2:
+            return ()
+        known = self.method.prediction(tuple(self._computed), self._at)
+        first = len(self._computed) - len(newest)
+        by_slot = {(first + i) % size: known.get(s, 0.0) for i, s in enumerate(newest)}
+        return tuple(by_slot[slot] for slot in range(len(newest)))
+
+    def end(self, out: Tensor) -> None:
+        """The evaluation is done and gave `out`."""
+        assert self.row is not None
+        self._done = Done(self.variant, self.row, self._metric)
+        self.gauge.end(out, computed=self.row == 0)
+        if self.row == 0:
+            self._computed.append(self._at.step)
+
+    @property
+    def done(self) -> Done:
+        """What the last evaluation did."""
+        return self._done
+
+
+def _number(t: object) -> float:
+    """A timestep as a number.  Waits for the device that it is on."""
+    if t is None:
+        raise ValueError(
+            "SeaCache: the model is given no timestep, so the noise level is not known; give "
+            "sigmas=[...], one per evaluation"
+        )
+    return float(t.reshape(-1)[0]) if isinstance(t, Tensor) else float(t)  # type: ignore[arg-type]

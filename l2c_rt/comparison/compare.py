@@ -1,0 +1,177 @@
+"""Many methods on one model at equal compute, each against the full run from the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from os import PathLike
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from l2c_rt.adapters.branch_forward import frozen
+from l2c_rt.adapters.model_fingerprint import model_fingerprint
+from l2c_rt.comparison.comparison import FORMAT, VERSION, Comparison
+from l2c_rt.comparison.knobs import as_given
+from l2c_rt.comparison.loop_runs import Loop
+from l2c_rt.comparison.measured_runs import MeasuredRuns
+from l2c_rt.comparison.methods import Entry, Method, entries_of, identity
+from l2c_rt.comparison.pipeline_subject import PipelineSubject
+from l2c_rt.comparison.result_folder import ResultFolder
+from l2c_rt.comparison.rows import Rows
+from l2c_rt.comparison.runs import check_images_and_seed
+from l2c_rt.comparison.subjects import (
+    Decode,
+    OwnLoopSubject,
+    PublishedLoopSubject,
+    Subject,
+)
+from l2c_rt.measure.clocks import Clock
+from l2c_rt.policies.router import Router
+from l2c_rt.schedule.cache_schedule import CacheSchedule
+
+
+def compare(
+    model: Any,
+    methods: Mapping[str, Method] | Sequence[Method | Entry],
+    *,
+    compute: Sequence[float] | None = (0.85, 0.675, 0.5),
+    seeds: int | Sequence[int] = 3,
+    steps: int | None = None,
+    images: int = 8,
+    cfg_scale: float | None = None,
+    loop: Loop | None = None,
+    calls_per_step: int = 1,
+    backend: str = "auto",
+    rounds: int = 1,
+    decode: Decode | None = None,
+    features: nn.Module | None = None,
+    real: Tensor | None = None,
+    folder: str | PathLike[str] | None = None,
+    progress: bool = True,
+    clock: Clock | None = None,
+) -> Comparison:
+    """Run every method at each share of the full run's arithmetic, and the full run.
+
+    A method is what `compile` takes, or a list of such, its settings; a mapping names them, an
+    `Entry` also has options of `compile` for one.  `compute` are shares of the full run's counted
+    multiply-accumulates: each method takes the setting that comes nearest, by its `knob`, and its
+    row says what it did compute.  With None each is run as it is.
+    `seeds`, a number of them or a list, are those of the noise; every run is against the full run
+    of its seed.  Without a `loop`, as `learn` takes it, the loop is the published one of the
+    family, with `images` at once, which `decode` makes of latents.  `model` may also be a pipeline
+    of diffusers; then `loop(pipe, seed)` calls it.  Each timed run, `rounds` a
+    seed, is beside a full one; 0 times nothing.  `features` [n, C, H, W] -> [n, F] are those of FID
+    in Inception's place, `real` images in the place of the full run's.
+    `folder` keeps every result as it comes; the same call goes on where that stopped.
+    Raises TypeError or ValueError, before the first run, for what does not fit.
+    """
+    plan = _Options(tuple(seeds_of(seeds, images)), shares_of(compute), rounds_of(rounds))
+    entries = entries_of(methods)
+    steps = _steps_of(entries, steps)
+    if loop is not None:
+        _refuse_beside_loop(cfg_scale=cfg_scale, decode=decode)
+    subject: Subject
+    if not isinstance(model, nn.Module):
+        subject = PipelineSubject(model, steps, _required(loop, model), backend)
+    elif loop is None:
+        subject = PublishedLoopSubject(model, steps, images, cfg_scale, backend, decode)
+    else:
+        subject = OwnLoopSubject(model, steps, loop, calls_per_step, backend)
+    for entry in entries:
+        subject.build(as_given(entry.method).at(0), entry.options)
+    more = {"images": images, "loop": loop, "calls per step": calls_per_step, "backend": backend,
+            "decode": decode, "features": features, "real images": real}  # fmt: skip
+    results = ResultFolder(folder, _configuration(subject, entries, plan, more))
+    total = len(plan.seeds) * (1 + len(entries) * len(plan.shares or (None,)))
+    with ExitStack() as stack:
+        for module in subject.modules:
+            stack.enter_context(frozen(module))
+        bar = stack.enter_context(tqdm(total=total, desc="compare", disable=not progress))
+        runs = MeasuredRuns(subject, plan.seeds, plan.rounds, clock, features)
+        rows = Rows(runs, results, real, bar.update)
+        all_rows = [rows.full(), *(row for e in entries for row in rows.of(e, plan.shares))]
+        reasons = rows.reasons()
+    return Comparison(
+        subject.name, steps, images if loop is None else None, plan.seeds, subject.cfg_scale,
+        plan.shares, tuple(all_rows), reasons, results.digest,
+    )  # fmt: skip
+
+
+class _Options(NamedTuple):
+    seeds: tuple[int, ...]
+    shares: tuple[float, ...] | None
+    rounds: int
+
+
+def _configuration(
+    subject: Subject, entries: Sequence[Entry], plan: _Options, more: Mapping[str, object]
+) -> dict[str, Any]:
+    """All that the results depend on, but the machine."""
+    return {
+        "format": FORMAT, "version": VERSION, "model": subject.name, "steps": subject.steps,
+        "weights": [model_fingerprint(module) for module in subject.modules],
+        "methods": [[e.name, identity(e.method), identity(e.options)] for e in entries],
+        "guidance": subject.cfg_scale, "seeds": list(plan.seeds), "rounds": plan.rounds,
+        "compute": identity(plan.shares), **{k: identity(v) for k, v in more.items()},
+    }  # fmt: skip
+
+
+def _steps_of(entries: Sequence[Entry], steps: int | None) -> int:
+    """The number of evaluations: given, or that of the first schedule or router."""
+    for entry in entries:
+        methods = entry.method if isinstance(entry.method, list) else [entry.method]
+        for method in methods:
+            if steps is None and isinstance(method, CacheSchedule | Router):
+                steps = method.steps
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"compare: steps is {steps!r:.40}, wanted the number of evaluations")
+    return steps
+
+
+def _required(loop: Loop | None, pipe: object) -> Loop:
+    if loop is None:
+        raise ValueError(
+            f"compare: a {type(pipe).__name__} needs loop=, a function of (pipe, seed) that calls "
+            "the pipeline and returns its images"
+        )
+    return loop
+
+
+def _refuse_beside_loop(**options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(
+                f"compare: got loop= and {name}={value!r:.40}; guidance and images are the loop's "
+                f"own matter, leave {name} out"
+            )
+
+
+def seeds_of(seeds: int | Sequence[int], images: int) -> Sequence[int]:
+    """0, 1, ... for a number of them."""
+    check_images_and_seed("compare", images, 0)
+    counted = isinstance(seeds, int) and not isinstance(seeds, bool)
+    several = tuple(range(seeds)) if counted else tuple(seeds)  # type: ignore[arg-type]
+    if not several or len(set(several)) < len(several):
+        raise ValueError(f"compare: seeds is {seeds!r:.60}, wanted a number, or different seeds")
+    for seed in several:
+        check_images_and_seed("compare", images, seed)
+    return several
+
+
+def shares_of(compute: Sequence[float] | None) -> tuple[float, ...] | None:
+    """The shares, each once.  Raises ValueError for one that is not above 0 and at most 1."""
+    for share in compute or ():
+        if isinstance(share, bool) or not 0 < share <= 1:
+            raise ValueError(f"compare: compute has {share!r:.40}, wanted shares in 0..1, not 0")
+    if compute is not None and not compute:
+        raise ValueError("compare: compute is empty, wanted shares, or None for methods as given")
+    return None if compute is None else tuple(dict.fromkeys(map(float, compute)))
+
+
+def rounds_of(rounds: int) -> int:
+    """The number of timed runs for each seed."""
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0:
+        raise ValueError(f"compare: rounds is {rounds!r:.40}, wanted an int of at least 0")
+    return rounds

@@ -1,0 +1,1 @@
+"""Whether this machine runs what it should, and runs it right: `l2c-rt doctor`."""

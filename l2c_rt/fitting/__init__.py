@@ -1,1 +1,0 @@
-"""Predictors fitted on calibration runs."""

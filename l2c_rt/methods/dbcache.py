@@ -1,0 +1,179 @@
+"""DBCache of cache-dit: the first blocks tell whether the middle ones are computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Literal, NamedTuple
+
+from l2c_rt.correctors.differences import finite_differences, weighted
+from l2c_rt.correctors.taylor import check_order
+from l2c_rt.methods.checks import check_int, check_number
+from l2c_rt.methods.deciding import Deciding, rows_from
+from l2c_rt.methods.steps_mask import steps_mask
+from l2c_rt.plan.decisions import At, Cut, Decided, Look, ModelFacts
+from l2c_rt.plan.dynamic import Rows
+from l2c_rt.schedule.cache_schedule import CacheSchedule
+
+FIRST_DIFFERENCE = 3
+"""The evaluation whose difference to an earlier one is the first that the calibrator takes."""
+
+ALWAYS = -1.0
+"""The metric that is noted where the threshold of 1 or more asks for none."""
+
+
+class Counts(NamedTuple):
+    """What DBCache knows of the run: evaluations that reused, those in a row, the metrics' sum."""
+
+    cached: int = 0
+    in_a_row: int = 0
+    accumulated: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DBCache(Deciding):
+    """Reuses what the middle blocks add where what the first `Fn_compute_blocks` add has changed by
+    less than `residual_diff_threshold`, as mean |r - r'| / mean |r'| over the batch, r' being that
+    of the last computed evaluation of the same call.  The last `Bn_compute_blocks` always run.
+
+    Computed are: every `warmup_interval`-th of the first `max_warmup_steps`; what the mask says (a
+    name, "slow" to "ultra", or one 0 or 1 per evaluation), whose zeros are decided with the policy
+    "dynamic" and reused with "static"; all evaluations once `max_cached_steps` have reused, one
+    after `max_continuous_cached_steps` in a row, all once the metrics have added up to
+    `max_accumulated_residual_diff_threshold` (-1 and None: no such limit).  A threshold of 0
+    computes always, one of 1 or more never asks.
+    Calls of a step decide by themselves; with `cfg_diff_compute_separate=False` those after the
+    first take its metric.
+    With `taylorseer_order` m (TaylorSeerCalibratorConfig) what is reused is predicted from the last
+    m + 1 computed evaluations by finite differences, of which those before evaluation 3 have none;
+    `calibrator_cache_type` "hidden_states" predicts the middle blocks' output in place of what they
+    add to their input.
+    Kept: what the middle blocks add, per stream, and r'.  Needs: nothing.
+    Source: cache-dit 1.5.3, DBCacheConfig, whose names and defaults these are.
+    """
+
+    Fn_compute_blocks: int = 8
+    Bn_compute_blocks: int = 0
+    residual_diff_threshold: float = 0.08
+    max_warmup_steps: int = 8
+    warmup_interval: int = 1
+    max_cached_steps: int = -1
+    max_continuous_cached_steps: int = -1
+    max_accumulated_residual_diff_threshold: float | None = None
+    steps_computation_mask: str | Sequence[int] | None = None
+    steps_computation_policy: Literal["dynamic", "static"] = "dynamic"
+    cfg_diff_compute_separate: bool = True
+    taylorseer_order: int | None = None
+    calibrator_cache_type: Literal["residual", "hidden_states"] = "residual"
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("Fn_compute_blocks", 1), ("Bn_compute_blocks", 0), ("max_warmup_steps", 0),
+            ("warmup_interval", 1), ("max_cached_steps", -1), ("max_continuous_cached_steps", -1),
+        ):  # fmt: skip
+            check_int(f"DBCache: {name}", getattr(self, name), least)
+        check_number("DBCache: residual_diff_threshold", self.residual_diff_threshold, 0)
+        limit = self.max_accumulated_residual_diff_threshold
+        if limit is not None:
+            check_number("DBCache: max_accumulated_residual_diff_threshold", limit, 0)
+        if self.steps_computation_policy not in ("dynamic", "static"):
+            raise ValueError(
+                f"DBCache: steps_computation_policy is {self.steps_computation_policy!r}, wanted "
+                "'dynamic' or 'static'"
+            )
+        if self.taylorseer_order is not None:
+            check_order("DBCache: taylorseer_order", self.taylorseer_order)
+        if self.calibrator_cache_type not in ("residual", "hidden_states"):
+            raise ValueError(
+                f"DBCache: calibrator_cache_type is {self.calibrator_cache_type!r}, wanted "
+                "'residual' or 'hidden_states'"
+            )
+        mask = self.steps_computation_mask
+        if mask is not None and not isinstance(mask, str):
+            if any(value not in (0, 1) for value in mask):
+                raise ValueError(
+                    f"DBCache: steps_computation_mask is {mask!r:.60}, wanted zeros and ones"
+                )
+            object.__setattr__(self, "steps_computation_mask", tuple(mask))
+
+    def mask(self, steps: int) -> tuple[int, ...] | None:
+        """The mask for a run of that many evaluations.
+
+        Raises ValueError where it is for another number, or none is published for it.
+        """
+        mask = self.steps_computation_mask
+        if mask is None:
+            return None
+        values = steps_mask(mask, steps) if isinstance(mask, str) else mask
+        if len(values) != steps:
+            raise ValueError(
+                f"DBCache: steps_computation_mask has {len(values)} entries, the run has {steps} "
+                "evaluations; give one per evaluation"
+            )
+        return tuple(int(value) for value in values)
+
+    def cut(self, facts: ModelFacts) -> Cut:
+        self.rows(facts.blocks)
+        look = Look("added", facts.blocks[self.Fn_compute_blocks - 1], against="computed")
+        outputs = self.calibrator_cache_type == "hidden_states"
+        return Cut(look, keeps_outputs=outputs and self.taylorseer_order is not None)
+
+    @property
+    def history(self) -> int:
+        return 1 + (self.taylorseer_order or 0)
+
+    def prediction(self, computed: tuple[int, ...], at: At) -> Mapping[int, float]:
+        early = [s for s in computed if s < FIRST_DIFFERENCE][-1:]
+        chain = early + [s for s in computed if s >= FIRST_DIFFERENCE]
+        differences = finite_differences(chain[-self.history :], self.history - 1)
+        distance = at.step - computed[-1]
+        weights = [distance**i / math.factorial(i) for i in range(len(differences))]
+        return weighted(differences, weights)
+
+    def rows(self, branches: tuple[str, ...]) -> Rows:
+        return rows_from(branches, first=self.Fn_compute_blocks, last=self.Bn_compute_blocks)
+
+    def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule:
+        self.mask(steps)
+        return Deciding.schedule(self, steps, branches)
+
+    def begin(self) -> Counts:
+        return Counts()
+
+    def forced(self, state: Counts, at: At) -> Decided | None:
+        mask = self.mask(at.steps)
+        warmup = self.max_warmup_steps
+        if mask is not None:
+            warmup = min(warmup, sum(takewhile(bool, mask)))
+        if at.step in range(0, warmup, self.warmup_interval):
+            return Decided(0)
+        if mask is not None and (mask[at.step] or self.steps_computation_policy == "static"):
+            return Decided(0 if mask[at.step] else 1)
+        if self._is_at_a_limit(state) or self.residual_diff_threshold <= 0:
+            return Decided(0)
+        if self.residual_diff_threshold >= 1:
+            return Decided(1, ALWAYS)
+        if self.cfg_diff_compute_separate or at.first_call is None:
+            return None
+        metric = at.first_call.metric
+        return None if math.isnan(metric) else Decided(self.choose(state, at, metric), metric)
+
+    def _is_at_a_limit(self, state: Counts) -> bool:
+        limit = self.max_accumulated_residual_diff_threshold
+        return (
+            0 <= self.max_cached_steps <= state.cached
+            or 0 <= self.max_continuous_cached_steps <= state.in_a_row
+            or (limit is not None and state.accumulated >= limit)
+        )
+
+    def choose(self, state: Counts, at: At, metric: float) -> int:
+        return int(metric < self.residual_diff_threshold)
+
+    def after(self, state: Counts, at: At, done: Decided) -> Counts:
+        # NaN compares with nothing.
+        accumulated = state.accumulated + (done.metric if done.metric > 0 else 0.0)
+        if done.row == 0:
+            return Counts(state.cached, 0, accumulated)
+        return Counts(state.cached + 1, state.in_a_row + 1, accumulated)

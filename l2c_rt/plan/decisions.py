@@ -1,0 +1,153 @@
+"""What a method that decides at run time declares: where it looks, its rows, its decision.  Pure.
+
+A method looks at one tensor per evaluation, of which a backend makes one number, the metric; the
+method chooses among its rows by it.  States are immutable: the runtime holds one per call of a step
+and begins anew with every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from l2c_rt.plan.dynamic import Rows
+from l2c_rt.schedule.cache_schedule import CacheSchedule
+
+NAN = float("nan")
+
+
+class Decided(NamedTuple):
+    """What was done at one evaluation; the metric is NaN where none was read."""
+
+    row: int
+    metric: float = NAN
+
+
+class At(NamedTuple):
+    """An evaluation.  `first_call` is what the step's first call decided, for the others."""
+
+    step: int
+    steps: int
+    first_call: Decided | None = None
+
+
+Measure = Literal[
+    "relative L1", "output change", "filtered", "elementwise L1", "elementwise L2", "cosine"
+]  # fmt: skip
+"""How a metric is made of what is observed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """A filter by the noise level, which is the timestep over `scale` where `sigmas` has none."""
+
+    power: float
+    scale: float
+    sigmas: tuple[float, ...] | None = None
+
+    def noise(self, step: int, timestep: float) -> float:
+        """The noise level of an evaluation."""
+        return timestep / self.scale if self.sigmas is None else self.sigmas[step]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The tensor that a method observes, and what it is compared with.
+
+    "input" and "output" are those of the module at `path` (its first tensor, or tensor `index` of
+    its output); "added" is what the blocks up to `path` add to the image stream; "call" is the
+    model's own input.  At row 2 of a method that looks at what is "checked", the block at `path` is
+    also run on the input that it has, and what it gives is compared with what stands for it; the
+    metric is known to the next evaluation.  Else it is compared with that of the evaluation before,
+    or of the last one that was computed; with `when_forced` also where the method does not ask, for
+    the record.  `measure` names the metric that is made of them: see `backends.dynamic.gauge`.
+    """
+
+    kind: Literal["input", "output", "added", "call", "checked"]
+    path: str = ""
+    index: int = 0
+    against: Literal["before", "computed"] = "before"
+    when_forced: bool = False
+    measure: Measure = "relative L1"
+    spectrum: Spectrum | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a model is cut for a method.
+
+    `exit` names a module before whose input what the blocks add is added, in place of after the
+    last block.  With `keeps_outputs` what is kept of blocks is what they give, not what they add.
+    """
+
+    look: Look
+    exit: str = ""
+    keeps_outputs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a method may know of a model: its class, its blocks and all modules by path."""
+
+    kind: str
+    blocks: tuple[str, ...]
+    modules: frozenset[str]
+
+
+@runtime_checkable
+class DynamicMethod(Protocol):
+    """A method that chooses a row at each evaluation.
+
+    `for_model` gives the method with what it knows of a class of models; it, `cut` and `rows` raise
+    ValueError for a model that the method cannot carry.  `forced` gives what an evaluation does
+    that needs no look, None for the others, for which `choose` is asked; `after` gives the next
+    state, of the row that was done, which is 0 wherever the runtime had to.  `schedule` is that of
+    a run which reuses wherever it may.  Of every branch `history` computed outputs are kept;
+    where they are more than one, `prediction` gives the coefficients, by the evaluation that
+    computed them: all so far are given, the newest last.
+    """
+
+    granularity: str
+
+    @property
+    def history(self) -> int: ...
+
+    def for_model(self, facts: ModelFacts) -> DynamicMethod: ...
+
+    def cut(self, facts: ModelFacts) -> Cut: ...
+
+    def rows(self, branches: tuple[str, ...]) -> Rows: ...
+
+    def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule: ...
+
+    def prediction(self, computed: tuple[int, ...], at: At) -> Mapping[int, float]: ...
+
+    def begin(self) -> Any: ...
+
+    def forced(self, state: Any, at: At) -> Decided | None: ...
+
+    def choose(self, state: Any, at: At, metric: float) -> int: ...
+
+    def after(self, state: Any, at: At, done: Decided) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dynamic:
+    """A method for one model, and how the model is cut for it."""
+
+    method: DynamicMethod
+    cut: Cut
+
+    @staticmethod
+    def of(method: DynamicMethod, facts: ModelFacts) -> Dynamic:
+        """Raises ValueError for a model that the method cannot carry."""
+        method = method.for_model(facts)
+        cut = method.cut(facts)
+        for path in filter(None, (cut.look.path, cut.exit)):
+            if path not in facts.modules:
+                raise ValueError(
+                    f"{type(method).__name__}: {facts.kind} has no module {path!r}; name one "
+                    "of its modules"
+                )
+        return Dynamic(method, cut)

@@ -1,0 +1,108 @@
+"""What a run did: every branch at every evaluation, and the metric of a method that decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from l2c_rt.plan.decisions import NAN
+from l2c_rt.plan.ops import Compute, LeaveOut, Predict, StepPlan, reuses
+from l2c_rt.plan.run_record import RunRecord
+from l2c_rt.runtime.shared import SharedModel
+from l2c_rt.schedule.cache_schedule import CacheSchedule
+
+
+class Act(IntEnum):
+    """What was done with a branch at an evaluation."""
+
+    NOT_RUN = -1
+    COMPUTED = 0
+    REUSED = 1
+    PREDICTED = 2
+    LEFT_OUT = 3
+
+
+MARKS = {Act.COMPUTED: "#", Act.REUSED: ".", Act.PREDICTED: "~", Act.LEFT_OUT: " ",
+         Act.NOT_RUN: "?"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """A run, finished or not; print it.
+
+    `acts` int8 [S, L, K] are of `Act`, for evaluation, call of the step and branch; `metric`
+    float64 [S, L] is what the method decided by, NaN where it was not evaluated.
+    """
+
+    branches: tuple[str, ...]
+    acts: npt.NDArray[np.int8]
+    metric: npt.NDArray[np.float64]
+
+    @property
+    def computed(self) -> npt.NDArray[np.bool_]:
+        """[S, L]: evaluations that computed every branch."""
+        full: npt.NDArray[np.bool_] = (self.acts == Act.COMPUTED).all(axis=2)
+        return full
+
+    def schedule(self, lane: int = 0) -> CacheSchedule:
+        """What one call of the steps computed, as a schedule.
+
+        Raises ValueError for a run that has not ended.
+        """
+        acts = self.acts[:, lane]
+        if (acts == Act.NOT_RUN).any():
+            done = int((acts != Act.NOT_RUN).all(axis=1).sum())
+            raise ValueError(f"last_run: the run is at evaluation {done} of {len(acts)}")
+        return CacheSchedule(acts == Act.COMPUTED, self.branches, source="what the last run did")
+
+    def plot(self, path: str | Path, lane: int = 0) -> None:
+        """The map of one call of the steps, as that of a schedule."""
+        self.schedule(lane).plot(path)
+
+    def __str__(self) -> str:
+        steps, lanes, width = self.acts.shape
+        fold = -(-width // 72)
+        calls = f" x {lanes} calls" if lanes > 1 else ""
+        lines = [
+            f"{steps} evaluations{calls} x {width} branches: # computed, . reused, ~ predicted"
+        ]
+        for step in range(steps):
+            for lane in range(lanes):
+                row = self.acts[step, lane]
+                marks = "".join(_mark(row[k : k + fold]) for k in range(0, width, fold))
+                metric = self.metric[step, lane]
+                shown = "" if np.isnan(metric) else f"  {metric:.4g}"
+                lines.append(f"{step:>5}  {marks}{shown}")
+        share = float((self.acts == Act.COMPUTED).mean())
+        return "\n".join([*lines, f"total  {share:.1%} computed"])
+
+
+def last_run(record: RunRecord, shared: SharedModel) -> LastRun:
+    """The run that a record is of.  Waits for metrics on a device."""
+    branches = shared.schedule.branches
+    rows = [_acts(step, branches) for step in shared.version.plan.steps]
+    shape = record.steps, record.lanes
+    acts = np.full((*shape, len(branches)), Act.NOT_RUN, np.int8)
+    metric = np.full(shape, NAN)
+    for s in range(record.steps):
+        for lane in range(record.lanes):
+            variant, done = record.variant(s, lane), record.at(s, lane)
+            if variant is not None and done is not None:
+                acts[s, lane], metric[s, lane] = rows[variant], done.metric
+    return LastRun(branches, acts, metric)
+
+
+def _acts(step: StepPlan, branches: tuple[str, ...]) -> list[Act]:
+    acts: dict[str, Act] = {op.branch: Act.COMPUTED for op in step if isinstance(op, Compute)}
+    acts |= {op.branch: Act.LEFT_OUT for op in step if isinstance(op, LeaveOut)}
+    for item in reuses(step):
+        acts[item.branch] = Act.PREDICTED if isinstance(item, Predict) else Act.REUSED
+    return [acts[name] for name in branches]
+
+
+def _mark(acts: npt.NDArray[np.int8]) -> str:
+    return MARKS[Act(int(acts[0]))] if (acts == acts[0]).all() else "+"

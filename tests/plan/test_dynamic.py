@@ -1,0 +1,102 @@
+"""Rows that may follow each other in any order: their plan, and its proof."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from l2c_rt.plan.dynamic import RowPlans
+from l2c_rt.plan.ops import Compute, Plan, PlanError, Predict, Reuse, reuses
+from l2c_rt.plan.program import BlockProgram, Branch, Fixed
+
+NAMES = ("a", "b", "c", "d")
+PROGRAM = BlockProgram(
+    "toy",
+    (Fixed("in"),
+     *(Branch(name, "block", i, gated=False, macs=1, weights=1, activations=1, kernels=1)
+       for i, name in enumerate(NAMES)),
+     Fixed("out")),
+    tokens=1, width=1,
+)  # fmt: skip
+ROWS = np.array([[1, 1, 1, 1], [1, 0, 0, 1], [1, 1, 0, 1]], np.bool_)
+
+
+def stale_reads(row_plans: RowPlans, plan: Plan, rows: tuple[int, ...]) -> int:
+    """Reads of anything but the newest outputs of the branch in this run, each once."""
+    written: dict[str, list[int]] = {}
+    held: dict[int, tuple[str, int]] = {}
+    stale = computed = 0
+    for s, row in enumerate(rows):
+        ops = plan.steps[row_plans.variant(row, computed)]
+        computed += row == 0
+        for op in ops:
+            if isinstance(op, Compute):
+                written.setdefault(op.branch, []).append(s)
+                if op.slot is not None:
+                    held[op.slot] = (op.branch, s)
+        for op in reuses(ops):
+            slots = op.slots if isinstance(op, Predict) else (op.slot,)
+            newest = {(op.branch, q) for q in written.get(op.branch, [])[-len(slots) :]}
+            stale += {held.get(slot) for slot in slots} != newest or len(newest) < len(slots)
+    return stale
+
+
+HISTORIES = [(ROWS, 1), (ROWS[:2], 1), (ROWS[:2], 2), (ROWS[[0, 1, 1]], 3)]
+
+
+@pytest.mark.parametrize(("rows", "history"), HISTORIES)
+def test_every_sequence_of_rows_reads_the_newest_outputs(rows: np.ndarray, history: int) -> None:
+    row_plans = RowPlans(len(rows), history)
+    plan = row_plans.plan(PROGRAM, rows, 7)
+    for rest in product(range(len(rows)), repeat=6):
+        assert stale_reads(row_plans, plan, (0, *rest)) == 0
+
+
+def test_neighbours_that_are_always_reused_together_are_one() -> None:
+    row_plans = RowPlans(2, 2)
+    merged, plan, cost = row_plans.prepare(PROGRAM, row_plans.plan(PROGRAM, ROWS[:2], 5), ())
+    assert merged.groups == (("a",), ("b", "c"), ("d",))
+    assert plan.slots == ("b..c", "b..c")
+    assert cost.num_slots == 2
+    assert [len(reuses(step)) for step in plan.steps] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("row", [0, 2])
+def test_a_row_that_computes_and_does_not_keep_is_refused(row: int) -> None:
+    row_plans = RowPlans(3)
+    plan = row_plans.plan(PROGRAM, ROWS, 5)
+    ops = tuple(
+        Compute(op.branch, None) if isinstance(op, Compute) and op.branch == "b" else op
+        for op in plan.steps[row]
+    )
+    broken = replace(plan, steps=(*plan.steps[:row], ops, *plan.steps[row + 1 :]))
+    with pytest.raises(PlanError, match="1 reuses b from slot 0|row 2 computes b"):
+        row_plans.verify(broken, PROGRAM)
+    assert any(stale_reads(row_plans, broken, (0, *rest)) for rest in product(range(3), repeat=4))
+
+
+def test_a_ring_that_is_written_at_the_same_place_twice_is_refused() -> None:
+    row_plans = RowPlans(2, 2)
+    plan = row_plans.plan(PROGRAM, ROWS[:2], 5)
+    broken = replace(plan, steps=(plan.steps[0], plan.steps[0], *plan.steps[2:]))
+    with pytest.raises(PlanError, match="after 1 computed|after 2 computed|predicts b"):
+        row_plans.verify(broken, PROGRAM)
+    assert stale_reads(row_plans, broken, (0, 0, 1))
+
+
+def test_a_first_evaluation_that_reuses_is_refused() -> None:
+    row_plans = RowPlans(3)
+    plan = row_plans.plan(PROGRAM, ROWS, 5)
+    with pytest.raises(PlanError, match="first evaluation"):
+        row_plans.verify(replace(plan, order=(1, 0, 0, 0, 0)), PROGRAM)
+    reuse = tuple(Reuse("b", 0) if getattr(op, "branch", "") == "b" else op for op in plan.steps[0])
+    with pytest.raises(PlanError, match="0 reuses b, which this run has not computed yet"):
+        row_plans.verify(replace(plan, steps=(reuse, *plan.steps[1:])), PROGRAM)
+
+
+def test_a_branch_with_a_history_is_computed_by_row_0_alone() -> None:
+    with pytest.raises(PlanError, match="row 2 computes b, which other rows reuse"):
+        RowPlans(3, 2).plan(PROGRAM, ROWS, 5)

@@ -1,0 +1,40 @@
+"""Runs of token methods with the tokens that they choose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from l2c_rt.backends import token_states
+from l2c_rt.plan.ops import Plan
+from l2c_rt.plan.tokens import Refresh
+
+
+@contextmanager
+def chosen_tokens(tokens: int) -> Iterator[list[Tensor]]:
+    """While it lasts, the tokens of each choice in order, bool [B, tokens]."""
+    masks: list[Tensor] = []
+    choose = token_states.choose
+
+    def noted(*args: Any) -> Tensor:
+        chosen = choose(*args)
+        masks.append(torch.zeros(len(chosen), tokens, dtype=torch.bool).scatter(1, chosen, True))
+        return chosen
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_states, "choose", noted)
+        yield masks
+
+
+def by_block(plan: Plan, masks: list[Tensor]) -> dict[tuple[int, int], Tensor]:
+    """The choices of one run by evaluation and block."""
+    places = [
+        (s, int(op.branch.partition("-")[2]))
+        for s in range(plan.num_evaluations) for op in plan.at(s) if isinstance(op, Refresh)
+    ]  # fmt: skip
+    return dict(zip(places, masks, strict=True))
