@@ -47,7 +47,7 @@ def write(path: str | os.PathLike[str], fields: files.Fields) -> None:
     header |= {name: fields[name] for name in TEXTS}  # type: ignore[literal-required]
     header |= {"timesteps": json.dumps(fields["timesteps"])}
     header |= {"calls_per_step": str(fields["calls_per_step"])}
-    write_whole(path, safetensors.numpy.save(tables, metadata=header))
+    write_whole(Path(path), safetensors.numpy.save(tables, metadata=header))
 
 
 def read(path: str | os.PathLike[str]) -> tuple[files.Fields, str]:

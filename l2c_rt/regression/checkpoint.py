@@ -36,7 +36,7 @@ class Checkpoint:
     ) -> Checkpoint:
         """That of a fit written to `out`.  Raises ValueError where it cannot be."""
         if out is not None:
-            require_writable(out)
+            require_writable(Path(out))
             if Path(out).suffix != ".safetensors":
                 raise ValueError(f"{out}: a fitted corrector is saved as .safetensors")
         path = None if out is None else Path(out).with_suffix(".sums.safetensors")

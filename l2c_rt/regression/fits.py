@@ -54,7 +54,8 @@ class Fits:
             coefficients = self.coefficients((s, k))
             if coefficients is not None:
                 terms[s, k] = list(zip(self.sources((s, k)), coefficients.tolist(), strict=True))
-        return Predictions.from_terms(*self.compute.shape, terms)
+        steps, branches = self.compute.shape
+        return Predictions.from_terms(steps, branches, terms)
 
     def _index(self, sources: int) -> list[int]:
         return [*range(sources), self.history]
