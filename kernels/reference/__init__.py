@@ -5,6 +5,7 @@ give what eager PyTorch would have rounded to.  `tile` says how a kernel is cut 
 here; validation is the kernels' business.
 """
 
+from l2c_rt.kernels.reference.changes import relative_change
 from l2c_rt.kernels.reference.ends import (
     final_update,
     final_update_norm,
@@ -59,6 +60,7 @@ __all__ = [
     "patch_embed",
     "patch_embed_norm",
     "patch_embed_norm_modulate",
+    "relative_change",
     "residual_norm",
     "reuse_evaluation",
     "reuse_run",

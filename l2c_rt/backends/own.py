@@ -35,7 +35,8 @@ from l2c_rt.plan.ops import LeaveOut, Plan, Predict, StepPlan, reuses
 
 class OwnWorkspace:
     """One stage of the model, and what its cut points gave at evaluation 0 of the run; where it is
-    set, `visit_unit` is called in place of the blocks `units` (see `graphs.forward.Forward`)."""
+    set, `visit_unit` is called in place of the blocks `units` (see `graphs.forward.Forward`).  At
+    the paths `also` the forward is cut too."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class OwnWorkspace:
         plans: CallPlans,
         units: Collection[str] = (),
         *,
+        also: Collection[str] = (),
         keeping: Keeping = ADDED,
         linears: PackedLinears | None = None,
     ) -> None:
@@ -63,7 +65,7 @@ class OwnWorkspace:
         self._cut = {path for site in model.sites for path in site.children}
         self._inside = inside_of(sorted(self._cut))
         self._alike = alike_of([sites[name] for name in plan.slots])
-        self._stage = model.open_stage(self._visit, sorted(paths - self._cut))
+        self._stage = model.open_stage(self._visit, sorted((paths | {*also}) - self._cut))
         self._lane = LaneCalls(plan, plans)
         self._blocks: BlockVisits | None = None
         if model.sites[0].is_block:
@@ -94,6 +96,18 @@ class OwnWorkspace:
         Raises ValueError naming the cut point where the forward does other calls, or gives other
         shapes, than at evaluation 0.
         """
+        self.start(evaluation)
+        out: object = self._lane.forward(self._stage, evaluation.state)
+        if self._first:
+            self._check_called()
+            self._calls_at_first = self.calls
+        elif self.calls != self._calls_at_first:
+            raise ValueError(self._other_calls(self._first_difference()))
+        # A branch may be the last module: what the user is given must not be our memory.
+        return tree_map(self._values.not_kept, out) if self._reuses[self._variant] else out
+
+    def start(self, evaluation: Evaluation) -> None:
+        """Before the forward of an evaluation runs."""
         self._row = self._rows[evaluation.variant]
         self._values = evaluation.slots.values
         self._first, self._variant = evaluation.step == 0, evaluation.variant
@@ -103,14 +117,6 @@ class OwnWorkspace:
             self._lane.begin(evaluation.state, self._values)
         if self._blocks is not None:
             self._blocks.begin(evaluation, self._values)
-        out: object = self._lane.forward(self._stage, evaluation.state)
-        if self._first:
-            self._check_called()
-            self._calls_at_first = self.calls
-        elif self.calls != self._calls_at_first:
-            raise ValueError(self._other_calls(self._first_difference()))
-        # A branch may be the last module: what the user is given must not be our memory.
-        return tree_map(self._values.not_kept, out) if self._reuses[self._variant] else out
 
     def switch(self, variant: int) -> None:
         """For the rest of the evaluation another distinct step of the plan is carried out."""

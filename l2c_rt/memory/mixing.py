@@ -19,7 +19,7 @@ class Operand(NamedTuple):
 
 def mixed(
     values: Sequence[Tensor],
-    coefficients: Sequence[float] | Sequence[Tensor],
+    coefficients: Sequence[float | Tensor],
     operand: Operand | None = None,
 ) -> Tensor:
     """The sum of coefficients times values, then times `1 + scale`, plus `shift`; a new tensor.
@@ -46,7 +46,7 @@ def mixed(
 
 def mixed_values(
     values: Sequence[Any],
-    coefficients: Sequence[float] | Sequence[Tensor],
+    coefficients: Sequence[float | Tensor],
     operand: Operand | None = None,
 ) -> Any:
     """The same of outputs that are tensors, or tuples and lists of them, part by part.

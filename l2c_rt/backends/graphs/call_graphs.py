@@ -17,7 +17,7 @@ from l2c_rt.backends.graphs.captures import Captures, StepKey, WholeForward
 from l2c_rt.backends.graphs.forward import Forward, GraphParts, VisitUnit
 from l2c_rt.backends.graphs.segments import ChangedError, Segments
 from l2c_rt.backends.graphs.static_inputs import Arguments, StaticInputs, index_of
-from l2c_rt.backends.graphs.unit_calls import CallObserver
+from l2c_rt.backends.graphs.unit_calls import CallObserver, RunUnit
 from l2c_rt.device.graphs import GraphStats
 from l2c_rt.device.streams import wait_for_current_stream
 from l2c_rt.plan.ops import StepPlan
@@ -113,7 +113,7 @@ class CallGraphs:
             return self._observe(step, evaluation)
         captures.segments.begin(key)
         try:
-            out = self._visited(captures.segments.visit, step, evaluation)
+            out = self._visited(self._visit_unit, step, evaluation)
         except ChangedError as error:
             # Nothing that an evaluation keeps is read by it, so that it may be done again.
             if captures.moved(evaluation.slots.values):
@@ -125,6 +125,12 @@ class CallGraphs:
             self._note(f"not captured: {problem}")
         self._replays += captures.segments.replayed
         return _copied(out, captures.segments.addresses())
+
+    def _visit_unit(
+        self, path: str, run: RunUnit, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        assert self._captures.segments is not None
+        return self._captures.segments.visit(path, run, args, kwargs)
 
     def _visited(self, visit: VisitUnit, step: StepPlan, evaluation: Evaluation) -> object:
         self.forward.visit_unit = visit
@@ -163,7 +169,11 @@ class CallGraphs:
             arguments.leaves[i].copy_(self._inputs.buffer(i))
         if written:
             self.refuse("the forward writes to its arguments")
-        return _copied(out, self._inputs.addresses())
+        return _copied(out, self._fixed_addresses())
+
+    def _fixed_addresses(self) -> set[int]:
+        """Those of memory that the next evaluation writes to, but for that of segments."""
+        return self._inputs.addresses()
 
     def _capture_whole(self, step: StepPlan, static: Evaluation) -> str:
         """Capture an evaluation; why that cannot be, or ""."""

@@ -71,13 +71,13 @@ class Segments:
         self._last_use = last_uses(calls)
         self._starts = {segment.first: segment for segment in segments(calls)}
         self._replaying: _Replaying | None = None
-        self._key: Hashable = 0
+        self.key: Hashable = 0
         self._at = self._running = 0
         self.replayed = False
 
     def begin(self, key: Hashable) -> None:
-        """An evaluation begins; `key` tells what is done in it, which has been done before."""
-        self._key, self._at = key, 0
+        """An evaluation begins; `key`, which may change, tells what is done from here on."""
+        self.key, self._at = key, 0
         self._replaying, self.replayed = None, False
 
     def visit(self, path: str, run: RunUnit, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -98,7 +98,7 @@ class Segments:
         while i in self._starts:
             segment = self._starts[i]
             inputs = self._load(arguments)
-            captured = self._graphs.get((self._key, segment)) or self._try(segment, inputs)
+            captured = self._graphs.get((self.key, segment)) or self._try(segment, inputs)
             if captured is not None:
                 return self._replay(segment, captured, arguments)
         return run(*args, **kwargs)
@@ -152,7 +152,7 @@ class Segments:
         counts.subtract(before)
         self._restore(before)
         captured = _Captured(graph, [*outputs, targets], +counts)
-        self._graphs[self._key, segment] = captured
+        self._graphs[self.key, segment] = captured
         return captured
 
     def _targets(self, i: int) -> list[Any]:
