@@ -139,6 +139,7 @@ def test_a_cost_counts_the_tokens_and_what_no_block_runs() -> None:
         {"fresh_threshold": 0}, {"fresh_threshold": 2.5}, {"fresh_ratio": -0.1},
         {"fresh_ratio": 1.5}, {"fresh_ratio": float("nan")}, {"bonus": -1}, {"seed": -1},
         {"soft_fresh_weight": -1}, {"ratio_scheduler": "linear"}, {"cache_type": "norm"},
+        {"cache_type": "similarity"},
         {"cache_type": []},
     ],
 )  # fmt: skip
