@@ -133,7 +133,8 @@ def attention_logs(
     Launches: _attention_logs_kernel.
     """
     op = "attention_logs"
-    b, t, head = _head(op, qkv, heads)
+    b, t, packed = _check.rows(op, qkv, name="qkv")
+    head = _check.head(op, packed, heads)
     out = qkv.new_empty((b, heads, t), dtype=_check.FLOAT32[0]) if out is None else out
     _check.tensor(op, "out", out, (b, heads, t), qkv, _check.FLOAT32)
     tile = tile or attention_tile(b * heads, t, qkv.element_size())
@@ -155,9 +156,10 @@ def attention_received(
     Launches: _attention_received_kernel.
     """
     op = "attention_received"
-    heads = logs.shape[1] if logs.dim() == 3 else 0
-    b, t, head = _head(op, qkv, heads)
-    _check.tensor(op, "logs", logs, (b, heads, t), qkv, _check.FLOAT32)
+    b, t, packed = _check.rows(op, qkv, name="qkv")
+    _check.tensor(op, "logs", logs, (b, -1, t), qkv, _check.FLOAT32)
+    heads = logs.shape[1]
+    head = _check.head(op, packed, heads)
     out = logs.new_empty(logs.shape) if out is None else out
     _check.tensor(op, "out", out, (b, heads, t), qkv, _check.FLOAT32)
     _check.distinct(op, "out", out, "logs", logs)
@@ -165,12 +167,6 @@ def attention_received(
     grid, more = _launch(_attention_received_kernel, tile, qkv, heads)
     _attention_received_kernel[grid](qkv, logs, out, _scale(scale, head), t, **more)
     return out
-
-
-def _head(op: str, qkv: Tensor, heads: int) -> tuple[int, int, int]:
-    """B, T and the head dimension."""
-    b, t, packed = _check.rows(op, qkv, name="qkv")
-    return b, t, _check.head(op, packed, heads)
 
 
 def _scale(scale: float | None, head: int) -> float:

@@ -180,6 +180,7 @@ def choose_tokens(
     Launches: _choose_tokens_kernel.
     """
     op = "choose_tokens"
+    _check.tensor(op, "scores", scores, (-1, -1), scores, _check.FLOAT32)
     b, t = scores.shape
     block = _block(op, t)
     _check_state(op, refreshes, scores, stamps, shape=(b, t), like=scores)

@@ -20,8 +20,7 @@ def attention_logs(
     out: Tensor | None = None,
     tile: AttentionTile | None = None,
 ) -> Tensor:
-    logs = _scores(qkv, heads, scale).logsumexp(dim=-1) / math.log(2)
-    return into(out, logs.to(_at_least_float32(qkv)))
+    return into(out, _scores(qkv, heads, scale).logsumexp(dim=-1) / math.log(2))
 
 
 def attention_received(
@@ -32,7 +31,7 @@ def attention_received(
     tile: AttentionTile | None = None,
 ) -> Tensor:
     scores = _scores(qkv, logs.shape[1], scale) / math.log(2)
-    return into(out, torch.exp2(scores.to(logs.dtype) - logs.unsqueeze(-1)).sum(dim=-2))
+    return into(out, torch.exp2(scores - logs.unsqueeze(-1)).sum(dim=-2))
 
 
 def unit_scores(
@@ -77,10 +76,8 @@ def choose_tokens(
 
 
 def _scores(qkv: Tensor, heads: int, scale: float | None) -> Tensor:
+    """In float32 at least, as the kernels keep them."""
+    qkv = qkv if qkv.dtype == torch.float64 else qkv.float()
     b, t, packed = qkv.shape
     q, k, _ = qkv.view(b, t, 3, heads, packed // (3 * heads)).permute(2, 0, 3, 1, 4).unbind(0)
     return q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
-
-
-def _at_least_float32(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32

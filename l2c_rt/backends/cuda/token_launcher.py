@@ -57,10 +57,9 @@ class TokenLauncher:
         self._table = self._counts[: tables.steps].clone()
 
     @property
-    def static(self) -> list[Tensor]:
-        """All that its launches read and write beside the buffers of every program."""
-        return [*self.kept, self._parts, self._logs, self._chosen, self._rows, self._fresh,
-                self._table]  # fmt: skip
+    def passing(self) -> list[Tensor]:
+        """What one launch leaves for the next."""
+        return [self._parts, self._logs, self._chosen, self._rows, self._fresh]
 
     @property
     def kept(self) -> list[Tensor]:
@@ -69,7 +68,8 @@ class TokenLauncher:
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (*self.static, self._counts))
+        tensors = (*self.kept, *self.passing, self._counts, self._table)
+        return sum(tensor.nbytes for tensor in tensors)
 
     def fill(self, first: int, count: int) -> None:
         """Take the window of `count` evaluations from `first` on."""
