@@ -10,11 +10,11 @@ from functools import cache
 from typing import Any
 
 import torch
-from cpu.loop import ddim_tables
 from gpu.strong_peer import modulation
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpu.loop import ddim_tables
 from l2c_rt.models import DiT
 from l2c_rt.models.dit import modulate
 from l2c_rt.schedule.cache_schedule import CacheSchedule

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from cpu.cases import Case
 from torch import Tensor
 
+from cpu.cases import Case
 from l2c_rt.backends.cpu.attention import Attention
 from l2c_rt.backends.cpu.products import Products, product_chooser
 

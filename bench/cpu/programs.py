@@ -10,10 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cpu.block_variants import BlockVariants
-from cpu.cases import DEPTH, Case
-from cpu.loop import ddim_tables, run_of
-from cpu.products_alone import products_alone
 from gpu import published
 from gpu.cache_dit_peer import cache_steps, steps_mask
 from gpu.models import diffusers_dit
@@ -21,6 +17,10 @@ from torch import Tensor
 from weights import fill_deterministic
 
 import l2c_rt as rt
+from cpu.block_variants import BlockVariants
+from cpu.cases import DEPTH, Case
+from cpu.loop import ddim_tables, run_of
+from cpu.products_alone import products_alone
 from l2c_rt.policies import Full
 
 Run = Callable[[], Tensor]
@@ -47,9 +47,11 @@ class Program:
         return f"{', '.join(gone)} not installed" if gone else ""
 
 
-def inductor(function: Callable[..., Any]) -> Callable[..., Any]:
-    """torch.compile for one fixed shape; a graph break is an error, never silent."""
-    return torch.compile(function, fullgraph=True, dynamic=False)
+def compiler(case: Case) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """torch.compile for one fixed shape, without code in a smoke test; a graph break is an error,
+    never silent."""
+    backend = "eager" if case.quick else "inductor"
+    return partial(torch.compile, backend=backend, fullgraph=True, dynamic=False)
 
 
 def ours(case: Case, clone: Path | None = None, **options: Any) -> Run:
@@ -70,7 +72,7 @@ def _plain(case: Case, clone: Path | None) -> Run:
 
 
 def _compiled(case: Case, clone: Path | None) -> Run:
-    forward = inductor(case.model)
+    forward = compiler(case)(case.model)
     run = run_of(forward, ddim_tables(case.schedule.steps, case.model))
     return partial(run, case.noise, case.labels)
 
@@ -84,7 +86,7 @@ def _frozen(case: Case, clone: Path | None) -> Run:
 
 
 def _variants(case: Case, clone: Path | None, *, packed: bool) -> Run:
-    run = BlockVariants(case.model, case.schedule, inductor, packed=packed)
+    run = BlockVariants(case.model, case.schedule, compiler(case), packed=packed)
     return partial(run, case.noise, case.labels)
 
 
@@ -98,13 +100,11 @@ def _cache_dit(case: Case, clone: Path | None, *, compile: bool) -> Run:
     """diffusers' DiT of the same size, leaving out as many branch calls as the schedule does."""
     own, schedule = case.model, case.schedule
     heads = own.num_heads
-    model: Any = diffusers_dit(
-        case.noise.shape[-1], DEPTH, heads, own.pos_embed.shape[-1] // heads
-    )
+    model: Any = diffusers_dit(case.noise.shape[-1], DEPTH, heads, own.pos_embed.shape[-1] // heads)
     fill_deterministic(model, 0)
     model = model.to(case.dtype).eval().requires_grad_(False)
     mask = steps_mask(schedule.steps, DEPTH, schedule.reuse_share)
-    begin, _ = cache_steps(model, mask, inductor if compile else None)
+    begin, _ = cache_steps(model, mask, compiler(case) if compile else None)
 
     def forward(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         (out,) = model(x, timestep=t, class_labels=y, return_dict=False)

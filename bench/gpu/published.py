@@ -69,7 +69,10 @@ def run_of(
         arguments: dict[str, Any] = {"y": y}
         if guided:
             null = torch.full_like(y, weights.y_embedder.num_classes)
-            noise, arguments = torch.cat([noise, noise]), {"y": torch.cat([y, null]), "cfg_scale": 4.0}
+            noise, arguments = (
+                torch.cat([noise, noise]),
+                {"y": torch.cat([y, null]), "cfg_scale": 4.0},
+            )
         model.reset()
         with torch.no_grad(), tf32(dtype == torch.float32):
             latents: Tensor = diffusion.ddim_sample_loop(
