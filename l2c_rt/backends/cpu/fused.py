@@ -224,7 +224,9 @@ def fused_cpu_backend(
     assert fusable is not None
     dtype = None if options.precision is None else torch.bfloat16
     chooser = product_chooser() if options.tune else unmeasured()
-    products = Products(chooser, dtype=dtype, way=None if options.pack else "addmm")
+    products = Products(chooser, dtype=dtype)
+    if not options.pack:
+        products.way = "addmm"
     attention = Attention(chooser)
 
     def workspace(plan: Plan) -> FusedCpu:
