@@ -117,7 +117,8 @@ class DecidingWorkspace(OwnWorkspace):
         if decider.row is None:
             decider.decide()
             if self._look.kind != "call":
-                self.switch(decider.variant, decider.coefficients)
+                self.numbers.load(decider.coefficients, {}, value.device)
+                self.switch(decider.variant)
         if self._ahead:
             raise _Seen
 

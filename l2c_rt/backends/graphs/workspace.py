@@ -55,7 +55,7 @@ class GraphWorkspace:
                 difference = graphs.arguments.difference(arguments)
                 if difference and not graphs.is_off:
                     self._note(difference)
-                    return graphs.forward.evaluate(step, evaluation)
+                    return graphs.without_graphs(step, evaluation)
                 return graphs.evaluate(step, evaluation, arguments)
 
     def drop_tables(self) -> None:
