@@ -99,7 +99,8 @@ class Search:
     def costs(self) -> Array:
         """Of every branch, 1 on average."""
         macs = [max(b.macs, 1) for b in self.runs.bound_model.program.branches]
-        return np.asarray(macs, np.float64) / np.mean(macs)
+        costs: Array = np.asarray(macs, np.float64) / np.mean(macs)
+        return costs
 
     def run(self, seconds: float, checkpoint: Checkpoint, resume: bool) -> CacheSchedule:
         """The best schedule after so many seconds, those of an earlier part included."""
