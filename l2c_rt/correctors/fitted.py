@@ -18,8 +18,9 @@ from l2c_rt.untrusted.bounded_read import naming
 class Fitted:
     """What stands for every reused branch of one schedule, as `rt.fit_corrector` fits it.
 
-    `fit` is that schedule with its predictions: of every cell, coefficients over the last outputs
-    that the branch computed; cells where plain reuse did as well on held-out runs have none.
+    `fit` is that schedule with its predictions: of every cell, coefficients over the branch's
+    values at the evaluations before, computed or predicted, as they were used; cells where plain
+    reuse did as well on held-out runs have none.
     Raises ValueError where it has no predictions; `predictions` for another schedule, step count,
     sampler or timesteps, and `compile` for another model.
     """

@@ -115,7 +115,7 @@ class Sums:
         parts = (self.slope, self.pairs, self.error, self.of_coefficients)
         packed = workers.add(torch.cat([part.flatten() for part in parts]))
         sizes = [part.numel() for part in parts]
-        split = zip(packed.split(sizes), parts, strict=True)
+        split = zip(torch.split(packed, sizes), parts, strict=True)
         return Sums(*(values.view_as(part) for values, part in split))
 
 

@@ -27,15 +27,18 @@ from l2c_rt.schedule.cache_schedule import CacheSchedule
 class Predictor(Protocol):
     """What says which branch is reused, and by which coefficients.
 
-    `history` computed outputs of every branch are held.  Shapes: compute [S, K] bool.
+    `history` values of every branch are held, as they were used.  With a `carry` above 0, what
+    predictions have missed by is held too, and that share of it is owed by the next one.
+    Shapes: compute [S, K] bool.
     """
 
     compute: npt.NDArray[np.bool_]
     history: int
+    carry: float
 
     def see(self, cell: Cell, before: Sequence[Parts], value: Parts) -> Sequence[float] | None:
-        """The coefficients of the outputs `before`, newest first, that stand for `value`; None
-        where the newest one does."""
+        """The coefficients of the values used `before`, newest first, that stand for `value`, which
+        has what is owed; None where the newest one does."""
         ...
 
 
@@ -43,7 +46,8 @@ class FittingPredictor:
     """Fits as it goes; `fold` is that of the run that comes."""
 
     def __init__(self, fits: Fits) -> None:
-        self.fits, self.compute, self.history, self.fold = fits, fits.compute, fits.history, 0
+        self.fits, self.compute, self.fold = fits, fits.compute, 0
+        self.history, self.carry = fits.history, fits.carry
 
     def see(self, cell: Cell, before: Sequence[Parts], value: Parts) -> Sequence[float] | None:
         """By all runs so far, this one included."""
@@ -53,16 +57,25 @@ class FittingPredictor:
 
 
 class FixedPredictor:
-    """The coefficients of a schedule whose predictions are over computed outputs."""
+    """The coefficients of a schedule."""
+
+    carry = 0.0
 
     def __init__(self, schedule: CacheSchedule) -> None:
         self._predictions, self.compute = schedule.predictions, schedule.compute
-        self.history = 1 if self._predictions is None else self._predictions.sources.shape[2] or 1
+        self.history = 1
+        if self._predictions is not None:
+            s, k, m = np.nonzero(self._predictions.sources >= 0)
+            lags = s - self._predictions.sources[s, k, m]
+            self.history = int(lags.max(initial=1))
 
     def see(self, cell: Cell, before: Sequence[Parts], value: Parts) -> Sequence[float] | None:
         """Whatever the value is."""
         terms = () if self._predictions is None else self._predictions.at(*cell)
-        return [term.coefficient for term in terms] or None
+        coefficients = [0.0] * len(before)
+        for term in terms:
+            coefficients[cell[0] - 1 - term.evaluation] += term.coefficient
+        return coefficients if terms else None
 
 
 class CachedWalk:
@@ -72,11 +85,13 @@ class CachedWalk:
         self._bound_model, self._predictor = bound_model, predictor
         self._passes: SitePasses | None = None
         self._place = Place(0, 0)
-        self._computed: dict[tuple[int, Call], list[Parts]] = {}
+        self._used: dict[tuple[int, Call], list[Parts]] = {}
+        self._owed: dict[tuple[int, Call], Parts] = {}
 
     def begin_run(self) -> None:
         """A run begins: the attributes of the model's modules may be others."""
-        self._computed.clear()
+        self._used.clear()
+        self._owed.clear()
         if self._passes is not None:
             self._passes.refresh()
 
@@ -90,27 +105,42 @@ class CachedWalk:
         return self._passes.run(self._at_site, args, kwargs)
 
     def _at_site(self, call: Call, out: Any, bases: Sequence[Tensor | None]) -> Any:
-        cell = (self._place.step, call[0])
-        computed = self._computed.setdefault((self._place.lane, call), [])
-        added = less_bases(out, bases)
-        leaves, spec = tree_flatten(added)
+        key = (self._place.lane, call)
+        leaves, spec = tree_flatten(less_bases(out, bases))
         where = [i for i, leaf in enumerate(leaves) if is_value(leaf)]
-        if self._predictor.compute[cell]:
-            computed.insert(0, [leaves[i].detach().clone() for i in where])
-            del computed[self._predictor.history :]
-            return out
         value = [leaves[i] for i in where]
-        coefficients = self._predictor.see(cell, computed, value)
-        parts = computed[0] if coefficients is None else weighted(coefficients, computed, value)
+        if self._predictor.compute[self._place.step, call[0]]:
+            self._keep(key, [part.detach().clone() for part in value])
+            return out
+        parts = self._predicted(key, value)
+        self._keep(key, parts)
         for i, part in zip(where, parts, strict=True):
             leaves[i] = part
         return with_bases(tree_unflatten(leaves, spec), bases)
 
+    def _predicted(self, key: tuple[int, Call], value: Parts) -> Parts:
+        """What stands for a value that is not computed."""
+        used, owed, carry = self._used[key], self._owed.get(key), self._predictor.carry
+        if owed is not None:
+            value = [part.float().add(missed, alpha=carry)
+                     for part, missed in zip(value, owed, strict=True)]  # fmt: skip
+        coefficients = self._predictor.see((self._place.step, key[1][0]), used, value)
+        parts = used[0] if coefficients is None else weighted(coefficients, used)
+        if carry:
+            pairs = zip(value, parts, strict=True)
+            self._owed[key] = [part.float() - used_part.float() for part, used_part in pairs]
+        return parts
 
-def weighted(coefficients: Sequence[float], before: Sequence[Parts], value: Parts) -> Parts:
-    """The sum of coefficients times earlier values, in the dtypes of `value`."""
+    def _keep(self, key: tuple[int, Call], value: Parts) -> None:
+        used = self._used.setdefault(key, [])
+        used.insert(0, value)
+        del used[self._predictor.history :]
+
+
+def weighted(coefficients: Sequence[float], before: Sequence[Parts]) -> Parts:
+    """The sum of coefficients times earlier values, in their dtypes."""
     sums = []
-    for i, part in enumerate(value):
+    for i, part in enumerate(before[0]):
         total = torch.zeros_like(part, dtype=torch.float32)
         for coefficient, earlier in zip(coefficients, before, strict=True):
             total.add_(earlier[i], alpha=coefficient)

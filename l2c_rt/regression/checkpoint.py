@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded
 from l2c_rt.untrusted.safetensors_file import SafetensorsFile
 
 FORMAT = "l2c_rt.fit_sums"
-VERSION = "1"
+VERSION = "2"
 MAX_FILE_BYTES = 1 << 30
 
 
@@ -42,18 +43,19 @@ class Checkpoint:
         path = None if out is None else Path(out).with_suffix(".sums.safetensors")
         return Checkpoint(path, json.dumps(options), fingerprint)
 
-    def save(self, fits: Fits, done: int, timesteps: tuple[float, ...] | None) -> None:
+    def save(self, fits: Sequence[Fits], done: int, timesteps: tuple[float, ...] | None) -> None:
         """Write the sums after `done` runs, whole or not at all."""
         import safetensors.numpy
 
         if self.path is None:
             return
+        grams = np.stack([fit.grams for fit in fits])
         header = {"format": FORMAT, "version": VERSION, "options": self.options,
                   "model": self.fingerprint, "done": str(done),
                   "timesteps": json.dumps(timesteps)}  # fmt: skip
-        write_whole(self.path, safetensors.numpy.save({"grams": fits.grams}, metadata=header))
+        write_whole(self.path, safetensors.numpy.save({"grams": grams}, metadata=header))
 
-    def load(self, fits: Fits) -> tuple[int, tuple[float, ...] | None] | None:
+    def load(self, fits: Sequence[Fits]) -> tuple[int, tuple[float, ...] | None] | None:
         """Take up the sums, if any: how many runs were done, and their timesteps.
 
         Raises ValueError for those of another fit.
@@ -71,8 +73,9 @@ class Checkpoint:
                     f"the fit was begun with {header.get('options')!r:.200} on a model of its own, "
                     f"now it is {self.options}; use the same, or resume=False to begin anew"
                 )
-            if entry is None or (entry.kind, entry.shape) != ("F64", fits.grams.shape):
-                raise ValueError(f"it holds no sums of shape {fits.grams.shape}")
+            shape = (len(fits), *fits[0].grams.shape)
+            if entry is None or (entry.kind, entry.shape) != ("F64", shape):
+                raise ValueError(f"it holds no sums of shape {shape}")
             done = header.get("done", "")
             if not done.isdecimal() or len(done) > 6:
                 raise ValueError(f"done is {done!r:.40}, wanted the runs that were done")
@@ -80,8 +83,9 @@ class Checkpoint:
             if not np.isfinite(grams).all():
                 raise ValueError("it holds numbers that are not finite")
             times = parse_json(header.get("timesteps", "null").encode())
-            timesteps = checked_timesteps(times, len(fits.compute))
-        fits.grams[...] = grams
+            timesteps = checked_timesteps(times, len(fits[0].compute))
+        for fit, sums in zip(fits, grams, strict=True):
+            fit.grams[...] = sums
         return int(done), timesteps
 
     def remove(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -17,7 +18,7 @@ from l2c_rt.correctors.fitted import Fitted
 from l2c_rt.regression.cached_walk import CachedWalk, FittingPredictor
 from l2c_rt.regression.calibration_runs import CalibrationRuns, described
 from l2c_rt.regression.checkpoint import Checkpoint
-from l2c_rt.regression.fits import FOLDS, Fits
+from l2c_rt.regression.fits import CARRIES, FOLDS, Fits
 from l2c_rt.regression.judgement import judged
 from l2c_rt.resolve import read_spec, resolve_schedule
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -43,14 +44,16 @@ def fit_corrector(
 ) -> Fitted:
     """Fit what stands for the branches that a schedule reuses: a corrector for `rt.compile`.
 
-    `router` is what `compile` takes.  Of `runs` runs, each costs what an uncached one does: every
-    reused branch is computed as well, and its output regressed on the last `history` outputs that
-    it computed; the prediction is used from there on, as in a cached run.  Each run is held out of
-    a fit of the others, and where plain reuse does as well there, it stays; so it does, or half
-    of the way to it, where that ends nearer in a whole run of another seed (four more runs).
+    `router` is what `compile` takes.  Runs cost what uncached ones do: every reused branch is
+    computed as well, and its output, with what its last predictions missed, regressed on the last
+    `history` values that were used; the prediction is used from there on, as in a cached run.  So
+    it goes for `runs` runs, and for as many in which nothing that was missed is made up for.  Each
+    run is held out of a fit of the others, and where plain reuse does as well there, it stays.  A
+    whole run of another seed by each, half of the way, plain reuse, and the predictions that the
+    router has, if any, says which is taken: five runs or six.
     Without `loop` the model's published loop runs, `batch_size` images [n, C, H, W] together with
     `cfg_scale`; with it `loop(model, seed)`, `calls_per_step` calls per evaluation, which share
-    their coefficients.  Held are `history` outputs of every branch.
+    their coefficients.  Held are `history` + 1 values of every branch.
     `out` receives the corrector, and until it is done the sums so far, which `resume` takes up.
     Raises TypeError and ValueError as `compile` and `calibrate` do.
     """
@@ -61,7 +64,8 @@ def fit_corrector(
     schedule = resolve_schedule(
         spec, steps=steps, branches=bound_model.program.branch_names, program=bound_model.program
     )
-    fits = Fits(schedule.compute, history, min(runs, FOLDS))
+    folds = min(runs, FOLDS)
+    fits = [Fits(schedule.compute, history, folds, carry) for carry in CARRIES]
     calibration = CalibrationRuns(
         bound_model, loop, schedule.steps, calls_per_step, seed, batch_size, cfg_scale
     )
@@ -70,10 +74,12 @@ def fit_corrector(
     checkpoint = Checkpoint.of(out, options, model_fingerprint(model))
     with frozen(model):
         timesteps = _run_all(calibration, fits, runs, checkpoint, resume, progress)
-        fit = _with(schedule, fits, calibration, timesteps, checkpoint.fingerprint)
-        with tqdm(total=4 * fit.steps, desc="judge", disable=not progress) as bar:
-            fit = judged(calibration, fit, runs, lambda done, _: _advance(bar, done))
-    corrector = Fitted(fit)
+        candidates = [_with(schedule, fit, calibration, timesteps, checkpoint) for fit in fits]
+        if schedule.predictions is not None:
+            candidates.append(replace(candidates[0], predictions=schedule.predictions))
+        with tqdm(desc="judge", disable=not progress) as bar:
+            chosen = judged(calibration, candidates, runs, partial(_advance, bar))
+    corrector = Fitted(chosen)
     if out is not None:
         corrector.save(out)
         checkpoint.remove()
@@ -82,7 +88,7 @@ def fit_corrector(
 
 def _run_all(
     calibration: CalibrationRuns,
-    fits: Fits,
+    fits: Sequence[Fits],
     runs: int,
     checkpoint: Checkpoint,
     resume: bool,
@@ -91,16 +97,17 @@ def _run_all(
     """The timesteps of the runs, where they are known."""
     state = checkpoint.load(fits) if resume else None
     done, timesteps = (0, None) if state is None else state
-    predictor, steps = FittingPredictor(fits), calibration.steps
-    walk = CachedWalk(calibration.bound_model, predictor)
-    with tqdm(total=runs * steps, initial=done * steps, desc="fit", disable=not progress) as bar:
-        for i in range(done, runs):
-            predictor.fold = i % fits.folds
+    predictors = [FittingPredictor(fit) for fit in fits]
+    walks = [CachedWalk(calibration.bound_model, predictor) for predictor in predictors]
+    steps, total = calibration.steps, len(fits) * runs
+    with tqdm(total=total * steps, initial=done * steps, desc="fit", disable=not progress) as bar:
+        for i in range(done, total):
+            predictors[i // runs].fold = i % runs % fits[0].folds
 
             def advance(evaluation: int, _: int, i: int = i) -> None:
                 bar.update(i * steps + evaluation - bar.n)
 
-            timesteps, _ = calibration.run(i, walk, advance)
+            timesteps, _ = calibration.run(i % runs, walks[i // runs], advance)
             checkpoint.save(fits, i + 1, timesteps)
     return timesteps
 
@@ -110,7 +117,7 @@ def _with(
     fits: Fits,
     calibration: CalibrationRuns,
     timesteps: tuple[float, ...] | None,
-    fingerprint: str,
+    checkpoint: Checkpoint,
 ) -> CacheSchedule:
     """The schedule with what was fitted, and what it was fitted on."""
     return replace(
@@ -118,7 +125,7 @@ def _with(
         predictions=fits.predictions(),
         sampler=calibration.sampler or schedule.sampler,
         timesteps=timesteps,
-        fingerprint=fingerprint,
+        fingerprint=checkpoint.fingerprint,
         calls_per_step=calibration.calls_per_step,
     )
 
@@ -129,5 +136,6 @@ def _check(**numbers: object) -> None:
             raise ValueError(f"fit_corrector: {name} is {value!r:.40}, wanted an int of at least 1")
 
 
-def _advance(bar: tqdm[Any], done: int) -> None:
+def _advance(bar: tqdm[Any], done: int, total: int) -> None:
+    bar.total = total
     bar.update(done - bar.n)

@@ -13,18 +13,27 @@ from l2c_rt.schedule.predictions import Predictions
 FOLDS = 4
 """Sets of runs that are held out of each other's fits, at most."""
 
+CARRIES = (1.0, 0.0)
+"""Shares of what was missed that fits make up for; whole runs say which is better.
+
+Errors of a branch add up in the latents, step by step; a prediction that leans the other way by
+what the ones before it missed cancels them, as noise shaping does, where reuse is not too long.
+"""
+
 Cell = tuple[int, int]
 """An evaluation and a branch."""
 
 
 @dataclass(slots=True)
 class Fits:
-    """Sums over runs, of bounded size.  Shapes: compute [S, K]; grams [S, K, folds, m + 1, m + 1]
-    as `fitted` takes them, m = history."""
+    """Sums over runs, of bounded size.  `carry` is the share of what earlier predictions missed by
+    that a prediction makes up for.  Shapes: compute [S, K]; grams [S, K, folds, m + 1, m + 1] as
+    `fitted` takes them, m = history."""
 
     compute: npt.NDArray[np.bool_]
     history: int
     folds: int
+    carry: float
     grams: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -32,11 +41,8 @@ class Fits:
         self.grams = np.zeros((*self.compute.shape, self.folds, size, size))
 
     def sources(self, cell: Cell) -> list[int]:
-        """The evaluations whose outputs a cell is predicted from, newest first."""
-        evaluation, branch = cell
-        computed = np.flatnonzero(self.compute[:evaluation, branch])
-        newest_first: list[int] = computed[::-1][: self.history].tolist()
-        return newest_first
+        """The evaluations whose values a cell is predicted from, newest first."""
+        return list(range(cell[0] - 1, -1, -1))[: self.history]
 
     def add(self, cell: Cell, fold: int, gram: Array) -> None:
         """Take in what one call has shown.  Shapes: gram [n + 1, n + 1] of n sources."""

@@ -14,20 +14,19 @@ from l2c_rt.regression.calibration_runs import CalibrationRuns
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.schedule.predictions import Predictions
 
-SHARES = (1.0, 0.5, 0.0)
-"""Of the way from plain reuse to the fit; the last is plain reuse."""
-
 
 def judged(
-    calibration: CalibrationRuns, schedule: CacheSchedule, run: int, progress: Progress
+    calibration: CalibrationRuns, fits: Sequence[CacheSchedule], run: int, progress: Progress
 ) -> CacheSchedule:
-    """The schedule with as much of its predictions as ends nearest to the full run number `run`.
+    """That of some fits of one schedule, the first half of the way from plain reuse, and plain
+    reuse that ends nearest to the full run number `run`.
 
     Errors of single branches say nothing of how they add up over a run; this does.
     """
-    full = replace(schedule, compute=np.ones_like(schedule.compute), predictions=None)
-    candidates = [replace(schedule, predictions=_part(schedule, share)) for share in SHARES]
-    steps, total = schedule.steps, (len(SHARES) + 1) * schedule.steps
+    full = replace(fits[0], compute=np.ones_like(fits[0].compute), predictions=None)
+    less = [replace(fits[0], predictions=_part(fits[0], share)) for share in (0.5, 0.0)]
+    candidates = [*fits, *less]
+    steps, total = full.steps, (len(candidates) + 1) * full.steps
     ends: list[list[Tensor]] = []
     for done, candidate in enumerate([full, *candidates]):
 
@@ -37,7 +36,7 @@ def judged(
         walk = CachedWalk(calibration.bound_model, FixedPredictor(candidate))
         ends.append(calibration.run(run, walk, advance)[1])
     errors = [squared_error(end, ends[0]) for end in ends[1:]]
-    return candidates[int(np.argmin(errors))]
+    return candidates[int(np.nanargmin(errors))]
 
 
 def squared_error(ends: Sequence[Tensor], others: Sequence[Tensor]) -> float:
@@ -47,7 +46,7 @@ def squared_error(ends: Sequence[Tensor], others: Sequence[Tensor]) -> float:
 
 
 def _part(schedule: CacheSchedule, share: float) -> Predictions:
-    """Predictions that share of the way from plain reuse; the first term is the newest output."""
+    """Predictions that share of the way from plain reuse; the first term is the newest value."""
     predictions = schedule.predictions
     assert predictions is not None
     if share == 0:

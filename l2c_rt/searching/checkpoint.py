@@ -102,10 +102,13 @@ def _table(file: SafetensorsFile, name: str, shape: tuple[int, ...]) -> Array:
 def _numbers(state: Any) -> tuple[float, int, float]:
     if not isinstance(state, dict):
         raise ValueError("its state is damaged")
-    error, tried, spent = (state.get(name) for name in ("error", "tried", "spent"))
-    for number in (error, spent):
-        if not isinstance(number, int | float) or math.isnan(number) or number < 0:
-            raise ValueError(f"its state has {number!r:.40}, wanted a number of at least 0")
+    tried = state.get("tried")
     if type(tried) is not int or not 0 <= tried < 1 << 40:
         raise ValueError(f"tried is {tried!r:.40}, wanted a count")
-    return float(error), tried, float(spent)
+    return _at_least_zero(state.get("error")), tried, _at_least_zero(state.get("spent"))
+
+
+def _at_least_zero(number: Any) -> float:
+    if not isinstance(number, int | float) or math.isnan(number) or number < 0:
+        raise ValueError(f"its state has {number!r:.40}, wanted a number of at least 0")
+    return float(number)

@@ -18,7 +18,7 @@ from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.regression.cached_walk import CachedWalk, FittingPredictor, FixedPredictor
 from l2c_rt.regression.calibration_runs import CalibrationRuns, described
 from l2c_rt.regression.fit_corrector import fit_corrector
-from l2c_rt.regression.fits import Fits
+from l2c_rt.regression.fits import CARRIES, Fits
 from l2c_rt.regression.judgement import squared_error
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.searching.candidates import Best, try_next, weighted
@@ -99,7 +99,8 @@ class Search:
     def costs(self) -> Array:
         """Of every branch, 1 on average."""
         macs = [max(b.macs, 1) for b in self.runs.bound_model.program.branches]
-        return np.asarray(macs, np.float64) / np.mean(macs)
+        costs: Array = np.asarray(macs, np.float64) / np.mean(macs)
+        return costs
 
     def run(self, seconds: float, checkpoint: Checkpoint, resume: bool) -> CacheSchedule:
         """The best schedule after so many seconds, those of an earlier part included."""
@@ -155,7 +156,7 @@ class Search:
         """The squared error in the end, with what is fitted on the way."""
         predictor: FittingPredictor | FixedPredictor = FixedPredictor(self._plain(compute))
         if self.predicts:
-            predictor = FittingPredictor(Fits(compute, HISTORY, TRIED_IN))
+            predictor = FittingPredictor(Fits(compute, HISTORY, TRIED_IN, CARRIES[0]))
         walk, error = CachedWalk(self.runs.bound_model, predictor), 0.0
         for i, end in enumerate(full):
             if isinstance(predictor, FittingPredictor):

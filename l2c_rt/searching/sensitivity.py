@@ -61,9 +61,8 @@ class Sensitivity:
         self._values.clear()
         with torch.enable_grad():
             out = self._passes.run(self._at_site, args, kwargs)
-            total = sum(
-                (part * self._probe(part)).sum() for part in tensors_of(out) if part.requires_grad
-            )
+            moved = [part for part in tensors_of(out) if part.requires_grad]
+            total = torch.stack([(part * self._probe(part)).sum() for part in moved]).sum()
             leaves = [leaf for _, added in self._values.values() for leaf in added]
             slopes = iter(torch.autograd.grad(total, leaves, allow_unused=True))
         for call, (value, added) in self._values.items():
