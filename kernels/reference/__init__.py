@@ -36,9 +36,18 @@ from l2c_rt.kernels.reference.rows import (
     split_residual_norm,
     ungated_reuse_sum,
 )
+from l2c_rt.kernels.reference.tokens import (
+    attention_logs,
+    attention_received,
+    choose_tokens,
+    unit_scores,
+)
 
 __all__ = [
     "attention",
+    "attention_logs",
+    "attention_received",
+    "choose_tokens",
     "final_update",
     "final_update_norm",
     "gate_residual",
@@ -63,4 +72,5 @@ __all__ = [
     "split_residual_norm",
     "split_sum",
     "ungated_reuse_sum",
+    "unit_scores",
 ]

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.block_sites import WHOLE_MODEL
 from l2c_rt.backends.backend import Counted, Evaluation
+from l2c_rt.backends.cpu.packed_linears import PackedLinears
 from l2c_rt.backends.graphs.forward import VisitUnit
 from l2c_rt.backends.own_blocks import ADDED, BlockCall, BlockVisits, Keeping
 from l2c_rt.backends.own_calls import CallPlans, LaneCalls
@@ -46,12 +47,15 @@ class OwnWorkspace:
         *,
         also: Collection[str] = (),
         keeping: Keeping = ADDED,
+        linears: PackedLinears | None = None,
     ) -> None:
         assert model.open_stage is not None
         self.visit_unit: VisitUnit | None = None
         self.numbers = StepNumbers()
         self._plan = plan
         self._units = frozenset(units)
+        self._linears = linears
+        paths = self._units if linears is None else self._units | linears.paths
         sites = {site.name: site for site in model.sites}
         left_out = {op.branch for step in plan.steps for op in step if isinstance(op, LeaveOut)}
         self._left_out = frozenset(sites[name].children[-1] for name in left_out)
@@ -61,7 +65,7 @@ class OwnWorkspace:
         self._cut = {path for site in model.sites for path in site.children}
         self._inside = inside_of(sorted(self._cut))
         self._alike = alike_of([sites[name] for name in plan.slots])
-        self._stage = model.open_stage(self._visit, sorted((self._units | {*also}) - self._cut))
+        self._stage = model.open_stage(self._visit, sorted((paths | {*also}) - self._cut))
         self._lane = LaneCalls(plan, plans)
         self._blocks: BlockVisits | None = None
         if model.sites[0].is_block:
@@ -154,6 +158,9 @@ class OwnWorkspace:
     def _visit(
         self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if self._linears is not None and path not in self._cut:
+            # A linear on the way: there are no units where there are products.
+            return self._linears.call(module, args, kwargs)
         inside = module if path not in self._cut else partial(self._at_site, path, module)
         if self.visit_unit is not None and path in self._units:
             return self.visit_unit(path, inside, args, kwargs)
@@ -170,7 +177,7 @@ class OwnWorkspace:
             )
         action = self._row.get(path)
         if action is None:
-            return self._lane.call(path, module, args, kwargs)
+            return self._call(path, module, args, kwargs)
         act, slot, predict = action
         if act in STAND_INS:
             if call >= self._calls_at_first.get(path, 0):
@@ -181,7 +188,7 @@ class OwnWorkspace:
                 return self._predicted(predict, call, path)
             value = self._kept(slot, call, path) if act is Act.REUSE else self._hollow[path, call]
             return tree_map(copy_of, value) if self._writes else value
-        out = self._lane.call(path, module, args, kwargs)
+        out = self._call(path, module, args, kwargs)
         new = (path, call) not in self._written
         self._written.add((path, call))
         if act is Act.KEEP:
@@ -190,6 +197,15 @@ class OwnWorkspace:
             before = self._hollow.get((path, call))
             self._hollow[path, call] = hollow_like(out, before, narrow=act is Act.NARROW)
         return out
+
+    def _call(
+        self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        linears = self._linears
+        # While a first evaluation is observed, PyTorch's own products are counted.
+        if linears is None or path not in linears.paths or self._lane.planned is None:
+            return self._lane.call(path, module, args, kwargs)
+        return linears.call(module, args, kwargs)
 
     def _keep(self, slot: int, call: int, path: str, out: object, new: bool) -> None:
         try:

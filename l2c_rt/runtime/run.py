@@ -192,8 +192,5 @@ class Run:
             self.shared.notices.tell([messages.NO_GRADIENTS])
 
     def _lanes_of_new_run(self, key: InputKey) -> list[Lane]:
-        lanes = self.lanes.at(key, self.version)
-        for lane in lanes:
-            lane.workspace.drop_tables()
         self._key = key
-        return lanes
+        return self.lanes.begin_run(key, self.version)
