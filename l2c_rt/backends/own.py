@@ -24,6 +24,7 @@ from l2c_rt.backends.own_rows import (
     copy_of,
     hollow_like,
     inside_of,
+    other_calls,
     row_of,
 )
 from l2c_rt.backends.step_numbers import StepNumbers
@@ -244,13 +245,4 @@ class OwnWorkspace:
         return next(p for p in paths if self.calls.get(p) != self._calls_at_first.get(p))
 
     def _other_calls(self, path: str) -> str:
-        now, first = self.calls.get(path, 0), self._calls_at_first.get(path, 0)
-        return (
-            f"{path} was called {_times(now)} and {_times(first)} at evaluation 0 of the run; the "
-            "forward of a compiled model must make the same calls at every evaluation (are there "
-            "arguments that skip layers?)"
-        )
-
-
-def _times(count: int) -> str:
-    return ("not", "once", "twice")[count] if count < 3 else f"{count} times"
+        return other_calls(path, self.calls.get(path, 0), self._calls_at_first.get(path, 0))

@@ -113,3 +113,16 @@ def _nan_like(value: Any, *, narrow: bool) -> Any:
     nan = torch.full((), torch.nan, dtype=value.dtype, device=value.device)
     width = min(2, value.shape[-1]) if narrow else value.shape[-1]
     return nan.expand(*value.shape[:-1], width)
+
+
+def other_calls(path: str, now: int, first: int) -> str:
+    """What is said of a cut point that is called another number of times than at evaluation 0."""
+    return (
+        f"{path} was called {_times(now)} and {_times(first)} at evaluation 0 of the run; the "
+        "forward of a compiled model must make the same calls at every evaluation (are there "
+        "arguments that skip layers?)"
+    )
+
+
+def _times(count: int) -> str:
+    return ("not", "once", "twice")[count] if count < 3 else f"{count} times"
