@@ -35,15 +35,24 @@ class StepNumbers:
         """Bring those of an evaluation to their places."""
         self.coefficients = self._loaded(tuple(coefficients), device) if coefficients else ()
         self.operands = {
-            name: Operand(*(self._copied(name, i, tensor) for i, tensor in enumerate(operand)))
+            name: Operand(
+                self._copied(name, 0, operand.scale),
+                self._copied(name, 1, operand.shift),
+                operand.rounding,
+            )
             for name, operand in operands.items()
         }
 
     @property
     def structure(self) -> tuple[object, ...]:
         """What evaluations share whose graph may be the same one."""
+        # What a rounded series is of is no tensor: a graph holds the numbers themselves.
         shapes = [
-            (name, *(None if t is None else t.shape for t in operand))
+            (
+                name,
+                *(None if t is None else t.shape for t in (operand.scale, operand.shift)),
+                operand.rounding,
+            )
             for name, operand in self.operands.items()
         ]
         return (len(self.coefficients), *sorted(shapes, key=str))
