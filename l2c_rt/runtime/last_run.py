@@ -12,6 +12,7 @@ import numpy.typing as npt
 from l2c_rt.plan.decisions import NAN
 from l2c_rt.plan.ops import Compute, LeaveOut, Predict, StepPlan, reuses
 from l2c_rt.plan.run_record import RunRecord
+from l2c_rt.plan.stream_ops import RestoreStream
 from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -99,6 +100,8 @@ def last_run(record: RunRecord, shared: SharedModel) -> LastRun:
 def _acts(step: StepPlan, branches: tuple[str, ...]) -> list[Act]:
     acts: dict[str, Act] = {op.branch: Act.COMPUTED for op in step if isinstance(op, Compute)}
     acts |= {op.branch: Act.LEFT_OUT for op in step if isinstance(op, LeaveOut)}
+    passed = (node for op in step if isinstance(op, RestoreStream) for node in op.nodes)
+    acts |= dict.fromkeys(passed, Act.REUSED)
     for item in reuses(step):
         acts[item.branch] = Act.PREDICTED if isinstance(item, Predict) else Act.REUSED
     return [acts[name] for name in branches]
