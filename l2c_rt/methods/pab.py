@@ -166,6 +166,8 @@ def kind_named(
 def _attention_modules(model: nn.Module) -> Iterator[str]:
     for path, module in model.named_modules():
         parents = path.split(".")
+        if type(module).__name__ == "ModuleList":
+            continue
         in_list = any(part.isdecimal() for part in parents[:-1])
         if in_list and ATTENTION.match(parents[-1]) and any(module.children()):
             yield path

@@ -7,17 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from method_goldens import (
-    SMALL,
-    dit,
-    dit_28,
-    dit_calls,
-    flux,
-    flux_calls,
-    golden,
-    wan,
-)  # fmt: skip
+from method_goldens import dit_28, golden
 from published_outputs import relative
+from small_diffusers import SMALL, dit, dit_calls, flux, flux_calls, wan
 from toys import toy_dit, toy_uvit
 
 import l2c_rt as rt

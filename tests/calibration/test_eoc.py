@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from method_goldens import ddim_timesteps, dit_28, dit_outputs, golden, worst_evaluation
+from method_goldens import dit_28, dit_outputs, golden, worst_evaluation
+from small_diffusers import ddim_timesteps
 from toys import toy_dit
 
 import l2c_rt as rt

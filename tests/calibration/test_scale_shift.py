@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from method_goldens import ddim_timesteps, dit, dit_calls, flux, flux_calls
 from published_outputs import relative
+from small_diffusers import ddim_timesteps, dit, dit_calls, flux, flux_calls
 from toys import toy_dit
 
 import l2c_rt as rt

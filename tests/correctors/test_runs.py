@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dit_goldens import DitGolden, golden_dit
+from method_goldens import DitGolden, dit_28
 from oracle import Oracle
 from published_outputs import relative
 from small_models import run_loop, times, two_stream_model
@@ -148,7 +148,7 @@ WRONG = {
 
 def error_of(name: str, corrector: Any, backend: str = "reference") -> float:
     golden = DitGolden.load(name)
-    model = golden_dit(golden.size)
+    model = dit_28(golden.size)
     fast = compile(model, CacheSchedule(golden.compute), corrector=corrector, backend=backend,
                    timesteps=golden.timesteps)  # fmt: skip
     return golden.worst_error(fast.forward_with_cfg)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
 from diffusers_hooks import hooked
-from method_goldens import SMALL
 from published_cases import HOOK_CASES, case, factory, outputs_of, with_ratios
 from published_outputs import relative
+from small_diffusers import SMALL
 from torch import Tensor
 
 from l2c_rt.methods.mag_cache import PUBLISHED

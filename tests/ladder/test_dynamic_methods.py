@@ -8,14 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from method_goldens import (
-    SMALL,
-    ddim_timesteps,
-    dit_28,
-    dit_outputs,
-    golden,
-    worst_evaluation,
-)
+from method_goldens import dit_28, dit_outputs, golden, worst_evaluation
+from small_diffusers import SMALL, ddim_timesteps
 from torch import Tensor
 
 import l2c_rt as rt

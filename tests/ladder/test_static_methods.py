@@ -6,19 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from method_goldens import (
-    SMALL,
-    as_rows,
-    ddim_timesteps,
-    dit,
-    dit_28,
-    dit_calls,
-    dit_outputs,
-    golden,
-    worst_evaluation,
-)
+from method_goldens import as_rows, dit_28, dit_outputs, golden, worst_evaluation
 from published_outputs import FOLDER
 from safetensors.torch import load_file
+from small_diffusers import SMALL, ddim_timesteps, dit, dit_calls
 
 import l2c_rt as rt
 from l2c_rt.methods import FORA, PAB, PlainEveryN, SmoothCache, StepsMask

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from method_goldens import as_rows, ddim_timesteps, dit, dit_calls
+from method_goldens import as_rows
 from published_outputs import relative
+from small_diffusers import ddim_timesteps, dit, dit_calls
 
 import l2c_rt as rt
 from l2c_rt.methods import BlockCaching, DeltaDiT, MagCache

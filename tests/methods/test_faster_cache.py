@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from method_goldens import SMALL, cogvideox, cogvideox_calls, cogvideox_timesteps, drawn
 from own_tapes import compile_own
+from small_diffusers import SMALL, cogvideox, cogvideox_calls, cogvideox_timesteps, drawn
 from torch import Tensor
 from toys import noise, timesteps, toy_dit
 

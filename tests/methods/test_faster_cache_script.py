@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from method_goldens import cogvideox, drawn
+from small_diffusers import cogvideox, drawn
 from torch import Tensor
 
 import l2c_rt as rt

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from method_goldens import SMALL
+from small_diffusers import SMALL
 from torch import Tensor, nn
 
 import l2c_rt as rt

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from dit_goldens import DitGolden, golden_dit
-from method_goldens import cogvideox, dit, flux, wan
+from method_goldens import DitGolden, dit_28
+from small_diffusers import cogvideox, dit, flux, wan
 
 import l2c_rt as rt
 from l2c_rt.correctors import HiCache as HermiteCorrector
@@ -24,7 +24,7 @@ def full(schedule):
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_taylor_seer_is_its_published_program(backend):
     golden = DitGolden.load("taylorseer_ddim50_i4_o2")
-    model = golden_dit(golden.size)
+    model = dit_28(golden.size)
     fast = rt.compile(
         model, TaylorSeer(4, 2), steps=50, timesteps=golden.timesteps, backend=backend
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
-from method_goldens import SMALL
+from small_diffusers import SMALL
 from torch import Tensor, nn
 
 import l2c_rt as rt
