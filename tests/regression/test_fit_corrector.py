@@ -125,5 +125,3 @@ def test_numbers_out_of_range_are_refused(name):
 def test_a_schedule_of_nothing_reused_has_nothing_to_fit():
     fit = rt.fit_corrector(toy_dit(), EveryN(1), **OPTIONS)
     assert not np.any(fit.fit.predictions.sources >= 0)
-
-
