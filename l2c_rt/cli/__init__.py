@@ -16,9 +16,11 @@ from l2c_rt.cli.convert import convert_command
 from l2c_rt.cli.demo import demo_command
 from l2c_rt.cli.doctor import doctor_command
 from l2c_rt.cli.exits import ExitCodes
+from l2c_rt.cli.fit import fit_command
 from l2c_rt.cli.inspect import inspect_command
 from l2c_rt.cli.learn import learn_command
 from l2c_rt.cli.sample import sample_command
+from l2c_rt.cli.search import search_command
 
 EXAMPLES = """\b
 Examples:
@@ -46,6 +48,8 @@ for command in (
     convert_command,
     learn_command,
     calibrate_command,
+    fit_command,
+    search_command,
     sample_command,
     compare_command,
     bench_command,

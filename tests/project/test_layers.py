@@ -69,7 +69,8 @@ ALLOWED: dict[str, set[str]] = {
                "untrusted"},
     "cli": {"_version", "adapters", "api", "backends", "calibration", "comparison", "correctors",
             "demo", "doctor", "families", "figures", "learning", "measure", "methods", "models",
-            "notices", "plan", "policies", "presets", "runtime", "schedule", "untrusted"},
+            "notices", "plan", "policies", "presets", "regression", "runtime",
+            "schedule", "searching", "untrusted"},
 }  # fmt: skip
 """Folder or module of l2c_rt -> those it may import; only l2c_rt itself imports all."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,7 +17,7 @@ from toys import toy_dit
 
 from l2c_rt.backends.cuda.checking.checked_file import read_machines
 from l2c_rt.backends.tuning.cache_file import read_choices
-from l2c_rt.correctors import ScaleShift
+from l2c_rt.correctors import Fitted, ScaleShift
 from l2c_rt.demo.train_state import TrainSettings, resume
 from l2c_rt.learning.checkpoint import load_checkpoint
 from l2c_rt.learning.log import CsvLog
@@ -25,9 +26,12 @@ from l2c_rt.measure.ceilings import read_ceilings
 from l2c_rt.models import load_diffusers, load_dit, load_uvit
 from l2c_rt.models.weight_files import read_tensors
 from l2c_rt.policies.router import Router
+from l2c_rt.regression.checkpoint import Checkpoint as FitCheckpoint
+from l2c_rt.regression.fits import Fits
 from l2c_rt.resolve import resolve_schedule
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.schedule.calibration import Calibration
+from l2c_rt.searching.checkpoint import Checkpoint as SearchCheckpoint
 
 
 def learned(path: Path) -> None:
@@ -35,6 +39,10 @@ def learned(path: Path) -> None:
     load_checkpoint(
         path, start([0], task.source.costs, task.options), task.options, task.fingerprint
     )
+
+
+def fit_sums(path: Path) -> Any:
+    return FitCheckpoint(path, "", "").load([Fits(np.ones((2, 1), np.bool_), 1, 1, 0.0)])
 
 
 def shard(path: Path) -> Any:
@@ -58,6 +66,9 @@ LOADERS: list[tuple[str, Callable[[Path], Any]]] = [
     ("a.safetensors", lambda path: read_tensors(path, ("latents",))),
     ("a.safetensors", Calibration.load),
     ("a.safetensors", ScaleShift.load),
+    ("a.safetensors", Fitted.load),
+    ("a.safetensors", fit_sums),
+    ("a.safetensors", lambda path: SearchCheckpoint(path, "", "").load((2, 1, 1))),
     ("a.json", read_ceilings),
     ("a.json", lambda path: read_choices(path, "machine")),
     ("a.json", read_machines),

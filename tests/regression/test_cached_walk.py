@@ -1,0 +1,87 @@
+"""Runs that a fit looks at: those of the compiled model; what predictions missed is owed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from published_outputs import relative
+from toys import toy_dit
+
+import l2c_rt as rt
+from l2c_rt.policies.static import EveryN
+from l2c_rt.regression.cached_walk import CachedWalk, FixedPredictor
+from l2c_rt.regression.calibration_runs import CalibrationRuns, described
+from l2c_rt.regression.judgement import judged
+from l2c_rt.schedule.predictions import Predictions
+
+STEPS = 8
+BRANCHES = tuple(f"{part}-{block}" for block in range(3) for part in ("attn", "mlp"))
+
+
+def schedule_of(*numbers: float) -> rt.CacheSchedule:
+    """Reused branches are sums of the last values that were used, with these coefficients."""
+    schedule = EveryN(4).schedule(STEPS, BRANCHES)
+    terms = {
+        (s, k): [(s - 1 - j, c) for j, c in enumerate(numbers[:s])]
+        for s in range(STEPS)
+        for k in range(6)
+        if not schedule.compute[s, k]
+    }
+    predictions = Predictions.from_terms(STEPS, 6, terms) if numbers else None
+    return rt.CacheSchedule(schedule.compute, schedule.branches, predictions=predictions)
+
+
+def runs() -> CalibrationRuns:
+    bound_model = described("fit_corrector", toy_dit(), None, None, "branch")
+    return CalibrationRuns(bound_model, None, STEPS, 1, 0, 2, None)
+
+
+@pytest.mark.parametrize("numbers", [(), (1.6, -0.6), (1.0, 0.5, -0.5)])
+def test_a_walk_ends_as_the_compiled_model_does(numbers):
+    schedule, calibration = schedule_of(*numbers), runs()
+    walk = CachedWalk(calibration.bound_model, FixedPredictor(schedule))
+    _, ends = calibration.run(3, walk, lambda *_: None)
+    loop = calibration.bound_model.sampling
+    noise = torch.randn(
+        (2, loop.channels, loop.size, loop.size), generator=torch.Generator().manual_seed(3)
+    )
+    labels = [k % loop.classes for k in (6, 7)]
+    sampled = rt.compile(toy_dit(), schedule).sample(noise, labels)
+    assert relative(torch.stack(ends), sampled) < 1e-5
+
+
+class Seeing(FixedPredictor):
+    """Keeps what it is shown of one branch."""
+
+    def __init__(self, schedule: rt.CacheSchedule, carry: float) -> None:
+        super().__init__(schedule)
+        self.carry, self.seen, self.before = carry, {}, {}
+
+    def see(self, cell, before, value):
+        if cell[1] == 0:
+            self.seen[cell[0]], self.before[cell[0]] = value[0].clone(), before[0][0].clone()
+        return super().see(cell, before, value)
+
+
+@pytest.mark.parametrize("carry", [1.0, 0.5])
+def test_what_predictions_missed_is_owed_by_the_next_across_computed_evaluations(carry):
+    calibration, shown = runs(), []
+    for share in (0.0, carry):
+        predictor = Seeing(schedule_of(), share)
+        calibration.run(0, CachedWalk(calibration.bound_model, predictor), lambda *_: None)
+        shown.append(predictor)
+    alone, owing = shown
+    owed = torch.zeros(())
+    assert not alone.compute[1:, 0].all()
+    assert alone.compute[2:, 0].any()
+    for evaluation in alone.seen:
+        value = alone.seen[evaluation] + carry * owed
+        torch.testing.assert_close(owing.seen[evaluation], value)
+        owed = value - alone.before[evaluation]
+    assert owed.abs().max() > 1e-4
+
+
+def test_predictions_that_end_farther_than_plain_reuse_are_not_taken():
+    plain = Predictions.from_terms(STEPS, 6, {})
+    chosen = judged(runs(), [schedule_of(-3.0, 0.0), schedule_of(1.0)], 0, lambda *_: None)
+    assert chosen.predictions in (schedule_of(1.0).predictions, plain)
