@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from l2c_rt.runtime.compiled import Compiled
     from l2c_rt.runtime.session import Session
     from l2c_rt.schedule.cache_schedule import CacheSchedule
+    from l2c_rt.serving.engine import Engine
 
 _HOMES = {
     "CacheSchedule": "schedule.cache_schedule",
     "Compiled": "runtime.compiled",
+    "Engine": "serving.engine",
     "Router": "policies.router",
     "Session": "runtime.session",
     "calibrate": "calibration.calibrate",
@@ -43,6 +45,7 @@ _MODULES = ("correctors", "methods", "models", "policies", "presets")
 __all__ = [
     "CacheSchedule",
     "Compiled",
+    "Engine",
     "Router",
     "Session",
     "calibrate",

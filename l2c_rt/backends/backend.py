@@ -137,7 +137,9 @@ class Backend:
     """How a described model is run.  `reasons` says why this backend and not a faster one.
 
     `extra_slots` are taken beside the plan's.  One that is `replaceable` gives way to the reference
-    where its first run finds a wrong result.
+    where its first run finds a wrong result.  `batched(plan, requests)` makes a workspace whose
+    evaluations have samples of several requests, each at a step of its own; None where the backend
+    has none.
     """
 
     name: str
@@ -146,6 +148,7 @@ class Backend:
     reasons: tuple[str, ...] = ()
     extra_slots: int = 0
     replaceable: bool = False
+    batched: Callable[[Plan, int], Workspace] | None = None
 
 
 OpTable = Mapping[type, Callable[[Any, Any, Evaluation], None]]

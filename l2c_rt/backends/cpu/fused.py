@@ -28,7 +28,7 @@ from l2c_rt.backends.backend import (
     fused_passes,
     refuse_autocast,
 )
-from l2c_rt.backends.cpu.modulation import ModulationTable
+from l2c_rt.backends.cpu.sampled_modulation import table_for
 from l2c_rt.backends.token_scores import heads_of, scored_attention
 from l2c_rt.backends.token_states import begin_ages, chosen_tokens, keep_stream, kept_stream
 from l2c_rt.memory.mixing import mixed
@@ -46,15 +46,18 @@ from l2c_rt.plan.tokens import Refresh, Scored
 
 
 class FusedCpu(OpByOp):
-    """Keeps the modulation table and one scratch output between calls."""
+    """Keeps the modulation table and one scratch output between calls.
 
-    def __init__(self, model: BoundModel, fusable: FusableModel, plan: Plan) -> None:
+    With `requests`, which may run at once, every sample of an evaluation is at a step of its own.
+    """
+
+    def __init__(
+        self, model: BoundModel, fusable: FusableModel, plan: Plan, requests: int | None = None
+    ) -> None:
         super().__init__(model)
         self.fusable = fusable
         self._tokens = plan.tokens
-        self._table: ModulationTable | None = None
-        if fusable.modulation is not None:
-            self._table = ModulationTable(fusable, plan.num_evaluations)
+        self._table = table_for(fusable, plan.num_evaluations, requests)
         self._scratch: Tensor | None = None
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
@@ -166,10 +169,10 @@ def fused_cpu_backend(model: BoundModel, reasons: tuple[str, ...] = ()) -> Backe
     fusable = model.fusable
     assert fusable is not None
 
-    def workspace(plan: Plan) -> FusedCpu:
-        return FusedCpu(model, fusable, plan)
+    def workspace(plan: Plan, requests: int | None = None) -> FusedCpu:
+        return FusedCpu(model, fusable, plan, requests)
 
-    return Backend("fused", fused_passes, workspace, reasons)
+    return Backend("fused", fused_passes, workspace, reasons, batched=workspace)
 
 
 def custom_forward(fusable: FusableModel) -> str:
