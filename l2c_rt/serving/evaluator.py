@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import PublishedLoop
+from l2c_rt.adapters.bound_model import PublishedLoop, State
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.memory.request_slots import RequestSlots
 from l2c_rt.runtime.profiler_ranges import trace_range
-from l2c_rt.runtime.shared import ModelVersion, SharedModel
+from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.sampling.loops import guide
 from l2c_rt.serving.request import Request
 
@@ -76,10 +76,10 @@ class Evaluator:
         model = self.version.model
         kwargs = model.arguments(*self._inputs(batch))
         out = self._evaluate(batch, model.begin(**kwargs))
-        step = batch[0].step
-        if self.version.plan.order[step] == self.version.plan.order[0]:
-            if self._shared.refuted(self.version, (), kwargs, out):
-                raise RefutedError
+        order = self.version.plan.order
+        computes_all = order[batch[0].step] == order[0]
+        if computes_all and self._shared.refuted(self.version, (), kwargs, out):
+            raise RefutedError
         return model.to_tensor(out)
 
     def _inputs(self, batch: Sequence[Request]) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -96,7 +96,7 @@ class Evaluator:
             torch.cat(labels) if labels else None,
         )
 
-    def _evaluate(self, batch: Sequence[Request], state: object) -> object:
+    def _evaluate(self, batch: Sequence[Request], state: State) -> object:
         version, step = self.version, batch[0].step
         slots = self._slots.of([ROWS * r.place + row for r in batch for row in range(r.rows)])
         variant = version.plan.order[step]
