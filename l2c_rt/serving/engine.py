@@ -6,22 +6,20 @@ import asyncio
 import math
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import PublishedLoop
 from l2c_rt.adapters.model_checks import check_device
 from l2c_rt.backends.backend import Callback
 from l2c_rt.runtime.compiled import Compiled
 from l2c_rt.runtime.previews import Previews
-from l2c_rt.runtime.sample import published_loop, published_solver
-from l2c_rt.sampling import inputs, loops
 from l2c_rt.serving.counts import Counts, EngineStats, Outcome
-from l2c_rt.serving.evaluator import ROWS, Evaluator
-from l2c_rt.serving.request import PublishedSteps, QueueFullError, Request
+from l2c_rt.serving.evaluator import Evaluator
+from l2c_rt.serving.intake import Asked, Intake, PublishedIntake, SolverIntake
+from l2c_rt.serving.request import QueueFullError, Request
 from l2c_rt.serving.ticks import longest_wait
 from l2c_rt.serving.tracing import RequestSpans, Tracer
 from l2c_rt.serving.waiting_room import WaitingRoom
@@ -35,7 +33,8 @@ class Engine:
     share a batch, whatever their steps; requests begin and end between ticks.  At most `max_batch`
     requests share an evaluation, `max_running` (by default twice as many) have begun, and
     `max_waiting` wait for that.  One that waits for `max_age` ticks goes before fuller batches.
-    A `tracer` of OpenTelemetry gives a span to each request.
+    `solver` is a scheduler as diffusers has them, without noise and with its timesteps set, for a
+    model without a published loop.  A `tracer` of OpenTelemetry gives a span to each request.
     All methods may be called from any thread.  The compiled model may be used beside the engine.
     Raises TypeError or ValueError for a model, plan or number that cannot be served, MemoryError
     where the slots do not fit: all memory is taken before the first request.
@@ -49,6 +48,7 @@ class Engine:
         max_waiting: int = 64,
         max_running: int | None = None,
         max_age: int = 16,
+        solver: Any = None,
         tracer: Tracer | None = None,
     ) -> None:
         if not isinstance(fast, Compiled):
@@ -62,10 +62,10 @@ class Engine:
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"Engine: {name} must be a whole number from 1 on, got {value!r}")
         self._shared = fast.run.shared
-        version = self._shared.current()
-        check_device(version.model.model)
-        self._loop = published_loop(version.model)
-        self._solver = published_solver(version.model, self._shared.schedule, self._shared.loop)
+        check_device(self._shared.current().model.model)
+        self._intake: Intake = (
+            PublishedIntake(self._shared) if solver is None else SolverIntake(self._shared, solver)
+        )
         self._limits = Limits(max_batch, max_running, max_age)
         self._counts, self._spans = Counts(), RequestSpans(tracer)
         self._ended = threading.Condition()
@@ -86,20 +86,26 @@ class Engine:
         *,
         seed: int | None = None,
         cfg_scale: float | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
+        null_inputs: Mapping[str, Tensor] | None = None,
         callback: Callback | None = None,
         deadline: float | None = None,
     ) -> Future[Tensor]:
         """Take on one image, and give at once the future of its latents [1, C, H, W].
 
         `noise` [1, C, H, W], or `seed` for normal noise; `y` a label, or None for a model without.
-        `cfg_scale` None is the family's own.  `callback(step, latents)` gets float32 copies, in the
-        engine's thread: what it does, all wait for; what it raises, this future gets.  After
-        `deadline` seconds the future raises DeadlineError.  `future.cancel()` works until the end.
+        `cfg_scale` None is the family's own.  With `solver=` further arguments of the model's
+        forward are `inputs`, [1, ...] each, and `null_inputs` those of no class, where the
+        guidance is uncond + cfg_scale (cond - uncond).
+        `callback(step, latents)` gets float32 copies, in the engine's thread: what it does, all
+        wait for; what it raises, this future gets.  After `deadline` seconds the future raises
+        DeadlineError.  `future.cancel()` works until the end.
         The future raises FloatingPointError where the latents end up not finite.
         Raises QueueFullError where `max_waiting` requests wait, TypeError or ValueError for inputs
         that do not fit, RuntimeError after `shutdown`.
         """
-        request = self._request(noise, y, seed, cfg_scale, callback, deadline)
+        asked = Asked(noise, y, seed, cfg_scale, inputs or {}, null_inputs or {})
+        request = self._request(asked, callback, deadline)
         with self._counts.lock:
             self._counts.submitted += 1
         with self._ended:
@@ -170,39 +176,18 @@ class Engine:
         self.shutdown(cancel_futures=error is not None)
 
     def _evaluator(self) -> Evaluator:
-        return Evaluator(self._shared, self._loop, self._solver.timesteps, self._limits.max_running)
+        return Evaluator(self._shared, self._intake, self._limits.max_running)
 
-    def _request(
-        self, noise: Tensor | None, y: Any, seed: int | None, cfg_scale: float | None,
-        callback: Callback | None, deadline: float | None,
-    ) -> Request:  # fmt: skip
+    def _request(self, asked: Asked, callback: Callback | None, deadline: float | None) -> Request:
         if self._shared.asleep:
             raise RuntimeError("Engine: this model is asleep: call wake() before the next request")
-        loop, device = self._loop, self._shared.version.model.device
-        if (noise is None) == (seed is None):
-            raise ValueError("Engine: give either noise or seed=, not both")
-        if noise is None:
-            assert seed is not None
-            noise = _noise(seed, loop).to(device)
-        inputs.check_noise(noise, loop, device)
-        if noise.shape[0] != 1:
-            raise ValueError(
-                f"Engine: noise must be one image [1, C, H, W], got {list(noise.shape)}; submit "
-                "images one by one"
-            )
-        labels = inputs.check_labels([y] if isinstance(y, int) else y, noise, loop)
-        scale = inputs.check_scale(cfg_scale, loop)
-        guided = loops.is_guided(loop, labels, scale)
-        if guided:
-            assert labels is not None
-            assert loop.null_label is not None
-            labels = torch.cat([labels, torch.full_like(labels, loop.null_label)])
-        now = time.monotonic()
+        if (asked.noise is None) == (asked.seed is None):
+            raise ValueError("Engine: give either noise or seed=, one of them")
+        start, now = self._intake.start(asked), time.monotonic()
         return Request(
-            order=-1, future=Future(), loop=PublishedSteps(self._solver),
-            # A copy: the caller may write to what was given.
-            latents=noise.detach().clone(), labels=labels, rows=ROWS if guided else 1,
-            cfg_scale=scale, submitted=now, expires=_expiry(now, deadline),
+            order=-1, future=Future(), loop=start.loop, latents=start.latents,
+            labels=start.labels, inputs=start.inputs, rows=start.rows, cfg_scale=start.cfg_scale,
+            submitted=now, expires=_expiry(now, deadline),
             callback=None if callback is None else Previews(callback, self._shared.notices),
         )  # fmt: skip
 
@@ -218,11 +203,6 @@ class Engine:
     def _refuse_inside(self, action: str) -> None:
         if threading.current_thread() is self._thread:
             raise RuntimeError(f"Engine: {action} from inside a callback would wait for itself")
-
-
-def _noise(seed: int, loop: PublishedLoop) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(1, loop.channels, loop.size, loop.size, generator=generator)
 
 
 def _expiry(now: float, deadline: float | None) -> float | None:

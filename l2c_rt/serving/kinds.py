@@ -22,11 +22,16 @@ def kinds_of(plan: Plan) -> tuple[int, ...]:
     return tuple(kinds)
 
 
-def check_served(plan: Plan, program: BlockProgram) -> None:
-    """Raise ValueError for a plan whose runs cannot share evaluations, with the reason."""
+def check_served(plan: Plan, program: BlockProgram, *, decides: bool) -> None:
+    """Raise ValueError for a plan whose runs cannot share evaluations, with the reason.
+
+    `decides`: a method chooses rows at run time.
+    """
     ops = {type(op) for step in plan.steps for op in step}
     reason = ""
-    if plan.tokens is not None:
+    if decides:
+        reason = "the method decides at run time, for a batch as a whole"
+    elif plan.tokens is not None:
         reason = "the schedule chooses tokens by what a batch has shown"
     elif plan.halves is not None:
         reason = "the schedule runs half a batch, cond and uncond of one request"

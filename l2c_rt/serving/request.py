@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
@@ -48,7 +49,8 @@ class PublishedSteps:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One image.  Shapes: latents [1, C, H, W]; labels [rows], cond and then, if guided, uncond.
+    """One image.  Shapes: latents [1, C, H, W]; labels [rows], cond and then, if guided, uncond,
+    and so are `inputs`, further arguments of the model [1, ...].
 
     `place` is where in the arena its slots are, from its first evaluation on.  `kind` and `since`
     are those of its next evaluation; times are of `time.monotonic`.
@@ -59,6 +61,7 @@ class Request:
     loop: RequestLoop
     latents: Tensor
     labels: Tensor | None
+    inputs: tuple[Mapping[str, Tensor], ...]
     rows: int
     cfg_scale: float
     callback: Callback | None

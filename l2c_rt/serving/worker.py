@@ -105,9 +105,10 @@ class Worker:
         return self.evaluator.nbytes
 
     def _renew(self) -> None:
+        version = self._shared.version
+        decides = version.model.dynamic is not None
+        check_served(version.plan, version.model.program, decides=decides)
         self.evaluator = self._new_evaluator()
-        version = self.evaluator.version
-        check_served(version.plan, version.model.program)
         self._kinds = kinds_of(version.plan)
         self._reused = reused_share(version.plan, version.model.program)
         for request in self.running:

@@ -73,7 +73,9 @@ def test_the_same_arrivals_give_the_same_bits(model: str, backend: str) -> None:
     for _ in range(2):
         with rt.Engine(compiled(model, backend)) as engine:
             _, futures = at_ticks(
-                engine, [0, 1, 1, 2, 4], lambda i: engine.submit(image(i), i)  # noqa: B023
+                engine,
+                [0, 1, 1, 2, 4],
+                lambda i: engine.submit(image(i), i),
             )
             assert len(engine.stats().batch_sizes) > 1
             runs.append(futures)
@@ -163,4 +165,3 @@ def test_changed_weights_hold_for_requests_that_begin_after_the_change() -> None
         after = engine.submit(image(0), 3).result(60)
     assert torch.equal(after, solo(fast, 0, 3))
     assert not torch.equal(after, before.result())
-

@@ -14,19 +14,21 @@ from l2c_rt.backends.cpu.modulation import ModulationTable
 class SampledModulation(ModulationTable):
     """Rows [labels, steps, blocks, 6 D], all steps of a label in one product per block.
 
-    There is room for the labels of `requests` requests and the one for no class, taken at the first
-    evaluation; the label that was used longest ago makes room for another.  A row depends on no
+    There is room for the labels of `requests` requests and the one for no class; the label that was used longest ago makes room for another.  A row depends on no
     other label, so that a request does not depend on those beside it.
     """
 
     def __init__(self, fusable: FusableModel, evaluations: int, requests: int) -> None:
         self._room = requests + 1
         super().__init__(fusable, evaluations)
+        branch = next(iter(fusable.branches.values()))
+        weight = next(branch.module.parameters())
+        shape = (self._room, evaluations, self._blocks, 6 * branch.norm.normalized_shape[0])
+        self._tabulated = weight.new_empty(shape)
 
     def drop(self) -> None:
         """Forget every row; the next call tabulates anew."""
         super().drop()
-        self._tabulated = torch.empty(0)
         self._chosen = torch.empty(0)
         # Places by label, used last at the end.
         self._places: dict[int, int] = {}
@@ -77,8 +79,6 @@ class SampledModulation(ModulationTable):
     def _tabulate(self, label: int, place: int, like: Tensor) -> None:
         c = self._condition(self._timesteps, like.new_full((self._evaluations,), label))
         rows = torch.stack([self._modulation(block, c) for block in range(self._blocks)], dim=1)
-        if not self._tabulated.numel():
-            self._tabulated = rows.new_empty((self._room, *rows.shape))
         self._tabulated[place] = rows
 
 
