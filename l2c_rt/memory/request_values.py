@@ -45,7 +45,7 @@ class BatchValues(KeptValues):
 
     def __init__(self, home: RequestValues, rows: Sequence[int]) -> None:
         super().__init__()
-        self._home, self._count = home, len(rows)
+        self._all, self._count = home, len(rows)
         self._rows = torch.tensor(rows)
 
     def expect(self, counts: Mapping[Size, int]) -> None:
@@ -64,7 +64,7 @@ class BatchValues(KeptValues):
         another, and for another shape than other requests have kept."""
         container = type(value) if isinstance(value, tuple | list) else None
         parts = list(value) if isinstance(value, tuple | list) else [value]
-        known = self._home.kept.setdefault(key, (container, [None] * len(parts)))[1]
+        known = self._all.kept.setdefault(key, (container, [None] * len(parts)))[1]
         for i, part in enumerate(parts):
             if not isinstance(part, Tensor):
                 known[i] = part
@@ -72,11 +72,11 @@ class BatchValues(KeptValues):
             base = bases[i] if bases else None
             if base is not None:
                 part = part - base
-            place = known[i] = self._place(part, known[i])
+            place = known[i] = self._samples(part, known[i])
             place.index_copy_(0, self._rows.to(part.device), part)
 
     def get(self, key: ValueKey) -> Any:
-        container, parts = self._home.kept[key]
+        container, parts = self._all.kept[key]
         values = [
             part.index_select(0, self._rows.to(part.device)) if isinstance(part, Tensor) else part
             for part in parts
@@ -87,14 +87,14 @@ class BatchValues(KeptValues):
         """The value: what was handed out is a copy already."""
         return value
 
-    def _place(self, part: Tensor, known: Any) -> Tensor:
+    def _samples(self, part: Tensor, known: Any) -> Tensor:
         if part.dim() == 0 or part.shape[0] != self._count:
             raise ValueError(
                 f"{list(part.shape)} is not one sample after another for {self._count} samples, so "
                 "requests cannot share evaluations of this model"
             )
         if not isinstance(known, Tensor):
-            return part.new_empty((self._home.rows, *part.shape[1:]))
+            return part.new_empty((self._all.rows, *part.shape[1:]))
         if known.shape[1:] != part.shape[1:] or known.dtype != part.dtype:
             raise ValueError(
                 f"{list(part.shape[1:])} {part.dtype} for each sample, but other requests have "

@@ -14,8 +14,9 @@ from l2c_rt.backends.cpu.modulation import ModulationTable
 class SampledModulation(ModulationTable):
     """Rows [labels, steps, blocks, 6 D], all steps of a label in one product per block.
 
-    There is room for the labels of `requests` requests and the one for no class; the label that was used longest ago makes room for another.  A row depends on no
-    other label, so that a request does not depend on those beside it.
+    There is room for the labels of `requests` requests and the one for no class; the label that was
+    used longest ago makes room for another.  A row depends on no other label, so that a request
+    does not depend on those beside it.
     """
 
     def __init__(self, fusable: FusableModel, evaluations: int, requests: int) -> None:
