@@ -17,6 +17,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -153,7 +154,7 @@ def tick_overhead(fast: rt.Compiled) -> dict[str, float]:
                 time.sleep(0.001)
             engine.submit(*image(i))
         engine.drain()
-    gaps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(starts)]
     beside = [gap - done for gap, done in zip(gaps, evaluations, strict=False)]
     return {"choose_us": 1e6 * median(choices), "tick_beside_evaluation_us": 1e6 * median(beside)}
 

@@ -49,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": {"adapters", "backends", "device", "memory", "notices", "plan", "sampling",
                 "schedule"},
     "serving": {"adapters", "backends", "memory", "plan", "runtime", "sampling", "schedule"},
+    "integrations": {"serving"},
     "fitting": {"adapters", "notices", "plan", "runtime", "schedule"},
     "api": {"_deprecated", "adapters", "backends", "correctors", "fitting", "plan", "policies",
             "resolve", "runtime", "schedule"},
