@@ -138,7 +138,7 @@ def tick_overhead(fast: rt.Compiled) -> dict[str, float]:
         def timed(batch: Sequence[Request]) -> list[Tensor]:
             running, tick = engine._worker.running, engine._worker._tick
             began = time.perf_counter()
-            choose(running, tick, MAX_BATCH, 16)
+            choose(running, tick, MAX_BATCH, 64)
             middle = time.perf_counter()
             predictions = predict(batch)
             if len(running) == RUNNING:

@@ -47,7 +47,7 @@ class Engine:
         max_batch: int = 8,
         max_waiting: int = 64,
         max_running: int | None = None,
-        max_age: int = 16,
+        max_age: int = 64,
         solver: Any = None,
         tracer: Tracer | None = None,
     ) -> None:

@@ -52,8 +52,8 @@ class Request:
     """One image.  Shapes: latents [1, C, H, W]; labels [rows], cond and then, if guided, uncond,
     and so are `inputs`, further arguments of the model [1, ...].
 
-    `place` is where in the arena its slots are, from its first evaluation on.  `kind` and `since`
-    are those of its next evaluation; times are of `time.monotonic`.
+    `place` is where in the arena its slots are, from its first evaluation on.  `kind`, `since`
+    and `remaining` are as in `ticks.Ready`; times are of `time.monotonic`.
     """
 
     order: int
@@ -71,6 +71,7 @@ class Request:
     step: int = 0
     kind: int = 0
     since: int = 0
+    remaining: int = 0
 
     def is_over(self, now: float) -> bool:
         """Whether it was cancelled, or its deadline has passed."""

@@ -130,6 +130,7 @@ class Worker:
             if (request := waiting.take()) is not None:
                 request.place = self._free.pop()
                 request.kind, request.since = self._kinds[0], self._tick
+                request.remaining = len(self._kinds)
                 self.running.append(request)
                 with self.counts.lock:
                     self.counts.begin_seconds.add(time.monotonic() - request.submitted)
@@ -145,7 +146,7 @@ class Worker:
             counts.reused += branches * self._reused[version.plan.order[batch[0].step]]
             for request in batch:
                 counts.tick_waits.add(self._tick - request.since)
-            waited = self._tick - batch[0].since
+            waited = self._tick - min(request.since for request in batch)
             counts.longest_wait_ticks = max(counts.longest_wait_ticks, waited)
 
     def _evaluate(self, batch: Sequence[Request]) -> None:
@@ -173,6 +174,7 @@ class Worker:
                 preview = request.latents.to("cpu", torch.float32, copy=True)
                 request.callback(request.step, preview)
             request.step += 1
+            request.remaining -= 1
             if request.step < len(self._kinds):
                 request.kind, request.since = self._kinds[request.step], self._tick + 1
                 return

@@ -24,6 +24,10 @@ class Run:
         return self.kinds[len(self.ticks)]
 
     @property
+    def remaining(self) -> int:
+        return len(self.kinds) - len(self.ticks)
+
+    @property
     def done(self) -> bool:
         return len(self.ticks) == len(self.kinds)
 
@@ -93,15 +97,21 @@ def test_no_request_waits_longer_than_the_bound(case: Case) -> None:
     assert served(case)[2] <= longest_wait(case.max_age, case.max_running)
 
 
-def test_the_fullest_kind_goes_first_and_of_equals_the_one_that_waits_longest() -> None:
+def test_the_fullest_kind_goes_first_and_of_equals_that_of_the_first_arrival() -> None:
     runs = [Run(0, [0], 3), Run(1, [1], 3), Run(2, [1], 2), Run(3, [2], 1), Run(4, [2], 3)]
-    assert choose(runs, 4, max_batch=8, max_age=9) == (runs[3], runs[4])
-    # Beyond a batch a kind is no fuller: all three have one.
-    assert choose(runs, 4, max_batch=1, max_age=9) == (runs[3],)
-    assert choose([*runs, Run(5, [1], 4)], 4, max_batch=8, max_age=9)[0] is runs[2]
+    assert choose(runs, 4, max_batch=8, max_age=9) == (runs[1], runs[2])
+    assert choose(runs, 4, max_batch=1, max_age=9) == (runs[1],)
+    assert choose([*runs, Run(5, [2], 4)], 4, max_batch=8, max_age=9)[0] is runs[3]
+
+
+def test_of_equally_full_kinds_the_one_nearer_its_end_goes_first() -> None:
+    early, late = Run(0, [0, 1], 2), Run(1, [0, 1], 3, [1])
+    assert choose([early, late], 4, max_batch=8, max_age=9) == (late,)
 
 
 def test_a_request_that_has_waited_long_enough_goes_before_fuller_batches() -> None:
-    runs = [Run(0, [0], 0), Run(1, [1], 4), Run(2, [1], 4)]
-    assert choose(runs, 4, max_batch=8, max_age=5) == (runs[1], runs[2])
-    assert choose(runs, 5, max_batch=8, max_age=5) == (runs[0],)
+    runs = [Run(0, [0], 4), Run(1, [1], 4), Run(2, [1], 4), Run(3, [0], 0)]
+    runs.append(Run(4, [1], 4))
+    assert choose(runs, 4, max_batch=8, max_age=5) == (runs[1], runs[2], runs[4])
+    assert choose(runs, 5, max_batch=8, max_age=5) == (runs[3], runs[0])
+    assert choose(runs, 5, max_batch=1, max_age=5) == (runs[3],)
