@@ -38,7 +38,8 @@ class BatchedOwn:
         return workspace.evaluate(step, evaluation._replace(step=max(1, evaluation.step)))
 
     def drop_tables(self) -> None:
-        self._workspaces.clear()
+        for workspace in self._workspaces.values():
+            workspace.drop_tables()
 
     @property
     def nbytes(self) -> int:

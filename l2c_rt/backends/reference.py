@@ -96,10 +96,12 @@ class Reference(OpByOp):
     }  # fmt: skip
 
 
-def reference_backend(model: BoundModel, reasons: tuple[str, ...] = ()) -> Backend:
+def reference_backend(
+    model: BoundModel, reasons: tuple[str, ...] = (), notes: tuple[str, ...] = ()
+) -> Backend:
     """The reference for a described model."""
 
     def workspace(plan: Plan, requests: int = 1) -> Reference:
         return Reference(model, plan.tokens)
 
-    return Backend("reference", unchanged, workspace, reasons, batched=workspace)
+    return Backend("reference", unchanged, workspace, reasons, notes=notes, batched=workspace)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -45,8 +45,8 @@ class RequestSlots:
 class BatchSlots(Slots):
     """The slots of the samples of one evaluation.
 
-    Samples that lie together are read and written where they are; others are gathered, and what
-    was written is put in its place before the next access, or by `commit`.
+    Samples that lie together are read and written where they are.  Others are gathered at the first
+    access to a slot, and what was written is put in its place by `commit`.
     """
 
     def __init__(
@@ -57,41 +57,11 @@ class BatchSlots(Slots):
         self._together = list(rows) == list(range(rows[0], rows[0] + len(rows)))
         self._span = slice(rows[0], rows[0] + len(rows))
         self._rows = torch.empty(0) if self._together else torch.tensor(rows, device=device)
-        self._written: tuple[int, Tensor] | None = None
-        self._scratch: Tensor | None = None
+        self._gathered: dict[int, Tensor] = {}
 
     def target(self, slot: int, like: Tensor) -> Tensor:
-        """Where an output is to be written, until the next access.  Raises ValueError for another
-        shape or dtype than the slots have."""
-        place = self._place(slot, like)
-        if self._together:
-            return place[self._span]
-        if self._scratch is None:
-            self._scratch = torch.empty_like(like, memory_format=torch.contiguous_format)
-        self._written = slot, self._scratch
-        return self._scratch
-
-    def store(self, slot: int, out: Tensor) -> None:
-        place = self._place(slot, out)
-        if self._together:
-            place[self._span].copy_(out)
-        else:
-            place.index_copy_(0, self._rows, out)
-
-    def load(self, slot: int) -> Tensor:
-        self.commit()
-        place = self._slots[slot]
-        return place[self._span] if self._together else place.index_select(0, self._rows)
-
-    def commit(self) -> None:
-        """Put what was written last in its place."""
-        if self._written is not None:
-            slot, out = self._written
-            self._slots[slot].index_copy_(0, self._rows, out)
-            self._written = None
-
-    def _place(self, slot: int, like: Tensor) -> Tensor:
-        self.commit()
+        """Where an output is to be written.  Raises ValueError for another shape or dtype than the
+        slots have."""
         place = self._slots[slot]
         if place.shape[1:] != like.shape[1:] or place.dtype != like.dtype:
             raise ValueError(
@@ -99,4 +69,25 @@ class BatchSlots(Slots):
                 f"hold {tuple(place.shape[1:])} {place.dtype} for each sample; every branch must "
                 "give the same shape and dtype (check autocast regions)"
             )
-        return place
+        if self._together:
+            return place[self._span]
+        if slot not in self._gathered:
+            self._gathered[slot] = place.new_empty((len(self._rows), *place.shape[1:]))
+        return self._gathered[slot]
+
+    def store(self, slot: int, out: Tensor) -> None:
+        self.target(slot, out).copy_(out)
+
+    def load(self, slot: int) -> Tensor:
+        place = self._slots[slot]
+        if self._together:
+            return place[self._span]
+        if slot not in self._gathered:
+            self._gathered[slot] = place.index_select(0, self._rows)
+        return self._gathered[slot]
+
+    def commit(self, written: Iterable[int]) -> None:
+        """Put the slots that an evaluation has written in their places."""
+        for slot in written:
+            if slot in self._gathered:
+                self._slots[slot].index_copy_(0, self._rows, self._gathered[slot])

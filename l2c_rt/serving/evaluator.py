@@ -14,6 +14,7 @@ from l2c_rt.memory.request_values import RequestValues
 from l2c_rt.runtime.profiler_ranges import trace_range
 from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.serving.intake import ROWS, Intake
+from l2c_rt.serving.kinds import written_slots
 from l2c_rt.serving.request import Request
 
 
@@ -42,12 +43,18 @@ class Evaluator:
             self._dtype, self._device,
         )  # fmt: skip
         self._values = RequestValues(ROWS * requests)
+        self._written = [written_slots(step) for step in version.plan.steps]
         self._workspace = version.backend.batched(version.plan, requests)
 
     @property
     def nbytes(self) -> int:
         """Of the slots, and of the tables so far."""
         return self._slots.nbytes + self._values.nbytes + self._workspace.nbytes
+
+    def begin(self) -> None:
+        """Requests begin where none was running: nothing made from weights or labels is used."""
+        self.version.begin_run()
+        self._workspace.drop_tables()
 
     def poison(self) -> None:
         """Fill every slot with NaN, so that a stale read would show."""
@@ -103,7 +110,7 @@ class Evaluator:
         )  # fmt: skip
         with trace_range("tick", len(batch)):
             out = self._workspace.evaluate(version.plan.steps[variant], evaluation)
-            slots.commit()
+            slots.commit(self._written[variant])
         return out
 
 

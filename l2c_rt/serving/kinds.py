@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from l2c_rt.plan.ops import Iterate, Plan, Predict, ReuseRun
+from l2c_rt.plan.ops import Compute, Iterate, Plan, Predict, ReuseRun, StepPlan
 from l2c_rt.plan.program import BlockProgram
 from l2c_rt.schedule.predictions import Predictions
 
@@ -42,6 +42,15 @@ def check_served(plan: Plan, program: BlockProgram, *, decides: bool) -> None:
             f"Engine: {reason}, and evaluations of several requests share no such state; use "
             "sample() of the compiled model, or a schedule without it"
         )
+
+
+def written_slots(step: StepPlan) -> frozenset[int]:
+    """The slots that a distinct step writes."""
+    slots: set[int | None] = set()
+    for op in step:
+        for item in op.items if isinstance(op, ReuseRun) else (op,):
+            slots.add(item.slot if isinstance(item, Compute) else getattr(item, "store", None))
+    return frozenset(slot for slot in slots if slot is not None)
 
 
 def reused_share(plan: Plan, program: BlockProgram) -> tuple[float, ...]:

@@ -123,6 +123,8 @@ class Worker:
                     return
                 if changed:
                     self._renew()
+                if not self.running:
+                    self.evaluator.begin()
             except (ValueError, MemoryError) as error:
                 if (refused := waiting.take()) is not None:
                     self.end(refused, error, "failed")

@@ -27,7 +27,9 @@ def test_what_a_batch_stores_each_sample_finds_in_any_other_batch(
     order: list[int], size: int
 ) -> None:
     slots, rows = arena(), order[:size]
-    slots.of(rows).store(1, outputs(size))
+    batch = slots.of(rows)
+    batch.store(1, outputs(size))
+    batch.commit([1])
     for sample, row in enumerate(rows):
         assert torch.equal(slots.of([row]).load(1), outputs(size)[sample : sample + 1])
     turned = slots.of(rows[::-1]).load(1)
@@ -39,12 +41,16 @@ def test_what_a_batch_stores_each_sample_finds_in_any_other_batch(
 
 
 @pytest.mark.parametrize("rows", [[2, 3, 4], [6, 0, 3]])
-def test_what_is_written_to_targets_is_in_place_after_the_next_access(rows: list[int]) -> None:
+def test_what_is_written_to_targets_and_to_loaded_slots_is_in_place_once_committed(
+    rows: list[int],
+) -> None:
     slots = arena()
     batch = slots.of(rows)
-    for slot in (0, 1):
-        batch.target(slot, outputs(3)).copy_(outputs(3, start=100.0 * slot))
-    batch.commit()
+    first = batch.target(0, outputs(3))
+    batch.load(1).copy_(outputs(3, start=100.0))
+    # Later than the next access, as a pass over what waits writes.
+    first.copy_(outputs(3))
+    batch.commit([0, 1])
     for slot in (0, 1):
         assert torch.equal(slots.of(rows).load(slot), outputs(3, start=100.0 * slot))
 
