@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from l2c_rt.runtime.session import Session
     from l2c_rt.schedule.cache_schedule import CacheSchedule
     from l2c_rt.searching.search import search
+    from l2c_rt.serving.engine import Engine
 
 _HOMES = {
     "CacheSchedule": "schedule.cache_schedule",
     "Compiled": "runtime.compiled",
+    "Engine": "serving.engine",
     "Router": "policies.router",
     "Session": "runtime.session",
     "calibrate": "calibration.calibrate",
@@ -47,6 +49,7 @@ _MODULES = ("correctors", "methods", "models", "policies", "presets")
 __all__ = [
     "CacheSchedule",
     "Compiled",
+    "Engine",
     "Router",
     "Session",
     "calibrate",

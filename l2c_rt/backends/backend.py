@@ -155,6 +155,8 @@ class Backend:
     where its first run finds a wrong result.  `copies` are the backend's of the model's weights,
     `without_copies` is the same backend without them; `dtype` is that of its products, where the
     model has another.  `notes` are for `summary()` alone: nothing asked for is left undone.
+    `batched(plan, requests)` makes a workspace whose evaluations have samples of several requests,
+    each at a step of its own; None where the backend has none.
     """
 
     name: str
@@ -167,6 +169,7 @@ class Backend:
     without_copies: Backend | None = None
     notes: tuple[str, ...] = ()
     dtype: torch.dtype | None = None
+    batched: Callable[[Plan, int], Workspace] | None = None
 
 
 OpTable = Mapping[type, Callable[[Any, Any, Evaluation], None]]

@@ -14,6 +14,7 @@ from l2c_rt.backends.graphs.refusals import why_not_captured
 from l2c_rt.backends.graphs.static_inputs import Arguments
 from l2c_rt.backends.graphs.workspace import GraphWorkspace, unit_paths
 from l2c_rt.backends.own import OwnWorkspace
+from l2c_rt.backends.own_batched import BatchedOwn
 from l2c_rt.backends.own_calls import CallPlans
 from l2c_rt.backends.own_halves import HalvedWorkspace
 from l2c_rt.plan.ops import Plan
@@ -30,10 +31,15 @@ def own_backend(
     """The backend for a model described by its sites; with `merge`, blocks are merged, with
     `graphs`, what evaluations launch is captured, and with `products`, linears use them."""
     plans = CallPlans(model, merge=merge)
+
+    def batched(plan: Plan, requests: int) -> BatchedOwn:
+        return BatchedOwn(model, plan, plans)
+
     why_not = why_not_captured(model.model) if graphs is not None else ""
     if graphs is None or why_not:
         reasons = (f"no CUDA graphs: {why_not}", *reasons) if why_not else reasons
-        plain = Backend("own", unchanged, lambda plan: _kind(plan)(model, plan, plans), reasons)
+        plain = Backend("own", unchanged, lambda plan: _kind(plan)(model, plan, plans), reasons,
+                        batched=batched)  # fmt: skip
         return plain if products is None else _packed(plain, model, plans, products)
     units = unit_paths(model.model, model.sites)
 
@@ -44,7 +50,7 @@ def own_backend(
 
         return GraphWorkspace(model.device, graphs, open_graphs)
 
-    return Backend("own", unchanged, workspace, reasons)
+    return Backend("own", unchanged, workspace, reasons, batched=batched)
 
 
 def _kind(plan: Plan) -> type[OwnWorkspace]:

@@ -47,7 +47,7 @@ def guided_call(
         twice = torch.cat([x, x])
         out = call(twice, timestep_tensor(t, twice), labels)
         cond, uncond = out[:, : loop.channels].chunk(2)
-        return _guide(loop, cond, uncond, cfg_scale)
+        return guide(loop, cond, uncond, cfg_scale)
 
     return both
 
@@ -68,7 +68,8 @@ def is_guided(loop: PublishedLoop, y: Tensor | None, cfg_scale: float) -> bool:
     return True
 
 
-def _guide(loop: PublishedLoop, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+def guide(loop: PublishedLoop, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    """The loop's guidance.  Shapes: cond, uncond and the result [n, C, H, W]."""
     base, g = cond if loop.guidance.base == "cond" else uncond, loop.guided_channels
     guided = base[:, :g] + scale * (cond[:, :g] - uncond[:, :g])
     return guided if g == loop.channels else torch.cat([guided, cond[:, g:]], dim=1)

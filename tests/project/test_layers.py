@@ -48,6 +48,8 @@ ALLOWED: dict[str, set[str]] = {
                  "schedule", "untrusted"},
     "runtime": {"adapters", "backends", "device", "memory", "notices", "plan", "sampling",
                 "schedule"},
+    "serving": {"adapters", "backends", "memory", "plan", "runtime", "sampling", "schedule"},
+    "integrations": {"serving"},
     "fitting": {"adapters", "notices", "plan", "runtime", "schedule"},
     "api": {"_deprecated", "adapters", "backends", "correctors", "fitting", "plan", "policies",
             "resolve", "runtime", "schedule"},

@@ -29,9 +29,9 @@ from l2c_rt.backends.backend import (
 )
 from l2c_rt.backends.cpu.attention import Attention
 from l2c_rt.backends.cpu.branches import run_branch
-from l2c_rt.backends.cpu.modulation import ModulationTable
 from l2c_rt.backends.cpu.products import Products, product_chooser, unmeasured
 from l2c_rt.backends.cpu.rows import NormInput, Term, row_pass
+from l2c_rt.backends.cpu.sampled_modulation import table_for
 from l2c_rt.backends.options import Options
 from l2c_rt.backends.token_scores import scored_attention
 from l2c_rt.backends.token_states import begin_ages, chosen_tokens, keep_stream, kept_stream
@@ -50,7 +50,10 @@ from l2c_rt.plan.tokens import Refresh, Scored
 
 
 class FusedCpu(OpByOp):
-    """Keeps the modulation table and one branch's input between calls."""
+    """Keeps the modulation table and one branch's input between calls.
+
+    With `requests`, which may run at once, every sample of an evaluation is at a step of its own.
+    """
 
     def __init__(
         self,
@@ -59,13 +62,12 @@ class FusedCpu(OpByOp):
         products: Products,
         attention: Attention,
         plan: Plan,
+        requests: int | None = None,
     ) -> None:
         super().__init__(model)
         self.fusable, self.products, self.attention = fusable, products, attention
         self._tokens = plan.tokens
-        self._table: ModulationTable | None = None
-        if fusable.modulation is not None:
-            self._table = ModulationTable(fusable, plan.num_evaluations)
+        self._table = table_for(fusable, plan.num_evaluations, requests)
         self._skip_linears = {} if fusable.outer is None else fusable.outer.skip_linears
         self._h: Tensor | None = None
         self._waiting: list[Term] = []
@@ -229,7 +231,8 @@ def fused_cpu_backend(
         products.way = "addmm"
     attention = Attention(chooser)
 
-    def workspace(plan: Plan) -> FusedCpu:
-        return FusedCpu(model, fusable, products, attention, plan)
+    def workspace(plan: Plan, requests: int | None = None) -> FusedCpu:
+        return FusedCpu(model, fusable, products, attention, plan, requests)
 
-    return Backend("fused", fused_passes, workspace, reasons, copies=products, dtype=dtype)
+    return Backend("fused", fused_passes, workspace, reasons, copies=products, dtype=dtype,
+                   batched=workspace)  # fmt: skip

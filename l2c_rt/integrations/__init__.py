@@ -1,0 +1,1 @@
+"""Other people's packages, each imported only by the module that is named after it."""

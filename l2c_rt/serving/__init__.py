@@ -1,0 +1,1 @@
+"""Many requests at different steps, batched where their evaluations are of one kind."""

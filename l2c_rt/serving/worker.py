@@ -1,0 +1,189 @@
+"""The thread that serves: it begins requests, evaluates a batch per tick, and ends them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from l2c_rt.runtime.shared import SharedModel
+from l2c_rt.serving.counts import Counts, Outcome
+from l2c_rt.serving.evaluator import Evaluator, RefutedError
+from l2c_rt.serving.kinds import check_served, kinds_of, reused_share
+from l2c_rt.serving.request import DeadlineError, Request
+from l2c_rt.serving.ticks import choose
+from l2c_rt.serving.waiting_room import WaitingRoom
+
+OnEnd = Callable[[Request, Outcome], None]
+"""What is told of every request that has ended, outside of all locks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of an engine: `max_age` in ticks, the others in requests."""
+
+    max_batch: int
+    max_running: int
+    max_age: int
+
+
+class Worker:
+    """The running requests; only its own thread touches them."""
+
+    def __init__(
+        self,
+        shared: SharedModel,
+        evaluator: Callable[[], Evaluator],
+        limits: Limits,
+        counts: Counts,
+        on_end: OnEnd,
+    ) -> None:
+        self._shared, self._new_evaluator, self._limits = shared, evaluator, limits
+        self.counts, self._on_end = counts, on_end
+        self.running: list[Request] = []
+        self._free = list(range(limits.max_running))
+        self._tick = 0
+        self._renew()
+
+    def serve(self, waiting: WaitingRoom) -> None:
+        """Until the room is closed, and none is left."""
+        try:
+            with torch.no_grad():
+                while self.running or waiting.wait():
+                    self.tick(waiting)
+        except BaseException as error:
+            # A fault of ours: nobody waits for a result that does not come.
+            waiting.close()
+            for request in [*self.running, *waiting.all()]:
+                self.end(request, error, "failed")
+            raise
+
+    def tick(self, waiting: WaitingRoom) -> None:
+        """Drop what is over, begin what has room, and do the evaluations of one batch."""
+        now = time.monotonic()
+        for request in [request for request in self.running if request.is_over(now)]:
+            self.drop(request)
+        waiting.drop_over()
+        self._begin(waiting)
+        limits = self._limits
+        batch = choose(self.running, self._tick, limits.max_batch, limits.max_age)
+        if batch:
+            self._count(batch)
+            self._evaluate(batch)
+            self._tick += 1
+
+    def drop(self, request: Request) -> None:
+        """End a request that was cancelled or has expired."""
+        late = f"Engine: the deadline passed before evaluation {request.step}"
+        outcome: Outcome = "cancelled" if request.future.cancelled() else "expired"
+        self.end(request, DeadlineError(late), outcome)
+
+    def end(self, request: Request, result: Tensor | BaseException, outcome: Outcome) -> None:
+        """Give the request's place back and its future a result, unless it was cancelled."""
+        if request.place >= 0:
+            self.running.remove(request)
+            self._free.append(request.place)
+            request.place = -1
+        if not request.future.set_running_or_notify_cancel():
+            outcome = "cancelled"
+        with self.counts.lock:
+            self.counts.outcomes[outcome] += 1
+            self.counts.total_seconds.add(time.monotonic() - request.submitted)
+        if outcome != "cancelled":
+            if isinstance(result, BaseException):
+                request.future.set_exception(result)
+            else:
+                request.future.set_result(result)
+        self._on_end(request, outcome)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of slots and tables."""
+        return self.evaluator.nbytes
+
+    def _renew(self) -> None:
+        version = self._shared.version
+        decides = version.model.dynamic is not None
+        check_served(version.plan, version.model.program, decides=decides)
+        self.evaluator = self._new_evaluator()
+        self._kinds = kinds_of(version.plan)
+        self._reused = reused_share(version.plan, version.model.program)
+        for request in self.running:
+            request.kind = self._kinds[request.step]
+
+    def _begin(self, waiting: WaitingRoom) -> None:
+        while len(self.running) < self._limits.max_running and len(waiting):
+            try:
+                changed = self._shared.current() is not self.evaluator.version
+                if changed and self.running:
+                    # Those that run end with the weights that they began with, as far as that goes.
+                    return
+                if changed:
+                    self._renew()
+                if not self.running:
+                    self.evaluator.begin()
+            except (ValueError, MemoryError) as error:
+                if (refused := waiting.take()) is not None:
+                    self.end(refused, error, "failed")
+                continue
+            if (request := waiting.take()) is not None:
+                request.place = self._free.pop()
+                request.kind, request.since = self._kinds[0], self._tick
+                request.remaining = len(self._kinds)
+                self.running.append(request)
+                with self.counts.lock:
+                    self.counts.begin_seconds.add(time.monotonic() - request.submitted)
+
+    def _count(self, batch: Sequence[Request]) -> None:
+        counts, version = self.counts, self.evaluator.version
+        with counts.lock:
+            counts.ticks += 1
+            counts.batch_sizes[len(batch)] += 1
+            counts.kinds[batch[0].kind] += len(batch)
+            branches = len(version.model.program.branches) * len(batch)
+            counts.branches += branches
+            counts.reused += branches * self._reused[version.plan.order[batch[0].step]]
+            for request in batch:
+                counts.tick_waits.add(self._tick - request.since)
+            waited = self._tick - min(request.since for request in batch)
+            counts.longest_wait_ticks = max(counts.longest_wait_ticks, waited)
+
+    def _evaluate(self, batch: Sequence[Request]) -> None:
+        try:
+            predictions = self.evaluator.predictions(batch)
+        except RefutedError:
+            self._renew()
+            # Whoever runs is at evaluation 0, which reads nothing that was kept.
+            return self._evaluate(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                return self.end(batch[0], error, "failed")
+            # Which of them it was is not known; an evaluation may be done twice.
+            for request in batch:
+                self._evaluate((request,))
+            return None
+        for request, prediction in zip(batch, predictions, strict=True):
+            self._advance(request, prediction)
+        return None
+
+    def _advance(self, request: Request, prediction: Tensor) -> None:
+        try:
+            request.latents = request.loop.update(request.step, request.latents, prediction)
+            if request.callback is not None:
+                preview = request.latents.to("cpu", torch.float32, copy=True)
+                request.callback(request.step, preview)
+            request.step += 1
+            request.remaining -= 1
+            if request.step < len(self._kinds):
+                request.kind, request.since = self._kinds[request.step], self._tick + 1
+                return
+            if not bool(torch.isfinite(request.latents).all()):
+                raise FloatingPointError("Engine: the latents of this request are not finite")
+        except BaseException as error:
+            # Ctrl-C too ends only the request whose callback it was raised in.
+            self.end(request, error, "failed")
+        else:
+            self.end(request, request.latents, "finished")

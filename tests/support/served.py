@@ -1,0 +1,57 @@
+"""An engine over a toy, and requests whose arrival in ticks is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+from torch import Tensor
+from toys import count_branches, noise, random_schedule, toy_dit, toy_uvit
+
+import l2c_rt as rt
+from l2c_rt.runtime.compiled import Compiled
+
+STEPS = 6
+MODELS: dict[str, Callable[[], Any]] = {"DiT": toy_dit, "U-ViT": toy_uvit}
+
+
+def compiled(model: str = "DiT", backend: str = "reference", **options: Any) -> Compiled:
+    """A toy of STEPS evaluations, half of its branches reused."""
+    built = MODELS[model]()
+    schedule = random_schedule(STEPS, count_branches(built), seed=7)
+    return rt.compile(built, schedule, backend=backend, **options)
+
+
+def image(seed: int) -> Tensor:
+    """Noise for one image."""
+    return noise(seed, 1)
+
+
+def solo(fast: Compiled, seed: int, y: int, **options: Any) -> Tensor:
+    """What `sample` gives for one image by itself."""
+    return fast.sample(image(seed), [y], **options)
+
+
+def at_ticks(
+    engine: rt.Engine, arrivals: Sequence[int], submit: Callable[[int], Future[Tensor]]
+) -> tuple[Future[Tensor], list[Future[Tensor]]]:
+    """Submit request i when a first one has done `arrivals[i]` of its evaluations: its callback
+    does it in the engine's own thread, so that batches are the same at every run."""
+    futures: list[Future[Tensor]] = []
+
+    def callback(step: int, latents: Tensor) -> None:
+        futures.extend(submit(i) for i, tick in enumerate(arrivals) if tick == step)
+
+    first = engine.submit(image(1000), 0, callback=callback)
+    first.result(60)
+    engine.drain(60)
+    return first, futures
+
+
+def all_equal(futures: Sequence[Future[Tensor]], others: Sequence[Future[Tensor]]) -> bool:
+    """Bitwise, one by one."""
+    return all(
+        torch.equal(a.result(60), b.result(60)) for a, b in zip(futures, others, strict=True)
+    )
