@@ -21,6 +21,7 @@ SHARED = {
     "_check_lists",
     "check_timestep",
     "_launch",
+    "_launcher",
     "_matrix_math",
     "_patch_math",
     "_row_math",
