@@ -39,10 +39,16 @@ def dependent(kernel: Any) -> bool:
     not signal lets this one start when it ends.  Each of ours waits before it reads or writes
     anything, and signals after it has waited, so that at most two run at a time.
     """
-    if not isinstance(kernel, triton.runtime.JITFunction) or os.environ.get(PDL_SWITCH) == "0":
-        return False
+    return os.environ.get(PDL_SWITCH) != "0" and capability(kernel) >= 90
+
+
+def capability(kernel: Any) -> int:
+    """Of the device that kernels are compiled for, as in 90; 0 for one that is not CUDA's, and in
+    Triton's interpreter."""
+    if not isinstance(kernel, triton.runtime.JITFunction):
+        return 0
     target = triton.runtime.driver.active.get_current_target()
-    return bool(target.backend == "cuda" and target.arch >= 90)
+    return int(target.arch) if target.backend == "cuda" else 0
 
 
 def _compiles_side_by_side() -> bool:

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels._launch import MatrixTile, options, two_parts
-from l2c_rt.kernels._launcher import dependent
+from l2c_rt.kernels._launcher import capability, dependent
 
 
 def needs_upcast(kernel: Any, dtype: torch.dtype) -> bool:
@@ -35,7 +35,11 @@ def product_options(
 def wide_options(kernel: Any, tile: MatrixTile, x: Tensor, bias: Tensor | None) -> dict[str, Any]:
     """`product_options` of a kernel whose tile may have columns beyond a power of two."""
     columns, rest = two_parts(tile.n)
-    return product_options(kernel, tile, x, bias) | {"BLOCK_N": columns, "REST": rest}
+    cut: dict[str, Any] = {"BLOCK_N": columns, "REST": rest}
+    if rest and capability(kernel) == 90:
+        # Two blocks for each multiprocessor; triton 3.6 left alone takes a few registers too many.
+        cut["maxnreg"] = 128
+    return product_options(kernel, tile, x, bias) | cut
 
 
 @triton.jit

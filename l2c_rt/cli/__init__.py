@@ -19,6 +19,7 @@ from l2c_rt.cli.exits import ExitCodes
 from l2c_rt.cli.inspect import inspect_command
 from l2c_rt.cli.learn import learn_command
 from l2c_rt.cli.sample import sample_command
+from l2c_rt.cli.tune import tune_command
 
 EXAMPLES = """\b
 Examples:
@@ -50,6 +51,7 @@ for command in (
     compare_command,
     bench_command,
     doctor_command,
+    tune_command,
     demo_command,
 ):
     main.add_command(command)
