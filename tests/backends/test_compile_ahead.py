@@ -9,17 +9,23 @@ from typing import Any
 
 import pytest
 import torch
+from launch_recorder import Choosing, LogRecorder
+from recorded_runs import model_of
 from recording_driver import recorded_launches
 from torch import Tensor
 
+from l2c_rt.api import build
 from l2c_rt.backends.cuda.branch_tuning import AttentionTask, LinearTask, settle
-from l2c_rt.backends.cuda.cuda_parts import triton_kernels
+from l2c_rt.backends.cuda.cuda_parts import CudaParts, triton_kernels
+from l2c_rt.backends.cuda.support import fused_cuda_backend
 from l2c_rt.backends.cuda.tuning.candidates import attention_candidates, linear_candidates
 from l2c_rt.backends.cuda.tuning.side_by_side import compile_side_by_side
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
+from l2c_rt.backends.options import Options
 from l2c_rt.backends.tuning.problems import AttentionProblem, LinearConfig, LinearProblem
 from l2c_rt.kernels import linear as module
 from l2c_rt.kernels._launch import LINEAR_TILES
+from l2c_rt.policies import Full
 
 BF16 = torch.bfloat16
 
@@ -138,3 +144,30 @@ def test_a_candidate_that_leaves_nan_behind_does_not_spoil_the_next_problem() ->
 
 def _nothing(*args: Any, **more: Any) -> None:
     return None
+
+
+def test_a_steps_kernels_are_compiled_before_it_is_first_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ahead: list[int] = []
+
+    def compile_ahead(tuner: Tuner, calls: Any) -> None:
+        log = len(launches)
+        compile_side_by_side(calls)
+        assert len(launches) == log
+        ahead.append(len(calls))
+
+    monkeypatch.setattr(Choosing, "compile_ahead", compile_ahead)
+    with recorded_launches() as launches:
+        cuda = CudaParts(
+            triton_kernels(), lambda device: LogRecorder(launches), Choosing("kernels")
+        )
+        fast = build(
+            model_of("dit full"), Full(),
+            lambda described: fused_cuda_backend(described, cuda, Options()),
+            steps=4, strict=True, check="off",
+        )  # fmt: skip
+        fast.sample(torch.randn(1, 4, 8, 8), torch.arange(1))
+    # No candidate, since nothing is measured; then every distinct step.
+    assert ahead == [0, 1]
+    assert len(launches) > 28 * 7
