@@ -52,7 +52,9 @@ def named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str, 
     wanted = getattr(spec, "sites", None)
     if wanted is not None and isinstance(model, nn.Module):
         paths: tuple[str, ...] | None = wanted(model)
-        return None if paths is None or _are_branches(paths, spec, model) else paths
+        by_path = getattr(spec, "tells_paths_apart", False)
+        known = paths is None or (not by_path and _are_branches(paths, spec, model))
+        return None if known else paths
     names: tuple[str, ...] = getattr(spec, "branches", ())
     if not names or not isinstance(model, nn.Module):
         return None
@@ -82,9 +84,10 @@ def check_calibration(spec: object, described: BoundModel) -> None:
     if fingerprint and (
         difference := fingerprint_difference(model_fingerprint(described.model), fingerprint)
     ):
+        remedy = getattr(spec, "REMEDY", "calibrate this one: rt.calibrate(model, steps=...)")
         raise ValueError(
             f"compile: the calibration of {type(spec).__name__} is of a model of other "
-            f"{difference}; calibrate this one: rt.calibrate(model, steps=...)"
+            f"{difference}; {remedy}"
         )
 
 

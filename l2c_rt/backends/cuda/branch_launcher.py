@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from l2c_rt.adapters.bound_model import FusableAttention, FusableBranch, FusableMlp, FusableModel
 from l2c_rt.backends.cuda.branch_tuning import AttentionTask, LinearTask, Task, Weights, settle
 from l2c_rt.backends.cuda.buffers import Buffers
-from l2c_rt.backends.cuda.tuning.candidates import run_attention, run_linear, run_split
+from l2c_rt.backends.cuda.linears import (
+    Linears,
+    dtype_name,
+    narrowed,
+    problem_of,
+    weight_and_bias,
+)
+from l2c_rt.backends.cuda.tuning.candidates import run_attention, run_split
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
-from l2c_rt.backends.tuning.problems import (
-    AttentionConfig,
-    AttentionProblem,
-    LinearConfig,
-    LinearProblem,
-)
+from l2c_rt.backends.tuning.problems import AttentionConfig, AttentionProblem, LinearProblem
 from l2c_rt.plan.lowering import Term
 
 Tasks = dict[LinearProblem | AttentionProblem, Task]
@@ -38,10 +40,11 @@ class BranchLauncher:
         weights: WeightCopies,
         kernels: Any,
         tuner: Tuner,
+        linears: Linears,
     ) -> None:
         self._fusable, self._buffers, self._weights = fusable, buffers, weights
         self._kernels, self._tuner = kernels, tuner
-        self._linears: dict[LinearProblem, LinearConfig] = {}
+        self._linears = linears
         self._attentions: dict[AttentionProblem, AttentionConfig] = {}
         self._splits: dict[int, Tensor] = {}
         self._pending: dict[int, Tensor] = {}
@@ -59,7 +62,7 @@ class BranchLauncher:
             if isinstance(problem, AttentionProblem):
                 self._attentions[problem] = choice
             else:
-                self._linears[problem] = choice
+                self._linears.choices[problem] = choice
                 if choice.kind == "split":
                     # Taken now: a buffer allocated in a capture would belong to one graph.
                     self._partial_sums(choice.splits)
@@ -91,42 +94,36 @@ class BranchLauncher:
     @property
     def choices(self) -> dict[Any, Any]:
         """Every problem with what was chosen for it."""
-        return {**self._linears, **self._attentions}
+        return {**self._linears.choices, **self._attentions}
 
     def _attention(self, branch: str, inner: FusableAttention, slot: int) -> None:
         b = self._buffers
         weight, bias = self._weights.qkv(branch, inner)
         qkv, mixed = self._attention_buffers(inner)
-        self._linear(b.h, weight, bias, None, qkv)
+        self._linears.run(b.h, weight, bias, None, qkv)
         choice = self._attentions[self._attention_problem(inner)]
         run_attention(choice, self._kernels, qkv, inner.heads, inner.scale, mixed)
         self._into_slot(mixed, inner.proj, slot)
 
     def _mlp(self, inner: FusableMlp, slot: int) -> None:
         hidden = self._hidden(inner)
-        weight, bias = _weight_and_bias(inner.fc1)
-        self._linear(self._buffers.h, weight, bias, inner.gelu, hidden)
+        weight, bias = weight_and_bias(inner.fc1)
+        self._linears.run(self._buffers.h, weight, bias, inner.gelu, hidden)
         self._into_slot(hidden, inner.fc2, slot)
 
     def _attention_buffers(self, inner: FusableAttention) -> tuple[Tensor, Tensor]:
         b, width = self._buffers, inner.proj.in_features
-        return _narrowed(b.qkv, 3 * width), _narrowed(b.mixed, width)
+        return narrowed(b.qkv, 3 * width), narrowed(b.mixed, width)
 
     def _hidden(self, inner: FusableMlp) -> Tensor:
-        return _narrowed(self._buffers.hidden, inner.fc1.out_features)
-
-    def _linear(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str | None, out: Tensor
-    ) -> None:
-        choice = self._linears[_problem(x, weight, bias, gelu)]
-        run_linear(choice, self._kernels, x, weight, bias, gelu, out)
+        return narrowed(self._buffers.hidden, inner.fc1.out_features)
 
     def _into_slot(self, x: Tensor, linear: nn.Linear, slot: int) -> None:
-        weight, bias = _weight_and_bias(linear)
-        choice = self._linears[_problem(x, weight, bias, None, splittable=True)]
+        weight, bias = weight_and_bias(linear)
+        choice = self._linears.choices[problem_of(x, weight, bias, None, splittable=True)]
         if choice.kind != "split":
             out = self._buffers.memory.slots[slot]
-            run_linear(choice, self._kernels, x, weight, bias, None, out)
+            self._linears.run(x, weight, bias, None, out, choice)
             return
         self.settle()
         partial_sums = self._partial_sums(choice.splits)
@@ -149,13 +146,13 @@ class BranchLauncher:
 
     def _add_mlp(self, tasks: Tasks, inner: FusableMlp) -> None:
         hidden = self._hidden(inner)
-        weights = _weight_and_bias(inner.fc1)
+        weights = weight_and_bias(inner.fc1)
         self._add_linear(tasks, self._buffers.h, weights, inner.gelu, hidden)
         self._add_into_slot(tasks, hidden, inner.fc2)
 
     def _add_into_slot(self, tasks: Tasks, x: Tensor, linear: nn.Linear) -> None:
         out = self._buffers.memory.slots[-1]
-        self._add_linear(tasks, x, _weight_and_bias(linear), None, out, splittable=True)
+        self._add_linear(tasks, x, weight_and_bias(linear), None, out, splittable=True)
 
     def _add_linear(
         self,
@@ -167,7 +164,7 @@ class BranchLauncher:
         *,
         splittable: bool = False,
     ) -> None:
-        problem = _problem(x, *weights, gelu, splittable=splittable)
+        problem = problem_of(x, *weights, gelu, splittable=splittable)
         task = tasks.setdefault(problem, LinearTask(problem, x, [], out))
         assert isinstance(task, LinearTask)
         task.weights.append(weights)
@@ -175,26 +172,4 @@ class BranchLauncher:
     def _attention_problem(self, inner: FusableAttention) -> AttentionProblem:
         b, t, _ = self._buffers.h.shape
         head = inner.proj.in_features // inner.heads
-        return AttentionProblem(b, t, inner.heads, head, _name(self._buffers.h))
-
-
-def _problem(
-    x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str | None, *, splittable: bool = False
-) -> LinearProblem:
-    n, k = weight.shape
-    rows = x.numel() // x.shape[-1]
-    return LinearProblem(rows, n, k, bias is not None, gelu, _name(x), splittable)
-
-
-def _weight_and_bias(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    return linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
-
-
-def _narrowed(buffer: Tensor, width: int) -> Tensor:
-    """The start of a buffer as [B, T, width]."""
-    b, t, have = buffer.shape
-    return buffer if have == width else buffer.view(-1)[: b * t * width].view(b, t, width)
-
-
-def _name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+        return AttentionProblem(b, t, inner.heads, head, dtype_name(self._buffers.h))
