@@ -21,18 +21,22 @@ class RowTile:
     """How a row kernel is cut: warps per program, slots or weight rows in flight, and how many
     tokens share a program where they share weights (`patch_embed`).
 
-    `pdl` launches it before the kernel before it has ended, and lets it wait there (sm_90 on).
+    `pdl` launches it before the kernel before it has ended, and lets it wait there; None where the
+    device can (sm_90 on).
     """
 
     warps: int = 4
     unroll: int = 4
     tokens: int = 1
-    pdl: bool = False
+    pdl: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MatrixTile:
-    """How a matrix product is cut; `group` row tiles share their columns of the weight."""
+    """How a matrix product is cut; `group` row tiles share their columns of the weight.
+
+    n is a power of two, or, for `linear` and `split_linear`, the sum of two: 144 is 128 + 16.
+    """
 
     m: int
     n: int
@@ -68,6 +72,9 @@ LINEAR_TILES: tuple[MatrixTile, ...] = (
     MatrixTile(128, 128, 64, 8, 3),
     MatrixTile(128, 256, 64, 8, 3),
 )
+WIDE_TILES = (MatrixTile(64, 144, 64, 4, 4), MatrixTile(128, 144, 64, 8, 3))
+"""For widths of 9 times a power of two: 32 times 144 is DiT-XL's 4608, which 128 blocks of 128 rows
+cover at one image, all but 4 of an H100's multiprocessors."""
 ATTENTION_TILES = (
     AttentionTile(64, 64, 4, 2),
     AttentionTile(64, 64, 4, 3),
@@ -130,8 +137,8 @@ def attention_tile(heads: int, tokens: int, itemsize: int) -> AttentionTile:
     return AttentionTile(64, 64, 4, 3)
 
 
-def head_parts(width: int) -> tuple[int, int]:
-    """A head dimension as two powers of two, the second 0 where the first covers it.
+def two_parts(width: int) -> tuple[int, int]:
+    """A width as two powers of two, the second 0 where the first covers it.
 
     72 is 64 + 16, which wastes 8 columns where the next power of two wastes 56.
     """

@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from l2c_rt.kernels._launch import MatrixTile, options
+from l2c_rt.kernels._launch import MatrixTile, options, two_parts
+from l2c_rt.kernels._launcher import capability, dependent
 
 
 def needs_upcast(kernel: Any, dtype: torch.dtype) -> bool:
@@ -23,11 +24,22 @@ def product_options(
     kernel: Any, tile: MatrixTile, x: Tensor, bias: Tensor | None
 ) -> dict[str, Any]:
     """What every launch of a product says of its tile, its bias and its dtype."""
+    pdl = dependent(kernel)
     return {
         **{"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k, "GROUP": tile.group},
-        **{"HAS_BIAS": bias is not None, "UPCAST": needs_upcast(kernel, x.dtype)},
-        **options(tile.warps, num_stages=tile.stages),
+        **{"HAS_BIAS": bias is not None, "UPCAST": needs_upcast(kernel, x.dtype), "PDL": pdl},
+        **options(tile.warps, pdl=pdl, num_stages=tile.stages),
     }
+
+
+def wide_options(kernel: Any, tile: MatrixTile, x: Tensor, bias: Tensor | None) -> dict[str, Any]:
+    """`product_options` of a kernel whose tile may have columns beyond a power of two."""
+    columns, rest = two_parts(tile.n)
+    cut: dict[str, Any] = {"BLOCK_N": columns, "REST": rest}
+    if rest and capability(kernel) == 90:
+        # Two blocks for each multiprocessor; triton 3.6 left alone takes a few registers too many.
+        cut["maxnreg"] = 128
+    return product_options(kernel, tile, x, bias) | cut
 
 
 @triton.jit
@@ -53,17 +65,67 @@ def head_tile(
 
 
 @triton.jit
-def tile_of(program, M, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-            GROUP: tl.constexpr):  # fmt: skip
-    """Rows and columns of a program's tile; GROUP tiles of rows run down each column of tiles
-    together, so that they find the weight in the cache."""
+def start_of_tile(program, M, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+                  GROUP: tl.constexpr):  # fmt: skip
+    """The first row and the first column of a program's tile; GROUP tiles of rows run down each
+    column of tiles together, so that they find the weight in the cache."""
     row_tiles, column_tiles = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
     group = program // (GROUP * column_tiles)
     size = min(row_tiles - group * GROUP, GROUP)
     inside = program % (GROUP * column_tiles)
     row_tile, column_tile = group * GROUP + inside % size, inside // size
-    rows = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    return rows, column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    return row_tile * BLOCK_M, column_tile * BLOCK_N
+
+
+@triton.jit
+def tile_of(program, M, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+            GROUP: tl.constexpr):  # fmt: skip
+    """Rows and columns of a program's tile."""
+    row, column = start_of_tile(program, M, N, BLOCK_M, BLOCK_N, GROUP)
+    return row + tl.arange(0, BLOCK_M), column + tl.arange(0, BLOCK_N)
+
+
+@triton.jit
+def prefetch_weight(
+    w_ptr, columns, first, last, STRIDE_W: tl.constexpr, BLOCK_K: tl.constexpr,
+    PDL: tl.constexpr,
+):  # fmt: skip
+    """Bring the first blocks of a tile's weight into L2 while the kernel before still runs.
+
+    A hint: nothing is read into the program, so that a weight which that kernel writes is right.
+    """
+    if PDL:
+        # 64 elements of two bytes are a line.
+        ks = first + tl.arange(0, 4) * BLOCK_K
+        ptrs = w_ptr + columns.to(tl.int64)[:, None] * STRIDE_W + tl.minimum(ks, last - 1)[None, :]
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [ptrs], dtype=tl.int32,
+            is_pure=False, pack=1,
+        )  # fmt: skip
+
+
+@triton.jit
+def accumulated_in_two(
+    total, rest, a_ptr, w_ptr, rows, columns, more, first, last, STRIDE: tl.constexpr,
+    BLOCK_K: tl.constexpr, EVEN: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """`accumulated` over two blocks of columns, which share what is read of a."""
+    ks = tl.arange(0, BLOCK_K)
+    a_ptrs = a_ptr + rows.to(tl.int64)[:, None] * STRIDE + ks[None, :]
+    w_ptrs = w_ptr + columns.to(tl.int64)[None, :] * STRIDE + ks[:, None]
+    more_ptrs = w_ptr + more.to(tl.int64)[None, :] * STRIDE + ks[:, None]
+    for k in tl.range(first, last, BLOCK_K):
+        if EVEN:
+            a, w, v = tl.load(a_ptrs + k), tl.load(w_ptrs + k), tl.load(more_ptrs + k)
+        else:
+            inside = (k + ks < last)[:, None]
+            a = tl.load(a_ptrs + k, mask=(k + ks < last)[None, :], other=0.0)
+            w = tl.load(w_ptrs + k, mask=inside, other=0.0)
+            v = tl.load(more_ptrs + k, mask=inside, other=0.0)
+        a = upcast(a, UPCAST)
+        total = tl.dot(a, upcast(w, UPCAST), total, input_precision="ieee")
+        rest = tl.dot(a, upcast(v, UPCAST), rest, input_precision="ieee")
+    return total, rest
 
 
 @triton.jit

@@ -14,6 +14,17 @@ def wait_for_kernel_before(PDL: tl.constexpr):
 
 
 @triton.jit
+def wait_with(number, PDL: tl.constexpr):
+    """`wait_for_kernel_before` once a number that is not negative is there: left alone, the
+    assembler waits first, and what it could have computed meanwhile comes after."""
+    if PDL:
+        tl.inline_asm_elementwise(
+            "{ .reg .pred p; setp.ge.s32 p, $1, 0; @p griddepcontrol.wait; mov.b32 $0, 0; }",
+            "=r,r", [number], dtype=tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+
+
+@triton.jit
 def let_next_kernel_start(PDL: tl.constexpr):
     # Only a hint about scheduling: what we wrote is visible to the next kernel after its own wait.
     if PDL:
@@ -26,6 +37,13 @@ def own_row(D: tl.constexpr, BLOCK: tl.constexpr):
     columns = tl.arange(0, BLOCK)[None, :]
     # 64 bits, since a large batch has more than 2^31 elements.
     return tl.program_id(0).to(tl.int64), columns, columns < D
+
+
+@triton.jit
+def own_image(T):
+    """The image of the program's row.  In 32 bits, as programs are numbered: a division in 64 bits
+    is some 80 instructions, ahead of everything that depends on the image."""
+    return tl.program_id(0) // T
 
 
 @triton.jit

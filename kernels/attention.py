@@ -21,8 +21,10 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import AttentionTile, attention_tile, head_parts, options
+from l2c_rt.kernels._launch import AttentionTile, attention_tile, options, two_parts
+from l2c_rt.kernels._launcher import dependent, launched
 from l2c_rt.kernels._matrix_math import head_tile, needs_upcast
+from l2c_rt.kernels._row_math import let_next_kernel_start, wait_with
 
 
 def attention_bytes(batch: int, tokens: int, width: int, itemsize: int) -> int:
@@ -55,7 +57,7 @@ def _store_head(
 def _attention_kernel(
     qkv_ptr, out_ptr, scale, T, H: tl.constexpr, F: tl.constexpr, F0: tl.constexpr,
     F1: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EVEN: tl.constexpr,
-    UPCAST: tl.constexpr,
+    UPCAST: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     STRIDE: tl.constexpr = 3 * H * F
     tiles = tl.cdiv(T, BLOCK_M)
@@ -65,6 +67,7 @@ def _attention_kernel(
     q_ptr = qkv_ptr + first * STRIDE + head % H * F
     k_ptr, v_ptr = q_ptr + H * F, q_ptr + 2 * H * F
     rows = tl.program_id(0) % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    wait_with(head, PDL)
     q0 = head_tile(q_ptr, rows, T, STRIDE, F, 0, F0, EVEN, UPCAST)
     out0 = tl.zeros((BLOCK_M, F0), tl.float32)
     if F1:
@@ -97,6 +100,7 @@ def _attention_kernel(
         if F1:
             v1 = head_tile(v_ptr, keys, T, STRIDE, F, F0, F1, EVEN, UPCAST)
             out1 = tl.dot(weights, v1, out1 * fade[:, None], input_precision="ieee")
+    let_next_kernel_start(PDL)
     out_ptr += first * (H * F) + head % H * F
     _store_head(out_ptr, rows, out0 / total[:, None], T, H * F, F, 0, F0)
     if F1:
@@ -122,11 +126,11 @@ def attention(
     out = qkv.new_empty(shape) if out is None else out
     _check.tensor(op, "out", out, shape, qkv, (qkv.dtype,))
     tile = tile or attention_tile(b * heads, t, qkv.element_size())
-    first, second = head_parts(head)
-    _attention_kernel[(b * heads * -(-t // tile.m),)](
+    first, second, pdl = *two_parts(head), dependent(_attention_kernel)
+    launched(_attention_kernel, b * heads * -(-t // tile.m))(
         qkv, out, 1.0 / math.sqrt(head) if scale is None else scale, t,
         H=heads, F=head, F0=first, F1=second, BLOCK_M=tile.m, BLOCK_N=tile.n,
         EVEN=t % tile.m == 0 and t % tile.n == 0, UPCAST=needs_upcast(_attention_kernel, qkv.dtype),
-        **options(tile.warps, num_stages=tile.stages, maxnreg=tile.registers),
+        PDL=pdl, **options(tile.warps, pdl=pdl, num_stages=tile.stages, maxnreg=tile.registers),
     )  # fmt: skip
     return out

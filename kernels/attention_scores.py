@@ -22,7 +22,8 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import AttentionTile, attention_tile, head_parts, options
+from l2c_rt.kernels._launch import AttentionTile, attention_tile, options, two_parts
+from l2c_rt.kernels._launcher import launched
 from l2c_rt.kernels._matrix_math import head_tile, needs_upcast
 
 
@@ -139,7 +140,7 @@ def attention_logs(
     _check.tensor(op, "out", out, (b, heads, t), qkv, _check.FLOAT32)
     tile = tile or attention_tile(b * heads, t, qkv.element_size())
     grid, more = _launch(_attention_logs_kernel, tile, qkv, heads)
-    _attention_logs_kernel[grid](qkv, out, _scale(scale, head), t, **more)
+    launched(_attention_logs_kernel, grid[0])(qkv, out, _scale(scale, head), t, **more)
     return out
 
 
@@ -165,7 +166,7 @@ def attention_received(
     _check.distinct(op, "out", out, "logs", logs)
     tile = tile or attention_tile(b * heads, t, qkv.element_size())
     grid, more = _launch(_attention_received_kernel, tile, qkv, heads)
-    _attention_received_kernel[grid](qkv, logs, out, _scale(scale, head), t, **more)
+    launched(_attention_received_kernel, grid[0])(qkv, logs, out, _scale(scale, head), t, **more)
     return out
 
 
@@ -176,7 +177,7 @@ def _scale(scale: float | None, head: int) -> float:
 def _launch(kernel: Any, tile: AttentionTile, qkv: Tensor, heads: int) -> Any:
     """The grid and what else a launch says: a program per head and tile of tokens."""
     b, t, packed = qkv.shape
-    first, second = head_parts(packed // (3 * heads))
+    first, second = two_parts(packed // (3 * heads))
     return (b * heads * -(-t // tile.m),), {
         **{"H": heads, "F": packed // (3 * heads), "F0": first, "F1": second},
         **{"BLOCK_M": tile.m, "BLOCK_N": tile.n, "UPCAST": needs_upcast(kernel, qkv.dtype)},

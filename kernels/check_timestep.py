@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels._launch import options
+from l2c_rt.kernels._launcher import launched
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-6
 
@@ -45,6 +46,6 @@ def check_timestep(t: Tensor, step: int, expected: Tensor, verdict: Tensor) -> N
     """Check one call.  Launches: _check_timestep_kernel."""
     flat = t.reshape(-1)
     block = min(1024, 1 << max(0, flat.numel() - 1).bit_length())
-    _check_timestep_kernel[(1,)](
+    launched(_check_timestep_kernel, 1)(
         flat, expected, verdict, flat.numel(), step, RELATIVE, ABSOLUTE, BLOCK=block, **options(1)
     )

@@ -21,7 +21,8 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check, _check_lists
-from l2c_rt.kernels._launch import RowTile, final_tile, options, row_block
+from l2c_rt.kernels._launch import RowTile, final_tile, row_block
+from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._patch_math import embedded_patches, end_evaluation, patch_corner, update_patch
 from l2c_rt.kernels._row_math import (
     loaded,
@@ -102,7 +103,6 @@ def _final_update_kernel(
     HALVES: tl.constexpr, UNROLL: tl.constexpr, WEIGHTED: tl.constexpr,
     EMBED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    wait_for_kernel_before(PDL)
     image, token = (tl.program_id(0) // T).to(tl.int64), tl.program_id(0) % T
     corner = patch_corner(token + tl.zeros((1, 1), tl.int32), H, W, P)
     columns = tl.arange(0, BLOCK)[None, :]
@@ -110,6 +110,7 @@ def _final_update_kernel(
     # An image with its label and the same without lie N apart in the batch.
     images = image + tl.arange(0, HALVES)[:, None] * N
     offsets = (images * T + token) * D + columns
+    wait_for_kernel_before(PDL)
     table = table_row(rows_ptr, counter_ptr, images, num_rows, num_chunks, D)
     latents_ptr += image * C * H * W
     # Added here and not where it is used: for sm_100 the assembler spills otherwise.
@@ -230,12 +231,9 @@ def _launch(
     tokens = height * width // final.patch**2
     tile, weights = tile or final_tile(d), weights_of(reuses)
     # Pointers that the flags leave unread still need an address.
-    x, embedding = arena, PatchEmbedding(final.weight, final.bias, final.bias, final.patch)
-    if isinstance(start, Tensor):
-        x = start
-    else:
-        embedding = start
-    _final_update_kernel[(n * tokens,)](
+    unread = PatchEmbedding(final.weight, final.bias, final.bias, final.patch)
+    x, embedding = (start, unread) if isinstance(start, Tensor) else (arena, start)
+    launched(_final_update_kernel, n * tokens)(
         x, arena, reuses.slots, reuses.gates,
         table, modulation.rows, modulation.counter, weights.table, weights.columns,
         final.weight, final.bias, latents, out,
@@ -245,6 +243,6 @@ def _launch(
         table.shape[2], weights.table.shape[-1], *chunks, eps,
         C=c, OUT_C=len(final.weight) // final.patch**2, P=final.patch, GUIDED=final.guided, D=d,
         BLOCK=row_block(d), HALVES=len(modulation.rows) // n, UNROLL=tile.unroll,
-        WEIGHTED=reuses.weights is weights, EMBED=embedding is start, PDL=tile.pdl,
-        **options(tile.warps, pdl=tile.pdl),
+        WEIGHTED=reuses.weights is weights, EMBED=start is not x,
+        **row_options(_final_update_kernel, tile),
     )  # fmt: skip

@@ -24,7 +24,8 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check, _check_lists
-from l2c_rt.kernels._launch import RowTile, final_tile, options, row_block
+from l2c_rt.kernels._launch import RowTile, final_tile, row_block
+from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._patch_math import end_evaluation, patch_corner, update_patch
 from l2c_rt.kernels._row_math import (
     loaded,
@@ -69,7 +70,6 @@ def _final_update_norm_kernel(
     BLOCK: tl.constexpr, HALVES: tl.constexpr, UNROLL: tl.constexpr, WEIGHTED: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    wait_for_kernel_before(PDL)
     patches = T - EXTRAS
     image, token = (tl.program_id(0) // patches).to(tl.int64), tl.program_id(0) % patches
     columns = tl.arange(0, BLOCK)[None, :]
@@ -77,6 +77,7 @@ def _final_update_norm_kernel(
     # An image with its label and the same without lie N apart in the batch.
     images = image + tl.arange(0, HALVES)[:, None] * N
     offsets = (images * T + EXTRAS + token) * D + columns
+    wait_for_kernel_before(PDL)
     x = loaded(x_ptr, offsets, inside)
     for i in tl.range(0, K, loop_unroll_factor=UNROLL):
         slot = slot_offsets(slots_ptr, i, K, stride_slot_vectors)
@@ -122,7 +123,7 @@ def final_update_norm(
     _check.tensor(op, "out", out, tuple(latents.shape), latents, _check.FLOAT32)
     n, c, height, width = latents.shape
     arena, tile, weights = reuses.arena, tile or final_tile(d), weights_of(reuses)
-    _final_update_norm_kernel[(n * (t - extras),)](
+    launched(_final_update_norm_kernel, n * (t - extras))(
         x, arena, reuses.slots, weights.table, weights.columns, weight, bias, final.weight,
         final.bias, latents, out,
         latents if solver.anchor is None else solver.anchor, solver.coefficients, solver.counter,
@@ -130,7 +131,6 @@ def final_update_norm(
         weights.table.shape[-1], eps,
         C=c, OUT_C=len(final.weight) // final.patch**2, P=final.patch, GUIDED=final.guided, D=d,
         BLOCK=row_block(d), HALVES=halves, UNROLL=tile.unroll, WEIGHTED=reuses.weights is weights,
-        PDL=tile.pdl,
-        **options(tile.warps, pdl=tile.pdl),
+        **row_options(_final_update_norm_kernel, tile),
     )  # fmt: skip
     return out

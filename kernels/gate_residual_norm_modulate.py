@@ -21,16 +21,18 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import RowTile, options, row_block, row_tile
+from l2c_rt.kernels._launch import RowTile, row_block, row_tile
+from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._row_math import (
     branch_output,
     let_next_kernel_start,
     loaded,
     normalised,
+    own_image,
     own_row,
     stored,
     table_row,
-    wait_for_kernel_before,
+    wait_with,
 )
 from l2c_rt.kernels.operands import Modulation
 
@@ -80,18 +82,21 @@ def _gate_residual_kernel(
     D: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr, WRITE_H: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    wait_for_kernel_before(PDL)
     row, columns, inside = own_row(D, BLOCK)
-    # First, since it takes two loads one after the other, which may not be moved over a store.
-    table_ptr += table_row(rows_ptr, counter_ptr, row // T, num_rows, num_chunks, D)
+    image = own_image(T)
+    wait_with(image, PDL)
+    # All of the table first: it takes two loads one after the other to find, and the compiler may
+    # move none of them over a store.
+    table_ptr += table_row(rows_ptr, counter_ptr, image, num_rows, num_chunks, D)
     x = loaded(x_ptr + row * D, columns, inside)
-    y = branch_output(partial_sums_ptr, y_ptr, row, columns, inside, D, SPLITS)
-    x += loaded(table_ptr, gate * D + columns, inside) * y
-    stored(x_out_ptr + row * D, columns, x, inside)
-    let_next_kernel_start(PDL)
+    gates = loaded(table_ptr, gate * D + columns, inside)
     if WRITE_H:
         scales = loaded(table_ptr, scale * D + columns, inside)
         shifts = loaded(table_ptr, shift * D + columns, inside)
+    x += gates * branch_output(partial_sums_ptr, y_ptr, row, columns, inside, D, SPLITS)
+    stored(x_out_ptr + row * D, columns, x, inside)
+    let_next_kernel_start(PDL)
+    if WRITE_H:
         h = normalised(x, inside, eps, D) * (1.0 + scales) + shifts
         stored(h_ptr + row * D, columns, h, inside)
 
@@ -184,10 +189,10 @@ def _launch(
     b, t, d = x.shape
     tile, table = tile or row_tile(d), modulation.table
     # Pointers that the flags leave unread still need an address.
-    _gate_residual_kernel[(b * t,)](
+    launched(_gate_residual_kernel, b * t)(
         x, y if partial_sums is None else partial_sums, y, table, modulation.rows,
         modulation.counter, x_out, x if h is None else h,
         t, table.shape[1], table.shape[2], *chunks, eps, D=d, BLOCK=row_block(d),
         SPLITS=0 if partial_sums is None else len(partial_sums), WRITE_H=h is not None,
-        PDL=tile.pdl, **options(tile.warps, pdl=tile.pdl),
+        **row_options(_gate_residual_kernel, tile),
     )  # fmt: skip

@@ -19,7 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import RowTile, options, row_block
+from l2c_rt.kernels._launch import RowTile, row_block
+from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._patch_math import end_evaluation, read_solver, updated
 from l2c_rt.kernels._row_math import loaded, wait_for_kernel_before
 from l2c_rt.kernels.operands import Solver
@@ -49,12 +50,12 @@ def _guided_update_kernel(
     eps_ptr, latents_ptr, out_ptr, anchor_ptr, coefficients_ptr, counter_ptr,
     N, C, K, PIXELS, GUIDED, HALVES: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    wait_for_kernel_before(PDL)
     blocks = tl.cdiv(PIXELS, BLOCK)
     plane = (tl.program_id(0) // blocks).to(tl.int64)
     pixels = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     inside = pixels < PIXELS
     image, channel = plane // C, plane % C
+    wait_for_kernel_before(PDL)
     a, b, c, save, guidance = read_solver(coefficients_ptr, counter_ptr)
     noise = loaded(eps_ptr + (image * K + channel) * PIXELS, pixels, inside)
     if HALVES == 2:
@@ -92,9 +93,9 @@ def guided_update(
     _check.tensor(op, "out", out, tuple(latents.shape), latents, _check.FLOAT32)
     tile = tile or RowTile()
     block = min(1024, row_block(pixels))
-    _guided_update_kernel[(n * c * -(-pixels // block),)](
+    launched(_guided_update_kernel, n * c * -(-pixels // block))(
         eps, latents, out, latents if solver.anchor is None else solver.anchor,
         solver.coefficients, solver.counter, n, c, eps.shape[1], pixels, guided,
-        HALVES=len(eps) // n, BLOCK=block, PDL=tile.pdl, **options(tile.warps, pdl=tile.pdl),
+        HALVES=len(eps) // n, BLOCK=block, **row_options(_guided_update_kernel, tile),
     )  # fmt: skip
     return out

@@ -18,15 +18,19 @@ from torch import Tensor
 
 from l2c_rt.kernels import _check
 from l2c_rt.kernels._launch import MatrixTile, linear_tile
+from l2c_rt.kernels._launcher import launched
 from l2c_rt.kernels._matrix_math import (
     accumulated,
+    accumulated_in_two,
     gelu_erf,
     gelu_tanh,
     plus_bias,
-    product_options,
+    prefetch_weight,
+    start_of_tile,
     store_tile,
-    tile_of,
+    wide_options,
 )
+from l2c_rt.kernels._row_math import let_next_kernel_start, wait_for_kernel_before
 
 _GELU = {None: 0, "tanh": 1, "none": 2}
 
@@ -49,14 +53,37 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 def _linear_kernel(
     x_ptr, weight_ptr, bias_ptr, out_ptr, M, inner, N: tl.constexpr, K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
-    GELU: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
+    REST: tl.constexpr, GELU: tl.constexpr, HAS_BIAS: tl.constexpr,
+    UPCAST: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    rows, columns = tile_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP)
+    row, column = start_of_tile(tl.program_id(0), M, N, BLOCK_M, BLOCK_N + REST, GROUP)
+    rows, columns = row + tl.arange(0, BLOCK_M), column + tl.arange(0, BLOCK_N)
+    prefetch_weight(weight_ptr, columns % N, 0, inner, K, BLOCK_K, PDL)
+    wait_for_kernel_before(PDL)
     # Tiles that stick out read other rows again instead of being masked in the loop.
-    total = accumulated(
-        tl.zeros((BLOCK_M, BLOCK_N), tl.float32), x_ptr, weight_ptr, rows % M, columns % N, 0,
-        inner, K, K, BLOCK_K, K % BLOCK_K == 0, UPCAST,
-    )  # fmt: skip
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if REST:
+        more = column + BLOCK_N + tl.arange(0, REST)
+        total, rest = accumulated_in_two(
+            total, tl.zeros((BLOCK_M, REST), tl.float32), x_ptr, weight_ptr, rows % M, columns % N,
+            more % N, 0, inner, K, BLOCK_K, K % BLOCK_K == 0, UPCAST,
+        )  # fmt: skip
+        let_next_kernel_start(PDL)
+        _activated(out_ptr, bias_ptr, rest, rows, more, M, N, GELU, HAS_BIAS)
+    else:
+        total = accumulated(
+            total, x_ptr, weight_ptr, rows % M, columns % N, 0, inner, K, K, BLOCK_K,
+            K % BLOCK_K == 0, UPCAST,
+        )  # fmt: skip
+        let_next_kernel_start(PDL)
+    _activated(out_ptr, bias_ptr, total, rows, columns, M, N, GELU, HAS_BIAS)
+
+
+@triton.jit
+def _activated(
+    out_ptr, bias_ptr, total, rows, columns, M, N: tl.constexpr, GELU: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+):  # fmt: skip
     if HAS_BIAS:
         total = plus_bias(total, bias_ptr, columns, columns < N)
     if GELU == 1:
@@ -86,8 +113,8 @@ def linear(
     out = x.new_empty((*x.shape[:-1], n)) if out is None else out
     _check.tensor(op, "out", out, (*x.shape[:-1], n), x)
     tile = tile or linear_tile(m, n, x.element_size())
-    _linear_kernel[(tile.count(m, n),)](
+    launched(_linear_kernel, tile.count(m, n))(
         x, weight, weight if bias is None else bias, out, m, k, N=n, K=k, GELU=_GELU[gelu],
-        **product_options(_linear_kernel, tile, x, bias),
+        **wide_options(_linear_kernel, tile, x, bias),
     )  # fmt: skip
     return out

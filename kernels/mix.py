@@ -17,7 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check, _check_lists
-from l2c_rt.kernels._launch import RowTile, options, row_block, row_tile
+from l2c_rt.kernels._launch import RowTile, row_block, row_tile
+from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
     loaded,
@@ -56,8 +57,8 @@ def _mix_kernel(
     T, K, stride_slot_vectors, num_weights, column, D: tl.constexpr, BLOCK: tl.constexpr,
     UNROLL: tl.constexpr, OPERAND: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    wait_for_kernel_before(PDL)
     row, columns, inside = own_row(D, BLOCK)
+    wait_for_kernel_before(PDL)
     arena_ptr += row * D
     total = tl.zeros((1, BLOCK), tl.float32)
     for first in tl.range(0, K, UNROLL):
@@ -70,7 +71,8 @@ def _mix_kernel(
     if OPERAND:
         # Two numbers of the bank for each column of weights: its scale and its shift.
         at = (tl.load(counter_ptr).to(tl.int64) * num_weights + column) * 2
-        token = (row % T) * D + columns
+        # In 32 bits, as programs are numbered.
+        token = (tl.program_id(0) % T).to(tl.int64) * D + columns
         scale = tl.load(index_ptr + at).to(tl.int64) * T * D
         shift = tl.load(index_ptr + at + 1).to(tl.int64) * T * D
         total += total * loaded(bank_ptr, scale + token, inside)
@@ -101,11 +103,11 @@ def mix(
     tile, weights = tile or row_tile(d), weights_of(reuses)
     arena = reuses.arena
     bank, index = (arena, reuses.slots) if operand is None else (operand.bank, operand.index)
-    _mix_kernel[(b * t,)](
+    launched(_mix_kernel, b * t)(
         arena, reuses.slots, weights.table, weights.columns, weights.counter, bank, index, out,
         t, len(reuses.slots), arena.stride(0) // 8, weights.table.shape[-1],
         0 if operand is None else operand.column,
-        D=d, BLOCK=row_block(d), UNROLL=tile.unroll, OPERAND=operand is not None, PDL=tile.pdl,
-        **options(tile.warps, pdl=tile.pdl),
+        D=d, BLOCK=row_block(d), UNROLL=tile.unroll, OPERAND=operand is not None,
+        **row_options(_mix_kernel, tile),
     )  # fmt: skip
     return out

@@ -22,7 +22,8 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import RowTile, embed_tile, options, row_block
+from l2c_rt.kernels._launch import RowTile, embed_tile, row_block
+from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._patch_math import embedded_patches, patch_corner
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
@@ -66,11 +67,11 @@ def _patch_embed_kernel(
     EXTRAS: tl.constexpr, C: tl.constexpr, P: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
     TOKENS: tl.constexpr, UNROLL: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    wait_for_kernel_before(PDL)
     image = (tl.program_id(0) // tl.cdiv(T, TOKENS)).to(tl.int64)
     token = (tl.program_id(0) % tl.cdiv(T, TOKENS)) * TOKENS + tl.arange(0, TOKENS)[:, None]
     columns = tl.arange(0, BLOCK)[None, :]
     inside = (token < T) & (columns < D)
+    wait_for_kernel_before(PDL)
     # A prefix token has no patch; the corner that comes out for it is masked.
     corners = patch_corner(token - EXTRAS, H, W, P)
     x = embedded_patches(
@@ -155,11 +156,11 @@ def _launch(
     table, rows, counter = (
         (bias, index, index) if prefix is None else (prefix.table, prefix.rows, prefix.counter)
     )
-    _patch_embed_kernel[(b * -(-t // tile.tokens),)](
+    launched(_patch_embed_kernel, b * -(-t // tile.tokens))(
         latents, weight, bias, embedding.positions, table, rows, counter,
         *((bias, bias) if affine is None else affine), x, x if h is None else h,
         b, n, t, height, width, 0 if prefix is None else table.shape[1], eps,
         EXTRAS=0 if prefix is None else table.shape[2], C=c, P=embedding.patch, D=d,
         BLOCK=row_block(d), TOKENS=tile.tokens, UNROLL=tile.unroll, WRITE_H=h is not None,
-        PDL=tile.pdl, **options(tile.warps, pdl=tile.pdl),
+        **row_options(_patch_embed_kernel, tile),
     )  # fmt: skip

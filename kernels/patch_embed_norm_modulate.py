@@ -18,7 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import RowTile, embed_tile, options, row_block
+from l2c_rt.kernels._launch import RowTile, embed_tile, row_block
+from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._patch_math import embedded_patches, patch_corner
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
@@ -61,22 +62,23 @@ def _patch_embed_norm_modulate_kernel(
     C: tl.constexpr, P: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
     TOKENS: tl.constexpr, UNROLL: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    wait_for_kernel_before(PDL)
     image = (tl.program_id(0) // tl.cdiv(T, TOKENS)).to(tl.int64)
     token = (tl.program_id(0) % tl.cdiv(T, TOKENS)) * TOKENS + tl.arange(0, TOKENS)[:, None]
     columns = tl.arange(0, BLOCK)[None, :]
     inside = (token < T) & (columns < D)
+    wait_for_kernel_before(PDL)
     x = embedded_patches(
         latents_ptr + image % N * (C * H * W), patch_corner(token, H, W, P), token < T, weight_ptr,
         bias_ptr, columns, H, W, C, P, D, BLOCK, UNROLL,
     )  # fmt: skip
     x += loaded(positions_ptr, token * D + columns, inside)
-    stored(x_ptr + image * T * D, token * D + columns, x, inside)
-    let_next_kernel_start(PDL)
-    # All tokens of a program are of one image, and so share a row of the table.
+    # All tokens of a program are of one image, and so share a row of the table.  It is read before
+    # the store, over which the compiler may not move it.
     table_ptr += table_row(rows_ptr, counter_ptr, image, num_rows, num_chunks, D)
     scales = loaded(table_ptr, scale * D + columns, columns < D)
     shifts = loaded(table_ptr, shift * D + columns, columns < D)
+    stored(x_ptr + image * T * D, token * D + columns, x, inside)
+    let_next_kernel_start(PDL)
     h = normalised(x, inside, eps, D) * (1.0 + scales) + shifts
     stored(h_ptr + image * T * D, token * D + columns, h, inside)
 
@@ -104,11 +106,11 @@ def patch_embed_norm_modulate(
     n, c, height, width = latents.shape
     b, t, d = shape
     tile, table = tile or embed_tile(b * t, d), modulation.table
-    _patch_embed_norm_modulate_kernel[(b * -(-t // tile.tokens),)](
+    launched(_patch_embed_norm_modulate_kernel, b * -(-t // tile.tokens))(
         latents, embedding.weight, embedding.bias, embedding.positions, table, modulation.rows,
         modulation.counter, x, h, b, n, t, height, width, table.shape[1], table.shape[2],
         shift, scale, eps,
         C=c, P=embedding.patch, D=d, BLOCK=row_block(d), TOKENS=tile.tokens, UNROLL=tile.unroll,
-        PDL=tile.pdl, **options(tile.warps, pdl=tile.pdl),
+        **row_options(_patch_embed_norm_modulate_kernel, tile),
     )  # fmt: skip
     return x, h

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from l2c_rt.kernels import _check
 from l2c_rt.kernels._launch import options
+from l2c_rt.kernels._launcher import launched
 
 BLOCK = 2048
 MOST_PARTS = 1024
@@ -92,8 +93,8 @@ def relative_change(now: Tensor, before: Tensor, out: Tensor | None = None) -> T
     rounds = triton.cdiv(blocks, MOST_PARTS)
     parts = triton.cdiv(blocks, rounds)
     sums = torch.empty(2 * parts, dtype=torch.float32, device=now.device)
-    _change_parts_kernel[(parts,)](
+    launched(_change_parts_kernel, parts)(
         now, before, sums, now.numel(), rounds, BLOCK=BLOCK, **options(8)
     )
-    _change_quotient_kernel[(1,)](sums, out, parts, BLOCK=MOST_PARTS, **options(4))
+    launched(_change_quotient_kernel, 1)(sums, out, parts, BLOCK=MOST_PARTS, **options(4))
     return out

@@ -19,7 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import RowTile, options, row_block, row_tile
+from l2c_rt.kernels._launch import RowTile, row_block, row_tile
+from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._row_math import (
     branch_output,
     let_next_kernel_start,
@@ -61,14 +62,15 @@ def _residual_norm_kernel(
     x_ptr, partial_sums_ptr, y_ptr, weight_ptr, bias_ptr, x_out_ptr, h_ptr, eps,
     D: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    wait_for_kernel_before(PDL)
     row, columns, inside = own_row(D, BLOCK)
+    wait_for_kernel_before(PDL)
     x = loaded(x_ptr + row * D, columns, inside)
+    # Before the stores, over which the compiler may not move them.
+    weight = loaded(weight_ptr, columns, inside)
+    bias = loaded(bias_ptr, columns, inside)
     x += branch_output(partial_sums_ptr, y_ptr, row, columns, inside, D, SPLITS)
     stored(x_out_ptr + row * D, columns, x, inside)
     let_next_kernel_start(PDL)
-    weight = loaded(weight_ptr, columns, inside)
-    bias = loaded(bias_ptr, columns, inside)
     stored(h_ptr + row * D, columns, normalised(x, inside, eps, D) * weight + bias, inside)
 
 
@@ -125,9 +127,9 @@ def _launch(
     _check.affine(op, weight, bias, x)
     x_out, h = _check.pair(op, x, y.dtype, out)
     tile = tile or row_tile(d)
-    _residual_norm_kernel[(b * t,)](
+    launched(_residual_norm_kernel, b * t)(
         x, y if partial_sums is None else partial_sums, y, weight, bias, x_out, h, eps,
         D=d, BLOCK=row_block(d), SPLITS=0 if partial_sums is None else len(partial_sums),
-        PDL=tile.pdl, **options(tile.warps, pdl=tile.pdl),
+        **row_options(_residual_norm_kernel, tile),
     )  # fmt: skip
     return x_out, h

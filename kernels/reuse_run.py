@@ -20,17 +20,19 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check, _check_lists
-from l2c_rt.kernels._launch import RowTile, options, row_block, row_tile
+from l2c_rt.kernels._launch import RowTile, row_block, row_tile
+from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
     loaded,
     normalised,
+    own_image,
     own_row,
     slot_offsets,
     stored,
     table_row,
     table_weights,
-    wait_for_kernel_before,
+    wait_with,
 )
 from l2c_rt.kernels.operands import Modulation, Reuses, weights_of
 
@@ -73,9 +75,10 @@ def _reuse_run_kernel(
     shift, scale, eps, D: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
     WEIGHTED: tl.constexpr, WRITE_X: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    wait_for_kernel_before(PDL)
     row, columns, inside = own_row(D, BLOCK)
-    table_ptr += table_row(rows_ptr, counter_ptr, row // T, num_rows, num_chunks, D)
+    image = own_image(T)
+    wait_with(image, PDL)
+    table_ptr += table_row(rows_ptr, counter_ptr, image, num_rows, num_chunks, D)
     x = loaded(x_ptr + row * D, columns, inside)
     # Without x' there is nothing to add, and the loop alone would nearly double the registers.
     if WRITE_X:
@@ -90,11 +93,14 @@ def _reuse_run_kernel(
             if WEIGHTED:
                 gate *= table_weights(weights_ptr, columns_ptr, counter_ptr, i, K, num_weights)
             x += tl.sum(gate * y, axis=0)[None, :]
+    if WRITE_H:
+        # Before the store, over which the compiler may not move them.
+        scales = loaded(table_ptr, scale * D + columns, inside)
+        shifts = loaded(table_ptr, shift * D + columns, inside)
+    if WRITE_X:
         stored(x_out_ptr + row * D, columns, x, inside)
     let_next_kernel_start(PDL)
     if WRITE_H:
-        scales = loaded(table_ptr, scale * D + columns, inside)
-        shifts = loaded(table_ptr, shift * D + columns, inside)
         h = normalised(x, inside, eps, D) * (1.0 + scales) + shifts
         stored(h_ptr + row * D, columns, h, inside)
 
@@ -180,12 +186,11 @@ def _launch(
     b, t, d = x.shape
     tile = tile or row_tile(d)
     arena, table, weights = reuses.arena, modulation.table, weights_of(reuses)
-    _reuse_run_kernel[(b * t,)](
+    launched(_reuse_run_kernel, b * t)(
         x, arena, reuses.slots, reuses.gates, table, modulation.rows, modulation.counter,
         weights.table, weights.columns, x if x_out is None else x_out, x if h is None else h,
         t, len(reuses.slots), arena.stride(0) // 8, table.shape[1], table.shape[2],
         weights.table.shape[-1], *chunks, eps,
         D=d, BLOCK=row_block(d), UNROLL=tile.unroll, WEIGHTED=reuses.weights is weights,
-        WRITE_X=x_out is not None, WRITE_H=h is not None, PDL=tile.pdl,
-        **options(tile.warps, pdl=tile.pdl),
+        WRITE_X=x_out is not None, WRITE_H=h is not None, **row_options(_reuse_run_kernel, tile),
     )  # fmt: skip

@@ -18,7 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check, _check_lists
-from l2c_rt.kernels._launch import RowTile, options, row_block, row_tile
+from l2c_rt.kernels._launch import RowTile, row_block, row_tile
+from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
     loaded,
@@ -59,8 +60,8 @@ def _reuse_run_norm_kernel(
     BLOCK: tl.constexpr, UNROLL: tl.constexpr, WEIGHTED: tl.constexpr,
     WRITE_X: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    wait_for_kernel_before(PDL)
     row, columns, inside = own_row(D, BLOCK)
+    wait_for_kernel_before(PDL)
     x = loaded(x_ptr + row * D, columns, inside)
     # Without x' there is nothing to add, and the loop would only cost registers.
     if WRITE_X:
@@ -72,11 +73,14 @@ def _reuse_run_norm_kernel(
             if WEIGHTED:
                 y *= table_weights(weights_ptr, columns_ptr, counter_ptr, i, K, num_weights)
             x += tl.sum(y, axis=0)[None, :]
+    if WRITE_H:
+        # Before the store, over which the compiler may not move them.
+        weight = loaded(weight_ptr, columns, inside)
+        bias = loaded(bias_ptr, columns, inside)
+    if WRITE_X:
         stored(x_out_ptr + row * D, columns, x, inside)
     let_next_kernel_start(PDL)
     if WRITE_H:
-        weight = loaded(weight_ptr, columns, inside)
-        bias = loaded(bias_ptr, columns, inside)
         stored(h_ptr + row * D, columns, normalised(x, inside, eps, D) * weight + bias, inside)
 
 
@@ -156,11 +160,11 @@ def _launch(
     b, t, d = x.shape
     tile = tile or row_tile(d)
     arena, weights = reuses.arena, weights_of(reuses)
-    _reuse_run_norm_kernel[(b * t,)](
+    launched(_reuse_run_norm_kernel, b * t)(
         x, arena, reuses.slots, weights.table, weights.columns, weights.counter, *affine,
         x if x_out is None else x_out, x if h is None else h, len(reuses.slots),
         arena.stride(0) // 8, weights.table.shape[-1], eps,
         D=d, BLOCK=row_block(d), UNROLL=tile.unroll, WEIGHTED=reuses.weights is weights,
-        WRITE_X=x_out is not None, WRITE_H=h is not None, PDL=tile.pdl,
-        **options(tile.warps, pdl=tile.pdl),
+        WRITE_X=x_out is not None, WRITE_H=h is not None,
+        **row_options(_reuse_run_norm_kernel, tile),
     )  # fmt: skip

@@ -19,7 +19,16 @@ from torch import Tensor
 
 from l2c_rt.kernels import _check
 from l2c_rt.kernels._launch import MatrixTile, linear_tile
-from l2c_rt.kernels._matrix_math import accumulated, plus_bias, product_options, store_tile, tile_of
+from l2c_rt.kernels._launcher import launched
+from l2c_rt.kernels._matrix_math import (
+    accumulated,
+    plus_bias,
+    prefetch_weight,
+    product_options,
+    store_tile,
+    tile_of,
+)
+from l2c_rt.kernels._row_math import let_next_kernel_start, wait_for_kernel_before
 
 
 def skip_linear_bytes(rows: int, columns: int, width: int, itemsize: int) -> int:
@@ -40,9 +49,11 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 def _skip_linear_kernel(
     x_ptr, skip_ptr, weight_ptr, bias_ptr, out_ptr, M, inner, N: tl.constexpr, D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
-    HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
+    HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     rows, columns = tile_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP)
+    prefetch_weight(weight_ptr, columns % N, 0, inner, 2 * D, BLOCK_K, PDL)
+    wait_for_kernel_before(PDL)
     total = accumulated(
         tl.zeros((BLOCK_M, BLOCK_N), tl.float32), x_ptr, weight_ptr, rows % M, columns % N, 0,
         inner, D, 2 * D, BLOCK_K, D % BLOCK_K == 0, UPCAST,
@@ -51,6 +62,7 @@ def _skip_linear_kernel(
         total, skip_ptr, weight_ptr + D, rows % M, columns % N, 0,
         inner, D, 2 * D, BLOCK_K, D % BLOCK_K == 0, UPCAST,
     )  # fmt: skip
+    let_next_kernel_start(PDL)
     if HAS_BIAS:
         total = plus_bias(total, bias_ptr, columns, columns < N)
     store_tile(out_ptr, total, rows, columns, M, N)
@@ -75,7 +87,7 @@ def skip_linear(
     out = x.new_empty((*x.shape[:-1], n)) if out is None else out
     _check.tensor(op, "out", out, (*x.shape[:-1], n), x)
     tile = tile or linear_tile(m, n, x.element_size())
-    _skip_linear_kernel[(tile.count(m, n),)](
+    launched(_skip_linear_kernel, tile.count(m, n))(
         x, skip, weight, weight if bias is None else bias, out, m, d, N=n, D=d,
         **product_options(_skip_linear_kernel, tile, x, bias),
     )  # fmt: skip

@@ -23,8 +23,17 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import MatrixTile, RowTile, linear_tile, options, row_block, row_tile
-from l2c_rt.kernels._matrix_math import accumulated, plus_bias, product_options, store_tile, tile_of
+from l2c_rt.kernels._launch import MatrixTile, RowTile, linear_tile, row_block, row_tile
+from l2c_rt.kernels._launcher import launched, row_options
+from l2c_rt.kernels._matrix_math import (
+    accumulated,
+    accumulated_in_two,
+    plus_bias,
+    prefetch_weight,
+    start_of_tile,
+    store_tile,
+    wide_options,
+)
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
     own_row,
@@ -67,17 +76,41 @@ def _sum_metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 def _split_linear_kernel(
     x_ptr, weight_ptr, bias_ptr, partial_sums_ptr, M, inner, N: tl.constexpr, K: tl.constexpr,
     SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    GROUP: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
+    GROUP: tl.constexpr, REST: tl.constexpr, HAS_BIAS: tl.constexpr,
+    UPCAST: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     # Whole blocks, so that every part starts on a 16-byte vector.
     LENGTH: tl.constexpr = (K + SPLITS * BLOCK_K - 1) // (SPLITS * BLOCK_K) * BLOCK_K
-    tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
+    tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N + REST)
     split = tl.program_id(0) // tiles
-    rows, columns = tile_of(tl.program_id(0) % tiles, M, N, BLOCK_M, BLOCK_N, GROUP)
-    total = accumulated(
-        tl.zeros((BLOCK_M, BLOCK_N), tl.float32), x_ptr, weight_ptr, rows % M, columns % N,
-        split * LENGTH, min(inner, (split + 1) * LENGTH), K, K, BLOCK_K, K % BLOCK_K == 0, UPCAST,
-    )  # fmt: skip
+    row, column = start_of_tile(tl.program_id(0) % tiles, M, N, BLOCK_M, BLOCK_N + REST, GROUP)
+    rows, columns = row + tl.arange(0, BLOCK_M), column + tl.arange(0, BLOCK_N)
+    first, last = split * LENGTH, min(inner, (split + 1) * LENGTH)
+    prefetch_weight(weight_ptr, columns % N, first, last, K, BLOCK_K, PDL)
+    wait_for_kernel_before(PDL)
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if REST:
+        more = column + BLOCK_N + tl.arange(0, REST)
+        total, rest = accumulated_in_two(
+            total, tl.zeros((BLOCK_M, REST), tl.float32), x_ptr, weight_ptr, rows % M, columns % N,
+            more % N, first, last, K, BLOCK_K, K % BLOCK_K == 0, UPCAST,
+        )  # fmt: skip
+        let_next_kernel_start(PDL)
+        _store_part(partial_sums_ptr, bias_ptr, rest, rows, more, split, M, N, HAS_BIAS)
+    else:
+        total = accumulated(
+            total, x_ptr, weight_ptr, rows % M, columns % N, first, last, K, K, BLOCK_K,
+            K % BLOCK_K == 0, UPCAST,
+        )  # fmt: skip
+        let_next_kernel_start(PDL)
+    _store_part(partial_sums_ptr, bias_ptr, total, rows, columns, split, M, N, HAS_BIAS)
+
+
+@triton.jit
+def _store_part(
+    partial_sums_ptr, bias_ptr, total, rows, columns, split, M, N: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+):  # fmt: skip
     if HAS_BIAS:
         # By its mask the bias is 0 in every part but the first.
         total = plus_bias(total, bias_ptr, columns, columns < tl.where(split == 0, N, 0))
@@ -89,8 +122,8 @@ def _split_sum_kernel(
     partial_sums_ptr, y_ptr,
     D: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    wait_for_kernel_before(PDL)
     row, columns, inside = own_row(D, BLOCK)
+    wait_for_kernel_before(PDL)
     y = summed(partial_sums_ptr, row, columns, inside, D, SPLITS)
     let_next_kernel_start(PDL)
     stored(y_ptr + row * D, columns, y, inside)
@@ -119,9 +152,9 @@ def split_linear(
         )
     out = x.new_empty((splits, m, n), dtype=torch.float32) if out is None else out
     _check.tensor(op, "out", out, (splits, m, n), x, _check.FLOAT32)
-    _split_linear_kernel[(splits * tile.count(m, n),)](
+    launched(_split_linear_kernel, splits * tile.count(m, n))(
         x, weight, weight if bias is None else bias, out, m, k, N=n, K=k, SPLITS=splits,
-        **product_options(_split_linear_kernel, tile, x, bias),
+        **wide_options(_split_linear_kernel, tile, x, bias),
     )  # fmt: skip
     return out
 
@@ -137,8 +170,8 @@ def split_sum(partial_sums: Tensor, out: Tensor, tile: RowTile | None = None) ->
     _check.tensor(op, "out", out, tuple(out.shape), out)
     _check.partial_sums(op, partial_sums, out)
     tile = tile or row_tile(d)
-    _split_sum_kernel[(out.numel() // d,)](
-        partial_sums, out, D=d, BLOCK=row_block(d), SPLITS=len(partial_sums), PDL=tile.pdl,
-        **options(tile.warps, pdl=tile.pdl),
+    launched(_split_sum_kernel, out.numel() // d)(
+        partial_sums, out, D=d, BLOCK=row_block(d), SPLITS=len(partial_sums),
+        **row_options(_split_sum_kernel, tile),
     )  # fmt: skip
     return out

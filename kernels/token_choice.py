@@ -24,6 +24,7 @@ from torch import Tensor
 
 from l2c_rt.kernels import _check
 from l2c_rt.kernels._launch import MAX_TOKENS, RowTile, options, power_of_2
+from l2c_rt.kernels._launcher import launched
 from l2c_rt.kernels.operands import Refreshes
 
 INT64 = (torch.int64,)
@@ -156,7 +157,7 @@ def unit_scores(
         out = parts.new_empty((b, t)), parts.new_empty((b, t), dtype=torch.int32)
     _check_state(op, refreshes, *out, shape=(b, t), like=parts)
     tile = tile or RowTile()
-    _unit_scores_kernel[(b,)](
+    launched(_unit_scores_kernel, b)(
         parts, refreshes.table, refreshes.counter, *out, heads, t, refreshes.table.shape[1],
         refreshes.column, INVERTED=inverted, BLOCK=block, **options(tile.warps),
     )  # fmt: skip
@@ -189,7 +190,7 @@ def choose_tokens(
     out = scores.new_empty((b, count), dtype=torch.int64) if out is None else out
     _check.tensor(op, "out", out, (b, count), scores, INT64)
     tile = tile or RowTile(warps=min(16, max(4, block // 128)))
-    _choose_tokens_kernel[(b,)](
+    launched(_choose_tokens_kernel, b)(
         scores, stamps, refreshes.table, refreshes.counter, out, age_factor, 1.0 + bonus, t, count,
         refreshes.table.shape[1], refreshes.column, SIDE=side if bonus else 0, BLOCK=block,
         CHUNK=max(2, min(32, 8192 // block)), **options(tile.warps, enable_fp_fusion=False),

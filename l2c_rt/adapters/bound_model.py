@@ -130,19 +130,22 @@ class FusableModel:
 
     `condition(t, y)` gives what `modulation(block, condition)` turns into [rows, 6 D];
     both are None for a model without modulation.  `outer` is None where only the model's own code
-    can run them.
+    can run them.  `modulation_linears`, where they are known, are the blocks' and then that of
+    `outer`: each modulation is its linear of silu(condition), and all share the condition.
     """
 
     branches: Mapping[str, FusableBranch]
     condition: Callable[[Tensor, Tensor], Any] | None = None
     modulation: Callable[[int, Any], Tensor] | None = None
     outer: OuterLayers | None = None
+    modulation_linears: tuple[nn.Linear, ...] = ()
 
     def modules(self) -> Iterator[nn.Module]:
         """Every module whose own forward a fused backend does not call."""
         for branch in self.branches.values():
             yield branch.norm
             yield from branch.module.modules()
+        yield from self.modulation_linears
         if self.outer is not None:
             yield from (self.outer.patches, self.outer.norm, self.outer.linear)
             yield from self.outer.skip_linears.values()

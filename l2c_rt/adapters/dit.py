@@ -24,6 +24,7 @@ from l2c_rt.adapters.own.sites import published_sites
 from l2c_rt.adapters.plain_layers import (
     NotFusable,
     features,
+    linear_of_silu,
     packed_attention,
     plain_linear,
     plain_mlp,
@@ -133,7 +134,13 @@ def _fusable(model: Any) -> FusableModel:
         rows: Tensor = model.blocks[block].adaLN_modulation(c)
         return rows
 
-    return FusableModel(branches, condition, modulation, _outer(model))
+    parts = [*model.blocks, model.final_layer]
+    found = [linear_of_silu(part.adaLN_modulation) for part in parts]
+    linears = tuple(linear for linear in found if linear is not None)
+    return FusableModel(
+        branches, condition, modulation, _outer(model),
+        linears if len(linears) == len(parts) else (),
+    )  # fmt: skip
 
 
 def _outer(model: Any) -> OuterLayers:

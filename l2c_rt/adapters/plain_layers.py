@@ -47,6 +47,18 @@ def plain_linear(module: nn.Module, where: str) -> nn.Linear:
     return module
 
 
+def linear_of_silu(module: nn.Module) -> nn.Linear | None:
+    """The linear of a module that is plainly a linear of SiLU; None for any other."""
+    if type(module) is not nn.Sequential or len(module) != 2 or type(module[0]) is not nn.SiLU:
+        return None
+    try:
+        for part in (module, module[0]):
+            require_unhooked(part, "modulation")
+        return plain_linear(module[1], "modulation")
+    except NotFusable:
+        return None
+
+
 def plain_norm(module: nn.Module, where: str) -> nn.LayerNorm:
     """The module itself, if it is a plain nn.LayerNorm over the last dimension."""
     if type(module) is not nn.LayerNorm or len(module.normalized_shape) != 1:

@@ -21,6 +21,7 @@ from l2c_rt.cli.inspect import inspect_command
 from l2c_rt.cli.learn import learn_command
 from l2c_rt.cli.sample import sample_command
 from l2c_rt.cli.search import search_command
+from l2c_rt.cli.tune import tune_command
 
 EXAMPLES = """\b
 Examples:
@@ -54,6 +55,7 @@ for command in (
     compare_command,
     bench_command,
     doctor_command,
+    tune_command,
     demo_command,
 ):
     main.add_command(command)

@@ -24,7 +24,7 @@ def test_the_fastest_candidate_is_chosen_and_each_is_measured_once() -> None:
     chooser = tuner(bench)
     assert chooser.linear(PROJ, bench.make) == SPLIT
     assert bench.made == list(linear_candidates(PROJ))
-    assert chooser.measured == len(bench.made) > 10
+    assert chooser.measured == len(bench.made) > 5
     assert chooser.seconds > 0
     assert chooser.linear(PROJ, never) == SPLIT
     assert (chooser.notes, chooser.skipped) == ([], [])

@@ -44,6 +44,7 @@ CASES = (
     ("compare router.safetensors", 2, "--weights"),
     ("demo --seed -1", 2, "--seed"),
     ("doctor --out .", 2, "--out"),
+    ("tune", 2, "--install"),
     ("demo train --steps 0", 2, "--steps"),
     # files that are absent, or are something else
     ("inspect absent.pt", 3, "absent.pt"),

@@ -22,6 +22,7 @@ SHARED = {
     "check_timestep",
     "relative_change",
     "_launch",
+    "_launcher",
     "_matrix_math",
     "_patch_math",
     "_row_math",

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from aot import read_back
 from recording_driver import Launch, recorded_launches
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -184,17 +183,6 @@ def test_launches_are_recorded_in_order_and_only_inside() -> None:
     assert [launch.kernel for launch in inner] == ["_split_sum_kernel"]
     with pytest.raises(RuntimeError, match="active drivers"):
         kernel("norm")(**arguments("norm", SIZES))
-
-
-def test_dependent_launch_is_asked_of_the_driver_and_compiled_in() -> None:
-    (plain,) = launched("reuse_run")
-    (dependent,) = launched("reuse_run", tile=RowTile(pdl=True))
-    assert not plain.pdl
-    assert dependent.pdl
-    assert read_back(plain.cubin).count("ACQBULK|PREEXIT") == 0
-    code = read_back(dependent.cubin)
-    assert code.count("ACQBULK") == 1
-    assert code.count("PREEXIT") == 1
 
 
 B, T, D = SIZES.batch, SIZES.tokens, SIZES.width

@@ -8,7 +8,7 @@ import pytest
 from recording_driver import SHARED_LIMIT
 
 from l2c_rt.kernels import _launch
-from l2c_rt.kernels._launch import ATTENTION_TILES, LINEAR_TILES, MatrixTile
+from l2c_rt.kernels._launch import ATTENTION_TILES, LINEAR_TILES, WIDE_TILES, MatrixTile
 
 ROWS = (1, 2, 64, 65, 512, 4096, 4097, 16384)
 
@@ -21,10 +21,11 @@ def test_tiles_fit_the_rows_they_are_chosen_for() -> None:
         per_thread = block // (32 * _launch.row_tile(width).warps)
         assert 8 <= per_thread <= 32, width
     for head in range(8, 129, 8):
-        parts = _launch.head_parts(head)
+        parts = _launch.two_parts(head)
         assert sum(parts) >= head
         assert all(part in (0, 16, 32, 64, 128) for part in parts)
-    assert _launch.head_parts(72) == (64, 16)
+    assert _launch.two_parts(72) == (64, 16)
+    assert {_launch.two_parts(tile.n) for tile in WIDE_TILES} == {(128, 16)}
 
 
 @pytest.mark.parametrize("columns", [8, 1152, 3456, 4608])
@@ -56,6 +57,6 @@ def test_the_tiles_that_attention_gets_by_its_shape_are_candidates_too() -> None
     assert _launch.attention_tile(4096, 256, 2) in ATTENTION_TILES
 
 
-@pytest.mark.parametrize("tile", LINEAR_TILES)
+@pytest.mark.parametrize("tile", LINEAR_TILES + WIDE_TILES)
 def test_a_candidates_operands_fit_the_smallest_shared_memory(tile: MatrixTile) -> None:
     assert tile.stages * (tile.m + tile.n) * tile.k * 2 <= min(SHARED_LIMIT.values())

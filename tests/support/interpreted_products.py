@@ -9,8 +9,12 @@ from float64_bound import DTYPES, WARNINGS, check
 from l2c_rt.doctor.kernel_calls import SMALL_ATTENTION, SMALL_MATRIX, arguments, kernel, truth
 from l2c_rt.doctor.kernel_operands import Sizes
 from l2c_rt.doctor.tensor_trees import float64
+from l2c_rt.kernels._launch import MatrixTile
 
 pytestmark = WARNINGS
+
+WIDE_MATRIX = MatrixTile(16, 48, 16, 4, 2)
+"""32 + 16 columns."""
 
 
 @DTYPES
@@ -33,6 +37,15 @@ def test_products(op: str, grid: tuple[int, int], width: int, dtype: torch.dtype
     check(op, arguments(op, Sizes(dtype, grid=grid, width=width)), tile=SMALL_MATRIX)
 
 
+# Less than one tile; a second that sticks out; two whole ones and a piece of the third's rest.
+@DTYPES
+@pytest.mark.parametrize(
+    ("grid", "width"), [((1, 1), 8), ((1, 7), 40), ((3, 6), 72), ((1, 7), 104)]
+)
+def test_products_in_wide_tiles(grid: tuple[int, int], width: int, dtype: torch.dtype) -> None:
+    check("linear", arguments("linear", Sizes(dtype, grid=grid, width=width)), tile=WIDE_MATRIX)
+
+
 @pytest.mark.parametrize("gelu", [None, "tanh", "none"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_epilogues(gelu: str | None, bias: bool) -> None:
@@ -43,13 +56,16 @@ def test_epilogues(gelu: str | None, bias: bool) -> None:
 
 
 @DTYPES
+@pytest.mark.parametrize("tile", [SMALL_MATRIX, WIDE_MATRIX])
 @pytest.mark.parametrize("splits", [1, 2, 3, 5])
-def test_split_products_sum_to_the_product(splits: int, dtype: torch.dtype) -> None:
+def test_split_products_sum_to_the_product(
+    splits: int, tile: MatrixTile, dtype: torch.dtype
+) -> None:
     # Five blocks of 16: three splits leave the last one short, and every cut is covered once.
     operands = arguments("split_linear", Sizes(dtype, width=72)) | {"splits": splits}
     rows = operands["x"].shape[0] * operands["x"].shape[1]
     parts = torch.full((splits, rows, 72), float("nan"))
-    kernel("split_linear")(**operands, out=parts, tile=SMALL_MATRIX)
+    kernel("split_linear")(**operands, out=parts, tile=tile)
     true = truth("linear")(*float64((operands["x"], operands["weight"], operands["bias"])))
     assert (parts.double().sum(0) - true.flatten(0, 1)).abs().max() < 1e-5
 

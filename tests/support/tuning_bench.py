@@ -19,8 +19,8 @@ PROJ = LinearProblem(512, 1152, 1152, True, None, "bfloat16", True)
 FC1 = LinearProblem(512, 4608, 1152, True, "tanh", "bfloat16", False)
 HEADS = AttentionProblem(2, 256, 16, 72, "bfloat16")
 ADDMM = LinearConfig("addmm")
-SPLIT = LinearConfig("split", (64, 128, 64, 4, 4, 8), 2)
-TRITON = LinearConfig("triton", (64, 64, 64, 4, 4, 8))
+SPLIT = LinearConfig("split", (128, 128, 64, 8, 3, 8), 2)
+TRITON = LinearConfig("triton", (64, 128, 64, 4, 4, 8))
 
 
 class Bench:

@@ -6,18 +6,16 @@ into float32 partial sums that the next sum adds up on its way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from l2c_rt.adapters.bound_model import FusableAttention, FusableBranch, FusableMlp, FusableModel
+from l2c_rt.backends.cuda.branch_tuning import AttentionTask, LinearTask, Task, Weights, settle
 from l2c_rt.backends.cuda.buffers import Buffers
 from l2c_rt.backends.cuda.linears import (
     Linears,
-    agrees,
     dtype_name,
     narrowed,
     problem_of,
@@ -26,9 +24,10 @@ from l2c_rt.backends.cuda.linears import (
 from l2c_rt.backends.cuda.tuning.candidates import run_attention, run_split
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
-from l2c_rt.backends.tuning.problems import AttentionConfig, AttentionProblem
-from l2c_rt.kernels import reference
+from l2c_rt.backends.tuning.problems import AttentionConfig, AttentionProblem, LinearProblem
 from l2c_rt.plan.lowering import Term
+
+Tasks = dict[LinearProblem | AttentionProblem, Task]
 
 
 class BranchLauncher:
@@ -52,16 +51,21 @@ class BranchLauncher:
 
     def tune(self) -> None:
         """Settle every choice; measures on the branches' own buffers where it is not known yet."""
-        b = self._buffers
-        generator = torch.Generator(b.h.device).manual_seed(0)
-        for buffer in (b.h, b.qkv, b.mixed, b.hidden):
-            # Zeros would make every candidate agree, and arithmetic cheaper than it is.
-            buffer.normal_(generator=generator)
+        tasks: Tasks = {}
         for name, part in self._fusable.branches.items():
             if isinstance(part.inner, FusableAttention):
-                self._tune_attention(name, part.inner)
+                self._add_attention(tasks, name, part.inner)
             else:
-                self._tune_mlp(part.inner)
+                self._add_mlp(tasks, part.inner)
+        settled = settle(tasks.values(), self._tuner, self._kernels)
+        for problem, choice in settled.items():
+            if isinstance(problem, AttentionProblem):
+                self._attentions[problem] = choice
+            else:
+                self._linears.choices[problem] = choice
+                if choice.kind == "split":
+                    # Taken now: a buffer allocated in a capture would belong to one graph.
+                    self._partial_sums(choice.splits)
 
     def begin(self) -> None:
         """Forget partial sums that a step which failed midway has left."""
@@ -133,36 +137,37 @@ class BranchLauncher:
             self._splits[splits] = like.new_empty(splits, b * t, d, dtype=torch.float32)
         return self._splits[splits]
 
-    def _tune_attention(self, name: str, inner: FusableAttention) -> None:
-        b = self._buffers
+    def _add_attention(self, tasks: Tasks, name: str, inner: FusableAttention) -> None:
         qkv, mixed = self._attention_buffers(inner)
-        weight, bias = self._weights.qkv(name, inner)
-        self._linears.tune(b.h, weight, bias, None, qkv)
+        self._add_linear(tasks, self._buffers.h, self._weights.qkv(name, inner), None, qkv)
         problem = self._attention_problem(inner)
-        if problem not in self._attentions:
+        tasks.setdefault(problem, AttentionTask(problem, qkv, inner.scale, mixed))
+        self._add_into_slot(tasks, mixed, inner.proj)
 
-            def make(choice: AttentionConfig) -> Callable[[], None]:
-                heads, scale = inner.heads, inner.scale
-                return lambda: run_attention(choice, self._kernels, qkv, heads, scale, mixed)
-
-            expected = reference.attention(qkv, inner.heads, inner.scale)
-            check = partial(agrees, make, mixed, expected)
-            self._attentions[problem] = self._tuner.attention(problem, make, check)
-        self._tune_into_slot(mixed, inner.proj)
-
-    def _tune_mlp(self, inner: FusableMlp) -> None:
+    def _add_mlp(self, tasks: Tasks, inner: FusableMlp) -> None:
         hidden = self._hidden(inner)
-        weight, bias = weight_and_bias(inner.fc1)
-        self._linears.tune(self._buffers.h, weight, bias, inner.gelu, hidden)
-        self._tune_into_slot(hidden, inner.fc2)
+        weights = weight_and_bias(inner.fc1)
+        self._add_linear(tasks, self._buffers.h, weights, inner.gelu, hidden)
+        self._add_into_slot(tasks, hidden, inner.fc2)
 
-    def _tune_into_slot(self, x: Tensor, linear: nn.Linear) -> None:
-        weight, bias = weight_and_bias(linear)
-        slots = self._buffers.memory.slots
-        choice = self._linears.tune(x, weight, bias, None, slots[-1], splittable=True)
-        if choice.kind == "split":
-            # Taken now: a buffer allocated in a capture would belong to one graph.
-            self._partial_sums(choice.splits)
+    def _add_into_slot(self, tasks: Tasks, x: Tensor, linear: nn.Linear) -> None:
+        out = self._buffers.memory.slots[-1]
+        self._add_linear(tasks, x, weight_and_bias(linear), None, out, splittable=True)
+
+    def _add_linear(
+        self,
+        tasks: Tasks,
+        x: Tensor,
+        weights: Weights,
+        gelu: str | None,
+        out: Tensor,
+        *,
+        splittable: bool = False,
+    ) -> None:
+        problem = problem_of(x, *weights, gelu, splittable=splittable)
+        task = tasks.setdefault(problem, LinearTask(problem, x, [], out))
+        assert isinstance(task, LinearTask)
+        task.weights.append(weights)
 
     def _attention_problem(self, inner: FusableAttention) -> AttentionProblem:
         b, t, _ = self._buffers.h.shape

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from l2c_rt.backends.cuda.tuning.candidates import run_linear, run_split
+from l2c_rt.backends.cuda.branch_tuning import LinearTask
+from l2c_rt.backends.cuda.tuning.candidates import run_linear
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
-from l2c_rt.backends.tuning.problems import AttentionConfig, LinearConfig, LinearProblem
-from l2c_rt.kernels import reference
+from l2c_rt.backends.tuning.problems import LinearConfig, LinearProblem
 
 
 class Linears:
@@ -49,37 +46,9 @@ class Linears:
         problem = problem_of(x, weight, bias, gelu, splittable=splittable)
         if problem in self.choices:
             return self.choices[problem]
-
-        def make(choice: LinearConfig) -> Callable[[], None]:
-            if choice.kind == "split":
-                partial_sums = x.new_empty(choice.splits, x.numel() // x.shape[-1], len(weight),
-                                    dtype=torch.float32)  # fmt: skip
-
-                def split() -> None:
-                    # Charge the split variant for the extra reads of its consumer.
-                    run_split(choice, self._kernels, x, weight, bias, partial_sums)
-                    self._kernels.split_sum(partial_sums, out=out)
-
-                return split
-            return lambda: run_linear(choice, self._kernels, x, weight, bias, gelu, out)
-
-        expected = reference.linear(x, weight, bias, gelu)
-        check = partial(agrees, make, out, expected)
-        self.choices[problem] = self._tuner.linear(problem, make, check)
+        task = LinearTask(problem, x, [(weight, bias)], out)
+        self.choices[problem] = task.settle(self._tuner, self._kernels)
         return self.choices[problem]
-
-
-C = TypeVar("C", LinearConfig, AttentionConfig)
-
-
-def agrees(
-    make: Callable[[C], Callable[[], None]], out: Tensor, expected: Tensor, choice: C
-) -> bool:
-    """Whether a choice computes what PyTorch does, up to rounding."""
-    out.fill_(float("nan"))
-    make(choice)()
-    error = (out.float() - expected.float()).norm() / expected.float().norm().clamp_min(1e-20)
-    return bool(error < 2e-2)
 
 
 def problem_of(

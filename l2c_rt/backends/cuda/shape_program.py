@@ -60,7 +60,7 @@ class ShapeProgram:
             rows = (self.buffers.h.shape[1], self.buffers.h.shape[2])
             self.predictions = PredictionTable(plan, self.tables.steps, self.buffers.counter, rows)
         self.weights = WeightCopies(fusable, outer, guided)
-        self._checked = cuda.checked
+        self._checked, self._tuner = cuda.checked, cuda.tuner
         self.kernels = cuda.kernels if cuda.checked is None else ComparedKernels(cuda.kernels)
         self._make_launchers(fusable, cuda.tuner)
         self.recorder: Recorder = cuda.recorder(self.device)
@@ -99,6 +99,8 @@ class ShapeProgram:
         fills: list[Work] = [self.weights.refresh, partial(fill, self.tables.steps),
                              partial(fill, 1)]  # fmt: skip
         work: list[Work] = [partial(self.launcher.run, v, finish) for v in self.variants]
+        # The kernels of every step, where they are Triton's: otherwise one after the other.
+        self._tuner.compile_ahead(work)
         self._first_pass(fills, work, FirstStep(self.model, meaning, result, self.buffers.h.dtype))
         self._refresh, self._fill_all, self._fill_one, *graphs = self.record([*fills, *work])
         self.variant_graphs = tuple(graphs)

@@ -63,6 +63,19 @@ def write_choices(path: Path, machine: str, choices: Choices) -> None:
         raise OSError(f"{path}: its file system has no locks") from error
 
 
+def merge_files(source: Path, target: Path) -> int:
+    """Add the choices of one file, of every machine, to another; how many there were.
+
+    Raises: ValueError or OSError, as `write_choices`; ValueError for a file without choices.
+    """
+    found = {machine: _choices(entries) for machine, entries in _machines(source).items()}
+    if not any(found.values()):
+        raise ValueError(f"{source}: no choices in it; run l2c-rt tune with a schedule first")
+    for machine, choices in found.items():
+        write_choices(target, machine, choices)
+    return sum(map(len, found.values()))
+
+
 def _merged(path: Path, machine: str, choices: Choices) -> bytes:
     machines = _machines(path)
     merged = {**_choices(machines.get(machine, [])), **choices}

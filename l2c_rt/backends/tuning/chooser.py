@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -82,6 +82,11 @@ class Chooser:
             finally:
                 self.seconds += time.perf_counter() - begun
             return winner
+
+    def knows(self, problem: Problem, allowed: Collection[LinearConfig | AttentionConfig]) -> bool:
+        """Whether `choose` would measure nothing."""
+        with self._lock:
+            return self._measure is None or self._kept().get(problem) in allowed
 
     def failures(self) -> tuple[type[Exception], ...]:
         """What a candidate may raise that does not fit the problem or the device."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from l2c_rt.backends.cuda.tuning.pruning import MULTIPROCESSORS, Cut, promising
 from l2c_rt.backends.tuning.problems import (
     HALF_DTYPES,
     AttentionConfig,
@@ -25,15 +26,14 @@ from l2c_rt.backends.tuning.problems import (
 from l2c_rt.kernels._launch import (
     ATTENTION_TILES,
     LINEAR_TILES,
+    WIDE_TILES,
     AttentionTile,
     MatrixTile,
     attention_tile,
 )
 
 SPLITS = (2, 3, 4)
-MANY_ROWS = 4096
-MULTIPROCESSORS = 132
-"""Of the GPU that the candidates were drawn up for; more or fewer only make them less apt."""
+MANY_ROWS = 8192
 
 SDPA_BACKENDS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -81,8 +81,8 @@ def linear_candidates(problem: LinearProblem, device: str = "cuda") -> tuple[Lin
     # With many rows cuBLAS fills the GPU; our tiles are then worth a compilation each only for
     # the activation that it has no epilogue for.
     if _kernel_multiplies(problem) and (problem.rows <= MANY_ROWS or problem.gelu == "none"):
-        configs += [LinearConfig("triton", dataclasses.astuple(tile)) for tile in LINEAR_TILES]
-        configs += _splits(problem)
+        cuts = [(tile, 1) for tile in LINEAR_TILES + WIDE_TILES] + _splits(problem)
+        configs += [_config(*cut) for cut in promising(problem, cuts)]
     return tuple(dict.fromkeys(configs))
 
 
@@ -110,19 +110,24 @@ def _kernel_attends(problem: AttentionProblem) -> bool:
     return problem.dtype in HALF_DTYPES and problem.head % 8 == 0 and problem.head <= 128
 
 
-def _splits(problem: LinearProblem) -> list[LinearConfig]:
+def _config(tile: MatrixTile, splits: int) -> LinearConfig:
+    kind = "triton" if splits == 1 else "split"
+    return LinearConfig(kind, dataclasses.astuple(tile), splits)
+
+
+def _splits(problem: LinearProblem) -> list[Cut]:
     """Cuts of the inner dimension, for tiles that leave multiprocessors idle: none that would make
     more than two blocks for each, and so none of a grid that fills them."""
     if not problem.splittable or problem.gelu is not None:
         return []
-    configs = []
-    for tile in LINEAR_TILES:
-        blocks = -(-problem.rows // tile.m) * -(-problem.columns // tile.n)
+    cuts = []
+    for tile in LINEAR_TILES + WIDE_TILES:
+        blocks = tile.count(problem.rows, problem.columns)
         for splits in SPLITS:
             fits = splits <= -(-problem.inner // tile.k) and blocks * splits <= 2 * MULTIPROCESSORS
             if fits:
-                configs.append(LinearConfig("split", dataclasses.astuple(tile), splits))
-    return configs
+                cuts.append((tile, splits))
+    return cuts
 
 
 def run_linear(

@@ -12,10 +12,18 @@ from pathlib import Path
 import torch
 
 from l2c_rt.backends.cuda.tuning.candidates import SPLITS
-from l2c_rt.kernels._launch import ATTENTION_TILES, LINEAR_TILES
+from l2c_rt.kernels._launch import ATTENTION_TILES, LINEAR_TILES, WIDE_TILES
 
-WORKSPACES = ("CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE")
-KERNEL_FILES = ("_launch", "_matrix_math", "_row_math", "linear", "split_linear", "attention")
+SETTINGS = ("CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE", "L2C_RT_PDL")
+KERNEL_FILES = (
+    "_launch",
+    "_launcher",
+    "_matrix_math",
+    "_row_math",
+    "linear",
+    "split_linear",
+    "attention",
+)
 
 
 def machine_key(device_name: str) -> str:
@@ -26,19 +34,19 @@ def machine_key(device_name: str) -> str:
         version = triton.__version__
     except ImportError:
         version = "none"
-    digest = hashlib.sha256(repr((LINEAR_TILES, ATTENTION_TILES, SPLITS)).encode())
+    digest = hashlib.sha256(repr((LINEAR_TILES, WIDE_TILES, ATTENTION_TILES, SPLITS)).encode())
     files = importlib.resources.files("l2c_rt.kernels")
     for name in KERNEL_FILES:
         digest.update(files.joinpath(f"{name}.py").read_bytes())
     kernels = digest.hexdigest()[:16]
     versions = f"torch {torch.__version__} | triton {version}"
-    return f"{device_name} | {versions} | kernels {kernels}{_workspaces()}"
+    return f"{device_name} | {versions} | kernels {kernels}{_settings()}"
 
 
-def _workspaces() -> str:
-    """The sizes that a user sets for cuBLAS, which decide on the algorithms that it has."""
-    sizes = {name: os.environ.get(name) for name in WORKSPACES}
-    return "".join(f" | {name}={size}" for name, size in sizes.items() if size)
+def _settings() -> str:
+    """What a user sets that times depend on: cuBLAS has other algorithms with other workspaces."""
+    values = {name: os.environ.get(name) for name in SETTINGS}
+    return "".join(f" | {name}={value}" for name, value in values.items() if value)
 
 
 def kernels_digest() -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from l2c_rt.backends.cuda.tuning.candidates import attention_candidates, linear_candidates
 from l2c_rt.backends.cuda.tuning.machine import describe_device, machine_key
+from l2c_rt.backends.cuda.tuning.side_by_side import compile_side_by_side
 from l2c_rt.backends.cuda.tuning.timer import cuda_measure
-from l2c_rt.backends.tuning.cache_file import default_path
+from l2c_rt.backends.tuning.cache_file import Problem, default_path
 from l2c_rt.backends.tuning.chooser import Call, Chooser, Measure
 from l2c_rt.backends.tuning.problems import (
     AttentionConfig,
@@ -65,9 +66,25 @@ class Tuner(Chooser):
             warnings.simplefilter("ignore")
             return self.choose(problem, allowed, make, check)
 
+    def to_measure(self, problem: Problem) -> tuple[LinearConfig | AttentionConfig, ...]:
+        """The candidates of a problem that nothing is known of; none without a clock."""
+        candidates = _candidates(problem, self.device)
+        return () if self.knows(problem, candidates) else candidates
+
+    def compile_ahead(self, calls: Sequence[Call]) -> None:
+        """Compile the kernels of calls side by side, without a launch; on a GPU only."""
+        if self.device == "cuda":
+            compile_side_by_side(calls)
+
     def failures(self) -> tuple[type[Exception], ...]:
         try:
             from triton.errors import TritonError
         except ImportError:
             return super().failures()
         return (*super().failures(), TritonError)
+
+
+def _candidates(problem: Problem, device: str) -> tuple[LinearConfig | AttentionConfig, ...]:
+    if isinstance(problem, LinearProblem):
+        return linear_candidates(problem, device)
+    return attention_candidates(problem, device)

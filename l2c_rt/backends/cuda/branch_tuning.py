@@ -1,0 +1,112 @@
+"""Settles how every branch's products and attention are computed, on the branches' own buffers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l2c_rt.backends.cuda.tuning.candidates import run_attention, run_linear, run_split
+from l2c_rt.backends.cuda.tuning.tuner import Tuner
+from l2c_rt.backends.tuning.problems import (
+    AttentionConfig,
+    AttentionProblem,
+    LinearConfig,
+    LinearProblem,
+)
+from l2c_rt.kernels import reference
+
+Weights = tuple[Tensor, Tensor | None]
+"""A linear's weight and bias."""
+
+
+@dataclass(frozen=True)
+class LinearTask:
+    """A linear problem with the weights of all branches that have it."""
+
+    problem: LinearProblem
+    x: Tensor
+    weights: list[Weights]
+    out: Tensor
+
+    def settle(self, tuner: Tuner, kernels: Any) -> LinearConfig:
+        expected = reference.linear(self.x, *self.weights[0], self.problem.gelu)
+        return tuner.linear(
+            self.problem,
+            lambda choice: self.call(kernels, choice),
+            lambda choice: _agrees(self.call(kernels, choice), self.out, expected),
+        )
+
+    def call(self, kernels: Any, choice: LinearConfig) -> Callable[[], None]:
+        """A call of the choice; each time with the next branch's weight, since in a run no weight
+        is found in the L2 cache either."""
+        x, out, gelu = self.x, self.out, self.problem.gelu
+        turn = itertools.cycle(self.weights)
+        if choice.kind != "split":
+            return lambda: run_linear(choice, kernels, x, *next(turn), gelu, out)
+        sizes = (choice.splits, self.problem.rows, self.problem.columns)
+        partial_sums = x.new_empty(sizes, dtype=torch.float32)
+
+        def split() -> None:
+            # Charge the split variant for the extra reads of its consumer.
+            run_split(choice, kernels, x, *next(turn), partial_sums)
+            kernels.split_sum(partial_sums, out=out)
+
+        return split
+
+
+@dataclass(frozen=True)
+class AttentionTask:
+    """An attention problem; what it reads was just written, also in a run."""
+
+    problem: AttentionProblem
+    x: Tensor
+    scale: float | None
+    out: Tensor
+
+    def settle(self, tuner: Tuner, kernels: Any) -> AttentionConfig:
+        expected = reference.attention(self.x, self.problem.heads, self.scale)
+        return tuner.attention(
+            self.problem,
+            lambda choice: self.call(kernels, choice),
+            lambda choice: _agrees(self.call(kernels, choice), self.out, expected),
+        )
+
+    def call(self, kernels: Any, choice: AttentionConfig) -> Callable[[], None]:
+        heads, scale = self.problem.heads, self.scale
+        return lambda: run_attention(choice, kernels, self.x, heads, scale, self.out)
+
+
+Task = LinearTask | AttentionTask
+
+
+def settle(tasks: Iterable[Task], tuner: Tuner, kernels: Any) -> dict[Any, Any]:
+    """The choice of every task's problem.
+
+    All candidates that are to be measured are compiled first, side by side.
+    """
+    tasks = list(tasks)
+    tuner.compile_ahead([
+        task.call(kernels, choice)  # type: ignore[arg-type]
+        for task in tasks
+        for choice in tuner.to_measure(task.problem)
+    ])  # fmt: skip
+    settled: dict[Any, Any] = {}
+    for task in tasks:
+        # Zeros would make every candidate agree, and arithmetic cheaper than it is; and what is in
+        # the buffer may be the NaN of a candidate that has failed.
+        task.x.normal_(generator=torch.Generator(task.x.device).manual_seed(0))
+        settled[task.problem] = task.settle(tuner, kernels)
+    return settled
+
+
+def _agrees(call: Callable[[], None], out: Tensor, expected: Tensor) -> bool:
+    """Whether a choice computes what PyTorch does, up to rounding."""
+    out.fill_(float("nan"))
+    call()
+    error = (out.float() - expected.float()).norm() / expected.float().norm().clamp_min(1e-20)
+    return bool(error < 2e-2)
