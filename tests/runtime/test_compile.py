@@ -59,7 +59,7 @@ def test_unknown_backends_are_refused_and_fused_says_what_stands_in_its_way() ->
         rt.compile(model, Full(), steps=2, backend="fused")
     summary = rt.compile(model, Full(), steps=2).summary()
     assert summary.backend == "reference"
-    assert summary.reasons[0].startswith("fused backend not used: blocks.1.attn.qkv is Sequential")
+    assert summary.notes[0].startswith("fused backend not used: blocks.1.attn.qkv is Sequential")
 
 
 def test_a_hooked_linear_is_not_fused_because_its_hook_would_not_run() -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from l2c_rt.adapters.bound_model import (
     BoundModel,
     FusableAttention,
-    FusableBranch,
     FusableModel,
+    OuterLayers,
     State,
 )
 from l2c_rt.backends.backend import (
@@ -28,7 +28,9 @@ from l2c_rt.backends.backend import (
     refuse_autocast,
 )
 from l2c_rt.backends.cpu.attention import Attention
+from l2c_rt.backends.cpu.branch_inputs import BranchInputs
 from l2c_rt.backends.cpu.branches import run_branch
+from l2c_rt.backends.cpu.outer import embedded, image_of
 from l2c_rt.backends.cpu.products import Products, product_chooser, unmeasured
 from l2c_rt.backends.cpu.rows import NormInput, Term, row_pass
 from l2c_rt.backends.cpu.sampled_modulation import table_for
@@ -68,8 +70,11 @@ class FusedCpu(OpByOp):
         self.fusable, self.products, self.attention = fusable, products, attention
         self._tokens = plan.tokens
         self._table = table_for(fusable, plan.num_evaluations, requests)
+        # Where the model's own code would compute the condition of the final norm once more.
+        self._outer = fusable.outer if fusable.modulation is not None else None
         self._skip_linears = {} if fusable.outer is None else fusable.outer.skip_linears
         self._h: Tensor | None = None
+        self._inputs = BranchInputs(fusable)
         self._waiting: list[Term] = []
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
@@ -78,7 +83,8 @@ class FusedCpu(OpByOp):
         self._waiting.clear()
         if self._table is not None:
             state = evaluation.state
-            self._table.begin(state.t, state.y, evaluation.step, evaluation.timesteps)
+            rows = self._table.begin(state.t, state.y, evaluation.step, evaluation.timesteps)
+            self._inputs.use(rows)
         ops = self.ops
         for op in step:
             ops[type(op)](self, op, evaluation)
@@ -91,11 +97,15 @@ class FusedCpu(OpByOp):
 
     def drop_tables(self) -> None:
         self._h = None
+        self._inputs.forget()
         if self._table is not None:
             self._table.drop()
 
     def run_fixed(self, op: RunFixed, evaluation: Evaluation) -> None:
         state = evaluation.state
+        if self._outer is not None and op.node in ("embed", "final"):
+            self._outer_node(self._outer, op.node, state)
+            return
         self._pass(state, None)
         linear = self._skip_linears.get(op.node)
         if linear is None:
@@ -103,6 +113,16 @@ class FusedCpu(OpByOp):
         else:
             both = torch.cat([state.x, state.skips.pop()], dim=-1)
             state.x = self.products(self._narrowed(both), linear).to(both.dtype)
+
+    def _outer_node(self, outer: OuterLayers, node: str, state: State) -> None:
+        if node == "embed":
+            state.size = (state.x.shape[2], state.x.shape[3])
+            state.x = embedded(outer, state.x)
+            return
+        self._pass(state, None)
+        h = torch.empty_like(state.x)
+        row_pass(state.x, state.x, (), self._inputs.final_norm(outer.norm, h))
+        state.x = image_of(outer, h, state.size)
 
     def compute(self, op: Compute, evaluation: Evaluation) -> None:
         slot, h = self._slot_and_input(op, evaluation)
@@ -131,7 +151,7 @@ class FusedCpu(OpByOp):
             places = chosen.unsqueeze(-1).expand(-1, -1, x.shape[-1])
             some = x.gather(1, places)
             h = some.new_empty(some.shape, dtype=out.dtype)
-            row_pass(some, some, (), self._norm(branch, h))
+            row_pass(some, some, (), self._inputs.new_norm(op.branch, h))
             out.scatter_(
                 1, places, run_branch(branch.inner, h, self.products, self.attention, None)
             )
@@ -149,7 +169,7 @@ class FusedCpu(OpByOp):
         self._add(op.branch, evaluation.slots.load(op.slot))
 
     def predict(self, op: Predict, evaluation: Evaluation) -> None:
-        gate = self._modulation(self.fusable.branches[op.branch])[2]
+        gate = self._inputs.gate(op.branch)
         slots, operands = evaluation.slots, evaluation.operands.get(op.branch)
         kept = tuple(slots.load(slot) for slot in op.slots)
         numbers = evaluation.coefficients[op.at : op.at + len(kept)]
@@ -172,18 +192,13 @@ class FusedCpu(OpByOp):
 
     def _slot_and_input(self, op: Compute, evaluation: Evaluation) -> tuple[Tensor | None, Tensor]:
         """Where a branch's output is kept, if anywhere, and its input, after all that waited."""
-        state, branch = evaluation.state, self.fusable.branches[op.branch]
-        h = self._input_like(state.x)
-        self._pass(state, self._norm(branch, h))
+        state, h = evaluation.state, self._input_like(evaluation.state.x)
+        self._pass(state, self._inputs.norm(op.branch, h))
         return None if op.slot is None else evaluation.slots.target(op.slot, h), h
-
-    def _norm(self, branch: FusableBranch, h: Tensor) -> NormInput:
-        shift, scale, _ = self._modulation(branch)
-        return NormInput(branch.norm, shift, scale, h)
 
     def _add(self, name: str, out: Tensor, *, keep_in: Tensor | None = None) -> None:
         """Leave a branch's output to the next pass."""
-        gate = self._modulation(self.fusable.branches[name])[2]
+        gate = self._inputs.gate(name)
         self._waiting.append(Term((out,), gate, store=None if out is keep_in else keep_in))
 
     def _pass(self, state: State, norm: NormInput | None) -> None:
@@ -207,15 +222,6 @@ class FusedCpu(OpByOp):
 
     def _narrowed(self, x: Tensor) -> Tensor:
         return x if self.products.dtype is None else x.to(self.products.dtype)
-
-    def _modulation(
-        self, branch: FusableBranch
-    ) -> tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]:
-        """shift, scale, gate of a branch, each [B, 1, D], where it has them."""
-        if branch.first is None:
-            return None, None, None
-        assert self._table is not None
-        return self._table.rows(branch.block, branch.first)
 
 
 def fused_cpu_backend(

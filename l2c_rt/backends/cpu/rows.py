@@ -18,6 +18,15 @@ NATIVE = (torch.float32, torch.bfloat16)
 """Dtypes of the extension's loops; others take PyTorch's operators."""
 
 
+class Vector(NamedTuple):
+    """What a pass adds or multiplies in all rows: a tensor [D] or [B, 1, D], its address, and the
+    elements from batch to batch."""
+
+    tensor: Tensor
+    address: int
+    stride: int
+
+
 class Term(NamedTuple):
     """x += gate * value, value = sum of coefficient * source; without coefficients one source.
 
@@ -25,18 +34,46 @@ class Term(NamedTuple):
     """
 
     sources: tuple[Tensor, ...]
-    gate: Tensor | None = None
+    gate: Vector | None = None
     coefficients: tuple[float, ...] = ()
     store: Tensor | None = None
 
 
 class NormInput(NamedTuple):
-    """The layer norm before a branch, shift and scale [B, 1, D], and where its rows go."""
+    """The layer norm before a branch, shift and scale [B, 1, D], and where its rows go; made by
+    `norm_input`."""
 
     norm: nn.LayerNorm
-    shift: Tensor | None
-    scale: Tensor | None
+    shift: Vector | None
+    scale: Vector | None
     h: Tensor
+    learned: tuple[Vector | None, Vector | None]
+    """Weight and bias, held so that the addresses are of living memory."""
+    arguments: tuple[int, float, int, int, int, int, int]
+
+
+NO_NORM = (0, 0.0, 0, 0, 0, 0, 0)
+
+
+def vector(tensor: Tensor | None) -> Vector | None:
+    """A vector for passes, as float32 where the extension's loops read it."""
+    if tensor is None:
+        return None
+    wide = tensor.detach()
+    if wide.dtype is not torch.float64:
+        wide = wide.float()
+    return Vector(wide, wide.data_ptr(), wide.stride(0))
+
+
+def norm_input(
+    norm: nn.LayerNorm, shift: Vector | None, scale: Vector | None, h: Tensor
+) -> NormInput:
+    """A layer norm with its vectors, good for as long as none of the tensors is replaced."""
+    weight, bias = learned = (vector(norm.weight), vector(norm.bias))
+    stride = 0 if shift is None else shift.stride
+    addresses = (_address(weight), _address(bias), _address(shift), _address(scale))
+    arguments = (h.data_ptr(), norm.eps, *addresses, stride)
+    return NormInput(norm, shift, scale, h, learned, arguments)
 
 
 def row_pass(x: Tensor, out: Tensor, terms: Sequence[Term], norm: NormInput | None) -> None:
@@ -56,57 +93,46 @@ def _dtype_of(terms: Sequence[Term], x: Tensor) -> torch.dtype:
 
 
 def _is_native(x: Tensor, values: torch.dtype, terms: Sequence[Term]) -> bool:
-    return (
-        x.is_cpu
-        and (x.dtype is values or (x.dtype is torch.float32 and values is torch.bfloat16))
-        and x.dtype in NATIVE
-        and all(source.dtype is values for term in terms for source in term.sources)
-    )
+    dtype = x.dtype
+    if dtype not in NATIVE or not x.is_cpu:
+        return False
+    if dtype is not values and not (dtype is torch.float32 and values is torch.bfloat16):
+        return False
+    for term in terms:
+        for source in term.sources:
+            if source.dtype is not values:
+                return False
+    return True
 
 
 def _native_pass(
     x: Tensor, out: Tensor, terms: Sequence[Term], norm: NormInput | None, values: torch.dtype
 ) -> None:
     batch, tokens, width = x.shape
-    # They live until the call has returned: gates and norms of a narrow model are widened here.
-    wide: list[Tensor] = []
-    rows = [
-        (
-            [source.data_ptr() for source in term.sources],
-            term.coefficients,
-            *_strided(term.gate, wide),
-            0 if term.store is None else term.store.data_ptr(),
-        )
-        for term in terms
-    ]
+    address = x.data_ptr()
     native_row_pass(
-        (x.data_ptr(), out.data_ptr()),
+        (address, address if out is x else out.data_ptr()),
         (x.dtype is torch.bfloat16, values is torch.bfloat16),
         (batch * tokens, tokens, width),
-        rows,
-        (0, 0.0, 0, 0, 0, 0, 0) if norm is None else _norm_arguments(norm, wide),
+        [_arguments(term) for term in terms],
+        NO_NORM if norm is None else norm.arguments,
         torch.get_num_threads(),
     )
 
 
-def _norm_arguments(
-    norm: NormInput, wide: list[Tensor]
-) -> tuple[int, float, int, int, int, int, int]:
-    layer = norm.norm
-    weight, bias = _strided(layer.weight, wide)[0], _strided(layer.bias, wide)[0]
-    shift, stride = _strided(norm.shift, wide)
-    scale, _ = _strided(norm.scale, wide)
-    return norm.h.data_ptr(), layer.eps, weight, bias, shift, scale, stride
+def _arguments(term: Term) -> tuple[list[int], tuple[float, ...], int, int, int]:
+    sources, gate, coefficients, store = term
+    return (
+        [source.data_ptr() for source in sources],
+        coefficients,
+        0 if gate is None else gate.address,
+        0 if gate is None else gate.stride,
+        0 if store is None else store.data_ptr(),
+    )
 
 
-def _strided(tensor: Tensor | None, wide: list[Tensor]) -> tuple[int, int]:
-    """Address of a float32 vector [D], or of [B, 1, D] with the stride of its batches."""
-    if tensor is None:
-        return 0, 0
-    if tensor.dtype is not torch.float32:
-        tensor = tensor.float()
-        wide.append(tensor)
-    return tensor.data_ptr(), tensor.stride(0)
+def _address(vector: Vector | None) -> int:
+    return 0 if vector is None else vector.address
 
 
 def _plain_pass(x: Tensor, out: Tensor, terms: Sequence[Term], norm: NormInput | None) -> None:
@@ -121,7 +147,7 @@ def _plain_pass(x: Tensor, out: Tensor, terms: Sequence[Term], norm: NormInput |
         if term.gate is None:
             total = torch.add(total, value, out=out)
         else:
-            total = torch.addcmul(total, term.gate.to(x.dtype), value, out=out)
+            total = torch.addcmul(total, term.gate.tensor.to(x.dtype), value, out=out)
     if total is x and out is not x:
         out.copy_(x)
     if norm is None:
@@ -129,5 +155,5 @@ def _plain_pass(x: Tensor, out: Tensor, terms: Sequence[Term], norm: NormInput |
     layer = norm.norm
     h = F.layer_norm(out, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
     if norm.scale is not None and norm.shift is not None:
-        h = torch.addcmul(norm.shift.to(h.dtype), h, norm.scale.to(h.dtype) + 1, out=h)
+        h = torch.addcmul(norm.shift.tensor.to(h.dtype), h, norm.scale.tensor.to(h.dtype) + 1)
     norm.h.copy_(h)

@@ -12,7 +12,7 @@ from l2c_rt.backends.cpu.modulation import ModulationTable
 
 
 class SampledModulation(ModulationTable):
-    """Rows [labels, steps, blocks, 6 D], all steps of a label in one product per block.
+    """Rows [labels, steps, chunks, D], all steps of a label in one product per block.
 
     There is room for the labels of `requests` requests and the one for no class; the label that was
     used longest ago makes room for another.  A row depends on no other label, so that a request
@@ -24,13 +24,13 @@ class SampledModulation(ModulationTable):
         super().__init__(fusable, evaluations)
         branch = next(iter(fusable.branches.values()))
         weight = next(branch.module.parameters())
-        shape = (self._room, evaluations, self._blocks, 6 * branch.norm.normalized_shape[0])
+        chunks = 6 * self._blocks + (0 if self._final is None else 2)
+        shape = (self._room, evaluations, chunks, branch.norm.normalized_shape[0])
         self._tabulated = weight.new_empty(shape)
 
     def drop(self) -> None:
         """Forget every row; the next call tabulates anew."""
         super().drop()
-        self._chosen = torch.empty(0)
         # Places by label, used last at the end.
         self._places: dict[int, int] = {}
         self._free = list(range(self._room))
@@ -40,8 +40,8 @@ class SampledModulation(ModulationTable):
     def nbytes(self) -> int:
         return self._tabulated.nbytes
 
-    def begin(self, t: Tensor, y: Tensor, step: int, timesteps: Sequence[float] | None) -> None:
-        """Make the rows of these samples ready.
+    def begin(self, t: Tensor, y: Tensor, step: int, timesteps: Sequence[float] | None) -> Tensor:
+        """The rows of these samples, [B, 6 * blocks + 2, D].
 
         Shapes: t, y [B], t among the timesteps, y with no more labels than there is room for.
         """
@@ -55,15 +55,8 @@ class SampledModulation(ModulationTable):
             self._places[label] * self._evaluations + self._steps[value]
             for label, value in zip(labels, t.tolist(), strict=True)
         ]
-        self._chosen = self._tabulated.flatten(0, 1).index_select(0, torch.tensor(numbers))
-        self._now = {}
-
-    def rows(self, block: int, first: int) -> tuple[Tensor, Tensor, Tensor]:
-        """shift, scale, gate [B, 1, D] from chunk `first` of the block's six."""
-        if block not in self._now:
-            self._now[block] = self._chosen[:, block].unsqueeze(1).chunk(6, dim=2)
-        shift, scale, gate = self._now[block][first : first + 3]
-        return shift, scale, gate
+        self._inverse = torch.tensor(numbers)
+        return self._of_batch(self._tabulated.flatten(0, 1))
 
     def _make_room(self, labels: Iterable[int], like: Tensor) -> None:
         known = [label for label in labels if label in self._places]
@@ -79,8 +72,7 @@ class SampledModulation(ModulationTable):
 
     def _tabulate(self, label: int, place: int, like: Tensor) -> None:
         c = self._condition(self._timesteps, like.new_full((self._evaluations,), label))
-        rows = torch.stack([self._modulation(block, c) for block in range(self._blocks)], dim=1)
-        self._tabulated[place] = rows
+        self._tabulated[place] = self._rows_for(c, self._evaluations, 1, slice(None))[:, 0]
 
 
 def table_for(

@@ -19,13 +19,16 @@ class LinearWeight:
     copies.  `choices` are the products for each shape of rows and each GELU.
     """
 
-    __slots__ = ("_bits", "_lock", "_packed", "_plain", "_versions", "bias", "bias_source",
-                 "choices", "dtype", "source", "why_not")  # fmt: skip
+    __slots__ = ("_bits", "_counted", "_lock", "_packed", "_plain", "_versions", "bias",
+                 "bias_source", "choices", "dtype", "source", "why_not")  # fmt: skip
 
     def __init__(self, module: nn.Linear, dtype: torch.dtype | None = None) -> None:
         self.source, self.bias_source = module.weight, module.bias
         self.dtype = dtype or module.weight.dtype
         self._versions = _version(module.weight), _version(module.bias)
+        # `is_of` is asked at every product.
+        tensors = (module.weight, module.bias)
+        self._counted = not any(x is not None and x.is_inference() for x in tensors)
         self.why_not = why_not_packed(module, dtype)
         bias = module.bias
         self.bias = bias if bias is None else bias.detach().to(self.dtype)
@@ -39,11 +42,12 @@ class LinearWeight:
         """Whether the module has this very weight, and nothing was written to it since."""
         own = module._parameters
         weight, bias = self.source, self.bias_source
-        return (
-            own.get("weight") is weight
-            and own.get("bias") is bias
-            and self._versions == (_version(weight), _version(bias))
-        )
+        if own.get("weight") is not weight or own.get("bias") is not bias:
+            return False
+        if not self._counted:
+            return self._versions == (_version(weight), _version(bias))
+        versions = (weight._version, 0 if bias is None else bias._version)
+        return self._versions == versions
 
     @property
     def plain(self) -> Tensor:
