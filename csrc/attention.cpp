@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "bfloat16.hpp"
 #include "processors.hpp"
 #include "team.hpp"
 
@@ -18,7 +19,7 @@ using Vector = float __attribute__((vector_size(64), aligned(4), may_alias));
 
 std::int64_t padded(std::int64_t count) { return (count + kColumns - 1) / kColumns * kColumns; }
 
-INLINE Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+INLINE Vector lanes(const float* p) { return *reinterpret_cast<const Vector*>(p); }
 
 // c [8, columns] = a [8, inner] b, with b in panels of 32 columns, [columns / 32, inner, 32].
 INLINE void multiply(const float* a, std::int64_t a_stride, const float* b, std::int64_t inner,
@@ -27,7 +28,7 @@ INLINE void multiply(const float* a, std::int64_t a_stride, const float* b, std:
     Vector sums[kRows][2] = {};
     const float* panel = b + j * inner;
     for (std::int64_t i = 0; i < inner; ++i, panel += kColumns) {
-      const Vector left = load(panel), right = load(panel + kLanes);
+      const Vector left = lanes(panel), right = lanes(panel + kLanes);
 #pragma GCC unroll 8
       for (std::int64_t r = 0; r < kRows; ++r) {
         const float factor = a[r * a_stride + i];
@@ -87,25 +88,27 @@ struct Buffers {
   std::vector<float> keys, values, queries, scores, mixed;
 };
 
-INLINE void pack(const Attention& a, const float* k, const float* v, Buffers& buffers) {
+template <typename V>
+INLINE void pack(const Attention& a, const V* k, const V* v, Buffers& buffers) {
   for (std::int64_t t = 0; t < a.tokens; ++t) {
-    const float *key = k + t * a.token_stride, *value = v + t * a.token_stride;
+    const V *key = k + t * a.token_stride, *value = v + t * a.token_stride;
     float* column = buffers.keys.data() + t / kColumns * kColumns * a.head + t % kColumns;
-    for (std::int64_t i = 0; i < a.head; ++i) column[i * kColumns] = key[i];
+    for (std::int64_t i = 0; i < a.head; ++i) column[i * kColumns] = load(key, i);
     for (std::int64_t j = 0; j < a.head; j += kColumns) {
       float* row = buffers.values.data() + j * a.tokens + t * kColumns;
       const std::int64_t count = std::min(kColumns, a.head - j);
-      std::memcpy(row, value + j, static_cast<std::size_t>(count) * sizeof(float));
+      for (std::int64_t i = 0; i < count; ++i) row[i] = load(value, j + i);
     }
   }
 }
 
-INLINE void attend(const Attention& a, const float* q, std::int64_t first, std::int64_t count,
-                   float* out, Buffers& b) {
+template <typename V>
+INLINE void attend(const Attention& a, const V* q, std::int64_t first, std::int64_t count, V* out,
+                   Buffers& b) {
   for (std::int64_t r = 0; r < kRows; ++r) {
     // Rows beyond the last one repeat it; they are not written.
-    const float* query = q + (first + std::min(r, count - 1)) * a.token_stride;
-    for (std::int64_t i = 0; i < a.head; ++i) b.queries[r * a.head + i] = query[i] * a.scale;
+    const V* query = q + (first + std::min(r, count - 1)) * a.token_stride;
+    for (std::int64_t i = 0; i < a.head; ++i) b.queries[r * a.head + i] = load(query, i) * a.scale;
   }
   multiply(b.queries.data(), a.head, b.keys.data(), a.head, b.columns, b.scores.data());
   float sums[kRows];
@@ -113,36 +116,49 @@ INLINE void attend(const Attention& a, const float* q, std::int64_t first, std::
     sums[r] = soften(b.scores.data() + r * b.columns, a.tokens, b.columns);
   multiply(b.scores.data(), b.columns, b.values.data(), a.tokens, b.width, b.mixed.data());
   for (std::int64_t r = 0; r < count; ++r) {
-    float* row = out + (first + r) * a.heads * a.head;
+    V* row = out + (first + r) * a.heads * a.head;
     const float *mixed = b.mixed.data() + r * b.width, inverse = 1 / sums[r];
 #pragma omp simd
-    for (std::int64_t i = 0; i < a.head; ++i) row[i] = mixed[i] * inverse;
+    for (std::int64_t i = 0; i < a.head; ++i) save(row, i, mixed[i] * inverse);
   }
 }
 
-FOR_EVERY_PROCESSOR void attend_blocks(const Attention& a, std::int64_t begin, std::int64_t end) {
+template <typename V>
+INLINE void attend_blocks(const Attention& a, std::int64_t begin, std::int64_t end) {
+  const V *q = static_cast<const V*>(a.q), *k = static_cast<const V*>(a.k);
+  const V* v = static_cast<const V*>(a.v);
   const std::int64_t blocks = (a.tokens + kQueries - 1) / kQueries;
   Buffers buffers(a);
   std::int64_t packed = -1;
   for (std::int64_t task = begin; task < end; ++task) {
     const std::int64_t head = task / blocks;
     const std::int64_t at = head / a.heads * a.batch_stride + head % a.heads * a.head_stride;
-    if (head != packed) pack(a, a.k + at, a.v + at, buffers);
+    if (head != packed) pack(a, k + at, v + at, buffers);
     packed = head;
-    float* out = a.out + (head / a.heads * a.tokens * a.heads + head % a.heads) * a.head;
+    V* out =
+        static_cast<V*>(a.out) + (head / a.heads * a.tokens * a.heads + head % a.heads) * a.head;
     const std::int64_t first = task % blocks * kQueries;
     const std::int64_t last = std::min(first + kQueries, a.tokens);
     for (std::int64_t row = first; row < last; row += kRows)
-      attend(a, a.q + at, row, std::min(kRows, last - row), out, buffers);
+      attend(a, q + at, row, std::min(kRows, last - row), out, buffers);
   }
+}
+
+FOR_EVERY_PROCESSOR void attend_floats(const Attention& a, std::int64_t begin, std::int64_t end) {
+  attend_blocks<float>(a, begin, end);
+}
+
+FOR_EVERY_PROCESSOR void attend_halves(const Attention& a, std::int64_t begin, std::int64_t end) {
+  attend_blocks<BFloat16>(a, begin, end);
 }
 
 }  // namespace
 
 void run(const Attention& a, int threads) {
   const std::int64_t blocks = (a.tokens + kQueries - 1) / kQueries;
+  const auto part = a.narrow ? attend_halves : attend_floats;
   in_parts(a.batch * a.heads * blocks, 1, threads,
-           [&a](std::int64_t begin, std::int64_t end) { attend_blocks(a, begin, end); });
+           [&a, part](std::int64_t begin, std::int64_t end) { part(a, begin, end); });
 }
 
 }  // namespace l2c

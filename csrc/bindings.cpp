@@ -227,16 +227,16 @@ void row_pass(std::pair<std::uintptr_t, std::uintptr_t> x, std::pair<bool, bool>
 void attention(std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t> tensors,
                std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t> shape,
                std::tuple<std::int64_t, std::int64_t, std::int64_t> strides, float scale,
-               int threads) {
+               bool narrow, int threads) {
   const auto [q, k, v, out] = tensors;
   const auto [batch, tokens, heads, head] = shape;
   const auto [batch_stride, token_stride, head_stride] = strides;
   CHECK_ARGUMENT(batch >= 0 && tokens > 0 && heads > 0 && head > 0, "shape [", batch, ", ", tokens,
                  ", ", heads, ", ", head, "]");
-  const Attention arguments{at<const float*>(q),
-                            at<const float*>(k),
-                            at<const float*>(v),
-                            at<float*>(out),
+  const Attention arguments{at<const void*>(q),
+                            at<const void*>(k),
+                            at<const void*>(v),
+                            at<void*>(out),
                             batch,
                             tokens,
                             heads,
@@ -244,7 +244,8 @@ void attention(std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::u
                             batch_stride,
                             token_stride,
                             head_stride,
-                            scale};
+                            scale,
+                            narrow};
   run(arguments, threads);
 }
 
@@ -263,8 +264,8 @@ PYBIND11_MODULE(_C, m) {
   l2c::bind_graph_loop(m);
   m.def("arena_bytes", &l2c::arena_bytes, "num_slots"_a, "slot_bytes"_a, "granularity"_a);
   m.def("row_pass", &l2c::row_pass, "x"_a, "narrow"_a, "shape"_a, "terms"_a, "norm"_a, "threads"_a);
-  m.def("attention", &l2c::attention, "tensors"_a, "shape"_a, "strides"_a, "scale"_a, "threads"_a,
-        l2c::NoGil());
+  m.def("attention", &l2c::attention, "tensors"_a, "shape"_a, "strides"_a, "scale"_a, "narrow"_a,
+        "threads"_a, l2c::NoGil());
   m.def("checksum", &l2c::checksum_at, "address"_a, "nbytes"_a, "threads"_a, l2c::NoGil());
   m.def("wait_for_event", &l2c::wait_for_event, "device"_a, "event"_a, l2c::NoGil());
   m.def("cuda_available", &l2c::cuda_available, l2c::NoGil());

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "bfloat16.hpp"
 #include "processors.hpp"
 #include "team.hpp"
 
@@ -10,29 +11,6 @@ namespace l2c {
 namespace {
 
 constexpr std::int64_t kGrain = 1 << 14;  // Elements for which a second thread is worth waking.
-
-struct BFloat16 {
-  std::uint16_t bits;
-};
-
-INLINE float load(const float* p, std::int64_t i) { return p[i]; }
-
-INLINE float load(const BFloat16* p, std::int64_t i) {
-  const std::uint32_t bits = static_cast<std::uint32_t>(p[i].bits) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-INLINE void save(float* p, std::int64_t i, float value) { p[i] = value; }
-
-// To the nearest, ties to even; a NaN stays one.
-INLINE void save(BFloat16* p, std::int64_t i, float value) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  const std::uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  p[i].bits = static_cast<std::uint16_t>(value != value ? 0x7fc0 : rounded);
-}
 
 template <typename V>
 INLINE void weighted_sum(const Term& term, std::int64_t at, std::int64_t width, float* sum) {

@@ -139,9 +139,11 @@ def attention(
     shape: tuple[int, int, int, int],
     strides: tuple[int, int, int],
     scale: float,
+    narrow: bool,
     threads: int,
 ) -> None:
-    """softmax(scale q k^T) v of float32 tensors (q, k, v, out) at unchecked addresses.
+    """softmax(scale q k^T) v of float32 tensors (q, k, v, out) at unchecked addresses, or where
+    `narrow` of bfloat16 ones, with sums in float32.
 
     q, k and v are [batch, tokens, heads, head] of `shape` with `strides` in elements, the last one
     1; out is [batch, tokens, heads * head].

@@ -52,7 +52,9 @@ def named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str, 
     wanted = getattr(spec, "sites", None)
     if wanted is not None and isinstance(model, nn.Module):
         paths: tuple[str, ...] | None = wanted(model)
-        return None if paths is None or _are_branches(paths, spec, model) else paths
+        by_path = getattr(spec, "tells_paths_apart", False)
+        known = paths is None or (not by_path and _are_branches(paths, spec, model))
+        return None if known else paths
     names: tuple[str, ...] = getattr(spec, "branches", ())
     if not names or not isinstance(model, nn.Module):
         return None

@@ -13,7 +13,7 @@ from l2c_rt.backends.cpu.branches import custom_forward
 from l2c_rt.backends.cpu.fused import fused_cpu_backend
 from l2c_rt.backends.cpu.packed import why_not_narrow
 from l2c_rt.backends.cpu.products import Products, product_chooser
-from l2c_rt.backends.dynamic.backend import deciding_backend
+from l2c_rt.backends.dynamic.backend import change_on, deciding_backend
 from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.options import Options
 from l2c_rt.backends.own_backend import own_backend
@@ -65,10 +65,10 @@ def _own_route(model: BoundModel, options: Options) -> Backend:
     """The backend of a model that runs its own forward."""
     unused = _unused_options(options, graphs=model.device.type == "cuda")
     if model.dynamic is not None:
-        if model.device.type == "cuda" and options.graph != "off":
-            method = type(model.dynamic.method).__name__
-            unused = (f"no CUDA graphs: {method} chooses rows inside of the forward", *unused)
-        return deciding_backend(model, unused, merge=options.merge)
+        return deciding_backend(
+            model, unused, merge=options.merge, graphs=_graphs(model, options),
+            change=change_on(model.device),
+        )  # fmt: skip
     return own_backend(
         model, unused, merge=options.merge, graphs=_graphs(model, options),
         products=_products(model, options),

@@ -42,7 +42,7 @@ class Evaluation(NamedTuple):
     `step` counts evaluations, `variant` is the plan's distinct step; `timesteps` [S] are those of
     the whole run, where they are known.  `coefficients` are those of the step's predictions, and
     `operands` their tensors by branch.  `record` has what the run did so far; `lane` is which call
-    of the step this is.
+    of the step this is; `sigma` is the noise level that the loop announced.
     """
 
     state: State
@@ -54,6 +54,7 @@ class Evaluation(NamedTuple):
     operands: Mapping[str, Operand] = {}
     record: RunRecord = RunRecord(0)
     lane: int = 0
+    sigma: float | None = None
 
 
 class Workspace(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from functools import partial
 from typing import Any
 
@@ -26,15 +26,17 @@ from l2c_rt.backends.own_rows import (
     inside_of,
     row_of,
 )
+from l2c_rt.backends.step_numbers import StepNumbers
 from l2c_rt.device.graphs import GraphStats
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
-from l2c_rt.memory.mixing import Operand, mixed_values
+from l2c_rt.memory.mixing import mixed_values
 from l2c_rt.plan.ops import LeaveOut, Plan, Predict, StepPlan, reuses
 
 
 class OwnWorkspace:
     """One stage of the model, and what its cut points gave at evaluation 0 of the run; where it is
-    set, `visit_unit` is called in place of the blocks `units` (see `graphs.forward.Forward`)."""
+    set, `visit_unit` is called in place of the blocks `units` (see `graphs.forward.Forward`).  At
+    the paths `also` the forward is cut too."""
 
     def __init__(
         self,
@@ -43,11 +45,13 @@ class OwnWorkspace:
         plans: CallPlans,
         units: Collection[str] = (),
         *,
+        also: Collection[str] = (),
         keeping: Keeping = ADDED,
         linears: PackedLinears | None = None,
     ) -> None:
         assert model.open_stage is not None
         self.visit_unit: VisitUnit | None = None
+        self.numbers = StepNumbers()
         self._plan = plan
         self._units = frozenset(units)
         self._linears = linears
@@ -61,38 +65,38 @@ class OwnWorkspace:
         self._cut = {path for site in model.sites for path in site.children}
         self._inside = inside_of(sorted(self._cut))
         self._alike = alike_of([sites[name] for name in plan.slots])
-        self._stage = model.open_stage(self._visit, sorted(paths - self._cut))
+        self._stage = model.open_stage(self._visit, sorted((paths | {*also}) - self._cut))
         self._lane = LaneCalls(plan, plans)
         self._blocks: BlockVisits | None = None
         if model.sites[0].is_block:
-            self._blocks = BlockVisits(self._lane, keeping)
+            self._blocks = BlockVisits(self._lane, keeping, self.numbers)
         self._hollow: dict[tuple[str, int], Any] = {}
         self._written: set[tuple[str, int]] = set()
         self.calls: dict[str, int] = {}
         self._calls_at_first: dict[str, int] = {}
         self._row: Row = {}
         self._values = KeptValues()
-        self._coefficients: tuple[float, ...] = ()
-        self._operands: Mapping[str, Operand] = {}
         self._first, self._variant = True, 0
         self._writes = False
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
-        """The model's own return value.
+        """The model's own return value; see `carry_out` for what it raises."""
+        self.load(evaluation)
+        return self.carry_out(step, evaluation)
+
+    def load(self, evaluation: Evaluation) -> None:
+        """Bring the coefficients and tensors of its predictions to where `carry_out` reads them."""
+        blocks = self._blocks
+        numbers = evaluation.coefficients if blocks is None else blocks.coefficients_of(evaluation)
+        self.numbers.load(numbers, evaluation.operands, evaluation.state.x.device)
+
+    def carry_out(self, step: StepPlan, evaluation: Evaluation) -> object:
+        """The model's own return value, with the coefficients that were loaded.
 
         Raises ValueError naming the cut point where the forward does other calls, or gives other
         shapes, than at evaluation 0.
         """
-        self._row = self._rows[evaluation.variant]
-        self._values = evaluation.slots.values
-        self._coefficients, self._operands = evaluation.coefficients, evaluation.operands
-        self._first, self._variant = evaluation.step == 0, evaluation.variant
-        self.calls = {}
-        self._writes = evaluation.state.options.get("writes_kept", False)
-        if self._first:
-            self._lane.begin(evaluation.state, self._values)
-        if self._blocks is not None:
-            self._blocks.begin(evaluation, self._values)
+        self.start(evaluation)
         out: object = self._lane.forward(self._stage, evaluation.state)
         if self._first:
             self._check_called()
@@ -102,12 +106,23 @@ class OwnWorkspace:
         # A branch may be the last module: what the user is given must not be our memory.
         return tree_map(self._values.not_kept, out) if self._reuses[self._variant] else out
 
-    def switch(self, variant: int, coefficients: tuple[float, ...]) -> None:
+    def start(self, evaluation: Evaluation) -> None:
+        """Before the forward of an evaluation runs."""
+        self._row = self._rows[evaluation.variant]
+        self._values = evaluation.slots.values
+        self._first, self._variant = evaluation.step == 0, evaluation.variant
+        self.calls = {}
+        self._writes = evaluation.state.options.get("writes_kept", False)
+        if self._first:
+            self._lane.begin(evaluation.state, self._values)
+        if self._blocks is not None:
+            self._blocks.begin(evaluation, self._values)
+
+    def switch(self, variant: int) -> None:
         """For the rest of the evaluation another distinct step of the plan is carried out."""
         self._variant, self._row = variant, self._rows[variant]
-        self._coefficients = coefficients
         if self._blocks is not None:
-            self._blocks.switch(variant, coefficients)
+            self._blocks.switch(variant)
 
     def drop_tables(self) -> None:
         """A run begins: shapes may be others, and the attributes of the model's modules."""
@@ -206,8 +221,8 @@ class OwnWorkspace:
 
     def _predicted(self, op: Predict, call: int, path: str) -> Any:
         kept = [self._kept(slot, call, path) for slot in op.slots]
-        numbers = self._coefficients[op.at : op.at + len(kept)]
-        value = mixed_values(kept, numbers, self._operands.get(op.branch))
+        numbers = self.numbers.coefficients[op.at : op.at + len(kept)]
+        value = mixed_values(kept, numbers, self.numbers.operands.get(op.branch))
         if op.store is not None:
             self._keep(op.store, call, path, value, True)
         return value

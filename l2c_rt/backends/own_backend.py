@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
-from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.backends.backend import Backend, Workspace, unchanged
 from l2c_rt.backends.cpu.packed_linears import PackedLinears
 from l2c_rt.backends.cpu.products import Products
+from l2c_rt.backends.graphs.call_graphs import CallGraphs
 from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.graphs.refusals import why_not_captured
+from l2c_rt.backends.graphs.static_inputs import Arguments
 from l2c_rt.backends.graphs.workspace import GraphWorkspace, unit_paths
 from l2c_rt.backends.own import OwnWorkspace
 from l2c_rt.backends.own_calls import CallPlans
@@ -37,8 +38,11 @@ def own_backend(
     units = unit_paths(model.model, model.sites)
 
     def workspace(plan: Plan) -> Workspace:
-        forward = partial(_kind(plan), model, plan, plans, units)
-        return GraphWorkspace(model.model, model.device, graphs, forward)
+        def open_graphs(arguments: Arguments, state: State) -> CallGraphs:
+            forward = _kind(plan)(model, plan, plans, units)
+            return CallGraphs(forward, model.model, model.device, graphs, arguments, state)
+
+        return GraphWorkspace(model.device, graphs, open_graphs)
 
     return Backend("own", unchanged, workspace, reasons)
 

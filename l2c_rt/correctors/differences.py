@@ -38,12 +38,15 @@ def weighted(differences: Sequence[Coefficients], weights: Sequence[float]) -> C
 
 
 def extrapolated(
-    schedule: CacheSchedule, order: int, weight: Callable[[int, int], float]
+    schedule: CacheSchedule,
+    order: int,
+    weight: Callable[[int, int], float],
+    rounding: str | None = None,
 ) -> Predictions:
     """Predictions by differences up to `order`; `weight(i, distance)` is that of order i.
 
     `distance` is how many evaluations the last computed one is back.  A branch that has computed
-    one output only is reused.
+    one output only is reused, or with `rounding` rounded.
     """
     columns: dict[bytes, dict[int, Coefficients]] = {}
     terms: dict[tuple[int, int], list[tuple[int, float]]] = {}
@@ -51,14 +54,14 @@ def extrapolated(
         column = schedule.compute[:, k]
         key = column.tobytes()
         if key not in columns:
-            columns[key] = _column(column.tolist(), order, weight)
+            columns[key] = _column(column.tolist(), order, weight, 2 - bool(rounding))
         for s, coefficients in columns[key].items():
             terms[s, k] = sorted(coefficients.items())
-    return Predictions.from_terms(schedule.steps, schedule.num_branches, terms)
+    return Predictions.from_terms(schedule.steps, schedule.num_branches, terms, rounding=rounding)
 
 
 def _column(
-    computes: Sequence[bool], order: int, weight: Callable[[int, int], float]
+    computes: Sequence[bool], order: int, weight: Callable[[int, int], float], least: int
 ) -> dict[int, Coefficients]:
     predicted: dict[int, Coefficients] = {}
     computed: list[int] = []
@@ -69,7 +72,7 @@ def _column(
         # Older outputs have no part in differences of this order.
         differences = finite_differences(computed[-order - 1 :], order)
         weights = [weight(i, s - computed[-1]) for i in range(len(differences))]
-        if len(differences) > 1:
+        if len(differences) >= least:
             predicted[s] = weighted(differences, weights)
     return predicted
 

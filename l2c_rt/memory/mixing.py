@@ -3,33 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import factorial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
+class Rounding(NamedTuple):
+    """The type that differences are rounded to, and the evaluations of the values and of what they
+    predict."""
+
+    dtype: torch.dtype
+    evaluations: tuple[int, ...]
+
+
 class Operand(NamedTuple):
     """What a corrector multiplies a predicted value by, less one, and what it adds; both broadcast
-    to the value."""
+    to the value.  With `rounding` the value is a Taylor series of rounded differences."""
 
     scale: Tensor | None = None
     shift: Tensor | None = None
+    rounding: Rounding | None = None
 
 
 def mixed(
-    values: Sequence[Tensor], coefficients: Sequence[float], operand: Operand | None = None
+    values: Sequence[Tensor],
+    coefficients: Sequence[float | Tensor],
+    operand: Operand | None = None,
 ) -> Tensor:
     """The sum of coefficients times values, then times `1 + scale`, plus `shift`; a new tensor.
 
     Summed in float32 where the values are in half precision, since neighbouring differences of
-    high order cancel, and in the order given.  Shapes: values all alike, and the result.
+    high order cancel, and in the order given.  Shapes: values all alike, and the result;
+    coefficients that are tensors have none.
     """
+    if operand is not None and operand.rounding is not None:
+        return _taylor(values, operand.rounding)
     first = values[0]
     wide = first.dtype if first.dtype.itemsize >= 4 else torch.float32
     total = first.to(wide) * coefficients[0]
     for value, coefficient in zip(values[1:], coefficients[1:], strict=True):
-        total.add_(value.to(wide), alpha=coefficient)
+        if isinstance(coefficient, Tensor):
+            total.addcmul_(value.to(wide), coefficient)
+        else:
+            total.add_(value.to(wide), alpha=coefficient)
     if operand is not None:
         if operand.scale is not None:
             total.addcmul_(total, operand.scale.to(total))
@@ -38,8 +56,29 @@ def mixed(
     return total.to(first.dtype)
 
 
+def _taylor(values: Sequence[Tensor], rounding: Rounding) -> Tensor:
+    """The Taylor series of the newest value's differences, each from an older one that is rounded.
+
+    In the values' own type; a difference is over the distance of the two newest evaluations.
+    """
+    *computed, predicted = rounding.evaluations
+    older: list[Tensor] = []
+    for i, value in enumerate(values):
+        newest = [value]
+        for before in older:
+            distance = computed[i] - computed[i - 1]
+            newest.append((newest[-1] - before.to(value.dtype)) / distance)
+        older = [difference.to(rounding.dtype) for difference in newest]
+    total, distance = torch.zeros_like(values[-1]), predicted - computed[-1]
+    for order, difference in enumerate(older):
+        total = total + difference.to(total.dtype) * (distance**order / factorial(order))
+    return total
+
+
 def mixed_values(
-    values: Sequence[Any], coefficients: Sequence[float], operand: Operand | None = None
+    values: Sequence[Any],
+    coefficients: Sequence[float | Tensor],
+    operand: Operand | None = None,
 ) -> Any:
     """The same of outputs that are tensors, or tuples and lists of them, part by part.
 
@@ -48,10 +87,10 @@ def mixed_values(
     """
     last = values[-1]
     if isinstance(last, tuple | list):
-        if operand is not None:
+        if operand is not None and operand.rounding is None:
             raise ValueError("a corrector's tensors are for outputs of one tensor, got several")
         columns = zip(*values, strict=True)
-        return type(last)([mixed_values(column, coefficients) for column in columns])
+        return type(last)([mixed_values(column, coefficients, operand) for column in columns])
     if isinstance(last, Tensor) and last.dtype.is_floating_point:
         return mixed(values, coefficients, operand)
     return last

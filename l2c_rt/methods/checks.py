@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 
@@ -27,3 +28,20 @@ def check_window(name: str, window: Sequence[float]) -> None:
         raise ValueError(f"{name} is {window!r:.60}, wanted two timesteps, as (100, 800)")
     if not all(map(math.isfinite, window)) or not window[0] < window[1]:
         raise ValueError(f"{name} is {window!r:.60}, wanted the lower timestep first")
+
+
+def set_patterns(method: str, spec: object, field: str) -> None:
+    """Make a field of regular expressions a tuple; TypeError, ValueError where it is no such."""
+    patterns = getattr(spec, field)
+    if patterns is None:
+        return
+    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(
+            f"{method}: {field}: wanted a list of regular expressions, got {patterns!r:.80}"
+        )
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{method}: {field}: {pattern!r:.80}: {error}") from error
+    object.__setattr__(spec, field, tuple(patterns))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from l2c_rt.correctors.corrector import corrected
 from l2c_rt.correctors.taylor import Taylor
-from l2c_rt.methods.checks import check_int
-from l2c_rt.policies.policy import full_table
+from l2c_rt.methods.checks import check_int, set_patterns
+from l2c_rt.policies.policy import BoolArray, full_table
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.predictions import ROUNDINGS, Predictions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +25,7 @@ ATTENTION = (
 )  # fmt: skip
 BLOCKS = r"^[^.]*block[^.]*\.[^.]+$"
 LAST = "proj_out"
+FACTORS = ("bfloat16", "float16", "float32", "None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +39,22 @@ class DiffusersTaylorSeer:
     outputs; each tensor of a tuple by itself.  Kept are max_order + 1 outputs of each module.
     `cache_identifiers` are regular expressions that match whole module paths; None is attention in
     lists of blocks with a path that ends in attn, as published: where that is none (Wan, CogVideoX,
-    LTX, DiT) diffusers caches nothing, and here ValueError is raised.  With `use_lite_mode` no
-    block runs at predicted evaluations, and only the output of proj_out is extrapolated.
-    `taylor_factors_dtype`: None keeps outputs in their own dtype and sums in float32; "float32" is
-    the same for models in float32.  The published default rounds factors to bfloat16; for models
-    in bfloat16 that is what None does.
-    Source: arXiv 2503.06923; diffusers 0.42.1, TaylorSeerCacheConfig, whose field names and other
-    defaults these are (skip_predict_identifiers is part of the lite mode).
+    LTX, DiT) diffusers caches nothing, and here ValueError is raised.  Modules that
+    `skip_predict_identifiers` match give zeros where others are extrapolated.  With `use_lite_mode`
+    no block runs at predicted evaluations, and only the output of proj_out is extrapolated.
+    `taylor_factors_dtype`, a name or a torch.dtype: "bfloat16" and "float16" round F_i at every
+    computed evaluation, and make the next ones from the rounded ones; "float32" and None do not
+    round, and sum in float32.
+    Source: arXiv 2503.06923; diffusers 0.42.1, TaylorSeerCacheConfig, whose field names and
+    defaults these are.
     """
 
     cache_interval: int = 5
     disable_cache_before_step: int = 3
     disable_cache_after_step: int | None = None
     max_order: int = 1
-    taylor_factors_dtype: str | None = None
+    taylor_factors_dtype: object = "bfloat16"
+    skip_predict_identifiers: Sequence[str] | None = None
     cache_identifiers: Sequence[str] | None = None
     use_lite_mode: bool = False
 
@@ -63,13 +67,20 @@ class DiffusersTaylorSeer:
                 "DiffusersTaylorSeer: disable_cache_after_step", self.disable_cache_after_step, 0
             )
         Taylor(self.max_order)
-        if self.taylor_factors_dtype not in (None, "float32"):
+        dtype = str(self.taylor_factors_dtype).removeprefix("torch.")
+        if dtype not in FACTORS:
             raise ValueError(
                 f"DiffusersTaylorSeer: taylor_factors_dtype is {self.taylor_factors_dtype!r:.40}, "
-                'wanted None or "float32"; factors are not rounded between evaluations'
+                f"wanted one of {', '.join(FACTORS)}"
             )
-        if self.cache_identifiers is not None:
-            object.__setattr__(self, "cache_identifiers", _patterns(self.cache_identifiers))
+        object.__setattr__(self, "taylor_factors_dtype", None if dtype == "None" else dtype)
+        for name in ("cache_identifiers", "skip_predict_identifiers"):
+            set_patterns("DiffusersTaylorSeer", self, name)
+
+    @property
+    def tells_paths_apart(self) -> bool:
+        """Branches are to be named by the paths of their modules."""
+        return bool(self.skip_predict_identifiers) and not self.use_lite_mode
 
     def sites(self, model: nn.Module) -> tuple[str | tuple[str, ...], ...]:
         """The modules to extrapolate; in lite mode one site of all blocks and proj_out.
@@ -87,14 +98,15 @@ class DiffusersTaylorSeer:
                 )
             return ((*blocks, LAST),)
         patterns = ATTENTION if self.cache_identifiers is None else self.cache_identifiers
-        named = tuple(p for p in paths if any(re.fullmatch(pattern, p) for pattern in patterns))
-        if not named:
+        named = tuple(p for p in paths if _matches(patterns, p))
+        skipped = tuple(p for p in paths if _matches(self.skip_predict_identifiers or (), p))
+        if not named and not skipped:
             raise ValueError(
                 f"DiffusersTaylorSeer: {', '.join(patterns)} match no module of "
                 f"{type(model).__name__}; name some: cache_identifiers="
                 r'[r"transformer_blocks\.\d+\.attn1", ...]'
             )
-        return named
+        return (*skipped, *(path for path in named if path not in skipped))
 
     def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule:
         n, before = np.arange(steps), self.disable_cache_before_step
@@ -104,20 +116,29 @@ class DiffusersTaylorSeer:
         compute = full_table(steps, branches)
         compute[~computed] = False
         source = f"TaylorSeer of diffusers, every {self.cache_interval}, order {self.max_order}"
-        return corrected(CacheSchedule(compute, branches, source=source), Taylor(self.max_order))
+        dtype = str(self.taylor_factors_dtype)
+        corrector = Taylor(self.max_order, dtype if dtype in ROUNDINGS else None)
+        schedule = corrected(CacheSchedule(compute, branches, source=source), corrector)
+        if not self.tells_paths_apart or schedule.predictions is None:
+            return schedule
+        skips = [_matches(self.skip_predict_identifiers or (), name) for name in branches]
+        return replace(schedule, predictions=_zeros(schedule.predictions, compute, skips))
 
 
-def _patterns(patterns: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise TypeError(
-            f"DiffusersTaylorSeer: cache_identifiers: wanted a list of regular expressions, got "
-            f"{patterns!r:.80}"
-        )
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(
-                f"DiffusersTaylorSeer: cache_identifiers: {pattern!r:.80}: {error}"
-            ) from error
-    return tuple(patterns)
+def _zeros(predictions: Predictions, compute: BoolArray, skips: Sequence[bool]) -> Predictions:
+    """The predictions with those of the branches that are skipped as zero times a kept output."""
+    steps, width = compute.shape
+    terms: dict[tuple[int, int], Sequence[tuple[int, float]]] = {}
+    latest = 0
+    for s in range(steps):
+        computes = bool(compute[s].all())
+        latest = s if computes else latest
+        for k in range(0 if computes else width):
+            listed = predictions.at(s, k)
+            if skips[k] or listed:
+                terms[s, k] = [(latest, 0.0)] if skips[k] else listed
+    return Predictions.from_terms(steps, width, terms, rounding=predictions.rounding)
+
+
+def _matches(patterns: Sequence[str], path: str) -> bool:
+    return any(re.fullmatch(pattern, path) for pattern in patterns)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from l2c_rt.methods.pab import PAB, kind_of
+from l2c_rt.methods.checks import set_patterns
+from l2c_rt.methods.pab import PAB, kind_named
 from l2c_rt.methods.timesteps import Window, checked_window, in_window, trained_timesteps
 from l2c_rt.plan.program import BlockProgram
 from l2c_rt.policies.policy import BoolArray, full_table
@@ -38,7 +39,8 @@ class FasterCache:
     window, a spatial attention is computed if n % spatial_attention_block_skip_range == 0, and else
     its output is new + attention_weight * (new - old), of the conditional rows of its outputs at
     the two evaluations before, computed or not; evaluation 0 stands for the one before it too.
-    `temporal_...` is the same for attention in temporal blocks, and None leaves it computed.
+    `temporal_...` is the same for attention in temporal blocks, and None leaves it computed;
+    `..._identifiers` tell the two apart as those of `PAB` do.
 
     Keeps: two outputs of each attention, of the conditional rows, and one spectrum.
     Needs: `timesteps=` of `compile` (0..1000, or sigmas 0..1), and cond and uncond in one batch,
@@ -63,6 +65,8 @@ class FasterCache:
     attention_weight: float = 0.5
     tensor_format: str = "BCFHW"
     is_guidance_distilled: bool = False
+    spatial_attention_block_identifiers: Sequence[str] | None = None
+    temporal_attention_block_identifiers: Sequence[str] | None = None
     uncond_first: bool = True
     halved_arguments: tuple[str, ...] = HALVED
 
@@ -76,6 +80,8 @@ class FasterCache:
                 checked_window(f"FasterCache: {name}", value)
             elif name.endswith("skip_range"):
                 _check_range(name, value, optional="attention" in name)
+            elif name.endswith("identifiers"):
+                set_patterns("FasterCache", self, name)
             elif name.startswith("alpha") or name == "attention_weight":
                 _check_number(name, value)
         if self.tensor_format not in TENSOR_FORMATS:
@@ -106,6 +112,13 @@ class FasterCache:
             predictions=self._predictions(extrapolated),
             halves=None if self.is_guidance_distilled else halves,
         )  # fmt: skip
+
+    @property
+    def tells_paths_apart(self) -> bool:
+        """Branches are to be named by the paths of their modules."""
+        return bool(
+            self.spatial_attention_block_identifiers or self.temporal_attention_block_identifiers
+        )
 
     def sites(self, model: nn.Module) -> tuple[str, ...] | None:
         """The attention modules of a model's blocks."""
@@ -139,8 +152,13 @@ class FasterCache:
                 self.temporal_attention_timestep_skip_range,
             ),
         }
+        identifiers = {
+            kind: getattr(self, f"{kind}_attention_block_identifiers")
+            for kind, (every, _) in ranges.items() if every is not None
+        }  # fmt: skip
         for k, name in enumerate(branches):
-            every, window = ranges.get(kind_of(name, program) or "", (None, (0, 0)))
+            kind = kind_named(name, program, identifiers)
+            every, window = ranges[kind] if kind is not None else (None, (0, 0))
             if every is not None:
                 table[:, k] = may & in_window(times, window) & (counts % every != 0)
         return table

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from l2c_rt.methods.checks import check_int, check_window
+from l2c_rt.methods.checks import check_int, check_window, set_patterns
 from l2c_rt.plan.program import BlockProgram
 from l2c_rt.policies.policy import full_table
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -34,6 +34,9 @@ class PAB:
     are None, the spatial range is 2, as published.
     Cross attention is what the model's module calls so (`is_cross_attention`); temporal attention
     lies in blocks whose path says temporal; all other is spatial.
+    `..._attention_block_identifiers` are regular expressions that are searched for in the paths of
+    modules, spatial first, in place of that, for attention that is not cross or that is; diffusers'
+    own defaults for spatial ones match those in temporal blocks too.
     Needs `timesteps=` of `compile`, on the scale 0..1000 of training, or as sigmas 0..1.
     Calls for cond and uncond: diffusers has one counter and one output per module, so that two
     calls per step advance it by two, and the uncond call is handed cond's output.  With
@@ -49,6 +52,9 @@ class PAB:
     spatial_attention_timestep_skip_range: Window = (100, 800)
     temporal_attention_timestep_skip_range: Window = (100, 800)
     cross_attention_timestep_skip_range: Window = (100, 800)
+    spatial_attention_block_identifiers: Sequence[str] | None = None
+    temporal_attention_block_identifiers: Sequence[str] | None = None
+    cross_attention_block_identifiers: Sequence[str] | None = None
 
     tells_kinds_apart = True
     """A model's other branches are computed."""
@@ -62,6 +68,12 @@ class PAB:
                 check_int(f"PAB: {kind}_attention_block_skip_range", every, 1)
             window = f"{kind}_attention_timestep_skip_range"
             check_window(f"PAB: {window}", getattr(self, window))
+            set_patterns("PAB", self, f"{kind}_attention_block_identifiers")
+
+    @property
+    def tells_paths_apart(self) -> bool:
+        """Branches are to be named by the paths of their modules."""
+        return any(self._identifiers().values())
 
     def ranges(self) -> dict[str, tuple[int, Window]]:
         """By kind: the range, and its window of timesteps."""
@@ -76,6 +88,13 @@ class PAB:
             kind: (n, getattr(self, f"{kind}_attention_timestep_skip_range"))
             for kind, n in every.items()
             if n is not None
+        }
+
+    def _identifiers(self) -> dict[str, Sequence[str] | None]:
+        return {
+            "spatial": self.spatial_attention_block_identifiers,
+            "temporal": self.temporal_attention_block_identifiers,
+            CROSS: self.cross_attention_block_identifiers,
         }
 
     def sites(self, model: nn.Module) -> tuple[str, ...] | None:
@@ -101,8 +120,9 @@ class PAB:
             )
         scale = TRAINED_TIMESTEPS if max(timesteps) <= 1 else 1
         compute = full_table(steps, branches)
-        kinds = [kind_of(name, program) for name in branches]
         ranges = self.ranges()
+        identifiers = {k: v for k, v in self._identifiers().items() if k in ranges}
+        kinds = [kind_named(name, program, identifiers) for name in branches]
         missing = sorted(set(ranges) - set(kinds))
         if missing:
             raise ValueError(
@@ -127,6 +147,20 @@ def kind_of(name: str, program: BlockProgram | None) -> str | None:
     if CROSS in kind:
         return CROSS
     return "temporal" if "temp" in f"{name} {kind}" else "spatial"
+
+
+def kind_named(
+    name: str, program: BlockProgram | None, identifiers: Mapping[str, Sequence[str] | None]
+) -> str | None:
+    """The first kind of `identifiers` whose patterns are found in the name, or, where it has none,
+    that the branch is of."""
+    own = kind_of(name, program)
+    for kind, patterns in identifiers.items():
+        if own is None or (kind == CROSS) != (own == CROSS):
+            continue
+        if kind == own if patterns is None else any(re.search(p, name) for p in patterns):
+            return kind
+    return None
 
 
 def _attention_modules(model: nn.Module) -> Iterator[str]:

@@ -50,7 +50,8 @@ def build_predicted_plan(
     steps: dict[StepPlan, int] = {}
     order, coefficients = [], []
     for s in range(schedule.steps):
-        step, numbers = _step(program, [column[s] for column in columns])
+        cells = [column[s] for column in columns]
+        step, numbers = _step(program, cells, in_order=predictions.rounding is not None)
         order.append(steps.setdefault(step, len(steps)))
         coefficients.append(numbers)
     return Plan(tuple(steps), tuple(order), tuple(slots), tuple(coefficients), predictions)
@@ -125,7 +126,9 @@ def _allocate(cells: list[Cell], first: int) -> int:
     return count
 
 
-def _step(program: BlockProgram, cells: list[Cell]) -> tuple[StepPlan, tuple[float, ...]]:
+def _step(
+    program: BlockProgram, cells: list[Cell], *, in_order: bool
+) -> tuple[StepPlan, tuple[float, ...]]:
     ops: list[Op] = []
     coefficients: list[float] = []
     left = iter(cells)
@@ -141,14 +144,17 @@ def _step(program: BlockProgram, cells: list[Cell]) -> tuple[StepPlan, tuple[flo
         elif cell.kind == REUSED:
             ops.append(Reuse(node.name, cell.slots[0]))
         else:
-            ops.append(_predict(node.name, cell, coefficients))
+            ops.append(_predict(node.name, cell, coefficients, in_order))
     return tuple(ops), tuple(coefficients)
 
 
-def _predict(branch: str, cell: Cell, coefficients: list[float]) -> Predict:
-    """The op of a prediction; slots in rising order, so that equal structures are equal ops."""
+def _predict(branch: str, cell: Cell, coefficients: list[float], in_order: bool) -> Predict:
+    """The op of a prediction; slots in rising order, so that equal structures are equal ops, or, of
+    a series of differences, `in_order` of the evaluations."""
     at = len(coefficients)
     pairs = zip(cell.slots, cell.reads, strict=True)
-    terms = sorted((slot, term.coefficient) for slot, term in pairs)
+    terms = [(slot, term.coefficient) for slot, term in pairs]
+    if not in_order:
+        terms.sort()
     coefficients += [coefficient for _, coefficient in terms]
     return Predict(branch, tuple(slot for slot, _ in terms), at, cell.store, cell.has_operand)

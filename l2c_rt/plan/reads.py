@@ -132,6 +132,8 @@ class _Reads:
                                 "it has no value")  # fmt: skip
             wanted[history[q]] = wanted.get(history[q], 0.0) + coefficient
         read = {self._held[slot][1]: c for slot, c in zip(op.slots, found, strict=True)}
+        if predictions.rounding is not None and list(read) != sorted(read):
+            raise PlanError(f"evaluation {s} takes differences of {op.branch} in the order {read}")
         same = read.keys() == wanted.keys() and len(read) == len(op.slots)
         if not same or not all(math.isclose(read[q], wanted[q]) for q in read):
             raise PlanError(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from l2c_rt.memory.mixing import Operand
+from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.memory.mixing import Operand, Rounding
+from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.schedule.predictions import Predictions
 
 NONE: Mapping[str, Operand] = {}
@@ -19,8 +22,7 @@ class Operands:
 
     def __init__(self, predictions: Predictions | None, branches: Sequence[str]) -> None:
         self._predictions, self._branches = predictions, branches
-        cells = () if predictions is None else (*predictions.scale, *predictions.shift)
-        self._cells = tuple(dict.fromkeys(cells))
+        self._cells = () if predictions is None else _cells(predictions)
         self._made: dict[torch.device, dict[int, dict[str, Operand]]] = {}
 
     def at(self, evaluation: int, device: torch.device) -> Mapping[str, Operand]:
@@ -35,7 +37,8 @@ class Operands:
     def nbytes(self) -> int:
         """Memory of all that was made, on every device."""
         operands = (o for steps in self._made.values() for s in steps.values() for o in s.values())
-        return sum(t.nbytes for operand in operands for t in operand if t is not None)
+        tensors = (t for operand in operands for t in (operand.scale, operand.shift))
+        return sum(t.nbytes for t in tensors if t is not None)
 
     def drop(self) -> None:
         """Give the memory back; the next use makes them again."""
@@ -49,8 +52,31 @@ class Operands:
                 _tensor(arrays.get(cell), device)
                 for arrays in (self._predictions.scale, self._predictions.shift)
             )
-            made.setdefault(cell[0], {})[self._branches[cell[1]]] = Operand(scale, shift)
+            operand = Operand(scale, shift, _rounding(self._predictions, cell))
+            made.setdefault(cell[0], {})[self._branches[cell[1]]] = operand
         return made
+
+
+def without_kernels(model: BoundModel, schedule: CacheSchedule) -> BoundModel:
+    """The model as a schedule with rounded differences runs it."""
+    if schedule.predictions is None or schedule.predictions.rounding is None:
+        return model
+    return replace(model, unfused_on_gpu="no kernel rounds the differences of predicted outputs")
+
+
+def _cells(predictions: Predictions) -> tuple[tuple[int, int], ...]:
+    if predictions.rounding is None:
+        return tuple(dict.fromkeys((*predictions.scale, *predictions.shift)))
+    # A series of differences has coefficients that add up to 1; those of zeros are 0.
+    predicted = np.argwhere((predictions.coefficients != 0).any(axis=2))
+    return tuple((int(s), int(k)) for s, k in predicted)
+
+
+def _rounding(predictions: Predictions, cell: tuple[int, int]) -> Rounding | None:
+    if predictions.rounding is None:
+        return None
+    evaluations = tuple(term.evaluation for term in predictions.at(*cell))
+    return Rounding(getattr(torch, predictions.rounding), (*evaluations, cell[0]))
 
 
 def _tensor(array: npt.NDArray[np.float32] | None, device: torch.device) -> torch.Tensor | None:

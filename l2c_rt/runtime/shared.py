@@ -26,7 +26,7 @@ from l2c_rt.runtime.half_checks import with_halves
 from l2c_rt.runtime.known_loop import KnownLoop
 from l2c_rt.runtime.model_version import ModelVersion, under_autocast
 from l2c_rt.runtime.notices import Notices, logger
-from l2c_rt.runtime.operands import Operands
+from l2c_rt.runtime.operands import Operands, without_kernels
 from l2c_rt.runtime.proof import REMEDY, Proof, structure
 from l2c_rt.runtime.run_counts import RunCounts
 from l2c_rt.runtime.token_checks import with_tokens
@@ -205,7 +205,7 @@ class SharedModel:
             problem = self._refused.get(structure(model))
             model = own_instead(model, problem) if problem else model
         model = with_halves(with_tokens(model, self.schedule), self.schedule)
-        backend = self._select_backend(model)
+        backend = self._select_backend(without_kernels(model, self.schedule))
         if self._wrong_backend and backend.replaceable:
             why_not = f"fused backend not used: {self._wrong_backend}"
             backend = reference_backend(model, (why_not,))

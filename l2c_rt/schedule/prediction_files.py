@@ -11,8 +11,13 @@ from l2c_rt.schedule.predictions import MAX_TERMS, Predictions
 def listed(predictions: Predictions) -> list[list[Any]]:
     """[evaluation, branch, [[earlier evaluation, coefficient], ...]] of every predicted cell.
 
-    Raises ValueError where tensors belong to it, which a text file would be too large for.
+    Raises ValueError where tensors belong to it, which a text file would be too large for, and
+    where differences are rounded.
     """
+    if predictions.rounding:
+        raise ValueError(
+            "a schedule with rounded differences is not saved as JSON; compile with its method"
+        )
     if predictions.scale or predictions.shift:
         raise ValueError(
             "a schedule with the tensors of a corrector is not saved as JSON; save the schedule "

@@ -17,6 +17,9 @@ import numpy.typing as npt
 MAX_TERMS = 64
 """Terms of one sum; more than any published method has, few enough that no file is too large."""
 
+ROUNDINGS = ("bfloat16", "float16")
+"""Types to which differences can be rounded."""
+
 
 class Term(NamedTuple):
     """`coefficient` times the value of the branch at `evaluation`."""
@@ -39,6 +42,9 @@ class Predictions:
     Shapes: sources int16 [S, K, M], the evaluations whose values are summed, -1 where there is no
     term; coefficients float64 [S, K, M].  A cell without terms is not predicted: a branch that is
     reused there keeps its latest value.  `scale` and `shift` are for cells that have terms.
+    With `rounding` a cell's terms are computed outputs, oldest first, and its value the Taylor
+    series of their finite differences, each rounded to that type as soon as it is made;
+    coefficients are what they are without, or all 0 for zeros.
     Raises ValueError for a term that is not earlier than its cell, or is not finite.
     """
 
@@ -46,6 +52,7 @@ class Predictions:
     coefficients: npt.NDArray[np.float64]
     scale: Operands = field(default_factory=dict)
     shift: Operands = field(default_factory=dict)
+    rounding: str | None = None
 
     def __post_init__(self) -> None:
         sources, coefficients = np.asarray(self.sources), np.asarray(self.coefficients)
@@ -57,6 +64,7 @@ class Predictions:
         if sources.shape[2] > MAX_TERMS:
             raise ValueError(f"predictions: {sources.shape[2]} terms, wanted at most {MAX_TERMS}")
         _check_terms(sources, coefficients)
+        _check_rounding(self.rounding, sources)
         for name in ("scale", "shift"):
             _check_operands(name, getattr(self, name), sources)
         for name, table, dtype in (
@@ -70,6 +78,7 @@ class Predictions:
     def from_terms(
         cls, steps: int, num_branches: int, terms: Terms,
         *, scale: Operands | None = None, shift: Operands | None = None,
+        rounding: str | None = None,
     ) -> Predictions:  # fmt: skip
         """Predictions of the cells that `terms` has; a cell with no terms is not predicted."""
         width = max((len(listed) for listed in terms.values()), default=0)
@@ -78,7 +87,7 @@ class Predictions:
         for (s, k), listed in terms.items():
             for m, (evaluation, coefficient) in enumerate(listed):
                 sources[s, k, m], coefficients[s, k, m] = evaluation, coefficient
-        return cls(sources, coefficients, scale or {}, shift or {})
+        return cls(sources, coefficients, scale or {}, shift or {}, rounding)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Predictions):
@@ -90,7 +99,7 @@ class Predictions:
 
     def digest_bytes(self) -> bytes:
         """All that the predictions say, as bytes: equal where they say the same."""
-        parts = [repr(self.sources.shape).encode()]
+        parts = [repr(self.sources.shape).encode(), (self.rounding or "").encode()]
         parts += [self.sources.astype("<i2").tobytes(), self.coefficients.astype("<f8").tobytes()]
         for operands in (self.scale, self.shift):
             for cell in sorted(operands):
@@ -120,7 +129,8 @@ class Predictions:
              for i, branch in enumerate(chosen) if branch == k}
             for operands in (self.scale, self.shift)
         )  # fmt: skip
-        return Predictions(self.sources[:, chosen], self.coefficients[:, chosen], scale, shift)
+        sources, coefficients = self.sources[:, chosen], self.coefficients[:, chosen]
+        return Predictions(sources, coefficients, scale, shift, self.rounding)
 
 
 def check_cells(
@@ -153,6 +163,21 @@ def _check_terms(sources: npt.NDArray[np.int16], coefficients: npt.NDArray[np.fl
         raise ValueError(
             f"predictions: a coefficient of evaluation {s}, branch {k} is {coefficients[s, k, m]}, "
             "wanted a finite number"
+        )
+
+
+def _check_rounding(rounding: str | None, sources: npt.NDArray[np.int16]) -> None:
+    if rounding not in (None, *ROUNDINGS):
+        raise ValueError(
+            f"predictions: rounding is {rounding!r:.40}, wanted None or one of "
+            f"{', '.join(ROUNDINGS)}"
+        )
+    later = (sources[:, :, 1:] >= 0) & (sources[:, :, 1:] <= sources[:, :, :-1])
+    if rounding is not None and later.any():
+        s, k, _ = np.argwhere(later)[0]
+        raise ValueError(
+            f"predictions: differences at evaluation {s} of branch {k} are of evaluations "
+            f"{sources[s, k].tolist()}, wanted each once, the oldest first"
         )
 
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
-from itertools import count
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from diffusers import (
-    FasterCacheConfig,
-    MagCacheConfig,
-    PyramidAttentionBroadcastConfig,
-    TaylorSeerCacheConfig,
-)
 from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
+from diffusers_hooks import hooked
 from method_goldens import SMALL
+from published_cases import HOOK_CASES, case, factory, outputs_of, with_ratios
 from published_outputs import relative
+from torch import Tensor
 
-import l2c_rt as rt
-from l2c_rt.methods import PAB, DiffusersTaylorSeer, FasterCache, MagCache
 from l2c_rt.methods.mag_cache import PUBLISHED
 
-OWN = [1.0, 1.1, 1.08, 1.05, 0.97, 1.02, 1.0, 0.99, 1.03, 0.96, 0.94, 1.01, 0.9]
+pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")
 
 
 @pytest.fixture(autouse=True)
@@ -30,129 +27,54 @@ def no_grad() -> Iterator[None]:
         yield
 
 
-def published(name, config, steps):
-    """Every output of the model with diffusers' own hooks; of Wan's two calls, cond first."""
-    make, calls, timesteps_of = SMALL[name]
-    model, timesteps, calls_made = make(), timesteps_of(steps), count()
-    current = {"t": None}
-    lanes = 2 if name == "wan" else 1
-    if hasattr(config, "current_timestep_callback"):
-        config.current_timestep_callback = lambda: current["t"]
-    model.enable_cache(config)
-
-    def call(**arguments):
-        k = next(calls_made)
-        scale = 1000 if max(timesteps) <= 1 else 1
-        current["t"] = timesteps[k // lanes] * scale
-        with model.cache_context(("cond", "uncond")[k % lanes]):
-            return model(**arguments)
-
-    return list(calls(call, steps))
-
-
-def ours(name, method, steps, **options):
-    make, calls, timesteps_of = SMALL[name]
-    lanes = 2 if name == "wan" else 1
-    fast = rt.compile(
-        make(), method, steps=steps, timesteps=timesteps_of(steps), calls_per_step=lanes, **options
-    )
-    return list(calls(fast, steps)), fast
-
-
-def worst(outputs, expected):
+def worst(outputs: list[Tensor], expected: list[Tensor]) -> float:
     return max(relative(a, b) for a, b in zip(outputs, expected, strict=True))
 
 
-MAG_CASES = {
-    "flux_default": ("flux", 28, "flux", {}),
-    "flux_fast": (
-        "flux", 50, "flux", {"threshold": 0.24, "max_skip_steps": 5, "retention_ratio": 0.1},
-    ),
-    "flux_own": ("flux", 20, OWN, {"threshold": 0.15}),
-    "wan_own": ("wan", 20, OWN, {"threshold": 0.12, "max_skip_steps": 2}),
-}  # fmt: skip
+@pytest.mark.parametrize("name", HOOK_CASES)
+def test_every_evaluation_is_that_of_diffusers_hook(name: str) -> None:
+    assert worst(outputs_of(HOOK_CASES[name], factory), outputs_of(HOOK_CASES[name], hooked)) < 1e-5
 
 
-@pytest.mark.parametrize("case", MAG_CASES)
-def test_mag_cache_is_that_of_diffusers(case):
-    name, steps, ratios, options = MAG_CASES[case]
-    shipped = FLUX_MAG_RATIOS if ratios == "flux" else ratios
-    config = MagCacheConfig(mag_ratios=shipped, num_inference_steps=steps, **options)
-    outputs, fast = ours(name, MagCache(ratios, **options), steps)
-    assert worst(outputs, published(name, config, steps)) < 1e-5
-    assert fast.schedule.reuse_share > 0.2
+@pytest.mark.parametrize("name", [name for name in HOOK_CASES if name != "fbc_flux_default"])
+def test_a_hook_changes_the_run(name: str) -> None:
+    """Or the test above would show nothing; the default threshold is one that nothing passes."""
+    make, calls, _ = SMALL[HOOK_CASES[name]["model"]]
+    plain = list(calls(make(), HOOK_CASES[name]["steps"]))
+    assert worst(outputs_of(HOOK_CASES[name], factory), plain) > 1e-4
 
 
-def test_the_shipped_ratios_are_those_of_diffusers():
+OTHER = [
+    ("mag_flux_default", {"threshold": 0.05}),
+    ("mag_flux_default", {"max_skip_steps": 2}),
+    ("mag_flux_default", {"retention_ratio": 0.3}),
+    ("taylor_flux_default", {"max_order": 2}),
+    ("taylor_flux_default", {"disable_cache_before_step": 4}),
+    ("taylor_flux_default", {"taylor_factors_dtype": "float32"}),
+    ("taylor_flux_default", {"taylor_factors_dtype": "float16"}),
+    ("taylor_flux_skip", {"skip_predict_identifiers": None}),
+    ("pab_flux_named", {"spatial_attention_block_identifiers": None}),
+    ("faster_flux_named", {"spatial_attention_block_identifiers": None}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), OTHER)
+def test_another_option_is_another_run(name: str, options: dict[str, Any]) -> None:
+    published = HOOK_CASES[name]
+    other = {**published, "cfg": {**published["cfg"], **options}}
+    assert worst(outputs_of(other, factory), outputs_of(published, hooked)) > 1e-5
+
+
+def test_the_shipped_ratios_are_those_of_diffusers() -> None:
     assert list(PUBLISHED["flux"]) == pytest.approx(FLUX_MAG_RATIOS.tolist(), abs=1e-7)
 
 
-@pytest.mark.parametrize("options", [{"threshold": 0.05}, {"max_skip_steps": 2},
-                                     {"retention_ratio": 0.3}])  # fmt: skip
-def test_another_threshold_count_or_retention_is_another_run(options):
-    config = MagCacheConfig(mag_ratios=FLUX_MAG_RATIOS)
-    outputs, _ = ours("flux", MagCache("flux", **options), 28)
-    assert worst(outputs, published("flux", config, 28)) > 1e-4
-
-
-def test_pab_of_other_ranges_and_windows_is_that_of_diffusers():
-    config = PyramidAttentionBroadcastConfig(
-        spatial_attention_block_skip_range=4, spatial_attention_timestep_skip_range=(50, 990)
-    )
-    method = PAB(4, spatial_attention_timestep_skip_range=(50, 990))
-    outputs, _ = ours("cogvideox", method, 17)
-    assert worst(outputs, published("cogvideox", config, 17)) < 1e-5
-
-
-TAYLOR_CASES = {
-    "flux_order_1": ("flux", {}),
-    "flux_order_2": (
-        "flux", {"cache_interval": 3, "disable_cache_before_step": 5, "max_order": 2},
-    ),
-    "flux_order_3_after": (
-        "flux",
-        {"cache_interval": 4, "disable_cache_before_step": 2, "disable_cache_after_step": 24,
-         "max_order": 3},
-    ),
-    "flux_lite": ("flux", {"use_lite_mode": True}),
-    "wan": ("wan", {"cache_identifiers": [r"blocks\.\d+\.attn1"], "cache_interval": 3}),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", TAYLOR_CASES)
-def test_taylor_seer_is_that_of_diffusers(case):
-    name, options = TAYLOR_CASES[case]
-    config = TaylorSeerCacheConfig(taylor_factors_dtype=torch.float32, **options)
-    outputs, fast = ours(name, DiffusersTaylorSeer(**options), 28)
-    assert worst(outputs, published(name, config, 28)) < 1e-5
-    assert fast.schedule.reuse_share > 0.3
-
-
-@pytest.mark.parametrize("options", [{"max_order": 2}, {"disable_cache_before_step": 4}])
-def test_another_order_or_warm_up_is_another_run(options):
-    config = TaylorSeerCacheConfig(taylor_factors_dtype=torch.float32)
-    outputs, _ = ours("flux", DiffusersTaylorSeer(**options), 28)
-    assert worst(outputs, published("flux", config, 28)) > 1e-4
-
-
-FASTER = [
-    ("cogvideox", 20, {"tensor_format": "BFCHW"}, 0.5),
-    ("cogvideox", 30, {
-        "tensor_format": "BFCHW", "spatial_attention_block_skip_range": 3,
-        "spatial_attention_timestep_skip_range": (-1, 900), "unconditional_batch_skip_range": 3,
-        "unconditional_batch_timestep_skip_range": (-1, 950), "alpha_low_frequency": 1.2,
-    }, 0.3),
-    ("flux", 20, {"is_guidance_distilled": True, "tensor_format": "BCHW"}, 0.5),
-]  # fmt: skip
-
-
-@pytest.mark.filterwarnings("ignore:torch.meshgrid")
-@pytest.mark.parametrize(("name", "steps", "options", "weight"), FASTER)
-def test_faster_cache_is_diffusers_hook(name, steps, options, weight):
-    config = FasterCacheConfig(attention_weight_callback=lambda _: weight, **options)
-    outputs, _ = ours(name, FasterCache(attention_weight=weight, **options), steps)
-    expected = published(name, config, steps)
-    assert worst(outputs, expected) < 5e-6
-    assert list(outputs[0].shape) == list(expected[-1].shape)
-    make, calls, _ = SMALL[name]
-    assert worst(list(calls(make(), steps)), expected) > 1e-3
+@pytest.mark.parametrize("model", ["flux", "wan"])
+def test_calibrated_ratios_are_those_of_diffusers(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibrates = case("mag", model, 12, calibrate=True, num_inference_steps=12)
+    outputs_of(calibrates, hooked)
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[1.0")]
+    ratios = with_ratios(calibrates, SMALL[model][0]())["cfg"]["ratios"]
+    np.testing.assert_allclose(ratios, ast.literal_eval(printed[0]), rtol=1e-5)

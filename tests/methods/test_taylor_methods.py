@@ -44,7 +44,8 @@ def test_the_predictions_are_those_of_the_correctors():
     for method, corrector in (
         (TaylorSeer(3, 2), Taylor(2)),
         (HiCache(3, 2, 0.4), HermiteCorrector(2, 0.4)),
-        (DiffusersTaylorSeer(3, 2, max_order=1), Taylor(1)),
+        (DiffusersTaylorSeer(3, 2, max_order=1), Taylor(1, "bfloat16")),
+        (DiffusersTaylorSeer(3, 2, max_order=1, taylor_factors_dtype=torch.float32), Taylor(1)),
     ):
         schedule = method.schedule(11, BRANCHES)
         plain = rt.CacheSchedule(schedule.compute, BRANCHES)
@@ -91,7 +92,8 @@ def test_identifiers_of_some_branches_of_a_known_model_leave_the_others_alone():
         (lambda: DiffusersTaylorSeer(5, 0), "disable_cache_before_step is 0"),
         (lambda: DiffusersTaylorSeer(disable_cache_after_step=-1), "after_step is -1"),
         (lambda: DiffusersTaylorSeer(max_order=-1), "order is -1"),
-        (lambda: DiffusersTaylorSeer(taylor_factors_dtype="bfloat16"), 'wanted None or "float32"'),
+        (lambda: DiffusersTaylorSeer(taylor_factors_dtype="int8"), "wanted one of bfloat16"),
+        (lambda: Taylor(1, "float32"), "wanted None or one of bfloat16"),
         (lambda: DiffusersTaylorSeer(cache_identifiers=["("]), r"cache_identifiers: '\('"),
         (lambda: DiffusersTaylorSeer(use_lite_mode=True).sites(torch.nn.Linear(1, 1)), "0 blocks"),
     ],

@@ -1,7 +1,7 @@
 """Self-attention on a CPU, by the faster of PyTorch's and the extension's.
 
-The extension's is on float32 without a mask; like PyTorch's it reads q, k and v where the products
-left them.
+The extension's is on float32 or bfloat16, without a mask; like PyTorch's it reads q, k and v where
+the products left them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from l2c_rt.backends.tuning.problems import AttentionConfig, AttentionProblem
 
 SDPA, NATIVE = AttentionConfig("sdpa"), AttentionConfig("native")
 WAYS = {"sdpa": SDPA, "native": NATIVE}
-CLOSE = 1e-4
+CLOSE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 """How far the extension's result may be from PyTorch's, as |difference| / |result|."""
 
 
@@ -42,16 +42,17 @@ class Attention:
 
     def _choose(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> AttentionConfig:
         strided = q.stride() == k.stride() == v.stride() and q.stride(3) == 1
-        if q.dtype is not torch.float32 or not strided or q.numel() == 0:
+        if q.dtype not in CLOSE or not strided or q.numel() == 0:
             return SDPA
         if self._way is not None:
             return WAYS[self._way]
         b, t, heads, head = q.shape
-        problem = AttentionProblem(b, t, heads, head, "float32")
+        problem = AttentionProblem(b, t, heads, head, str(q.dtype).removeprefix("torch."))
 
         def check(choice: AttentionConfig) -> bool:
             got, expected = (_attend(way, q, k, v, scale) for way in (choice, SDPA))
-            return bool((got - expected).norm() <= CLOSE * expected.norm())
+            difference = (got.float() - expected.float()).norm()
+            return bool(difference <= CLOSE[q.dtype] * expected.float().norm())
 
         def make(choice: AttentionConfig) -> Callable[[], None]:
             return partial(_discard, choice, q, k, v, scale)
@@ -72,6 +73,7 @@ def _attend(choice: AttentionConfig, q: Tensor, k: Tensor, v: Tensor, scale: flo
         (b, t, heads, head),
         (batch_stride, token_stride, head_stride),
         scale,
+        q.dtype is torch.bfloat16,
         torch.get_num_threads(),
     )
     return out

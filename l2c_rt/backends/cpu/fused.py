@@ -224,7 +224,10 @@ def fused_cpu_backend(
     assert fusable is not None
     dtype = None if options.precision is None else torch.bfloat16
     chooser = product_chooser() if options.tune else unmeasured()
-    products, attention = Products(chooser, dtype=dtype), Attention(chooser)
+    products = Products(chooser, dtype=dtype)
+    if not options.pack:
+        products.way = "addmm"
+    attention = Attention(chooser)
 
     def workspace(plan: Plan) -> FusedCpu:
         return FusedCpu(model, fusable, products, attention, plan)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2c_rt.backends.cpu.machine import cpu_measure, machine_key
+from l2c_rt.backends.cpu.machine import ROUNDS, cpu_measure, machine_key
 from l2c_rt.backends.cpu.packed import packed_product, why_not_here, why_not_packed
 from l2c_rt.backends.cpu.weights import LinearWeight
 from l2c_rt.backends.tuning.cache_file import default_path
@@ -30,7 +30,7 @@ CLOSE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 
 def product_chooser() -> Chooser:
     """The choices of this machine, measured where none is remembered."""
-    return Chooser(machine_key(), default_path(), cpu_measure)
+    return Chooser(machine_key(), default_path(), cpu_measure, rounds=ROUNDS)
 
 
 def unmeasured() -> Chooser:
