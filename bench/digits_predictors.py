@@ -127,7 +127,9 @@ def without_training(model: nn.Module, steps: int, folder: Path) -> list[Entry]:
 def main(results: Path, folder: Path, runs: Sequence[int]) -> None:
     """Measure; after each run print its table and write the figures."""
     raw: dict[str, Any] = {
-        "command": f"python bench/digits_predictors.py {results} FOLDER",
+        "command": " ".join(
+            ["python bench/digits_predictors.py", str(results), "FOLDER", *map(str, runs)]
+        ),
         "machine": processor_name(),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

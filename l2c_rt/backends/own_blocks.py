@@ -70,27 +70,25 @@ class BlockVisits:
     """The blocks of one lane, gone through in the order of their calls."""
 
     def __init__(self, calls: LaneCalls, keeping: Keeping, numbers: StepNumbers) -> None:
-        self._calls, self._has_exit = calls, keeping.at_exit
-        self._numbers = numbers
-        self._outputs = keeping.outputs
+        self._calls, self._numbers = calls, numbers
+        self._has_exit, self._outputs = keeping.at_exit, keeping.outputs
         self._left: tuple[BlockCall, BlockAction] | None = None
         self._planned: CallPlan | None = None
         self._rows: tuple[BlockRow, ...] = ()
         self._row: BlockRow = {}
         self._values = KeptValues()
         self._returned: dict[str, Any] = {}
-        self._kept: set[ValueKey] = set()
-        self._group = _Group.of({})
+        self._kept, self._group = set[ValueKey](), _Group.of({})
 
     def begin(self, evaluation: Evaluation, values: KeptValues) -> None:
         """An evaluation begins."""
-        planned, step = self._calls.planned, evaluation.step
+        planned = self._calls.planned
         if planned is not self._planned:
             self._planned = planned
             self._rows = () if planned is None else tuple(block_rows(planned))
         self.switch(evaluation.variant)
         self._values, self._group, self._left = values, _Group.of({}), None
-        if step == 0:
+        if evaluation.step == 0:
             self._returned.clear()
             self._kept.clear()
 

@@ -1,0 +1,39 @@
+"""The table of docs/predictors.md is that of bench/results/digits-predictors.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+METHODS = {
+    "the router, plain reuse": "L2C",
+    "fitted, `history=3`": "L2C, fitted of 3",
+    "fitted, `history=4`": "L2C, fitted of 4",
+    "learned with its predictors": "learned",
+    "learned, then fitted, `history=3`": "learned, fitted of 3",
+    "learned, then fitted, `history=4`": "learned, fitted of 4",
+    "search of 15 seconds, fitted": "search, fitted",
+    "search of 15 seconds, plain reuse": "search",
+    "MagCache": "MagCache",
+    "SmoothCache": "SmoothCache",
+    "TaylorSeer, order 2": "TaylorSeer",
+    "FORA": "FORA",
+}
+
+
+def test_the_table_is_what_was_measured() -> None:
+    measured = json.loads((ROOT / "bench/results/digits-predictors.json").read_text())
+    run = measured["runs"]["ddim-20"]
+    psnr: dict[str, list[float]] = {}
+    for row in run["rows"][1:]:
+        psnr.setdefault(row["method"], []).append(row["mean_psnr"])
+    best = [max(figures) for figures in zip(*(psnr[m] for m in psnr if "GOC" in m), strict=True)]
+    wanted = {name: psnr[method] for name, method in METHODS.items()} | {"GOC, best eta": best}
+    shown = {}
+    for line in (ROOT / "docs/predictors.md").read_text().splitlines():
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        if name in wanted and len(cells) == 3:
+            shown[name] = [float(re.sub(r"\*|\(.*\)", "", cell)) for cell in cells if cell]
+    assert shown == {name: [round(p, 1) for p in figures] for name, figures in wanted.items()}
