@@ -68,7 +68,8 @@ def _own_route(model: BoundModel, options: Options) -> Backend:
         if model.device.type == "cuda" and options.graph != "off":
             method = type(model.dynamic.method).__name__
             unused = (f"no CUDA graphs: {method} chooses rows inside of the forward", *unused)
-        return deciding_backend(model, unused, merge=options.merge)
+        products = _products(model, options)
+        return deciding_backend(model, unused, merge=options.merge, products=products)
     return own_backend(
         model, unused, merge=options.merge, graphs=_graphs(model, options),
         products=_products(model, options),

@@ -11,6 +11,7 @@ from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.observe import Stream, named_arguments
 from l2c_rt.adapters.own.probe import streams_by_shape
 from l2c_rt.backends.backend import Evaluation
+from l2c_rt.backends.cpu.packed_linears import PackedLinears
 from l2c_rt.backends.dynamic.decider import Decider
 from l2c_rt.backends.own import OwnWorkspace
 from l2c_rt.backends.own_blocks import Keeping
@@ -31,7 +32,12 @@ class DecidingWorkspace(OwnWorkspace):
     """Evaluates the step it is given where that is step 0, else the one that the method chooses."""
 
     def __init__(
-        self, model: BoundModel, plan: Plan, plans: CallPlans, row_plans: RowPlans
+        self,
+        model: BoundModel,
+        plan: Plan,
+        plans: CallPlans,
+        row_plans: RowPlans,
+        linears: PackedLinears | None = None,
     ) -> None:
         assert model.dynamic is not None
         cut, self._plan, self._model = model.dynamic.cut, plan, model.model
@@ -42,7 +48,7 @@ class DecidingWorkspace(OwnWorkspace):
         self._first_block = blocks[0]
         self._around = around[0] if around else ""
         watched = {look.path, self._exit, self._around, blocks[0]} - {""}
-        super().__init__(model, plan, plans, watched, keeping=keeping)
+        super().__init__(model, plan, plans, watched, keeping=keeping, linears=linears)
         self._decider = Decider(model.dynamic, row_plans)
         self._entered: dict[str, Tensor] = {}
         self._ahead = False
