@@ -27,6 +27,7 @@ from l2c_rt.demo.run import (
     load_demo_model,
     load_demo_router,
     sample_rounds,
+    trials_of,
 )
 from l2c_rt.policies import Full
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -79,7 +80,8 @@ def measure() -> list[dict[str, Any]]:
     with tqdm(total=total, unit="evaluation") as bar:
         for (steps, seed), schedules in schedules_by_run.items():
             settings = DemoSettings(seed=seed, images=IMAGES, rounds=1)
-            trials = sample_rounds(model, schedules, settings, bar.update)
+            trials = trials_of(model, schedules)
+            sample_rounds(trials, settings, bar.update)
             cells += [cell(steps, seed, reuse, trials) for reuse in REUSE]
     return cells
 

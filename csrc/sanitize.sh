@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The extension under AddressSanitizer and UBSan: a native program with leak detection on, then the
+# The extension under AddressSanitizer and UBSan: native programs with leak detection on, then the
 # arena's Python tests, where only leaks are off (Python's own would drown ours).
 # Needs gcc, Python, and from its package index: pybind11 cmake ninja numpy pytest hypothesis.
 set -euo pipefail
@@ -17,6 +17,7 @@ cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Debug -DL2C_SANITIZE=ON \
 cmake --build "$build"
 
 LD_LIBRARY_PATH=$build/driver ASAN_OPTIONS=detect_leaks=1 "$build/arena_test"
+ASAN_OPTIONS=detect_leaks=1 "$build/loops_test"
 
 # A package of the sanitized extension alone, found before the sources here and any installed
 # l2c_rt: by pytest in the working directory, by the processes that tests start in PYTHONPATH.

@@ -67,7 +67,7 @@ def _own_route(model: BoundModel, options: Options) -> Backend:
     if model.dynamic is not None:
         return deciding_backend(
             model, unused, merge=options.merge, graphs=_graphs(model, options),
-            change=change_on(model.device),
+            change=change_on(model.device), products=_products(model, options),
         )  # fmt: skip
     return own_backend(
         model, unused, merge=options.merge, graphs=_graphs(model, options),

@@ -159,9 +159,9 @@ class OwnWorkspace:
     def _visit(
         self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if self._linears is not None and path not in self._cut:
-            # A linear on the way: there are no units where there are products.
-            return self._linears.call(module, args, kwargs)
+        linears = self._linears
+        if linears is not None and path in linears.paths and path not in self._cut:
+            return linears.call(module, args, kwargs)
         inside = module if path not in self._cut else partial(self._at_site, path, module)
         if self.visit_unit is not None and path in self._units:
             return self.visit_unit(path, inside, args, kwargs)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 
 from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.backends.backend import Backend, Workspace, unchanged
-from l2c_rt.backends.cpu.packed_linears import PackedLinears
+from l2c_rt.backends.cpu.packed_linears import PackedLinears, packed
 from l2c_rt.backends.cpu.products import Products
 from l2c_rt.backends.graphs.call_graphs import CallGraphs
 from l2c_rt.backends.graphs.forward import GraphParts
@@ -38,9 +38,14 @@ def own_backend(
     why_not = why_not_captured(model.model) if graphs is not None else ""
     if graphs is None or why_not:
         reasons = (f"no CUDA graphs: {why_not}", *reasons) if why_not else reasons
-        plain = Backend("own", unchanged, lambda plan: _kind(plan)(model, plan, plans), reasons,
-                        batched=batched)  # fmt: skip
-        return plain if products is None else _packed(plain, model, plans, products)
+
+        def alone(linears: PackedLinears | None, plan: Plan) -> Workspace:
+            return _kind(plan)(model, plan, plans, linears=linears)
+
+        plain = Backend("own", unchanged, partial(alone, None), reasons, batched=batched)
+        if products is None:
+            return plain
+        return packed(plain, PackedLinears(model.model, products), alone)
     units = unit_paths(model.model, model.sites)
 
     def workspace(plan: Plan) -> Workspace:
@@ -55,15 +60,3 @@ def own_backend(
 
 def _kind(plan: Plan) -> type[OwnWorkspace]:
     return OwnWorkspace if plan.halves is None else HalvedWorkspace
-
-
-def _packed(plain: Backend, model: BoundModel, plans: CallPlans, products: Products) -> Backend:
-    """The backend with the products of the model's linears."""
-    linears = PackedLinears(model.model, products)
-
-    def workspace(plan: Plan) -> Workspace:
-        return _kind(plan)(model, plan, plans, linears=linears)
-
-    return replace(
-        plain, workspace=workspace, copies=linears, without_copies=plain, notes=linears.reasons
-    )

@@ -118,7 +118,8 @@ def markdown(results: Sequence[Result], about: dict[str, Any], pictures: Sequenc
   run's time over its own.
 - at most: the speed-up that the arithmetic left out would give (l2c_rt.plan.cost).
 - PSNR: against the full run from the same noise, mean over {about["total"]} images, peak 2.0
-  (pixels lie in [-1, 1]), nothing clipped.
+  (pixels lie in [-1, 1]), nothing clipped. That of "learned, bf16", whose products are bfloat16,
+  is against the learned schedule in float32.
 - Frechet: distance of the {about["total"]} images to the {about["real"]} real digits in the last
   hidden layer of a classifier of real digits. {about["total"]} real digits drawn at random are
   {about["frechet_real"]:.2f} away from all of them.

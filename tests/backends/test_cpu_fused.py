@@ -16,6 +16,7 @@ import l2c_rt as rt
 from l2c_rt.backends.cpu import fused, packed
 from l2c_rt.backends.cpu.attention import Attention
 from l2c_rt.backends.cpu.products import Products
+from l2c_rt.backends.tuning.chooser import Chooser
 from l2c_rt.policies import EveryN, Full
 
 MODELS = pytest.mark.parametrize("make", [toy_dit, toy_uvit])
@@ -67,6 +68,33 @@ def test_auto_takes_it_and_the_summary_says_how_far_it_is_from_the_model(make: A
     drive(fast, 2)
     assert fast.backend.name == "fused"
     assert fast.summary().checked.startswith("equal up to rounding (")
+
+
+def test_the_summary_says_which_linears_are_not_packed_unless_none_is_asked_for() -> None:
+    model = toy_dit().double()
+    (note,) = rt.compile(model, Full(), steps=2).summary().notes
+    assert note.startswith("not packed: blocks.0.attn.qkv, blocks.0.attn.proj, blocks.0.mlp.fc1 ")
+    assert note.endswith("its weight is float64")
+    assert rt.compile(model, Full(), steps=2, pack=False).summary().notes == ()
+
+
+@pytest.mark.skipif(bool(packed.why_not_here()), reason=packed.why_not_here())
+@pytest.mark.parametrize("pack", [True, False])
+def test_pack_false_leaves_the_products_to_pytorch(
+    pack: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = {"addmm": 1.0, "packed": 0.5, "sdpa": 1.0, "native": 0.5}
+    chooser = Chooser("this machine", None, lambda call: call() or measure[kind_of(call)])
+    monkeypatch.setattr(fused, "product_chooser", lambda: chooser)
+    fast = rt.compile(toy_dit(), Full(), steps=2, pack=pack)
+    drive(fast, 2)
+    assert (fast.summary().copied_bytes > 0) == pack
+    assert chooser.measured > 0
+
+
+def kind_of(call: Any) -> str:
+    kind: str = next(part.kind for part in call.args if hasattr(part, "kind"))
+    return kind
 
 
 def test_under_autocast_auto_follows_the_model() -> None:

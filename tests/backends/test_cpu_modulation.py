@@ -52,7 +52,12 @@ def test_rows_met_one_by_one_are_those_tabulated_ahead(window: int) -> None:
 
 
 @pytest.mark.parametrize("whose", ["the model's", "a session's"])
-def test_the_first_run_of_a_sample_tabulates_as_often_as_every_later_one(whose: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["t_embedder", "blocks.1.adaLN_modulation", "final_layer.adaLN_modulation"]
+)
+def test_the_first_run_of_a_sample_tabulates_as_often_as_every_later_one(
+    path: str, whose: str
+) -> None:
     fast = rt.compile(toy_dit(), random_schedule(STEPS, 6), backend="fused", check="off")
     runner = fast if whose == "the model's" else fast.session()
     rows: list[int] = []
@@ -60,7 +65,7 @@ def test_the_first_run_of_a_sample_tabulates_as_often_as_every_later_one(whose: 
     def count(module: Any, args: Any) -> None:
         rows.append(len(args[0]))
 
-    fast.bound_model.model.blocks[1].adaLN_modulation.register_forward_pre_hook(count)
+    fast.bound_model.model.get_submodule(path).register_forward_pre_hook(count)
     counts = []
     for seed in range(3):
         rows.clear()

@@ -15,6 +15,7 @@ import l2c_rt as rt
 from l2c_rt.backends.cpu import packed_linears
 from l2c_rt.backends.cpu.packed import why_not_here
 from l2c_rt.backends.cpu.products import Products
+from l2c_rt.methods import DBCache, EasyCache, FirstBlockCache
 from l2c_rt.notices import L2CWarning
 from l2c_rt.policies import EveryN, Full
 
@@ -70,6 +71,22 @@ def test_what_is_kept_and_reused_is_that_of_the_packed_products() -> None:
     outputs = flux_loop(packed)
     assert 0 < error(outputs, flux_loop(plain)) < 1e-5
     assert equal(outputs, flux_loop(packed))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [FirstBlockCache(0.3), DBCache(1, 0, 0.3, 1), EasyCache(0.3, ret_steps=1)],
+    ids=lambda method: type(method).__name__,
+)
+def test_a_method_that_decides_takes_packed_products_too(method: Any) -> None:
+    model = FLUX.build()
+    packed, plain = (compiled(model, method, pack=pack) for pack in (True, False))
+    assert 0 < error(flux_loop(packed), flux_loop(plain)) < 1e-5
+    assert (packed.last_run.computed == plain.last_run.computed).all()
+    assert packed.summary().copied_bytes > 0
+    assert plain.summary().copied_bytes == 0
+    packed.sleep()
+    assert packed.summary().copied_bytes == 0
 
 
 def test_nothing_of_the_users_model_changes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -36,6 +37,16 @@ def run_branch(
     else:
         q, k, v = (product(h, linear).view(b, t, inner.heads, -1) for linear in inner.inputs)
     return product(attention(q, k, v, inner.scale), inner.proj, None, out)
+
+
+def linears_of(model: nn.Module, fusable: FusableModel) -> Iterator[tuple[str, nn.Linear]]:
+    """The linears that products are taken of, by their paths in the model."""
+    ours = {part for branch in fusable.branches.values() for part in branch.module.modules()}
+    if fusable.outer is not None:
+        ours |= set(fusable.outer.skip_linears.values())
+    for path, module in model.named_modules():
+        if module in ours and isinstance(module, nn.Linear):
+            yield path, module
 
 
 def custom_forward(fusable: FusableModel) -> str:

@@ -29,7 +29,7 @@ from l2c_rt.backends.backend import (
 )
 from l2c_rt.backends.cpu.attention import Attention
 from l2c_rt.backends.cpu.branch_inputs import BranchInputs
-from l2c_rt.backends.cpu.branches import run_branch
+from l2c_rt.backends.cpu.branches import linears_of, run_branch
 from l2c_rt.backends.cpu.outer import embedded, image_of
 from l2c_rt.backends.cpu.products import Products, product_chooser, unmeasured
 from l2c_rt.backends.cpu.rows import NormInput, Term, row_pass
@@ -232,13 +232,13 @@ def fused_cpu_backend(
     assert fusable is not None
     dtype = None if options.precision is None else torch.bfloat16
     chooser = product_chooser() if options.tune else unmeasured()
-    products = Products(chooser, dtype=dtype)
-    if not options.pack:
-        products.way = "addmm"
+    packs = options.tune and options.pack
+    products = Products(chooser if packs else unmeasured(), dtype=dtype)
     attention = Attention(chooser)
+    notes = products.reasons(linears_of(model.model, fusable)) if packs else ()
 
     def workspace(plan: Plan, requests: int | None = None) -> FusedCpu:
         return FusedCpu(model, fusable, products, attention, plan, requests)
 
-    return Backend("fused", fused_passes, workspace, reasons, copies=products, dtype=dtype,
-                   batched=workspace)  # fmt: skip
+    return Backend("fused", fused_passes, workspace, reasons, copies=products, notes=notes,
+                   dtype=dtype, batched=workspace)  # fmt: skip

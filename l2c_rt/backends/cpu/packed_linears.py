@@ -6,7 +6,9 @@ copies like those above it, so whatever a copy would not run stays as it is, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +18,10 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from l2c_rt.adapters.model_checks import count_hooks
 from l2c_rt.adapters.own.instance_hooks import INSTANCE_FORWARD
 from l2c_rt.adapters.wrappers import compiled_by_torch
+from l2c_rt.backends.backend import Backend, Workspace
 from l2c_rt.backends.cpu.packed import why_not_here, why_not_packed
 from l2c_rt.backends.cpu.products import Products
+from l2c_rt.plan.ops import Plan
 
 
 class PackedLinears:
@@ -49,6 +53,8 @@ class PackedLinears:
             or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
             # An observer of the forward counts PyTorch's own products.
             or is_in_torch_dispatch_mode()
+            # Registered in the middle of a run: its beginning would have noticed them.
+            or module._forward_hooks or module._forward_pre_hooks
         ):  # fmt: skip
             return module(*args, **kwargs)
         assert isinstance(module, nn.Linear)
@@ -64,6 +70,18 @@ class PackedLinears:
 
     def drop(self) -> None:
         self.products.drop()
+
+
+def packed(
+    plain: Backend,
+    linears: PackedLinears,
+    workspace: Callable[[PackedLinears, Plan], Workspace],
+) -> Backend:
+    """A backend with the products of a model's linears."""
+    return replace(
+        plain, workspace=partial(workspace, linears), copies=linears, without_copies=plain,
+        notes=linears.reasons,
+    )  # fmt: skip
 
 
 def _linears(model: nn.Module) -> Iterator[tuple[str, str]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.backends.backend import Backend, Workspace
+from l2c_rt.backends.cpu.packed_linears import PackedLinears, packed
+from l2c_rt.backends.cpu.products import Products
 from l2c_rt.backends.dynamic.deciding import DecidingWorkspace
 from l2c_rt.backends.dynamic.deciding_forward import DecidingForward
 from l2c_rt.backends.dynamic.deciding_graphs import DecidingGraphs, DecidingGraphWorkspace
@@ -32,9 +35,10 @@ def deciding_backend(
     merge: bool,
     graphs: GraphParts | None = None,
     change: Change | None = None,
+    products: Products | None = None,
 ) -> Backend:
-    """The backend for a description with a method that decides; `merge` and `graphs` as for
-    `own_backend`, `change` as for `gauge_for`."""
+    """The backend for a description with a method that decides; `change` as for `gauge_for`, the
+    rest as for `own_backend`."""
     assert model.dynamic is not None
     method = model.dynamic.method
     rows = method.rows(model.program.branch_names)
@@ -47,10 +51,16 @@ def deciding_backend(
     def passes(plan: Plan, program: BlockProgram) -> Plan:
         return row_plans.plan(program, rows, plan.num_evaluations)
 
-    def workspace(plan: Plan) -> Workspace:
-        if graphs is None or why_not:
-            return DecidingWorkspace(model, plan, plans, row_plans, change=change)
+    def alone(linears: PackedLinears | None, plan: Plan) -> Workspace:
+        return DecidingWorkspace(model, plan, plans, row_plans, change=change, linears=linears)
 
+    if graphs is None or why_not:
+        plain = Backend("own", passes, partial(alone, None), reasons)
+        if products is None:
+            return plain
+        return packed(plain, PackedLinears(model.model, products), alone)
+
+    def workspace(plan: Plan) -> Workspace:
         def open_graphs(arguments: Arguments, state: State) -> DecidingGraphs:
             forward = DecidingForward(
                 model, plan, plans, row_plans, units, change=change, for_graphs=True

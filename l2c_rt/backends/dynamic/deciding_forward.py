@@ -12,6 +12,7 @@ from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.observe import Stream
 from l2c_rt.adapters.own.probe import streams_by_shape
 from l2c_rt.backends.backend import Evaluation
+from l2c_rt.backends.cpu.packed_linears import PackedLinears
 from l2c_rt.backends.dynamic.ahead import Ahead, ahead_paths
 from l2c_rt.backends.dynamic.decider import CHECKED, Decider
 from l2c_rt.backends.dynamic.gauge import Change
@@ -67,6 +68,7 @@ class DecidingForward(OwnWorkspace):
         *,
         change: Change | None = None,
         for_graphs: bool = False,
+        linears: PackedLinears | None = None,
     ) -> None:
         assert model.dynamic is not None
         cut, self._model = model.dynamic.cut, model.model
@@ -78,7 +80,9 @@ class DecidingForward(OwnWorkspace):
         watched = {cut.look.path, cut.exit, self._around, blocks[0]} - {""}
         paths = ahead_paths(model.model, model.sites, cut.look) if for_graphs else ()
         keeping = Keeping(cut.keeps_outputs, bool(cut.exit))
-        super().__init__(model, plan, plans, units, also=watched | {*paths}, keeping=keeping)
+        super().__init__(
+            model, plan, plans, units, also=watched | {*paths}, keeping=keeping, linears=linears
+        )
         self._reused = {
             path for site in model.sites if site.name in plan.slots for path in site.children
         }

@@ -1,0 +1,170 @@
+// The loops over rows without Python, for the sanitizers: every operand is allocated to the byte,
+// so that whatever is read or written beyond it is found.
+#include <dlfcn.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "attention.hpp"
+#include "row_pass.hpp"
+
+#define EXPECT(condition)                                                           \
+  do {                                                                              \
+    if (!(condition)) {                                                             \
+      std::fprintf(stderr, "%s:%d: expected %s\n", __FILE__, __LINE__, #condition); \
+      std::exit(1);                                                                 \
+    }                                                                               \
+  } while (false)
+
+// What the loops take for libgomp, which a process with torch has: `count` threads at once.
+extern "C" __attribute__((visibility("default"))) void GOMP_parallel(void (*part)(void*),
+                                                                     void* data, unsigned count,
+                                                                     unsigned flags);
+extern "C" __attribute__((visibility("default"))) int omp_get_thread_num();
+extern "C" __attribute__((visibility("default"))) int omp_get_num_threads();
+
+namespace {
+thread_local int number = 0, threads_now = 1;
+int teams = 0;
+}  // namespace
+
+int omp_get_thread_num() { return number; }
+int omp_get_num_threads() { return threads_now; }
+
+void GOMP_parallel(void (*part)(void*), void* data, unsigned count, unsigned) {
+  ++teams;
+  std::vector<std::thread> team;
+  for (unsigned i = 0; i < count; ++i)
+    team.emplace_back([=] {
+      number = static_cast<int>(i);
+      threads_now = static_cast<int>(count);
+      part(data);
+    });
+  for (std::thread& thread : team) thread.join();
+}
+
+namespace l2c {
+namespace {
+
+using Floats = std::vector<float>;
+
+Floats waves(std::int64_t count, float phase) {
+  Floats values(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = std::sin(static_cast<float>(i) * 0.37f + phase);
+  return values;
+}
+
+bool near(double got, double expected) { return std::fabs(got - expected) < 1e-4; }
+
+// Odd widths and rows: vector loops have a remainder, shares of rows are unequal.
+void rows_are_added_kept_and_normalised(std::int64_t batch, std::int64_t tokens,
+                                        std::int64_t width, int threads) {
+  const std::int64_t rows = batch * tokens, count = rows * width;
+  Floats x = waves(count, 0), h(x.size()), store(x.size());
+  const Floats start = x, a = waves(count, 1), b = waves(count, 2), gate = waves(batch * width, 3),
+               shift = waves(batch * width, 4), scale = waves(batch * width, 5);
+  RowPass pass{x.data(), x.data(), false, false, rows, tokens, width, {}, {}};
+  pass.terms = {{{a.data()}, {}, gate.data(), width, nullptr},
+                {{a.data(), b.data()}, {0.5f, -2.0f}, nullptr, 0, store.data()}};
+  pass.norm = {h.data(), 1e-6f, nullptr, nullptr, shift.data(), scale.data(), width};
+  run(pass, threads);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    double mean = 0, squares = 0;
+    const std::int64_t vectors = r / tokens * width;
+    for (std::int64_t j = 0; j < width; ++j) {
+      const auto i = static_cast<std::size_t>(r * width + j), v = static_cast<std::size_t>(vectors + j);
+      const double kept = 0.5 * a[i] - 2.0 * b[i];
+      EXPECT(near(store[i], kept));
+      EXPECT(near(x[i], start[i] + gate[v] * a[i] + kept));
+      mean += x[i] / static_cast<double>(width);
+    }
+    for (std::int64_t j = 0; j < width; ++j)
+      squares += std::pow(x[static_cast<std::size_t>(r * width + j)] - mean, 2);
+    const double deviation = std::sqrt(squares / static_cast<double>(width) + 1e-6);
+    for (std::int64_t j = 0; j < width; ++j) {
+      const auto i = static_cast<std::size_t>(r * width + j), v = static_cast<std::size_t>(vectors + j);
+      EXPECT(std::fabs(h[i] - ((x[i] - mean) / deviation * (1 + scale[v]) + shift[v])) < 1e-3);
+    }
+  }
+}
+
+void narrow_values_are_rounded(std::int64_t rows, std::int64_t width) {
+  Floats x = waves(rows * width, 0);
+  const Floats start = x;
+  std::vector<std::uint16_t> value(x.size(), 0x3fc0), h(x.size());  // 1.5
+  RowPass pass{x.data(), x.data(), false, true, rows, rows, width, {}, {}};
+  pass.terms = {{{value.data()}, {}, nullptr, 0, nullptr}};
+  pass.norm.h = h.data();
+  run(pass, 2);
+  for (std::size_t i = 0; i < x.size(); ++i) EXPECT(near(x[i], start[i] + 1.5));
+}
+
+void attention_is_the_mean_of_the_values(std::int64_t batch, std::int64_t tokens,
+                                         std::int64_t heads, std::int64_t head, int threads) {
+  const std::int64_t count = batch * tokens * heads * head, width = heads * head;
+  const Floats q = waves(count, 0), k = waves(count, 1), v = waves(count, 2);
+  Floats out(q.size());
+  const float scale = 1 / std::sqrt(static_cast<float>(head));
+  run(Attention{q.data(), k.data(), v.data(), out.data(), batch, tokens, heads, head,
+                tokens * width, width, head, scale},
+      threads);
+  const auto at = [&](std::int64_t b, std::int64_t t, std::int64_t h, std::int64_t i) {
+    return static_cast<std::size_t>(((b * tokens + t) * heads + h) * head + i);
+  };
+  for (std::int64_t b = 0; b < batch; ++b)
+    for (std::int64_t h = 0; h < heads; ++h)
+      for (std::int64_t row = 0; row < tokens; ++row) {
+        std::vector<double> mixed(static_cast<std::size_t>(head));
+        double sum = 0;
+        for (std::int64_t t = 0; t < tokens; ++t) {
+          double score = 0;
+          for (std::int64_t i = 0; i < head; ++i) score += q[at(b, row, h, i)] * k[at(b, t, h, i)];
+          const double weight = std::exp(score * scale);
+          sum += weight;
+          for (std::int64_t i = 0; i < head; ++i)
+            mixed[static_cast<std::size_t>(i)] += weight * v[at(b, t, h, i)];
+        }
+        for (std::int64_t i = 0; i < head; ++i)
+          EXPECT(near(out[at(b, row, h, i)], mixed[static_cast<std::size_t>(i)] / sum));
+      }
+}
+
+void checksums_tell_bytes_and_their_order(std::int64_t bytes) {
+  std::vector<unsigned char> content(static_cast<std::size_t>(bytes));
+  for (std::size_t i = 0; i < content.size(); ++i) content[i] = static_cast<unsigned char>(i * 7);
+  const std::uint64_t sum = checksum(content.data(), bytes, 1);
+  EXPECT(checksum(content.data(), bytes, 3) == sum);
+  if (bytes == 0) return;
+  content.back() ^= 1;
+  EXPECT(checksum(content.data(), bytes, 1) != sum);
+  content.back() ^= 1;
+  if (bytes < 16) return;
+  for (std::size_t i = 0; i < 8; ++i) std::swap(content[i], content[i + 8]);
+  EXPECT(checksum(content.data(), bytes, 1) != sum);
+}
+
+int run_all() {
+  for (const int threads : {1, 3}) {
+    rows_are_added_kept_and_normalised(2, 5, 7, threads);
+    rows_are_added_kept_and_normalised(3, 41, 203, threads);
+    attention_is_the_mean_of_the_values(1, 1, 1, 1, threads);
+    attention_is_the_mean_of_the_values(2, 70, 3, 33, threads);
+    attention_is_the_mean_of_the_values(1, 64, 2, 32, threads);
+  }
+  narrow_values_are_rounded(5, 19);
+  for (const std::int64_t bytes : {0, 1, 8, 16, 129, 1 << 20, (1 << 20) + 5})
+    checksums_tell_bytes_and_their_order(bytes);
+  EXPECT(teams > 0);
+  std::puts("loops_test: all passed");
+  return 0;
+}
+
+}  // namespace
+}  // namespace l2c
+
+int main() { return l2c::run_all(); }
