@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from weights import fill_deterministic
+from cpu.cases import dit
+from gpu.results import commit, version
 
 from l2c_rt.measure.machine import processor_name
 from l2c_rt.models import DiT
@@ -21,10 +22,11 @@ from l2c_rt.models import DiT
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="tiny models: a smoke test, no figures")
+    parser.addoption("--published", type=Path, help="a clone of the published L2C program")
+    parser.addoption("--all-peers", action="store_true", help="every peer in every case: an hour")
     group = parser.getgroup("gpu", "the GPU suite (bench_gpu.py)")
     group.addoption("--fresh", action="store_true", help="also what has a result already")
     group.addoption("--results", type=Path, help="folder of the results [bench/results/gpu]")
-    group.addoption("--published", type=Path, help="a clone of the published L2C program")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -32,6 +34,8 @@ def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict
     output_json["machine_info"] |= {
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "commit": commit(),
+        "packages": {package: version(package) for package in ("diffusers", "cache-dit", "timm")},
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "processor": processor_name(),
@@ -48,9 +52,4 @@ def quick(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def model(quick: bool) -> DiT:
     """Depth 28, width 384, 256 tokens, as the presets need; tiny with --quick."""
-    size = {"hidden_size": 32, "num_heads": 2, "input_size": 8} if quick else {
-        "hidden_size": 384, "num_heads": 6, "input_size": 32,
-    }  # fmt: skip
-    dit = DiT(depth=28, num_classes=10, **size)
-    fill_deterministic(dit, 0)
-    return dit.eval()
+    return dit(384, quick)

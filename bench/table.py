@@ -27,6 +27,22 @@ def rows_of(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def peer_rows(results: dict[str, Any]) -> list[str]:
+    """How many times as fast ours is as each peer, by case; "-" where a peer was not run."""
+    cases = [b for b in results["benchmarks"] if b["extra_info"].get("group") == "peers"]
+    names = list(dict.fromkeys(name for b in cases for name in b["extra_info"]["ratios"]))
+    lines = [
+        "| program | " + " | ".join(b["extra_info"]["case"] for b in cases) + " |",
+        "|---|" + "---|" * len(cases),
+        "| ours, s | " + " | ".join(f"{b['stats']['median']:.2f}" for b in cases) + " |",
+    ]
+    for name in names:
+        per_case = [b["extra_info"]["ratios"].get(name) for b in cases]
+        cells = [f"{median(several):.2f}x" if several else "-" for several in per_case]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines if cases else []
+
+
 def machine_of(results: dict[str, Any]) -> str:
     machine = results["machine_info"]
     return (
@@ -38,7 +54,7 @@ def machine_of(results: dict[str, Any]) -> str:
 def main() -> None:
     default = Path(__file__).parent / "results" / "cpu.json"
     results = json.loads(Path(sys.argv[1] if len(sys.argv) > 1 else default).read_text())
-    print("\n".join([*rows_of(results), "", machine_of(results)]))
+    print("\n".join([*rows_of(results), "", *peer_rows(results), "", machine_of(results)]))
 
 
 if __name__ == "__main__":

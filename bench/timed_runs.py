@@ -1,9 +1,10 @@
-"""Whole runs on a CPU: one image without guidance, timed A B B A into pytest-benchmark's record."""
+"""Whole runs on a CPU, timed beside each other into pytest-benchmark's record."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
@@ -11,8 +12,8 @@ import numpy as np
 import torch
 
 import l2c_rt as rt
-from l2c_rt.measure.clocks import host_seconds
-from l2c_rt.measure.interleaved import ratios
+from l2c_rt.measure.clocks import Run, host_seconds
+from l2c_rt.measure.interleaved import Samples, ratios
 from l2c_rt.models import DiT
 
 
@@ -32,25 +33,41 @@ def sampler(
     return fast, lambda: fast.sample(noise, y, cfg_scale=1.0)
 
 
-def paired(
-    benchmark: Any, run: Callable[[], object], against: Callable[[], object], rounds: int
-) -> list[float]:
+def paired(benchmark: Any, run: Run, against: Run, rounds: int) -> list[float]:
     """Time `run` beside `against`, A B B A a round; how many times as fast `run` is, per round."""
-    run()
-    against()
-    others: list[float] = []
-    number = count()
+    samples = beside(benchmark, run, {"against": against}, rounds)
+    benchmark.extra_info["against_seconds"] = samples["against"]
+    return ratios(samples["against"], benchmark.stats.stats.data)
 
-    def time_against() -> None:
+
+def beside(benchmark: Any, run: Run, others: Mapping[str, Run], rounds: int) -> Samples:
+    """Time `run`, which the benchmark keeps, beside others: A B C C B A a round for two, so that
+    whatever else the machine does falls on all of them.
+
+    Seconds of the others, two a round.  The record notes the load average at start and end.
+    """
+    run()
+    for other in others.values():
+        other()
+    samples: Samples = {name: [] for name in others}
+    number, before = count(), os.getloadavg()
+
+    def time_others(*, backwards: bool) -> None:
+        for name in reversed(others) if backwards else others:
+            samples[name].append(host_seconds(others[name]))
+
+    def between() -> None:
         """Before a round's first run; with it, after the last round's second."""
         at = next(number)
-        for _ in range(0 if at % 2 else 1 + (at > 0)):
-            others.append(host_seconds(against))
+        if at % 2 == 0:
+            if at:
+                time_others(backwards=True)
+            time_others(backwards=False)
 
-    benchmark.pedantic(run, setup=time_against, rounds=2 * rounds, iterations=1)
-    others.append(host_seconds(against))
-    benchmark.extra_info["against_seconds"] = others
-    return ratios(others, benchmark.stats.stats.data)
+    benchmark.pedantic(run, setup=between, rounds=2 * rounds, iterations=1)
+    time_others(backwards=True)
+    record(benchmark, load_before=before, load_after=os.getloadavg())
+    return samples
 
 
 def record(benchmark: Any, **facts: Any) -> None:

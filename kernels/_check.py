@@ -48,6 +48,17 @@ def rows(op: str, x: Tensor, name: str = "x") -> tuple[int, int, int]:
     return x.shape[0], x.shape[1], x.shape[2]
 
 
+def head(op: str, packed: int, heads: int) -> int:
+    """The head dimension of a packed projection."""
+    head = packed // (3 * heads) if heads > 0 else 0
+    if heads < 1 or packed != 3 * heads * head or head % 8 or not 8 <= head <= 128:
+        raise ValueError(
+            f"{op}: qkv is {packed} wide for {heads} heads, wanted 3 times a head dimension that "
+            "is a multiple of 8 up to 128; use PyTorch's scaled_dot_product_attention"
+        )
+    return head
+
+
 def product(
     op: str, x: Tensor, weight: Tensor, bias: Tensor | None, halves: int = 1
 ) -> tuple[int, int, int]:

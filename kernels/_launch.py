@@ -12,6 +12,8 @@ from typing import Any
 
 MAX_WIDTH = 8192
 """A row is held in registers; wider ones would spill."""
+MAX_TOKENS = 4096
+"""One program ranks all tokens of an image, held in registers."""
 
 
 @dataclass(frozen=True, slots=True)

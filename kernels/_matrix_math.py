@@ -36,6 +36,23 @@ def upcast(tile, UPCAST: tl.constexpr):
 
 
 @triton.jit
+def head_tile(
+    ptr, rows, T, STRIDE: tl.constexpr, F: tl.constexpr, FIRST: tl.constexpr, COUNT: tl.constexpr,
+    EVEN: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """COUNT columns of a head from column FIRST on, for some tokens; zero where there are none."""
+    columns = FIRST + tl.arange(0, COUNT)
+    ptrs = ptr + rows[:, None] * STRIDE + columns[None, :]
+    if EVEN and FIRST + COUNT <= F:
+        tile = tl.load(ptrs)
+    elif EVEN:
+        tile = tl.load(ptrs, mask=(columns < F)[None, :], other=0.0)
+    else:
+        tile = tl.load(ptrs, mask=(rows < T)[:, None] & (columns < F)[None, :], other=0.0)
+    return upcast(tile, UPCAST)
+
+
+@triton.jit
 def tile_of(program, M, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
             GROUP: tl.constexpr):  # fmt: skip
     """Rows and columns of a program's tile; GROUP tiles of rows run down each column of tiles

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from l2c_rt.kernels import _check
 from l2c_rt.kernels._launch import AttentionTile, attention_tile, head_parts, options
-from l2c_rt.kernels._matrix_math import needs_upcast, upcast
+from l2c_rt.kernels._matrix_math import head_tile, needs_upcast
 
 
 def attention_bytes(batch: int, tokens: int, width: int, itemsize: int) -> int:
@@ -38,23 +38,6 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
         "bytes": attention_bytes(batch, tokens, heads * head, size),
         f"flops{8 * size}": 4 * batch * heads * tokens * tokens * head,
     }
-
-
-@triton.jit
-def _head_tile(
-    ptr, rows, T, STRIDE: tl.constexpr, F: tl.constexpr, FIRST: tl.constexpr, COUNT: tl.constexpr,
-    EVEN: tl.constexpr, UPCAST: tl.constexpr,
-):  # fmt: skip
-    """COUNT columns of a head from column FIRST on, for some tokens; zero where there are none."""
-    columns = FIRST + tl.arange(0, COUNT)
-    ptrs = ptr + rows[:, None] * STRIDE + columns[None, :]
-    if EVEN and FIRST + COUNT <= F:
-        tile = tl.load(ptrs)
-    elif EVEN:
-        tile = tl.load(ptrs, mask=(columns < F)[None, :], other=0.0)
-    else:
-        tile = tl.load(ptrs, mask=(rows < T)[:, None] & (columns < F)[None, :], other=0.0)
-    return upcast(tile, UPCAST)
 
 
 @triton.jit
@@ -82,19 +65,19 @@ def _attention_kernel(
     q_ptr = qkv_ptr + first * STRIDE + head % H * F
     k_ptr, v_ptr = q_ptr + H * F, q_ptr + 2 * H * F
     rows = tl.program_id(0) % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
-    q0 = _head_tile(q_ptr, rows, T, STRIDE, F, 0, F0, EVEN, UPCAST)
+    q0 = head_tile(q_ptr, rows, T, STRIDE, F, 0, F0, EVEN, UPCAST)
     out0 = tl.zeros((BLOCK_M, F0), tl.float32)
     if F1:
-        q1 = _head_tile(q_ptr, rows, T, STRIDE, F, F0, F1, EVEN, UPCAST)
+        q1 = head_tile(q_ptr, rows, T, STRIDE, F, F0, F1, EVEN, UPCAST)
         out1 = tl.zeros((BLOCK_M, F1), tl.float32)
     top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     for n in tl.range(0, T, BLOCK_N):
         keys = n + tl.arange(0, BLOCK_N)
-        k0 = _head_tile(k_ptr, keys, T, STRIDE, F, 0, F0, EVEN, UPCAST)
+        k0 = head_tile(k_ptr, keys, T, STRIDE, F, 0, F0, EVEN, UPCAST)
         scores = tl.dot(q0, tl.trans(k0), input_precision="ieee")
         if F1:
-            k1 = _head_tile(k_ptr, keys, T, STRIDE, F, F0, F1, EVEN, UPCAST)
+            k1 = head_tile(k_ptr, keys, T, STRIDE, F, F0, F1, EVEN, UPCAST)
             scores = tl.dot(q1, tl.trans(k1), scores, input_precision="ieee")
         # In base 2, as the hardware's exponential is: 1.44... is log2(e).
         scores *= scale * 1.4426950408889634
@@ -107,12 +90,12 @@ def _attention_kernel(
         fade = tl.exp2(top - higher)
         total = total * fade + tl.sum(weights, axis=1)
         top = higher
-        v0 = _head_tile(v_ptr, keys, T, STRIDE, F, 0, F0, EVEN, UPCAST)
+        v0 = head_tile(v_ptr, keys, T, STRIDE, F, 0, F0, EVEN, UPCAST)
         # Rounded for the tensor cores, after their sum was taken in float32.
         weights = weights.to(v0.dtype)
         out0 = tl.dot(weights, v0, out0 * fade[:, None], input_precision="ieee")
         if F1:
-            v1 = _head_tile(v_ptr, keys, T, STRIDE, F, F0, F1, EVEN, UPCAST)
+            v1 = head_tile(v_ptr, keys, T, STRIDE, F, F0, F1, EVEN, UPCAST)
             out1 = tl.dot(weights, v1, out1 * fade[:, None], input_precision="ieee")
     out_ptr += first * (H * F) + head % H * F
     _store_head(out_ptr, rows, out0 / total[:, None], T, H * F, F, 0, F0)
@@ -134,12 +117,7 @@ def attention(
     """
     op = "attention"
     b, t, packed = _check.rows(op, qkv, name="qkv")
-    head = packed // (3 * heads) if heads > 0 else 0
-    if heads < 1 or packed != 3 * heads * head or head % 8 or not 8 <= head <= 128:
-        raise ValueError(
-            f"{op}: qkv is {packed} wide for {heads} heads, wanted 3 times a head dimension that "
-            "is a multiple of 8 up to 128; use PyTorch's scaled_dot_product_attention"
-        )
+    head = _check.head(op, packed, heads)
     shape = (b, t, heads * head)
     out = qkv.new_empty(shape) if out is None else out
     _check.tensor(op, "out", out, shape, qkv, (qkv.dtype,))

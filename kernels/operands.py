@@ -87,6 +87,23 @@ class OperandBank:
         return self.bank[scale], self.bank[shift]
 
 
+@dataclass(frozen=True, slots=True)
+class Refreshes:
+    """How often some tokens of a branch were chosen in the run before the evaluation under way:
+    `table[counter[0], column]`.
+
+    Shapes: table int32 [S, number of such branches]; counter int32 [2], see `Solver`.
+    """
+
+    table: Tensor
+    counter: Tensor
+    column: int
+
+    def now(self) -> Tensor:
+        """The number, int32 []."""
+        return self.table[self.counter[0], self.column]
+
+
 def weights_of(reuses: Reuses) -> Weights:
     """The list's weights, or tensors in their place that a kernel without weights does not read."""
     slots = reuses.slots

@@ -117,6 +117,41 @@ class GraphLoop:
 def arena_bytes(num_slots: int, slot_bytes: int, granularity: int) -> tuple[int, int]:
     """(stride_bytes, reserved_bytes) of an arena, without making it."""
 
+def row_pass(
+    x: tuple[int, int],
+    narrow: tuple[bool, bool],
+    shape: tuple[int, int, int],
+    terms: Sequence[tuple[Sequence[int], Sequence[float], int, int, int]],
+    norm: tuple[int, float, int, int, int, int, int],
+    threads: int,
+) -> None:
+    """Add terms to a residual stream and normalise it, row by row in float32; unchecked addresses.
+
+    `x` is (read, written), `narrow` whether (x, values) are bfloat16, `shape` (rows, rows of a
+    batch, width).  A term is (sources, coefficients, gate, elements from gate to gate, store):
+    x += gate * value with value = sum coefficient * source, and store = value; no coefficients for
+    one source as it is.  `norm` is (h, epsilon, weight, bias, shift, scale, elements from shift to
+    shift).  Gates and what norms are made of are float32; 0 stands for what is not there.
+    """
+
+def attention(
+    tensors: tuple[int, int, int, int],
+    shape: tuple[int, int, int, int],
+    strides: tuple[int, int, int],
+    scale: float,
+    narrow: bool,
+    threads: int,
+) -> None:
+    """softmax(scale q k^T) v of float32 tensors (q, k, v, out) at unchecked addresses, or where
+    `narrow` of bfloat16 ones, with sums in float32.
+
+    q, k and v are [batch, tokens, heads, head] of `shape` with `strides` in elements, the last one
+    1; out is [batch, tokens, heads * head].
+    """
+
+def checksum(address: int, nbytes: int, threads: int) -> int:
+    """A number that changes with the bytes, read on so many threads."""
+
 def wait_for_event(device: int, event: int) -> None:
     """Wait for an event (its address) on a device, also from a thread that captures a graph."""
 

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from l2c_rt.learning.train import learn
     from l2c_rt.pipelines.enable import disable, enable
     from l2c_rt.policies.router import Router
+    from l2c_rt.regression.fit_corrector import fit_corrector
     from l2c_rt.runtime.compiled import Compiled
     from l2c_rt.runtime.session import Session
     from l2c_rt.schedule.cache_schedule import CacheSchedule
+    from l2c_rt.searching.search import search
 
 _HOMES = {
     "CacheSchedule": "schedule.cache_schedule",
@@ -34,9 +36,11 @@ _HOMES = {
     "compile": "api",
     "disable": "pipelines.enable",
     "enable": "pipelines.enable",
+    "fit_corrector": "regression.fit_corrector",
     "fit_report": "comparison.fit",
     "fit_scale_shift": "calibration.scale_shift",
     "learn": "learning.train",
+    "search": "searching.search",
 }
 _MODULES = ("correctors", "methods", "models", "policies", "presets")
 
@@ -51,6 +55,7 @@ __all__ = [
     "correctors",
     "disable",
     "enable",
+    "fit_corrector",
     "fit_report",
     "fit_scale_shift",
     "learn",
@@ -58,6 +63,7 @@ __all__ = [
     "models",
     "policies",
     "presets",
+    "search",
 ]
 
 

@@ -52,6 +52,8 @@ def compile(
     sites: Sequence[str] | None = None,
     granularity: str | None = None,
     merge: bool = True,
+    pack: bool = True,
+    precision: str | None = None,
 ) -> Compiled:
     """Plan a schedule for a model, verify the plan, and return a callable to use in its place.
 
@@ -66,9 +68,12 @@ def compile(
     On a GPU: `graph` is "step" (a CUDA graph per distinct step), "trajectory" (one per run of
     `sample`) or "off"; `residual_dtype` is that of the residual stream (None: the model's own);
     with `tune` the fastest products and attention are measured once per machine and remembered.
+    On a CPU `precision="bf16"` runs the products of a float32 model in bfloat16, on a copy of its
+    weights; the residual stream, inputs and outputs stay float32.
     A model that no built-in adapter knows runs its own forward, cut at the attention and MLP
     modules of its blocks, or at `sites`, patterns of module paths such as "blocks.*.attn"; a U-Net
     with the policy DeepCache, or a schedule of shells, at its layers.
+    On a CPU its linears take faster products, equal up to rounding; bitwise with `pack=False`.
     A schedule that was learned on whole blocks, or at sites, says so itself.
     With the granularity "block" the schedule is of whole blocks, what is kept is what a block adds
     to its arguments, and with `merge` neighbours that are always reused together are kept as one
@@ -80,12 +85,12 @@ def compile(
     shape; where one is wrong, `backend="auto"` falls back, and "fused" and `strict` raise.
     Raises TypeError for a model without blocks, ValueError for a schedule that does not fit.
     """
-    for name, value in (("tune", tune), ("merge", merge)):
+    for name, value in (("tune", tune), ("merge", merge), ("pack", pack)):
         if not isinstance(value, bool):
             raise TypeError(f"{name}: wanted True or False, got {value!r}")
     forgiving = backend in ("auto", "own") and not strict
-    options = Options(graph, residual_dtype, tune, forgiving=forgiving, merge=merge,
-                      check=check == "on")  # fmt: skip
+    options = Options(graph, residual_dtype, tune, forgiving=forgiving, merge=merge, pack=pack,
+                      check=check == "on", precision=precision)  # fmt: skip
     return build(
         model, router, partial(select_backend, backend, options), steps=steps, corrector=corrector,
         calls_per_step=calls_per_step, timesteps=timesteps, strict=strict, check=check,

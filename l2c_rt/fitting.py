@@ -84,9 +84,10 @@ def check_calibration(spec: object, described: BoundModel) -> None:
     if fingerprint and (
         difference := fingerprint_difference(model_fingerprint(described.model), fingerprint)
     ):
+        remedy = getattr(spec, "REMEDY", "calibrate this one: rt.calibrate(model, steps=...)")
         raise ValueError(
             f"compile: the calibration of {type(spec).__name__} is of a model of other "
-            f"{difference}; calibrate this one: rt.calibrate(model, steps=...)"
+            f"{difference}; {remedy}"
         )
 
 

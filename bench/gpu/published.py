@@ -49,7 +49,7 @@ def importable(folder: Path) -> Iterator[None]:
 
 
 def run_of(
-    clone: Path, weights: DiT, steps: int, dtype: torch.dtype
+    clone: Path, weights: DiT, steps: int, dtype: torch.dtype, *, guided: bool = True
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """The published cached run as a function (noise, y) -> latents, with these weights.
 
@@ -60,20 +60,26 @@ def run_of(
     # Its sinusoids are float32 whatever the weights are.
     model.t_embedder.mlp.register_forward_pre_hook(lambda _, args: (args[0].to(dtype),))
 
-    def guided(x: Tensor, t: Tensor, y: Tensor, cfg_scale: float) -> Tensor:
-        out: Tensor = model.forward_with_cfg(x.to(dtype), t, y, cfg_scale)
+    def forward(x: Tensor, t: Tensor, **arguments: Any) -> Tensor:
+        call = model.forward_with_cfg if guided else model
+        out: Tensor = call(x.to(dtype), t, **arguments)
         return out.to(x.dtype)
 
     def run(noise: Tensor, y: Tensor) -> Tensor:
-        labels = torch.cat([y, torch.full_like(y, weights.y_embedder.num_classes)])
+        arguments: dict[str, Any] = {"y": y}
+        if guided:
+            null = torch.full_like(y, weights.y_embedder.num_classes)
+            noise, arguments = (
+                torch.cat([noise, noise]),
+                {"y": torch.cat([y, null]), "cfg_scale": 4.0},
+            )
         model.reset()
         with torch.no_grad(), tf32(dtype == torch.float32):
             latents: Tensor = diffusion.ddim_sample_loop(
-                guided, (len(labels), *noise.shape[1:]), torch.cat([noise, noise]),
-                clip_denoised=False, model_kwargs={"y": labels, "cfg_scale": 4.0},
+                forward, noise.shape, noise, clip_denoised=False, model_kwargs=arguments,
                 progress=False, device=noise.device,
             )  # fmt: skip
-        return latents[: len(noise)]
+        return latents[: len(y)]
 
     return run
 

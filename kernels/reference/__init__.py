@@ -5,6 +5,7 @@ give what eager PyTorch would have rounded to.  `tile` says how a kernel is cut 
 here; validation is the kernels' business.
 """
 
+from l2c_rt.kernels.reference.changes import relative_change
 from l2c_rt.kernels.reference.ends import (
     final_update,
     final_update_norm,
@@ -35,9 +36,18 @@ from l2c_rt.kernels.reference.rows import (
     split_residual_norm,
     ungated_reuse_sum,
 )
+from l2c_rt.kernels.reference.tokens import (
+    attention_logs,
+    attention_received,
+    choose_tokens,
+    unit_scores,
+)
 
 __all__ = [
     "attention",
+    "attention_logs",
+    "attention_received",
+    "choose_tokens",
     "final_update",
     "final_update_norm",
     "gate_residual",
@@ -50,6 +60,7 @@ __all__ = [
     "patch_embed",
     "patch_embed_norm",
     "patch_embed_norm_modulate",
+    "relative_change",
     "residual_norm",
     "reuse_evaluation",
     "reuse_run",
@@ -61,4 +72,5 @@ __all__ = [
     "split_residual_norm",
     "split_sum",
     "ungated_reuse_sum",
+    "unit_scores",
 ]

@@ -5,10 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import torch
+
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend
-from l2c_rt.backends.cpu.fused import custom_forward, fused_cpu_backend
-from l2c_rt.backends.dynamic.backend import deciding_backend
+from l2c_rt.backends.cpu.branches import custom_forward
+from l2c_rt.backends.cpu.fused import fused_cpu_backend
+from l2c_rt.backends.cpu.packed import why_not_narrow
+from l2c_rt.backends.cpu.products import Products, product_chooser
+from l2c_rt.backends.dynamic.backend import change_on, deciding_backend
 from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.options import Options
 from l2c_rt.backends.own_backend import own_backend
@@ -23,37 +28,61 @@ NAMES = ("auto", "reference", "fused", "own")
 def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
     """The backend of that name for this model and device.
 
-    "auto" is "own" for a model that is described by its sites, the reference on a CPU, where it is
-    bitwise the model's own arithmetic, and the fused one on a GPU where it can be had.
+    "auto" is "own" for a model that is described by its sites, and the fused one where it can be
+    had: not on a CPU under autocast, whose arithmetic only the reference follows.
     Raises ValueError for an unknown name, or for one that cannot be had, with the reason.
     """
     if name not in NAMES:
         raise ValueError(f"backend: got {name!r}, wanted one of {', '.join(map(repr, NAMES))}")
     by_sites = model.open_stage is not None
+    if options.precision is not None:
+        _require_narrow_products(name, model)
     if by_sites and (name in ("auto", "own") or model.refused):
-        unused = _unused_options(options, graphs=model.device.type == "cuda")
-        if model.dynamic is not None:
-            if model.device.type == "cuda" and options.graph != "off":
-                name = type(model.dynamic.method).__name__
-                unused = (f"no CUDA graphs: {name} chooses rows inside of the forward", *unused)
-            return deciding_backend(model, unused, merge=options.merge)
-        return own_backend(model, unused, merge=options.merge, graphs=_graphs(model, options))
+        return _own_route(model, options)
     if by_sites or name == "own":
         kind, by = type(model.model).__name__, "its sites" if by_sites else "an adapter"
         raise ValueError(f"backend={name!r}: {kind} is described by {by}; leave backend= out")
     on_cpu = model.device.type == "cpu"
-    if name == "reference" or (name == "auto" and on_cpu):
+    under_autocast = name == "auto" and on_cpu and torch.is_autocast_enabled("cpu")
+    if name == "reference" or under_autocast:
         return reference_backend(model, _unused_options(options))
     why_not = _why_not_fused(model, options)
     if why_not and name == "fused":
         raise ValueError(f'backend="fused": {why_not}; compile with backend="reference"')
+    if why_not and on_cpu:
+        remark = f"fused backend not used: {why_not}"
+        return reference_backend(model, _unused_options(options), (remark,))
     if why_not:
         reasons = (f"fused backend not used: {why_not}", *_unused_options(options))
         return reference_backend(model, reasons)
     if on_cpu:
-        return fused_cpu_backend(model, _unused_options(options))
+        return fused_cpu_backend(model, options, _unused_options(options))
     backend: Backend = _cuda_support().fused_backend_on_gpu(model, options)
     return backend
+
+
+def _own_route(model: BoundModel, options: Options) -> Backend:
+    """The backend of a model that runs its own forward."""
+    unused = _unused_options(options, graphs=model.device.type == "cuda")
+    if model.dynamic is not None:
+        return deciding_backend(
+            model, unused, merge=options.merge, graphs=_graphs(model, options),
+            change=change_on(model.device),
+        )  # fmt: skip
+    return own_backend(
+        model, unused, merge=options.merge, graphs=_graphs(model, options),
+        products=_products(model, options),
+    )  # fmt: skip
+
+
+def _require_narrow_products(name: str, model: BoundModel) -> None:
+    """Raise ValueError where `precision="bf16"` cannot be had, with the reason."""
+    if model.fusable is None or name == "reference":
+        why_not = model.why_not_fusable or "only the fused backend has it"
+    else:
+        why_not = why_not_narrow(model.model)
+    if why_not:
+        raise ValueError(f'precision="bf16": {why_not}; leave precision= out')
 
 
 def _cuda_support() -> Any:
@@ -79,6 +108,13 @@ def _graphs(model: BoundModel, options: Options) -> GraphParts | None:
     if model.device.type != "cuda" or options.graph == "off":
         return None
     return GraphParts(CudaRecorder, options.forgiving)
+
+
+def _products(model: BoundModel, options: Options) -> Products | None:
+    """The products of a model's own linears; None where they are left to the model."""
+    if model.device.type != "cpu" or not (options.pack and options.tune):
+        return None
+    return Products(product_chooser())
 
 
 def _unused_options(options: Options, *, graphs: bool = False) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ class Evaluation(NamedTuple):
     `step` counts evaluations, `variant` is the plan's distinct step; `timesteps` [S] are those of
     the whole run, where they are known.  `coefficients` are those of the step's predictions, and
     `operands` their tensors by branch.  `record` has what the run did so far; `lane` is which call
-    of the step this is.
+    of the step this is; `sigma` is the noise level that the loop announced.
     """
 
     state: State
@@ -54,6 +54,7 @@ class Evaluation(NamedTuple):
     operands: Mapping[str, Operand] = {}
     record: RunRecord = RunRecord(0)
     lane: int = 0
+    sigma: float | None = None
 
 
 class Workspace(Protocol):
@@ -132,12 +133,28 @@ class RunRequest:
     solver: PublishedSolver
 
 
+class WeightCopies(Protocol):
+    """Copies of weights that all workspaces of a backend use."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the copies."""
+
+    def begin_run(self) -> None:
+        """Forget the copies of weights that were written to since."""
+
+    def drop(self) -> None:
+        """Give the memory back; copies are made again when they are wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
     """How a described model is run.  `reasons` says why this backend and not a faster one.
 
     `extra_slots` are taken beside the plan's.  One that is `replaceable` gives way to the reference
-    where its first run finds a wrong result.
+    where its first run finds a wrong result.  `copies` are the backend's of the model's weights,
+    `without_copies` is the same backend without them; `dtype` is that of its products, where the
+    model has another.  `notes` are for `summary()` alone: nothing asked for is left undone.
     """
 
     name: str
@@ -146,6 +163,10 @@ class Backend:
     reasons: tuple[str, ...] = ()
     extra_slots: int = 0
     replaceable: bool = False
+    copies: WeightCopies | None = None
+    without_copies: Backend | None = None
+    notes: tuple[str, ...] = ()
+    dtype: torch.dtype | None = None
 
 
 OpTable = Mapping[type, Callable[[Any, Any, Evaluation], None]]

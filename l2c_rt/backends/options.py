@@ -1,4 +1,4 @@
-"""What a user may ask of the fused backend on a GPU."""
+"""What a user may ask of the fused backends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ class Options:
     the modulation table of a session, which covers fewer steps at a time where it is too small.
     With `forgiving`, what cannot be captured is launched kernel by kernel and noted.  With `merge`,
     neighbouring blocks that are always reused together are kept as one.  With `check` the first run
-    of a shape on a machine compares every kernel with its meaning.
+    of a shape on a machine compares every kernel with its meaning.  With `pack`, linears on a CPU
+    may take copies of their weights in the layout of a faster product; `precision` is "bf16" for
+    the products of a float32 model there, None for its own.
     """
 
     graph: str = "step"
@@ -28,10 +30,14 @@ class Options:
     forgiving: bool = False
     merge: bool = True
     check: bool = True
+    pack: bool = True
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         if self.graph not in GRAPHS:
             raise ValueError(f"graph: got {self.graph!r}, wanted one of {', '.join(GRAPHS)}")
+        if self.precision not in (None, "bf16"):
+            raise ValueError(f'precision: got {self.precision!r}, wanted "bf16" or None')
         if self.residual_dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
             raise ValueError(
                 f"residual_dtype: got {self.residual_dtype}, wanted torch.float32, torch.bfloat16, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.block_sites import WHOLE_MODEL
 from l2c_rt.backends.backend import Counted, Evaluation
+from l2c_rt.backends.cpu.packed_linears import PackedLinears
 from l2c_rt.backends.graphs.forward import VisitUnit
 from l2c_rt.backends.own_blocks import ADDED, BlockCall, BlockVisits, Keeping
 from l2c_rt.backends.own_calls import CallPlans, LaneCalls
@@ -25,15 +26,17 @@ from l2c_rt.backends.own_rows import (
     inside_of,
     row_of,
 )
+from l2c_rt.backends.step_numbers import StepNumbers
 from l2c_rt.device.graphs import GraphStats
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
-from l2c_rt.memory.mixing import Operand, mixed_values
+from l2c_rt.memory.mixing import mixed_values
 from l2c_rt.plan.ops import LeaveOut, Plan, Predict, StepPlan, reuses
 
 
 class OwnWorkspace:
     """One stage of the model, and what its cut points gave at evaluation 0 of the run; where it is
-    set, `visit_unit` is called in place of the blocks `units` (see `graphs.forward.Forward`)."""
+    set, `visit_unit` is called in place of the blocks `units` (see `graphs.forward.Forward`).  At
+    the paths `also` the forward is cut too."""
 
     def __init__(
         self,
@@ -42,12 +45,17 @@ class OwnWorkspace:
         plans: CallPlans,
         units: Collection[str] = (),
         *,
+        also: Collection[str] = (),
         keeping: Keeping = ADDED,
+        linears: PackedLinears | None = None,
     ) -> None:
         assert model.open_stage is not None
         self.visit_unit: VisitUnit | None = None
+        self.numbers = StepNumbers()
         self._plan = plan
         self._units = frozenset(units)
+        self._linears = linears
+        paths = self._units if linears is None else self._units | linears.paths
         sites = {site.name: site for site in model.sites}
         left_out = {op.branch for step in plan.steps for op in step if isinstance(op, LeaveOut)}
         self._left_out = frozenset(sites[name].children[-1] for name in left_out)
@@ -57,38 +65,38 @@ class OwnWorkspace:
         self._cut = {path for site in model.sites for path in site.children}
         self._inside = inside_of(sorted(self._cut))
         self._alike = alike_of([sites[name] for name in plan.slots])
-        self._stage = model.open_stage(self._visit, sorted(self._units - self._cut))
+        self._stage = model.open_stage(self._visit, sorted((paths | {*also}) - self._cut))
         self._lane = LaneCalls(plan, plans)
         self._blocks: BlockVisits | None = None
         if model.sites[0].is_block:
-            self._blocks = BlockVisits(self._lane, keeping)
+            self._blocks = BlockVisits(self._lane, keeping, self.numbers)
         self._hollow: dict[tuple[str, int], Any] = {}
         self._written: set[tuple[str, int]] = set()
         self.calls: dict[str, int] = {}
         self._calls_at_first: dict[str, int] = {}
         self._row: Row = {}
         self._values = KeptValues()
-        self._coefficients: tuple[float, ...] = ()
-        self._operands: Mapping[str, Operand] = {}
         self._first, self._variant = True, 0
         self._writes = False
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
-        """The model's own return value.
+        """The model's own return value; see `carry_out` for what it raises."""
+        self.load(evaluation)
+        return self.carry_out(step, evaluation)
+
+    def load(self, evaluation: Evaluation) -> None:
+        """Bring the coefficients and tensors of its predictions to where `carry_out` reads them."""
+        blocks = self._blocks
+        numbers = evaluation.coefficients if blocks is None else blocks.coefficients_of(evaluation)
+        self.numbers.load(numbers, evaluation.operands, evaluation.state.x.device)
+
+    def carry_out(self, step: StepPlan, evaluation: Evaluation) -> object:
+        """The model's own return value, with the coefficients that were loaded.
 
         Raises ValueError naming the cut point where the forward does other calls, or gives other
         shapes, than at evaluation 0.
         """
-        self._row = self._rows[evaluation.variant]
-        self._values = evaluation.slots.values
-        self._coefficients, self._operands = evaluation.coefficients, evaluation.operands
-        self._first, self._variant = evaluation.step == 0, evaluation.variant
-        self.calls = {}
-        self._writes = evaluation.state.options.get("writes_kept", False)
-        if self._first:
-            self._lane.begin(evaluation.state, self._values)
-        if self._blocks is not None:
-            self._blocks.begin(evaluation, self._values)
+        self.start(evaluation)
         out: object = self._lane.forward(self._stage, evaluation.state)
         if self._first:
             self._check_called()
@@ -98,12 +106,23 @@ class OwnWorkspace:
         # A branch may be the last module: what the user is given must not be our memory.
         return tree_map(self._values.not_kept, out) if self._reuses[self._variant] else out
 
-    def switch(self, variant: int, coefficients: tuple[float, ...]) -> None:
+    def start(self, evaluation: Evaluation) -> None:
+        """Before the forward of an evaluation runs."""
+        self._row = self._rows[evaluation.variant]
+        self._values = evaluation.slots.values
+        self._first, self._variant = evaluation.step == 0, evaluation.variant
+        self.calls = {}
+        self._writes = evaluation.state.options.get("writes_kept", False)
+        if self._first:
+            self._lane.begin(evaluation.state, self._values)
+        if self._blocks is not None:
+            self._blocks.begin(evaluation, self._values)
+
+    def switch(self, variant: int) -> None:
         """For the rest of the evaluation another distinct step of the plan is carried out."""
         self._variant, self._row = variant, self._rows[variant]
-        self._coefficients = coefficients
         if self._blocks is not None:
-            self._blocks.switch(variant, coefficients)
+            self._blocks.switch(variant)
 
     def drop_tables(self) -> None:
         """A run begins: shapes may be others, and the attributes of the model's modules."""
@@ -139,6 +158,9 @@ class OwnWorkspace:
     def _visit(
         self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if self._linears is not None and path not in self._cut:
+            # A linear on the way: there are no units where there are products.
+            return self._linears.call(module, args, kwargs)
         inside = module if path not in self._cut else partial(self._at_site, path, module)
         if self.visit_unit is not None and path in self._units:
             return self.visit_unit(path, inside, args, kwargs)
@@ -155,7 +177,7 @@ class OwnWorkspace:
             )
         action = self._row.get(path)
         if action is None:
-            return self._lane.call(path, module, args, kwargs)
+            return self._call(path, module, args, kwargs)
         act, slot, predict = action
         if act in STAND_INS:
             if call >= self._calls_at_first.get(path, 0):
@@ -166,7 +188,7 @@ class OwnWorkspace:
                 return self._predicted(predict, call, path)
             value = self._kept(slot, call, path) if act is Act.REUSE else self._hollow[path, call]
             return tree_map(copy_of, value) if self._writes else value
-        out = self._lane.call(path, module, args, kwargs)
+        out = self._call(path, module, args, kwargs)
         new = (path, call) not in self._written
         self._written.add((path, call))
         if act is Act.KEEP:
@@ -175,6 +197,15 @@ class OwnWorkspace:
             before = self._hollow.get((path, call))
             self._hollow[path, call] = hollow_like(out, before, narrow=act is Act.NARROW)
         return out
+
+    def _call(
+        self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        linears = self._linears
+        # While a first evaluation is observed, PyTorch's own products are counted.
+        if linears is None or path not in linears.paths or self._lane.planned is None:
+            return self._lane.call(path, module, args, kwargs)
+        return linears.call(module, args, kwargs)
 
     def _keep(self, slot: int, call: int, path: str, out: object, new: bool) -> None:
         try:
@@ -190,8 +221,8 @@ class OwnWorkspace:
 
     def _predicted(self, op: Predict, call: int, path: str) -> Any:
         kept = [self._kept(slot, call, path) for slot in op.slots]
-        numbers = self._coefficients[op.at : op.at + len(kept)]
-        value = mixed_values(kept, numbers, self._operands.get(op.branch))
+        numbers = self.numbers.coefficients[op.at : op.at + len(kept)]
+        value = mixed_values(kept, numbers, self.numbers.operands.get(op.branch))
         if op.store is not None:
             self._keep(op.store, call, path, value, True)
         return value

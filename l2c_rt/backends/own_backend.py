@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 
-from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.backends.backend import Backend, Workspace, unchanged
+from l2c_rt.backends.cpu.packed_linears import PackedLinears
+from l2c_rt.backends.cpu.products import Products
+from l2c_rt.backends.graphs.call_graphs import CallGraphs
 from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.graphs.refusals import why_not_captured
+from l2c_rt.backends.graphs.static_inputs import Arguments
 from l2c_rt.backends.graphs.workspace import GraphWorkspace, unit_paths
 from l2c_rt.backends.own import OwnWorkspace
 from l2c_rt.backends.own_calls import CallPlans
@@ -21,22 +25,39 @@ def own_backend(
     *,
     merge: bool = True,
     graphs: GraphParts | None = None,
+    products: Products | None = None,
 ) -> Backend:
-    """The backend for a model described by its sites; with `merge`, blocks are merged, and with
-    `graphs`, what evaluations launch is captured."""
+    """The backend for a model described by its sites; with `merge`, blocks are merged, with
+    `graphs`, what evaluations launch is captured, and with `products`, linears use them."""
     plans = CallPlans(model, merge=merge)
     why_not = why_not_captured(model.model) if graphs is not None else ""
     if graphs is None or why_not:
         reasons = (f"no CUDA graphs: {why_not}", *reasons) if why_not else reasons
-        return Backend("own", unchanged, lambda plan: _kind(plan)(model, plan, plans), reasons)
+        plain = Backend("own", unchanged, lambda plan: _kind(plan)(model, plan, plans), reasons)
+        return plain if products is None else _packed(plain, model, plans, products)
     units = unit_paths(model.model, model.sites)
 
     def workspace(plan: Plan) -> Workspace:
-        forward = partial(_kind(plan), model, plan, plans, units)
-        return GraphWorkspace(model.model, model.device, graphs, forward)
+        def open_graphs(arguments: Arguments, state: State) -> CallGraphs:
+            forward = _kind(plan)(model, plan, plans, units)
+            return CallGraphs(forward, model.model, model.device, graphs, arguments, state)
+
+        return GraphWorkspace(model.device, graphs, open_graphs)
 
     return Backend("own", unchanged, workspace, reasons)
 
 
 def _kind(plan: Plan) -> type[OwnWorkspace]:
     return OwnWorkspace if plan.halves is None else HalvedWorkspace
+
+
+def _packed(plain: Backend, model: BoundModel, plans: CallPlans, products: Products) -> Backend:
+    """The backend with the products of the model's linears."""
+    linears = PackedLinears(model.model, products)
+
+    def workspace(plan: Plan) -> Workspace:
+        return _kind(plan)(model, plan, plans, linears=linears)
+
+    return replace(
+        plain, workspace=workspace, copies=linears, without_copies=plain, notes=linears.reasons
+    )

@@ -5,7 +5,7 @@ What is kept of a group of blocks is what it adds to the tensors that go through
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from l2c_rt.adapters.own.block_sites import WHOLE_MODEL
 from l2c_rt.adapters.own.observe import write_count
 from l2c_rt.adapters.own.probe import streams_by_shape
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.block_rows import BlockAction, BlockRow, Streams, block_rows
 from l2c_rt.backends.own_calls import CallPlan, LaneCalls
 from l2c_rt.backends.own_rows import copy_of
+from l2c_rt.backends.step_numbers import StepNumbers
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
-from l2c_rt.memory.mixing import Operand, mixed_values
+from l2c_rt.memory.mixing import mixed_values
 
 
 class BlockCall(NamedTuple):
@@ -68,15 +68,14 @@ ADDED = Keeping()
 class BlockVisits:
     """The blocks of one lane, gone through in the order of their calls."""
 
-    def __init__(self, calls: LaneCalls, keeping: Keeping) -> None:
+    def __init__(self, calls: LaneCalls, keeping: Keeping, numbers: StepNumbers) -> None:
         self._calls, self._has_exit = calls, keeping.at_exit
+        self._numbers = numbers
         self._outputs = keeping.outputs
         self._left: tuple[BlockCall, BlockAction] | None = None
         self._planned: CallPlan | None = None
         self._rows: tuple[BlockRow, ...] = ()
         self._row: BlockRow = {}
-        self._coefficients: tuple[float, ...] = ()
-        self._operands: Mapping[str, Operand] = {}
         self._values = KeptValues()
         self._returned: dict[str, Any] = {}
         self._kept: set[ValueKey] = set()
@@ -88,19 +87,21 @@ class BlockVisits:
         if planned is not self._planned:
             self._planned = planned
             self._rows = () if planned is None else tuple(block_rows(planned))
-        # Those of merged blocks stand at other places than those of the plan before merging.
-        merged = () if planned is None else planned.counted.plan.coefficients_at(step)
-        self.switch(evaluation.variant, merged or evaluation.coefficients)
-        self._operands = evaluation.operands
+        self.switch(evaluation.variant)
         self._values, self._group, self._left = values, _Group.of({}), None
         if step == 0:
             self._returned.clear()
             self._kept.clear()
 
-    def switch(self, variant: int, coefficients: tuple[float, ...]) -> None:
-        """From here on this distinct step of the plan is carried out, with these coefficients of
-        its predictions."""
-        self._row, self._coefficients = self._rows[variant] if self._rows else {}, coefficients
+    def coefficients_of(self, evaluation: Evaluation) -> Sequence[float]:
+        """Those of merged blocks, which stand at other places than before merging."""
+        planned = self._calls.planned
+        merged = () if planned is None else planned.counted.plan.coefficients_at(evaluation.step)
+        return merged or evaluation.coefficients
+
+    def switch(self, variant: int) -> None:
+        """From here on this distinct step of the plan is carried out."""
+        self._row = self._rows[variant] if self._rows else {}
 
     def visit(self, call: BlockCall) -> Any:
         """What the block gives, or what stands for it.
@@ -131,8 +132,7 @@ class BlockVisits:
 
     def _observed(self, call: BlockCall) -> Any:
         """A call of an evaluation 0 that no probe has foreseen: each block is kept by itself."""
-        path = "" if call.path == WHOLE_MODEL.name else call.path
-        out = self._calls.call(path, call.module, call.args, call.kwargs)
+        out = self._calls.call(call.path, call.module, call.args, call.kwargs)
         slot = self._calls.slot_of(call.path)
         if slot is not None:
             observed = self._calls.last_call
@@ -190,8 +190,8 @@ class BlockVisits:
             kept = [self._values.get(ValueKey(slot, call.number)) for slot in predict.slots]
         except ValueError as error:
             raise ValueError(f"output of {call.path}: {error}") from None
-        numbers = self._coefficients[predict.at : predict.at + len(kept)]
-        value = mixed_values(kept, numbers, self._operands.get(predict.branch))
+        numbers = self._numbers.coefficients[predict.at : predict.at + len(kept)]
+        value = mixed_values(kept, numbers, self._numbers.operands.get(predict.branch))
         if predict.store is not None:
             self._values.keep(ValueKey(predict.store, call.number), value, 1, may_change=True)
         return value

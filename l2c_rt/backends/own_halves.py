@@ -34,8 +34,8 @@ class HalvedWorkspace(OwnWorkspace):
     _rows_of_batch = 0
     _is_whole = True
 
-    def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
-        """See `OwnWorkspace.evaluate`; raises ValueError for a batch that is not two halves."""
+    def carry_out(self, step: StepPlan, evaluation: Evaluation) -> object:
+        """See `OwnWorkspace.carry_out`; raises ValueError for a batch that is not two halves."""
         halves = self._plan.halves
         assert halves is not None
         state, rows = evaluation.state, evaluation.state.x.shape[0]
@@ -49,7 +49,7 @@ class HalvedWorkspace(OwnWorkspace):
             )
             options = state.options | {"args": args, "kwargs": kwargs}
             evaluation = evaluation._replace(state=replace(state, options=options))
-        out = super().evaluate(step, evaluation)
+        out = super().carry_out(step, evaluation)
         # In a loop that is not known all is computed, by the step of evaluation 0.
         if self._plan.order[evaluation.step] != evaluation.variant:
             return out

@@ -17,6 +17,7 @@ from l2c_rt.memory.mixing import mixed
 from l2c_rt.plan.ops import (
     Compute,
     Iterate,
+    Plan,
     Predict,
     Reuse,
     ReuseRun,
@@ -95,6 +96,12 @@ class Reference(OpByOp):
     }  # fmt: skip
 
 
-def reference_backend(model: BoundModel, reasons: tuple[str, ...] = ()) -> Backend:
+def reference_backend(
+    model: BoundModel, reasons: tuple[str, ...] = (), notes: tuple[str, ...] = ()
+) -> Backend:
     """The reference for a described model."""
-    return Backend("reference", unchanged, lambda plan: Reference(model, plan.tokens), reasons)
+
+    def workspace(plan: Plan) -> Reference:
+        return Reference(model, plan.tokens)
+
+    return Backend("reference", unchanged, workspace, reasons, notes=notes)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel, FusableAttention, State
 from l2c_rt.backends.token_choice import attention_scores, value_norm_scores
+from l2c_rt.kernels._launch import MAX_TOKENS
 from l2c_rt.schedule.tokens import TokenRule
 
 
@@ -59,3 +60,21 @@ def heads_of(attention: FusableAttention, h: Tensor) -> tuple[Tensor, Tensor, Te
             for linear in attention.inputs
         )
     return q, k, v
+
+
+def why_no_kernel(model: BoundModel, rule: TokenRule) -> str:
+    """Why no GPU kernel chooses these tokens; empty where one does."""
+    tokens = model.program.tokens
+    if rule.score == "random":
+        return "scores by lot are drawn on the host, and tokens chosen there"
+    if tokens > MAX_TOKENS:
+        return f"{tokens} tokens, and the kernel that chooses among them takes {MAX_TOKENS}"
+    inners = () if model.fusable is None else [b.inner for b in model.fusable.branches.values()]
+    heads = {i.proj.in_features // i.heads for i in inners if isinstance(i, FusableAttention)}
+    odd = [head for head in heads if head % 8 or head > 128]
+    if odd and rule.score == "attention":
+        return (
+            f"heads of {odd[0]} columns, and the kernel that sums the attention map takes "
+            'multiples of 8 up to 128; cache_type="kv-norm" takes any'
+        )
+    return ""

@@ -67,24 +67,13 @@ class Recorder:
     ) -> Any:
         """The model's own return value; `replaced` says what a branch gives in its place."""
         if self._passes is None:
-            self._passes = self._opened(args, kwargs)
+            self._streams = streams_of(self._bound_model, args, kwargs)
+            self._passes = SitePasses(self._bound_model, self._streams, checkpointing=False)
         self._place, self._replaced = place, replaced
         out = self._passes.run(self._seen, args, kwargs)
         for measure in self._measures:
             measure.end_evaluation(place)
         return out
-
-    def _opened(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SitePasses:
-        if self._bound_model.sites[0].is_block:
-            observed = _observed(self._bound_model, args, kwargs)
-            for name, site in observed.sites.items():
-                if site.overwritten:
-                    raise ValueError(
-                        f"calibrate: {name} writes to its argument {site.overwritten[0]} in place, "
-                        'so what it adds to it is not known; calibrate with granularity="branch"'
-                    )
-            self._streams = {n: s.streams for n, s in observed.sites.items() if any(s.streams)}
-        return SitePasses(self._bound_model, self._streams, checkpointing=False)
 
     def _seen(self, call: Call, out: Any, bases: Sequence[Tensor | None]) -> Any:
         parts = tuple(out) if isinstance(out, tuple | list) else (out,)
@@ -103,6 +92,22 @@ class Recorder:
         if value is None:
             return out
         return value if not bases or bases[0] is None else bases[0] + value
+
+
+def streams_of(
+    bound_model: BoundModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Mapping[str, tuple[Stream | None, ...]]:
+    """The streams of whole blocks by name, none at branch level."""
+    if not bound_model.sites[0].is_block:
+        return {}
+    observed = _observed(bound_model, args, kwargs)
+    for name, site in observed.sites.items():
+        if site.overwritten:
+            raise ValueError(
+                f"calibrate: {name} writes to its argument {site.overwritten[0]} in place, "
+                'so what it adds to it is not known; calibrate with granularity="branch"'
+            )
+    return {n: s.streams for n, s in observed.sites.items() if any(s.streams)}
 
 
 def _main(streams: Sequence[Stream | None], parts: Sequence[Any]) -> Tensor | None:

@@ -21,6 +21,9 @@ from l2c_rt.sampling.solvers import solver_for
 Progress = Callable[[int, int], None]
 """(evaluations done, of how many)."""
 
+OnResult = Callable[[Any], None]
+"""Takes what a run ends in: latents, or what a loop of the user's own returns."""
+
 
 class Callee(Protocol):
     """What takes the model's calls in a run."""
@@ -92,6 +95,7 @@ class Runs:
     cfg_scale: float | None = None
     batch_size: int | None = None
     progress: Progress | None = None
+    on_result: OnResult | None = None
 
     @property
     def guided(self) -> bool:
@@ -151,9 +155,11 @@ class Runs:
 
             callee.begin_run()
             guided = loops.guided_call(call, loop, labels, samples.cfg_scale)
-            for _ in loops.run(solver, guided, noise):
-                step += 1
+            latents = noise
+            for x in loops.run(solver, guided, noise):
+                latents, step = x, step + 1
                 self._tell(run * self.steps + step, len(batches) * self.steps)
+            self._end(latents)
         return tuple(map(float, solver.timesteps))
 
     def _own(self, callee: Callee, loop: Loop, run: int, seeds: Sequence[int]) -> tuple[float, ...]:
@@ -174,9 +180,14 @@ class Runs:
         model = LoopModel(bound_model.model, self.calls_per_step, call)
         callee.begin_run()
         with isolated(bound_model.device, seeds[run]):
-            loop(model, seeds[run])
+            result = loop(model, seeds[run])
+        self._end(result)
         _check_counts(model.counts, self.steps, self.calls_per_step)
         return tuple(float(host_timestep(t)) for t in times if t is not None)
+
+    def _end(self, result: Any) -> None:
+        if self.on_result is not None:
+            self.on_result(result)
 
     def _tell(self, done: int, total: int) -> None:
         if self.progress is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,8 +21,8 @@ class EventTimes:
         self._open: deque[tuple[int, Any, Any]] = deque(maxlen=MOST_OPEN)
 
     @contextmanager
-    def around(self, label: int) -> Iterator[None]:
-        """Time what is queued inside on the current stream."""
+    def around(self, label: int | Callable[[], int]) -> Iterator[None]:
+        """Time what is queued inside on the current stream; a label may be known at its end."""
         if not self._cuda or torch.cuda.is_current_stream_capturing():
             yield
             return
@@ -30,7 +30,7 @@ class EventTimes:
         first.record()
         yield
         last.record()
-        self._open.append((label, first, last))
+        self._open.append((label if isinstance(label, int) else label(), first, last))
 
     def ended(self) -> list[tuple[int, float]]:
         """(label, seconds) of what has ended since the last time, in order."""

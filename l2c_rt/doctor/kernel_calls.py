@@ -9,7 +9,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from l2c_rt.doctor.kernel_operands import Arguments, Operands, Sizes
+from l2c_rt.doctor.kernel_operands import Arguments, Sizes
+from l2c_rt.doctor.token_operands import TokenOperands
 from l2c_rt.kernels import reference
 from l2c_rt.kernels._launch import AttentionTile, MatrixTile
 
@@ -27,6 +28,8 @@ MODULES = {
     "final_update_norm": ("final_update_norm",),
     "guided_update": ("guided_update",),
     "attention": ("attention",),
+    "attention_scores": ("attention_logs", "attention_received"),
+    "token_choice": ("unit_scores", "choose_tokens"),
     "linear": ("linear",),
     "split_linear": ("split_linear", "split_sum"),
     "skip_linear": ("skip_linear",),
@@ -39,7 +42,9 @@ END_OPS = (
     *("patch_embed", "patch_embed_norm", "patch_embed_norm_modulate", "final_update"),
     *("reuse_evaluation", "final_update_norm", "guided_update"),
 )
-ROW_OPS = tuple(op for op in OPS if op not in MATRIX_OPS + END_OPS)
+TOKEN_OPS = (*MODULES["attention_scores"], *MODULES["token_choice"])
+"""Those that write a number per token, and no row."""
+ROW_OPS = tuple(op for op in OPS if op not in MATRIX_OPS + END_OPS + TOKEN_OPS)
 
 
 WEIGHTED_OPS = (
@@ -64,7 +69,7 @@ def truth(op: str) -> Callable[..., Any]:
 
 def arguments(op: str, sizes: Sizes) -> Arguments:
     """Arguments of one call, without `out` and `tile`."""
-    operands: Arguments = getattr(Operands(sizes), f"_{op}")()
+    operands: Arguments = getattr(TokenOperands(sizes), f"_{op}")()
     return operands
 
 

@@ -47,4 +47,8 @@ def tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
 
 def poisoned_like(result: Any) -> Any:
     """Outputs to write into, so that what is left unwritten shows."""
-    return mapped(result, lambda t: torch.full_like(t, float("nan")), {})
+
+    def poisoned(tensor: Tensor) -> Tensor:
+        return torch.full_like(tensor, float("nan") if tensor.is_floating_point() else -1)
+
+    return mapped(result, poisoned, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from l2c_rt.untrusted.safetensors_file import SafetensorsFile
 FORMAT = "l2c_rt.learning"
 VERSION = "2"
 MAX_BYTES = 1 << 28
+COEFFICIENTS = "coefficients."
+"""What is learned beside the gates, by the same names."""
+
 NUMBERS = ("lam", "error", "error_at_cut", "seconds")
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "BOOL": np.dtype("?"),
@@ -32,7 +35,12 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 def save_checkpoint(path: Path, state: LearnState, options: LearnOptions, model: str) -> None:
     """Write the state of a run on the model of that fingerprint, whole or not at all."""
-    tensors = {"theta": state.logits, **_moments(state), **_path(state)}
+    tensors = {"theta": state.logits, **_moments(state.theta, state.optimizer), **_path(state)}
+    if state.coefficients is not None:
+        learned = state.coefficients
+        moments = _moments(learned.theta, learned.optimizer)
+        moments["theta"] = torch.stack([theta.detach() for theta in learned.theta])
+        tensors |= {f"{COEFFICIENTS}{name}": tensor for name, tensor in moments.items()}
     if state.snapshots:
         tensors["snapshots"] = torch.stack([scores for _, scores in state.snapshots])
     header = {
@@ -63,10 +71,12 @@ def load_checkpoint(path: Path, state: LearnState, options: LearnOptions, model:
         _restore(state, _tensors(file, state, len(header["snapshots"])), header)
 
 
-def _moments(state: LearnState) -> dict[str, torch.Tensor]:
-    """AdamW's memory, [rows, K] each; rows never stepped have zero steps."""
-    known = [state.optimizer.state.get(theta, {}) for theta in state.theta]
-    blank = torch.zeros_like(state.theta[0])
+def _moments(
+    leaves: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    """The optimiser's memory of every row; rows never stepped have zero steps."""
+    known = [optimizer.state.get(theta, {}) for theta in leaves]
+    blank = torch.zeros_like(leaves[0])
     return {
         "steps": torch.stack([torch.as_tensor(m.get("step", 0.0)).reshape(()) for m in known]),
         "first": torch.stack([m.get("exp_avg", blank) for m in known]),
@@ -137,6 +147,11 @@ def _tensors(file: SafetensorsFile, state: LearnState, pictured: int) -> dict[st
     }  # fmt: skip
     expected |= {name: ("F32", (rows, branches)) for name in ("first", "second")}
     expected |= {name: ("F64", (rows, branches)) for name in ("fall", "rest", "total")}
+    if state.coefficients is not None:
+        shape = tuple(state.coefficients.scale.shape)
+        names = ("theta", "first", "second")
+        expected |= {f"{COEFFICIENTS}{name}": ("F32", shape) for name in names}
+        expected[f"{COEFFICIENTS}steps"] = ("F32", (rows,))
     if pictured:
         expected["snapshots"] = ("F32", (pictured, rows, branches))
     if file.entries.keys() != expected.keys():
@@ -147,21 +162,19 @@ def _tensors(file: SafetensorsFile, state: LearnState, pictured: int) -> dict[st
         if (entry.kind, entry.shape) != (kind, shape):
             raise ValueError(f"{name} is {entry.kind} {entry.shape}, wanted {kind} {shape}")
         values = np.frombuffer(file.read(entry), DTYPES[kind]).reshape(shape)
-        if not np.isfinite(values).all() or (name in ("steps", "second") and (values < 0).any()):
+        if not np.isfinite(values).all() or (
+            name.endswith(("steps", "second")) and (values < 0).any()
+        ):
             raise ValueError(f"{name} holds numbers that are not finite, or negative")
         tensors[name] = torch.from_numpy(values)
     return tensors
 
 
 def _restore(state: LearnState, tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
-    for i, theta in enumerate(state.theta):
-        theta.detach().copy_(tensors["theta"][i])
-        if tensors["steps"][i] > 0:
-            state.optimizer.state[theta] = {
-                "step": tensors["steps"][i].clone(),
-                "exp_avg": tensors["first"][i].clone(),
-                "exp_avg_sq": tensors["second"][i].clone(),
-            }
+    _restore_leaves(state.theta, state.optimizer, tensors, "")
+    if state.coefficients is not None:
+        learned = state.coefficients
+        _restore_leaves(learned.theta, learned.optimizer, tensors, COEFFICIENTS)
     for name, tensor in _path(state).items():
         tensor.copy_(tensors[name])
     for name in NUMBERS:
@@ -169,3 +182,19 @@ def _restore(state: LearnState, tensors: dict[str, torch.Tensor], header: dict[s
     state.iteration = header["iteration"]
     if header["snapshots"]:
         state.snapshots = list(zip(header["snapshots"], tensors["snapshots"], strict=True))
+
+
+def _restore_leaves(
+    leaves: Sequence[torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, torch.Tensor],
+    prefix: str,
+) -> None:
+    for i, theta in enumerate(leaves):
+        theta.detach().copy_(tensors[f"{prefix}theta"][i])
+        if tensors[f"{prefix}steps"][i] > 0:
+            optimizer.state[theta] = {
+                "step": tensors[f"{prefix}steps"][i].clone(),
+                "exp_avg": tensors[f"{prefix}first"][i].clone(),
+                "exp_avg_sq": tensors[f"{prefix}second"][i].clone(),
+            }

@@ -51,6 +51,7 @@ class LearnOptions:
     `lam` None means that it follows a path, and `reuse` where that is cut; `cfg_scale` None means
     no guidance; `data` says whether latents were given.  In a loop of the user's own, `own_loop`
     is set and `batch_size` None, and `cfg_scale` None means that the loss is of each call.
+    `history` outputs predict a reused branch, 0 where its latest one stands for it.
     """
 
     steps: int
@@ -64,6 +65,7 @@ class LearnOptions:
     cfg_scale: float | None
     data: bool
     own_loop: LoopOptions | None = None
+    history: int = 0
 
     @property
     def path(self) -> bool:
@@ -77,6 +79,8 @@ class LearnOptions:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and back; those of an own loop only where there is one."""
         plain = asdict(self)
+        if not self.history:
+            del plain["history"]
         own = plain.pop("own_loop")
         return plain if own is None else plain | own | {"sites": own["sites"] and [*own["sites"]]}
 
@@ -95,6 +99,7 @@ def resolve_options(
     cfg_scale: float | None,
     data: bool,
     own_loop: LoopOptions | None = None,
+    history: int = 0,
 ) -> LearnOptions:
     """The options with every default filled in.  Raises ValueError naming the argument.
 
@@ -106,8 +111,7 @@ def resolve_options(
         own_loop.check_guidance(cfg_scale)
     rows = _trained_rows(bound_model, steps)
     check_whole("seed", seed, 0)
-    if iterations is None:
-        iterations = DEFAULT_VISITS * (rows if data else 1)
+    iterations = DEFAULT_VISITS * (rows if data else 1) if iterations is None else iterations
     check_whole("iterations", iterations, 1)
     if lam is None and reuse is None:
         reuse = DEFAULT_REUSE
@@ -129,7 +133,23 @@ def resolve_options(
         cfg_scale=_guidance(bound_model, cfg_scale, data),
         data=data,
         own_loop=own_loop,
+        history=history,
     )
+
+
+def history_of(corrector: str | None, history: int, *, published: bool, data: bool) -> int:
+    """How many outputs predict a reused branch.  Raises ValueError where none can be learned."""
+    if corrector is None:
+        return 0
+    if corrector != "learned":
+        raise ValueError(f'learn: corrector is {corrector!r:.40}, wanted "learned" or None')
+    check_whole("history", history, 1)
+    if data or not published:
+        raise ValueError(
+            'learn: corrector="learned" needs the trajectories of a published loop, without data= '
+            "or loop=; learn the gates alone, and fit: rt.fit_corrector(model, router, loop)"
+        )
+    return history
 
 
 def _refuse_beside_loop(**options: object) -> None:

@@ -5,7 +5,8 @@ Pairs come from latents of a data set, as published, or from the model's own tra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,12 +26,15 @@ class Pair:
 
     `previous_outputs` are the branch outputs of the first; `teacher` is what the second predicts
     when it computes everything, and `student(call)` what it predicts by another model call.
+    `before` are those outputs and those of earlier evaluations that compute everything, newest
+    first.
     """
 
     row: int
     previous_outputs: list[Tensor]
     teacher: Tensor
     student: Callable[[Call], Tensor]
+    before: Sequence[Sequence[Tensor]] = ()
 
 
 def trajectory_pairs(
@@ -40,25 +44,28 @@ def trajectory_pairs(
     noise: Tensor,
     labels: Tensor | None,
     cfg_scale: float | None,
+    history: int = 1,
 ) -> Iterator[Pair]:
     """Walk one batch of full trajectories from noise and stop at every pair on the way.
 
     What an evaluation computes serves three times: as the recording, as the teacher and as the
     step of the trajectory.  Predictions are compared after guidance, as the solver reads them.
-    `rows` is {evaluation that may reuse: row of the router}.
+    `rows` is {evaluation that may reuse: row of the router}; `history` evaluations are recorded.
     Shapes: noise [n, C, H, W], labels [n].
     """
     loop = bound_model.sampling
     assert loop is not None
     scale = float("-inf") if cfg_scale is None else cfg_scale
-    evaluation, outputs = 0, list[Tensor]()
+    evaluation = 0
+    before: deque[list[Tensor]] = deque(maxlen=history)
     pairs: list[Pair] = []
 
     def call(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        nonlocal outputs
-        if evaluation + 1 not in rows:
+        # Only a history needs evaluations that no row follows.
+        if evaluation in rows or (history == 1 and evaluation + 1 not in rows):
             return full_pass(bound_model, x, t, y)
         out, outputs = recording_pass(bound_model, x, t, y)
+        before.appendleft(outputs)
         return out
 
     def guided(x: Tensor, t: float) -> Tensor:
@@ -66,7 +73,7 @@ def trajectory_pairs(
         prediction = guided_call(call, loop, labels, scale)(x, t)
         if evaluation in rows:
             student = _guided_student(loop, labels, scale, x, t)
-            pairs.append(Pair(rows[evaluation], outputs, prediction, student))
+            pairs.append(Pair(rows[evaluation], before[0], prediction, student, tuple(before)))
         evaluation += 1
         return prediction
 

@@ -7,12 +7,20 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.adapters.branch_forward import mixed_pass
+from l2c_rt.adapters.branch_forward import mixed_pass, recording_pass
 from l2c_rt.adapters.model_fingerprint import model_fingerprint
 from l2c_rt.families import family_named
 from l2c_rt.learning.batches import Batch, endless
+from l2c_rt.learning.coefficients import (
+    FOLDS,
+    Coefficients,
+    StartSums,
+    full_before,
+    predicted,
+)
 from l2c_rt.learning.options import LearnOptions
 from l2c_rt.learning.pairs import Pair, data_pair, trajectory_pairs
 from l2c_rt.learning.state import Gathering, LearnState, Sums, draw_seed
@@ -58,12 +66,36 @@ class PublishedLoopPairs:
         model, rules = self._bound_model, family_named(self._bound_model.program.family)
         gathering = Gathering(state, self._options, rules, model.device)
         for pair in self.pairs(state.iteration, rank):
+            if state.coefficients is None:
 
-            def student(scores: torch.Tensor, pair: Pair = pair) -> torch.Tensor:
-                return pair.student(partial(mixed_pass, model, pair.previous_outputs, scores))
+                def student(scores: Tensor, pair: Pair = pair) -> Tensor:
+                    return pair.student(partial(mixed_pass, model, pair.previous_outputs, scores))
 
-            gathering.add(pair.row, pair.teacher, student)
+                gathering.add(pair.row, pair.teacher, student)
+                continue
+
+            def predicting(scores: Tensor, coefficients: Tensor, pair: Pair = pair) -> Tensor:
+                outputs = predicted(coefficients, pair.before)
+                return pair.student(partial(mixed_pass, model, outputs, scores))
+
+            gathering.add_predicted(pair.row, pair.teacher, predicting)
         return gathering.sums()
+
+    def start_coefficients(self) -> Coefficients:
+        """Least squares on full trajectories that no iteration draws."""
+        history, rows = self._options.history, list(self._rows.values())
+        sums = StartSums(rows, len(self.costs), history)
+        for fold in range(FOLDS):
+            for pair in self.pairs(self._options.iterations + fold, 0):
+                outputs: list[Tensor] = []
+
+                def record(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+                    out, outputs[:] = recording_pass(self._bound_model, x, t, y)  # noqa: B023
+                    return out
+
+                pair.student(record)
+                sums.see(pair.row, fold, pair.before, outputs)
+        return sums.coefficients([len(full_before(e, self._rows, history)) for e in self._rows])
 
     def pairs(self, iteration: int, rank: int) -> Iterator[Pair]:
         """The pairs of one iteration on one process; of data, iterations follow each other."""
@@ -82,7 +114,13 @@ class PublishedLoopPairs:
             labels = labels.to(device)
         scale = self._options.cfg_scale
         yield from trajectory_pairs(
-            self._bound_model, self._solver, self._rows, noise, labels, scale
+            self._bound_model,
+            self._solver,
+            self._rows,
+            noise,
+            labels,
+            scale,
+            max(1, self._options.history),
         )
 
     def _data_pair(self, iteration: int, generator: torch.Generator) -> Pair:

@@ -36,7 +36,7 @@ class Recording:
 
     def keep(self, call: Call, out: Any, bases: Sequence[Tensor | None]) -> Any:
         """Keep a copy, since the model's code may write to an output."""
-        added = _per_output(_minus, out, bases)
+        added = less_bases(out, bases)
         self._outputs[call] = tree_map(_copy, added)
         return out
 
@@ -49,9 +49,9 @@ class Recording:
                 "learn: the model calls its branches another number of times than at the "
                 "evaluation before; every evaluation must make the same calls"
             )
-        added = _per_output(_minus, out, bases)
+        added = less_bases(out, bases)
         mixed = tree_map(partial(_lerp, shares[call[0]]), self._outputs[call], added)
-        return _per_output(_plus, mixed, bases)
+        return with_bases(mixed, bases)
 
 
 class SitePasses:
@@ -98,6 +98,16 @@ class SitePasses:
             return out
         self._calls[path] += 1
         return self._at_site((k, self._calls[path] - 1), out, bases)
+
+
+def less_bases(out: Any, bases: Sequence[Tensor | None]) -> Any:
+    """What a site adds: its output, or of a block each output less the tensor that it continues."""
+    return _per_output(_minus, out, bases)
+
+
+def with_bases(added: Any, bases: Sequence[Tensor | None]) -> Any:
+    """The output of a site that adds this."""
+    return _per_output(_plus, added, bases)
 
 
 def _per_output(

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.families import RouterRules
+from l2c_rt.learning.coefficients import Coefficients
 from l2c_rt.learning.options import LearnOptions
 from l2c_rt.learning.penalty import Prices
 from l2c_rt.learning.workers import Workers
@@ -31,7 +32,7 @@ class LearnState:
 
     On a path of lambda, `prices` leads it and `sum_of_scores` [len(rows), K] is over iterations.
     `error` is the last iteration's, `error_at_cut` the last one before the wanted share of reuse.
-    `snapshots` are (iteration, scores) for the picture.
+    `snapshots` are (iteration, scores) for the picture; `coefficients` where they are learned.
     """
 
     rows: tuple[int, ...]
@@ -45,6 +46,7 @@ class LearnState:
     iteration: int = 0
     seconds: float = 0.0
     snapshots: list[tuple[int, Tensor]] = field(default_factory=list)
+    coefficients: Coefficients | None = None
 
     @property
     def logits(self) -> Tensor:
@@ -100,18 +102,21 @@ def draw_seed(seed: int, iteration: int = -1, rank: int = 0) -> int:
 
 @dataclass(slots=True)
 class Sums:
-    """Over the pairs of one iteration: d error / d score [rows, K], pairs per row, error."""
+    """Over the pairs of one iteration: d error / d score [rows, K], pairs per row, error, and
+    d error / d theta of the coefficients [rows, K, H], H = 0 where there are none."""
 
     slope: Tensor
     pairs: Tensor
     error: Tensor
+    of_coefficients: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def over(self, workers: Workers) -> Sums:
         """Added up over all processes."""
-        count = self.slope.numel()
-        packed = torch.cat([self.slope.flatten(), self.pairs, self.error.reshape(1)])
-        packed = workers.add(packed)
-        return Sums(packed[:count].view_as(self.slope), packed[count:-1], packed[-1])
+        parts = (self.slope, self.pairs, self.error, self.of_coefficients)
+        packed = workers.add(torch.cat([part.flatten() for part in parts]))
+        sizes = [part.numel() for part in parts]
+        split = zip(torch.split(packed, sizes), parts, strict=True)
+        return Sums(*(values.view_as(part) for values, part in split))
 
 
 class Gathering:
@@ -128,20 +133,44 @@ class Gathering:
         self._slope = torch.zeros_like(self._scores)
         self._error = torch.zeros((), device=device)
         self._pairs = torch.zeros(len(state.rows))
+        self._coefficients = state.coefficients
+        empty = torch.zeros(0) if self._coefficients is None else self._coefficients.scale
+        self._of_coefficients = torch.zeros(empty.shape, device=device)
 
-    def add(self, row: int, teacher: Any, student: Callable[[Tensor], Any]) -> None:
-        """One pair: what a row's evaluation predicts in full, and by `student(scores [K])`."""
+    def add(
+        self, row: int, teacher: Any, student: Callable[[Tensor], Any], theta: Tensor | None = None
+    ) -> None:
+        """One pair: what a row's evaluation predicts in full, and by `student(scores [K])`, which
+        may depend on `theta`."""
         i = self._rows.index(row)
         with torch.enable_grad():
             weights = self._scores[i].clone().requires_grad_()
             loss = error_of(self._rules, student(weights), teacher)
-            self._slope[i] += torch.autograd.grad(loss, weights)[0]
+            leaves = [weights] if theta is None else [weights, theta]
+            slopes = torch.autograd.grad(loss, leaves)
+            self._slope[i] += slopes[0]
+            if theta is not None:
+                self._of_coefficients[i] += slopes[1]
         self._error += loss.detach()
         self._pairs[i] += 1
 
+    def add_predicted(
+        self, row: int, teacher: Any, student: Callable[[Tensor, Tensor], Any]
+    ) -> None:
+        """`add`, of `student(scores [K], coefficients [K, n])`."""
+        i, known = self._rows.index(row), self._coefficients
+        assert known is not None
+        theta = known.theta[i].detach().to(self._scores.device).requires_grad_()
+
+        def with_coefficients(scores: Tensor) -> Any:
+            return student(scores, known.row(i, theta))
+
+        self.add(row, teacher, with_coefficients, theta)
+
     def sums(self) -> Sums:
         """Over all pairs so far."""
-        return Sums(self._slope.cpu().double(), self._pairs.double(), self._error.cpu().double())
+        totals = (self._slope, self._pairs, self._error, self._of_coefficients)
+        return Sums(*(total.cpu().double() for total in totals))
 
 
 def error_of(rules: RouterRules, student: Any, teacher: Any) -> Tensor:
@@ -181,6 +210,10 @@ def update(
             slope = (sums.slope[i] + penalty) / workers.size
             theta.grad = (slope * scores[i] * (1.0 - scores[i])).float()
     state.optimizer.step()
+    # Past the wanted share, mixtures are no longer those that the router is cut for.
+    at_cut = not options.path or options.share_at(state.iteration) <= (options.reuse or 0.0)
+    if state.coefficients is not None and at_cut:
+        state.coefficients.step(sums.of_coefficients / workers.size, sums.pairs > 0)
     clamp = PATH_CLAMP if options.path else rules.clamp
     if clamp is not None:
         for theta in state.theta:

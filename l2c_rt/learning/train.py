@@ -22,11 +22,11 @@ from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.comparison.fit import fit_report
 from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.learning.checkpoint import load_checkpoint
-from l2c_rt.learning.options import LoopOptions, resolve_options
+from l2c_rt.learning.options import LoopOptions, history_of, resolve_options
 from l2c_rt.learning.output import CHECKPOINT, ROUTER, Output, checked_folder, write_fit
 from l2c_rt.learning.own_loop import loop_task
 from l2c_rt.learning.penalty import nested, shifted_to_share
-from l2c_rt.learning.published_loop import published_task
+from l2c_rt.learning.published_loop import PublishedLoopPairs, published_task
 from l2c_rt.learning.state import LearnState, start, update
 from l2c_rt.learning.task import Task
 from l2c_rt.learning.workers import Workers, joined
@@ -50,6 +50,8 @@ def learn(
     lr: float | None = None,
     seed: int = 0,
     straight_through: float | None = None,
+    corrector: str | None = None,
+    history: int = 3,
     cfg_scale: float | None = None,
     out: str | PathLike[str] | None = None,
     resume: bool = False,
@@ -69,6 +71,9 @@ def learn(
     of the model's own guided trajectories per iteration.
     `lam` is the published penalty; `reuse`, 0.45 unless `lam` is given, steers it towards that
     share of the cached evaluations' branches, and then `router.schedule()` reuses just that share.
+    With the corrector "learned" the value in the mixture is a prediction from the last `history`
+    evaluations that compute everything, whose coefficients are learned with the gates from least
+    squares on; the router has them, and its schedules the predictions.
     `out` receives router, log, checkpoint, pictures and a fit report of `report` images, unless 0;
     `resume` takes the checkpoint up, if any, and ends at the same scores as an uninterrupted run.
     Without matplotlib there is an L2CWarning and no picture.  docs/learning.md says what is done.
@@ -83,6 +88,7 @@ def learn(
         bound_model, steps=steps, iterations=iterations, batch_size=batch_size, lam=lam,
         reuse=reuse, lr=lr, seed=seed, straight_through=straight_through, cfg_scale=cfg_scale,
         data=data is not None, own_loop=own_loop,
+        history=history_of(corrector, history, published=loop is None, data=data is not None),
     )  # fmt: skip
     with frozen(model):
         if bound_model is not None:
@@ -146,6 +152,8 @@ def _loop_options(
 def _begun(task: Task, folder: Path | None, workers: Workers) -> LearnState:
     """A fresh state, or the one that a stopped run left in the folder."""
     state = start(task.rows.values(), task.source.costs, task.options)
+    if isinstance(task.source, PublishedLoopPairs) and task.options.history:
+        state.coefficients = task.source.start_coefficients()
     if folder is not None and (folder / CHECKPOINT).exists():
         load_checkpoint(folder / CHECKPOINT, state, task.options, task.fingerprint)
     workers.check_equal("where to begin", state.iteration)
@@ -188,6 +196,11 @@ def _finished(task: Task, state: LearnState, workers: Workers) -> Router:
         learned, shift = shifted_to_share(learned, options.reuse, rules.threshold)
     logits = np.zeros((rules.router_rows(options.steps), learned.shape[1]), np.float32)
     logits[list(state.rows)] = learned
+    coefficients = None
+    if state.coefficients is not None:
+        table = state.coefficients.table().numpy()
+        coefficients = np.zeros((len(logits), *table.shape[1:]), np.float32)
+        coefficients[list(state.rows)] = table
     return Router(
         logits,
         rules.name,
@@ -199,6 +212,7 @@ def _finished(task: Task, state: LearnState, workers: Workers) -> Router:
         fingerprint=task.fingerprint,
         timesteps=task.source.timesteps,
         granularity="branch" if own is None else own.granularity,
+        coefficients=coefficients,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 class Rounding(NamedTuple):
     """The type that differences are rounded to, and the evaluations of the values and of what they
-    predict."""
+    predict, counted from that."""
 
     dtype: torch.dtype
     evaluations: tuple[int, ...]
@@ -28,12 +28,15 @@ class Operand(NamedTuple):
 
 
 def mixed(
-    values: Sequence[Tensor], coefficients: Sequence[float], operand: Operand | None = None
+    values: Sequence[Tensor],
+    coefficients: Sequence[float | Tensor],
+    operand: Operand | None = None,
 ) -> Tensor:
     """The sum of coefficients times values, then times `1 + scale`, plus `shift`; a new tensor.
 
     Summed in float32 where the values are in half precision, since neighbouring differences of
-    high order cancel, and in the order given.  Shapes: values all alike, and the result.
+    high order cancel, and in the order given.  Shapes: values all alike, and the result;
+    coefficients that are tensors have none.
     """
     if operand is not None and operand.rounding is not None:
         return _taylor(values, operand.rounding)
@@ -41,7 +44,10 @@ def mixed(
     wide = first.dtype if first.dtype.itemsize >= 4 else torch.float32
     total = first.to(wide) * coefficients[0]
     for value, coefficient in zip(values[1:], coefficients[1:], strict=True):
-        total.add_(value.to(wide), alpha=coefficient)
+        if isinstance(coefficient, Tensor):
+            total.addcmul_(value.to(wide), coefficient)
+        else:
+            total.add_(value.to(wide), alpha=coefficient)
     if operand is not None:
         if operand.scale is not None:
             total.addcmul_(total, operand.scale.to(total))
@@ -70,7 +76,9 @@ def _taylor(values: Sequence[Tensor], rounding: Rounding) -> Tensor:
 
 
 def mixed_values(
-    values: Sequence[Any], coefficients: Sequence[float], operand: Operand | None = None
+    values: Sequence[Any],
+    coefficients: Sequence[float | Tensor],
+    operand: Operand | None = None,
 ) -> Any:
     """The same of outputs that are tensors, or tuples and lists of them, part by part.
 

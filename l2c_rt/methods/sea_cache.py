@@ -35,7 +35,8 @@ class SeaCache(Deciding):
     one after `max_consecutive_cached` reused ones (0: no such limit).
     With `residual_order` 1 what the blocks add is extrapolated linearly from the last two computed
     evaluations.  `sigmas` [steps] are the noise levels; None takes them from the timesteps of flow
-    matching, which are 1,000 times the noise level for most models.
+    matching, which are 1,000 times the noise level for most models; a loop may also announce them:
+    `cache_context(sigma=...)`.
     Kept: what all blocks add, per stream, once or twice, and i'.  Needs: latents [B, C, H, W] or
     [B, C, T, H, W].
     Source: arXiv 2602.18993; diffusers 0.42, SeaCacheConfig, whose names and defaults these are.

@@ -68,9 +68,14 @@ class TeaCache(Deciding):
             published = f"{', '.join(names) or 'none'} published for {facts.kind}"
             raise ValueError(
                 f"TeaCache: coefficients: {published}; give a name, or numbers fitted to the "
-                "model: TeaCache(threshold, coefficients=...)"
+                "model: TeaCache(threshold, coefficients=...); some are published for "
+                f"{', '.join(FAMILIES)}"
             )
         return replace(self, coefficients=table[names[0]])
+
+    def sites(self, model: object) -> tuple[str, ...] | None:
+        """The blocks that the published adapter of the class skips; None for all of them."""
+        return FAMILIES.get(type(model).__name__, Family()).sites or None
 
     def cut(self, facts: ModelFacts) -> Cut:
         family = FAMILIES.get(facts.kind, Family())

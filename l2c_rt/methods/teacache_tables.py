@@ -52,13 +52,14 @@ class Family:
 
     `names` are those of its coefficients; it looks at the `side` of the module at `path`, "" being
     the attention of the first block; `exit` is the module before which it adds what it kept, in
-    place of after the last block.
+    place of after the last block; `sites` are the blocks, where not all of the model's are.
     """
 
     names: tuple[str, ...] = ()
     side: Literal["input", "output"] = "input"
     path: str = ""
     exit: str = ""
+    sites: tuple[str, ...] = ()
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({
@@ -68,7 +69,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
     ),
     "MochiTransformer3DModel": Family(("mochi",), "output", "transformer_blocks.0.norm1"),
     "LTXVideoTransformer3DModel": Family(("ltx-video",), exit="proj_out"),
-    "Lumina2Transformer2DModel": Family(("lumina2", "lumina2-v2"), "output", "layers.0.norm1"),
+    "Lumina2Transformer2DModel": Family(
+        ("lumina2", "lumina2-v2"), "output", "layers.0.norm1", sites=("layers.*",)
+    ),
     "LuminaNextDiT2DModel": Family(("lumina-t2x",)),
     "HiDreamImageTransformer2DModel": Family(("hidream",), "input", "t_embedder"),
     "CosmosTransformer3DModel": Family(("cosmos",)),

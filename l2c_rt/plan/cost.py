@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from l2c_rt.plan.lowering import CHOICE_KERNELS, can_be_one_kernel
+from l2c_rt.plan.lowering import CHOICE_KERNELS, SCORE_KERNELS, can_be_one_kernel
 from l2c_rt.plan.ops import Compute, Iterate, Plan, Predict, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Branch
 from l2c_rt.plan.step_walk import Added, walk
 from l2c_rt.plan.stream_ops import HalveBatch
-from l2c_rt.plan.tokens import Refresh
+from l2c_rt.plan.tokens import Refresh, Scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +161,22 @@ class LaunchCounts:
         self.elements += branch.activations
         self.kernels += branch.kernels
 
+    def score(self, op: Scored) -> None:
+        """Of the softmax map both passes multiply q and k again; of values each is read again.
+        Numbers per token are not counted."""
+        self.kernels += SCORE_KERNELS[op.score]
+        if op.score == "attention":
+            self.attention_macs += self._branches[op.branch].attention_macs
+        self.elements += {"attention": 4, "kv-norm": 1, "random": 0}[op.score] * self._tensor
+
     def run_tokens(self, op: Refresh, source: str) -> None:
-        """All of the branch's weights, of all else the tokens' share.  What is gathered before it
-        and scattered after it, scores and ages are read and written beside."""
-        branch, tensor = self._branches[op.branch], self._tensor
+        """All of the branch's weights, of all else the tokens' share, and so of three tensors that
+        are read and written: gathered, normed, scattered.  Numbers per token are not counted."""
+        branch = self._branches[op.branch]
         self.macs += branch.macs * op.tokens // self._tokens
         self.weights += branch.weights
-        self.elements += (branch.activations + 4 * tensor) * op.tokens // self._tokens
-        self.elements += 3 * self._tokens
+        self.elements += (branch.activations + 6 * self._tensor) * op.tokens // self._tokens
+        self.elements += 2 * self._modulation_row
         self.kernels += branch.kernels + CHOICE_KERNELS
 
     def mix(self, op: Predict) -> None:

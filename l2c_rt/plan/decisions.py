@@ -72,6 +72,11 @@ class Look:
     measure: Measure = "relative L1"
     spectrum: Spectrum | None = None
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether the row is chosen inside of the forward."""
+        return self.kind not in ("call", "checked")
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:

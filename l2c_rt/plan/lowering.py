@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from l2c_rt.plan.ops import Compute, Predict, Reuse, StepPlan
 from l2c_rt.plan.program import BlockProgram, Fixed, Node
 from l2c_rt.plan.step_walk import STREAM, Added, walk
-from l2c_rt.plan.tokens import Refresh
+from l2c_rt.plan.tokens import Refresh, Scored
 
 CHOICE_KERNELS = 4
-"""Of a choice of tokens: the scores' sum, the choice, gathering and scattering."""
+"""Of a branch on some tokens: the choice, the gathered rows, their norm, and scattering."""
+
+SCORE_KERNELS = {"attention": 3, "kv-norm": 2, "random": 0}
+"""By kind of score: two passes over the softmax map or one over the values, and unit vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,15 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """The scores of an attention branch's tokens, right after its run, to `state`."""
+
+    branch: str
+    state: int
+    score: str
+
+
+@dataclass(frozen=True, slots=True)
 class SkipLinear:
     """A long skip's linear over (source, skip), to `target`."""
 
@@ -104,15 +116,17 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class RunTokens:
-    """A branch on `tokens` tokens of `source`, each written to its place in `slot`."""
+    """A branch on the `tokens` tokens of `source` that `state` says, each written to its place in
+    `slot`."""
 
     branch: str
     slot: int
     source: str
     tokens: int
+    state: int
 
 
-Launch = Embed | Sum | Mix | Run | SkipLinear | Final | Call | RunTokens
+Launch = Embed | Sum | Mix | Run | Score | SkipLinear | Final | Call | RunTokens
 LoweredStep = tuple[Launch, ...]
 
 
@@ -145,12 +159,15 @@ class _Launches:
     def run(self, op: Compute) -> None:
         self.made.append(Run(op.branch, self._slot(op)))
 
+    def score(self, op: Scored) -> None:
+        self.made.append(Score(op.branch, op.state, op.score))
+
     def mix(self, op: Predict) -> None:
         assert op.store is not None
         self.made.append(Mix(op.branch, op.slots, op.at, op.store, op.has_operand))
 
     def run_tokens(self, op: Refresh, source: str) -> None:
-        self.made.append(RunTokens(op.branch, op.slot, source, op.tokens))
+        self.made.append(RunTokens(op.branch, op.slot, source, op.tokens, op.state))
 
     def skip_linear(self, node: str, source: str, skip: str, target: str) -> None:
         self.made.append(SkipLinear(node, source, skip, target))
@@ -197,6 +214,8 @@ def launch_kernels(launch: Launch, nodes: Mapping[str, Node]) -> int:
     """Kernels of one launch; the library's splitting of products not counted."""
     if isinstance(launch, RunTokens):
         return nodes[launch.branch].kernels + CHOICE_KERNELS
+    if isinstance(launch, Score):
+        return SCORE_KERNELS[launch.score]
     if isinstance(launch, Run):
         return nodes[launch.branch].kernels
     return nodes[launch.node].kernels if isinstance(launch, Call | SkipLinear) else 1

@@ -12,7 +12,7 @@ from typing import Protocol
 from l2c_rt.plan.ops import Compute, LeaveOut, Op, Predict, Reuse, ReuseRun, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Fixed
 from l2c_rt.plan.stream_ops import BatchOp, KeepStream, RestoreStream
-from l2c_rt.plan.tokens import Refresh
+from l2c_rt.plan.tokens import Refresh, Scored
 
 STREAM, JOINED, RESTORED = "x", "x-joined", "x-kept"
 
@@ -26,6 +26,7 @@ class Sink(Protocol):
     def embed(self, target: str, branch: str | None) -> None: ...
     def sum(self, source: str, target: str, terms: Sequence[Added], branch: str | None) -> None: ...
     def run(self, op: Compute) -> None: ...
+    def score(self, op: Scored) -> None: ...
     def mix(self, op: Predict) -> None: ...
     def run_tokens(self, op: Refresh, source: str) -> None: ...
     def skip_linear(self, node: str, source: str, skip: str, target: str) -> None: ...
@@ -55,6 +56,8 @@ class _Place:
         if isinstance(op, Compute):
             self._sum(op.branch)
             self._sink.run(op)
+            if isinstance(op, Scored):
+                self._sink.score(op)
             self._waiting.append(op)
         elif isinstance(op, ReuseRun):
             self._settle()

@@ -14,9 +14,11 @@ from l2c_rt.schedule.tokens import TokenSchedule
 
 @dataclass(frozen=True, slots=True)
 class Scored(Compute):
-    """Run an attention branch; its tokens' scores go to `state`, where all ages become 0."""
+    """Run an attention branch; its tokens' scores, of the rule's kind `score`, go to `state`, where
+    all ages become 0."""
 
     state: int
+    score: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +30,6 @@ class Refresh(Reuse):
 
     tokens: int
     state: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunTokens:
-    """A launch: a branch on `tokens` tokens of `source`, each written to its place in `slot`."""
-
-    branch: str
-    slot: int
-    source: str
-    tokens: int
 
 
 def with_tokens(plan: Plan, program: BlockProgram, schedule: CacheSchedule) -> Plan:
@@ -53,8 +45,9 @@ def with_tokens(plan: Plan, program: BlockProgram, schedule: CacheSchedule) -> P
         branch.name: scored.index(blocks[branch.block])
         for branch in program.branches if branch.block in blocks
     }  # fmt: skip
+    score = tokens.rule.score
     rows = [
-        _step(plan.at(s), dict(zip(names, counts[s].tolist(), strict=True)), state_of,
+        _step(plan.at(s), dict(zip(names, counts[s].tolist(), strict=True)), state_of, score,
               _restored(names, tokens, s))
         for s in range(plan.num_evaluations)
     ]  # fmt: skip
@@ -72,12 +65,13 @@ def _restored(names: tuple[str, ...], tokens: TokenSchedule, s: int) -> frozense
 
 
 def _step(
-    step: StepPlan, counts: Mapping[str, int], states: Mapping[str, int], restored: frozenset[str]
-) -> StepPlan:
+    step: StepPlan, counts: Mapping[str, int], states: Mapping[str, int], score: str,
+    restored: frozenset[str],
+) -> StepPlan:  # fmt: skip
     ops: list[Op] = []
     for op in step:
         if type(op) is Compute and op.branch in states and op.branch.startswith("attn"):
-            op = Scored(op.branch, op.slot, states[op.branch])
+            op = Scored(op.branch, op.slot, states[op.branch], score)
         elif type(op) is Reuse and counts[op.branch] >= 0 and op.branch not in restored:
             op = Refresh(op.branch, op.slot, counts[op.branch], states[op.branch])
         ops.append(op)

@@ -37,6 +37,7 @@ class _TokenProof:
 
     def __init__(self, plan: Plan, program: BlockProgram) -> None:
         self._states = () if plan.tokens is None else plan.tokens.branches
+        self._score = "" if plan.tokens is None else plan.tokens.rule.score
         self._tokens = program.tokens
         self._block = {branch.name: branch.block for branch in program.branches}
         self._kind = {branch.name: branch.kind for branch in program.branches}
@@ -68,6 +69,8 @@ class _TokenProof:
         if not isinstance(op, Scored):
             return
         self._check_state(s, op, op.state)
+        if op.score != self._score:
+            raise PlanError(f"evaluation {s}: {op} scores otherwise than by {self._score!r}")
         if self._kind[op.branch] != "attn":
             raise PlanError(f"evaluation {s}: {op} scores tokens by a branch that is no attention")
         self._scored[op.state] = s

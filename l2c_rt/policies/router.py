@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from l2c_rt.families import OWN_LOOP, RouterRules, rules_named
 from l2c_rt.policies import router_files
+from l2c_rt.policies.router_predictions import checked_coefficients, predictions_of
 from l2c_rt.schedule.cache_schedule import CacheSchedule, default_branches
 from l2c_rt.schedule.checks import (
     check_fingerprint,
@@ -39,6 +40,8 @@ class Router:
     may hold anything. `training` is a JSON text on how the router was learned, `fingerprint` names
     the model that it was learned on; "" where that is not known. `timesteps` are those of its loop,
     `granularity` says whether its branches are parts of blocks, whole blocks, or shells of a U-Net.
+    `coefficients` [R, K, H], where they were learned with the scores, are of the outputs at the
+    last H evaluations without a row, newest first; their sum stands for a reused branch.
     """
 
     logits: npt.NDArray[np.float32]
@@ -51,6 +54,7 @@ class Router:
     fingerprint: str = ""
     timesteps: tuple[float, ...] | None = None
     granularity: str = "branch"
+    coefficients: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         family = rules_named(self.family)
@@ -64,6 +68,8 @@ class Router:
         _check_training(self.training)
         object.__setattr__(self, "logits", logits)
         object.__setattr__(self, "branches", branches)
+        coefficients = checked_coefficients(self.coefficients, *logits.shape)
+        object.__setattr__(self, "coefficients", coefficients)
         object.__setattr__(self, "sampler", self.sampler or family.sampler)
         _check_rows(family, self.steps, logits.shape[0])
         object.__setattr__(self, "timesteps", checked_timesteps(self.timesteps, self.steps))
@@ -149,6 +155,7 @@ class Router:
             timesteps=self.timesteps,
             fingerprint=self.fingerprint,
             granularity=self.granularity,
+            predictions=predictions_of(self.coefficients, self.valid_rows(), compute),
         )
 
     def _check_run(

@@ -24,7 +24,7 @@ from l2c_rt.untrusted.torch_zip import TorchArchive
 FORMAT = "l2c_rt.router"
 VERSION = "1"
 # Logits, and the optimizer's two copies of them in DiT's files.
-MAX_FILE_BYTES = 4 * 4 * MAX_CELLS
+MAX_FILE_BYTES = 4 * 8 * MAX_CELLS
 PUBLISHED_LOOP = ("model", "image_size", "num_sampling_steps")
 PUBLISHED_LEARNING = ("l1", "lr", "epochs", "max_steps", "global_batch_size", "ste_threshold")
 ELEMENT_TYPES = {"FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2"}
@@ -45,6 +45,7 @@ class Fields(TypedDict):
     fingerprint: str
     timesteps: tuple[float, ...] | None
     granularity: str
+    coefficients: Scores | None
 
 
 def read(path: str | Path) -> Fields:
@@ -59,7 +60,8 @@ def read(path: str | Path) -> Fields:
 
 
 def write(path: str | Path, fields: Fields) -> None:
-    """Write one float32 tensor `logits`, with the other fields in the header."""
+    """Write the float32 tensor `logits`, and `coefficients` where there are any, with the other
+    fields in the header."""
     import safetensors.numpy
 
     if Path(path).suffix != ".safetensors":
@@ -74,7 +76,10 @@ def write(path: str | Path, fields: Fields) -> None:
         header["timesteps"] = json.dumps(fields["timesteps"])
     if fields["granularity"] != "branch":
         header["granularity"] = fields["granularity"]
-    write_whole(path, safetensors.numpy.save({"logits": fields["logits"]}, metadata=header))
+    tensors = {"logits": fields["logits"]}
+    if fields["coefficients"] is not None:
+        tensors["coefficients"] = fields["coefficients"]
+    write_whole(path, safetensors.numpy.save(tensors, metadata=header))
 
 
 def _published(content: bytes, name: str) -> Fields:
@@ -100,6 +105,7 @@ def _published(content: bytes, name: str) -> Fields:
         "fingerprint": "",
         "timesteps": None,
         "granularity": "branch",
+        "coefficients": None,
     }
 
 
@@ -155,16 +161,14 @@ def _ours(content: bytes, _name: str) -> Fields:
             f"format {header.get('format')!r:.40} version {header.get('version')!r:.40}, "
             f"wanted {FORMAT} {VERSION}; save the router with this version of l2c_rt"
         )
-    if file.entries.keys() != {"logits"}:
+    if not {"logits"} <= file.entries.keys() <= {"logits", "coefficients"}:
         raise ValueError(f"the file holds {len(file.entries)} tensors, wanted one named logits")
-    entry = file.entries["logits"]
-    if entry.kind != "F32":
-        raise ValueError(f"logits are {entry.kind}, wanted F32")
+    tensors = {name: _floats(file, name) for name in file.entries}
     steps, branches = header.get("steps", ""), parse_json(header.get("branches", "").encode())
     if not steps.isdecimal() or len(steps) > 6 or not isinstance(branches, list):
         raise ValueError(f"header field steps ({steps!r:.40}) or branches is damaged")
     return {
-        "logits": np.frombuffer(file.read(entry), "<f4").reshape(entry.shape),
+        "logits": tensors["logits"],
         "family": header.get("family", ""),
         "steps": int(steps),
         "branches": tuple(branches),
@@ -174,4 +178,12 @@ def _ours(content: bytes, _name: str) -> Fields:
         "fingerprint": header.get("fingerprint", ""),
         "timesteps": parse_json(header.get("timesteps", "null").encode()),
         "granularity": header.get("granularity", "branch"),
+        "coefficients": tensors.get("coefficients"),
     }
+
+
+def _floats(file: SafetensorsFile, name: str) -> Scores:
+    entry = file.entries[name]
+    if entry.kind != "F32":
+        raise ValueError(f"{name} are {entry.kind}, wanted F32")
+    return np.frombuffer(file.read(entry), "<f4").reshape(entry.shape)

@@ -19,11 +19,12 @@ KEYWORDS = dict.fromkeys(
 
 
 class StepHint(NamedTuple):
-    """Lane, step and number of steps, as far as the loop announces them."""
+    """Lane, step, number of steps and noise level, as far as the loop announces them."""
 
     lane: int | None = None
     step: int | None = None
     num_steps: int | None = None
+    sigma: float | None = None
 
 
 NO_HINT = StepHint()
@@ -38,6 +39,7 @@ class Announcement(NamedTuple):
     name: str | None
     step: int | None = None
     num_steps: int | None = None
+    sigma: float | None = None
 
     @staticmethod
     def of(name: object, **keywords: object) -> Announcement:
@@ -54,6 +56,7 @@ class Announcement(NamedTuple):
             name,
             _one_of(keywords, "step", "step_index"),
             _one_of(keywords, "num_steps", "num_inference_steps"),
+            _level(keywords.get("sigma")),
         )
 
 
@@ -63,6 +66,17 @@ def _one_of(keywords: dict[str, object], ours: str, theirs: str) -> int | None:
     if a is not None and b is not None and a != b:
         raise ValueError(f"cache_context: {ours}={a} and {theirs}={b} differ; give one of them")
     return b if a is None else a
+
+
+def _level(value: Any) -> float | None:
+    """A noise level; not NaN, which a guider without one gives."""
+    if value is None:
+        return None
+    try:
+        level = float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"cache_context: sigma must be a number, got {value!r:.80}") from error
+    return None if level != level else level
 
 
 def _whole(keyword: str, value: Any) -> int | None:
@@ -171,4 +185,4 @@ class StepHints:
         named = self.names.lane(inner.name, lane, inner.step)
         if lane is not None and lane != named:
             raise StepError(f"lane {lane} was called inside the context of lane {named}")
-        return StepHint(named, inner.step, inner.num_steps)
+        return StepHint(named, inner.step, inner.num_steps, inner.sigma)

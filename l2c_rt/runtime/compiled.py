@@ -124,6 +124,9 @@ class Compiled(Session, ModelView):
             super().sleep()
             for session in self._sessions.all():
                 session.sleep()
+            copies = self.backend.copies
+            if copies is not None:
+                copies.drop()
 
     def wake(self) -> None:
         """Take the memory of all sessions again.

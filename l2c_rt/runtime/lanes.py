@@ -13,7 +13,7 @@ import torch
 
 from l2c_rt.backends.backend import MAX_SHAPES, Workspace
 from l2c_rt.memory.slots import Slots
-from l2c_rt.runtime.shared import ModelVersion
+from l2c_rt.runtime.model_version import ModelVersion
 
 
 class InputKey(NamedTuple):
@@ -62,6 +62,14 @@ class Lanes:
         self._shapes[key] = lanes
         while len(self._shapes) > MAX_SHAPES:
             del self._shapes[next(iter(self._shapes))]
+        return lanes
+
+    def begin_run(self, key: InputKey, version: ModelVersion) -> list[Lane]:
+        """The lanes for a run with inputs like this, with nothing of an earlier run in them."""
+        lanes = self.at(key, version)
+        for lane in lanes:
+            lane.workspace.drop_tables()
+        version.begin_run()
         return lanes
 
     def renew(self, version: ModelVersion) -> None:

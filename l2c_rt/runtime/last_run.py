@@ -12,7 +12,8 @@ import numpy.typing as npt
 from l2c_rt.plan.decisions import NAN
 from l2c_rt.plan.ops import Compute, LeaveOut, Predict, StepPlan, reuses
 from l2c_rt.plan.run_record import RunRecord
-from l2c_rt.plan.stream_ops import RestoreStream
+from l2c_rt.plan.stream_ops import HalveBatch, RestoreStream
+from l2c_rt.plan.tokens import Refresh
 from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -25,10 +26,12 @@ class Act(IntEnum):
     REUSED = 1
     PREDICTED = 2
     LEFT_OUT = 3
+    REFRESHED = 4
+    """Computed on some of its tokens, and reused on the others."""
 
 
 MARKS = {Act.COMPUTED: "#", Act.REUSED: ".", Act.PREDICTED: "~", Act.LEFT_OUT: " ",
-         Act.NOT_RUN: "?"}  # fmt: skip
+         Act.REFRESHED: "%", Act.NOT_RUN: "?"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,16 @@ class LastRun:
     """A run, finished or not; print it.
 
     `acts` int8 [S, L, K] are of `Act`, for evaluation, call of the step and branch; `metric`
-    float64 [S, L] is what the method decided by, NaN where it was not evaluated.
+    float64 [S, L] is what the method decided by, NaN where it was not evaluated.  `tokens` int64
+    [S, L, K] are those computed of branches that reuse the others, else 0; `halved` bool [S, L] are
+    evaluations of the conditional half of the batch alone.
     """
 
     branches: tuple[str, ...]
     acts: npt.NDArray[np.int8]
     metric: npt.NDArray[np.float64]
+    tokens: npt.NDArray[np.int64]
+    halved: npt.NDArray[np.bool_]
 
     @property
     def computed(self) -> npt.NDArray[np.bool_]:
@@ -70,6 +77,7 @@ class LastRun:
         calls = f" x {lanes} calls" if lanes > 1 else ""
         lines = [
             f"{steps} evaluations{calls} x {width} branches: # computed, . reused, ~ predicted"
+            + (", % some tokens computed" if self.tokens.any() else "")
         ]
         for step in range(steps):
             for lane in range(lanes):
@@ -77,7 +85,8 @@ class LastRun:
                 marks = "".join(_mark(row[k : k + fold]) for k in range(0, width, fold))
                 metric = self.metric[step, lane]
                 shown = "" if np.isnan(metric) else f"  {metric:.4g}"
-                lines.append(f"{step:>5}  {marks}{shown}")
+                half = "  half of the batch" if self.halved[step, lane] else ""
+                lines.append(f"{step:>5}  {marks}{shown}{half}")
         share = float((self.acts == Act.COMPUTED).mean())
         return "\n".join([*lines, f"total  {share:.1%} computed"])
 
@@ -88,23 +97,33 @@ def last_run(record: RunRecord, shared: SharedModel) -> LastRun:
     rows = [_acts(step, branches) for step in shared.version.plan.steps]
     shape = record.steps, record.lanes
     acts = np.full((*shape, len(branches)), Act.NOT_RUN, np.int8)
-    metric = np.full(shape, NAN)
+    metric, halved = np.full(shape, NAN), np.zeros(shape, np.bool_)
+    tokens = np.zeros(acts.shape, np.int64)
+    steps = shared.version.plan.steps
     for s in range(record.steps):
         for lane in range(record.lanes):
             variant, done = record.variant(s, lane), record.at(s, lane)
             if variant is not None and done is not None:
                 acts[s, lane], metric[s, lane] = rows[variant], done.metric
-    return LastRun(branches, acts, metric)
+                tokens[s, lane] = _tokens(steps[variant], branches)
+                halved[s, lane] = any(isinstance(op, HalveBatch) for op in steps[variant])
+    return LastRun(branches, acts, metric, tokens, halved)
 
 
 def _acts(step: StepPlan, branches: tuple[str, ...]) -> list[Act]:
     acts: dict[str, Act] = {op.branch: Act.COMPUTED for op in step if isinstance(op, Compute)}
     acts |= {op.branch: Act.LEFT_OUT for op in step if isinstance(op, LeaveOut)}
-    passed = (node for op in step if isinstance(op, RestoreStream) for node in op.nodes)
-    acts |= dict.fromkeys(passed, Act.REUSED)
     for item in reuses(step):
         acts[item.branch] = Act.PREDICTED if isinstance(item, Predict) else Act.REUSED
+    acts |= {op.branch: Act.REFRESHED for op in step if isinstance(op, Refresh) and op.tokens}
+    restored = (op.nodes for op in step if isinstance(op, RestoreStream))
+    acts |= {name: Act.REUSED for nodes in restored for name in nodes}
     return [acts[name] for name in branches]
+
+
+def _tokens(step: StepPlan, branches: tuple[str, ...]) -> list[int]:
+    counts = {op.branch: op.tokens for op in step if isinstance(op, Refresh)}
+    return [counts.get(name, 0) for name in branches]
 
 
 def _mark(acts: npt.NDArray[np.int8]) -> str:

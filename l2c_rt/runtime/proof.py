@@ -38,9 +38,10 @@ class Proof:
         self._proved: set[int] = set()
         self._last: BoundModel | None = None
 
-    def due(self, model: BoundModel) -> bool:
-        """Whether this structure has not been proved yet."""
-        if model.open_stage is not None:
+    def due(self, model: BoundModel, *, copies: bool = False) -> bool:
+        """Whether this structure has not been proved yet; a model's own forward needs no proof but
+        for the products that are done with `copies` of its weights."""
+        if model.open_stage is not None and not copies:
             self.status = "not needed, it is what runs"
             return False
         if model.unproved:
@@ -62,18 +63,20 @@ class Proof:
         out: object,
         *,
         exact: bool,
+        dtype: torch.dtype | None = None,
     ) -> str:
         """Compare `out`, an evaluation that computed everything, with the model's own.
 
-        Bitwise where `exact` (the reference's arithmetic is the model's own), within `ROUNDING`
-        elsewhere.  Returns what differs and from which block on; "" where nothing does.
+        Bitwise where `exact` (the reference's arithmetic is the model's own), elsewhere within the
+        `ROUNDING` of `dtype`, None for that of the output.
+        Returns what differs and from which block on; "" where nothing does.
         """
-        problem = _difference(out, own_forward(model.model, args, kwargs), exact=exact)
+        problem, error = _difference(out, own_forward(model.model, args, kwargs), exact, dtype)
         if problem:
-            return _refusal(model, args, kwargs, problem)
+            return problem if model.open_stage else _refusal(model, args, kwargs, problem)
         self._proved.add(structure(model))
         self._last = model
-        self.status = "equal" if exact else "equal up to rounding"
+        self.status = "equal" if exact else f"equal up to rounding ({error:.1g} of the output)"
         return ""
 
 
@@ -107,14 +110,18 @@ def structure(model: BoundModel) -> int:
     return hash((model.program, *(type(module) for module in model.model.modules())))
 
 
-def _difference(ours: object, own: object, *, exact: bool) -> str:
-    """What differs between two return values of the model; empty where nothing does."""
+def _difference(
+    ours: object, own: object, exact: bool, dtype: torch.dtype | None
+) -> tuple[str, float]:
+    """What differs between two return values of the model, empty where nothing does, and the
+    largest |difference| / |output| of their tensors."""
     a, b = (
         [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)] for value in (ours, own)
     )
     shapes = [[(tuple(t.shape), t.dtype) for t in side] for side in (a, b)]
     if shapes[0] != shapes[1]:
-        return f"it gives {_spell(shapes[1])}, described it gives {_spell(shapes[0])}"
+        return f"it gives {_spell(shapes[1])}, described it gives {_spell(shapes[0])}", 0.0
+    largest = 0.0
     for x, y in zip(a, b, strict=True):
         # Where both are NaN or the same infinity they are equal.
         other = (x != y) & ~(x.isnan() & y.isnan())
@@ -122,9 +129,10 @@ def _difference(ours: object, own: object, *, exact: bool) -> str:
             continue
         difference = torch.where(other, x.double() - y.double(), 0.0)
         error = float(difference.norm() / y.double().nan_to_num().norm().clamp_min(1e-30))
-        if exact or not error <= ROUNDING.get(y.dtype, 1e-4):
-            return f"the outputs differ by {error:.2g} of their size"
-    return ""
+        largest = max(largest, error)
+        if exact or not error <= ROUNDING.get(dtype or y.dtype, 1e-4):
+            return f"the outputs differ by {error:.2g} of their size", error
+    return "", largest
 
 
 def _spell(shapes: list[tuple[tuple[int, ...], torch.dtype]]) -> str:

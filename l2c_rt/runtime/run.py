@@ -155,22 +155,25 @@ class Run:
         elif key != self._key:
             raise StepError(messages.other_input(tick.step, key, self._key))
         if tick.step and not tick.first:
-            return tick, self._at(tick, key, state)
+            return tick, self._at(tick, key, state, hint.sigma)
         try:
-            out: object = self._at(tick, key, state)
+            out: object = self._at(tick, key, state, hint.sigma)
             wrong = tick.step == 0 and self.shared.refuted(self.version, args, kwargs, out)
         except WrongResultError as error:
             wrong = self.shared.replace_backend(self.version, error)
         if wrong and self.renew():
             # The first evaluation reads nothing that was kept, so it can be done again.
-            out = self._at(tick, key, self.version.model.begin(*args, **kwargs))
+            state = self.version.model.begin(*args, **kwargs)
+            out = self._at(tick, key, state, hint.sigma)
         return tick, out
 
-    def _at(self, tick: Tick, key: InputKey, state: State) -> object:
+    def _at(self, tick: Tick, key: InputKey, state: State, sigma: float | None) -> object:
         lane, began = self.lanes.at(key, self.version)[tick.lane], time.perf_counter()
         evaluation = self.version.evaluation(
             state, lane.slots, tick, self.clock.timesteps, *self.recording.place(tick.lane)
         )
+        if sigma is not None:
+            evaluation = evaluation._replace(sigma=sigma)
         with lane.slots.in_use(), trace_range("evaluation", tick.step):
             step = self.version.plan.steps[evaluation.variant]
             out = lane.workspace.evaluate(step, evaluation)
@@ -192,8 +195,5 @@ class Run:
             self.shared.notices.tell([messages.NO_GRADIENTS])
 
     def _lanes_of_new_run(self, key: InputKey) -> list[Lane]:
-        lanes = self.lanes.at(key, self.version)
-        for lane in lanes:
-            lane.workspace.drop_tables()
         self._key = key
-        return lanes
+        return self.lanes.begin_run(key, self.version)

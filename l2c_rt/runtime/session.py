@@ -90,7 +90,7 @@ class Session:
         other name takes the next free lane, in order of first use within a run.  With one call
         per step every name is lane 0.
         `step` and `num_steps`, which diffusers calls `step_index` and `num_inference_steps`, are
-        checked; `sigma` and `timestep` are not used.
+        checked; `sigma` is the noise level in 0..1, for SeaCache; `timestep` is not used.
         Raises TypeError for another keyword; the call raises ValueError for a name too many.
         """
         return self._hints.context(Announcement.of(name, **keywords))

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-from l2c_rt.adapters.bound_model import BoundModel, State
+from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.describe import own_instead
 from l2c_rt.backends.backend import (
     Backend,
     Counted,
     CountsCalls,
-    Evaluation,
     Workspace,
     WrongResultError,
 )
 from l2c_rt.backends.reference import reference_backend
-from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.cost import Cost
-from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.prepare import prepare
 from l2c_rt.plan.run_record import RunRecord
-from l2c_rt.runtime.calls import LoopNote, Tick
+from l2c_rt.runtime.calls import LoopNote
 from l2c_rt.runtime.fingerprint import PlainAttributes, fingerprint
 from l2c_rt.runtime.half_checks import with_halves
 from l2c_rt.runtime.known_loop import KnownLoop
+from l2c_rt.runtime.model_version import ModelVersion, under_autocast
 from l2c_rt.runtime.notices import Notices, logger
 from l2c_rt.runtime.operands import Operands, without_kernels
 from l2c_rt.runtime.proof import REMEDY, Proof, structure
@@ -38,51 +36,6 @@ Describe = Callable[[Any], BoundModel]
 """The user's model -> its description.  Called again whenever the model has changed."""
 
 SelectBackend = Callable[[BoundModel], Backend]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelVersion:
-    """The model as it was at one moment, and all that was made for it, handed out as one.
-
-    A run that takes a plan from one version and slots from another would read behind them.
-    """
-
-    model: BoundModel
-    backend: Backend
-    plan: Plan
-    cost: Cost
-    fingerprint: int
-    attributes: PlainAttributes
-    operands: Operands
-
-    def evaluation(
-        self,
-        state: State,
-        slots: Slots,
-        tick: Tick,
-        timesteps: tuple[float, ...] | None,
-        record: RunRecord,
-        lane: int,
-    ) -> Evaluation:
-        """What a workspace is given for the evaluation of a tick."""
-        plan, step = self.plan, tick.step
-        # Evaluation 0 computes everything.
-        variant = plan.order[step if tick.reuse else 0]
-        operands = self.operands.at(step, state.x.device)
-        coefficients = plan.coefficients_at(step)
-        return Evaluation(
-            state, slots, step, variant, timesteps, coefficients, operands, record, lane
-        )
-
-    @property
-    def num_slots(self) -> int:
-        """The plan's slots, and those that the backend wants beside them."""
-        return self.plan.num_slots + self.backend.extra_slots
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why the model is not run faster, and what of it is not carried out."""
-        return self.backend.reasons + self.model.notes
 
 
 class SharedModel:
@@ -129,8 +82,10 @@ class SharedModel:
         Raises ValueError under `strict`, or where the schedule no longer fits.
         """
         model = self.version.model.model
-        marks = fingerprint(model)
+        marks, autocast = fingerprint(model), under_autocast(self.version.model)
         if self._is_of(self.version, marks):
+            if autocast != self.version.autocast:
+                self._select_again(autocast)
             return self.version
         if self.strict:
             raise ValueError(
@@ -157,13 +112,27 @@ class SharedModel:
 
         Raises ValueError in its place under `strict`, and where the description names no sites.
         """
-        if not self.proof.due(version.model):
+        if not self.proof.due(version.model, copies=version.copied_bytes > 0):
             return False
-        exact = version.backend.name == "reference"
-        problem = self.proof.check(version.model, args, kwargs, out, exact=exact)
-        if problem:
+        exact, dtype = version.backend.name == "reference", version.backend.dtype
+        problem = self.proof.check(version.model, args, kwargs, out, exact=exact, dtype=dtype)
+        if problem and version.model.open_stage is not None:
+            self._refuse_copies(version, problem)
+        elif problem:
             self.refuse(version, problem)
         return bool(problem)
+
+    def _refuse_copies(self, version: ModelVersion, problem: str) -> None:
+        """Run the model's own products from now on, in place of those on copies of its weights."""
+        text = f"packed products are not used: with them {problem}"
+        if self.strict:
+            raise ValueError(f"strict: {text}")
+        plain = version.backend.without_copies or version.backend
+        with self._lock:
+            if self.version is version:
+                backend = replace(plain, reasons=(text, *plain.reasons))
+                self.version = replace(version, backend=backend)
+        self.tell()
 
     def refuse(self, version: ModelVersion, problem: str) -> None:
         """Run the model's own forward from now on, in place of a description that is wrong."""
@@ -243,7 +212,14 @@ class SharedModel:
         plan, cost = prepare(model.program, self.schedule, backend.passes)
         attributes = PlainAttributes([] if model.fusable is None else model.fusable.modules())
         operands = Operands(plan.predictions, model.program.branch_names)
-        return ModelVersion(model, backend, plan, cost, marks, attributes, operands)
+        autocast = under_autocast(model)
+        return ModelVersion(model, backend, plan, cost, marks, autocast, attributes, operands)
+
+    def _select_again(self, autocast: bool) -> None:
+        with self._lock:
+            if self.version.autocast != autocast:
+                self.version = self._version_of(self.version.model)
+        self.tell()
 
     @staticmethod
     def _is_of(version: ModelVersion, marks: int) -> bool:

@@ -29,6 +29,7 @@ class Summary:
     slots: int
     slot_bytes: int
     table_bytes: int
+    copied_bytes: int
     arena_allocations: int
     weight_changes: int
     checked: str
@@ -38,6 +39,9 @@ class Summary:
     reasons: tuple[str, ...]
     counted: bool = True
     slots_unmerged: int | None = None
+    notes: tuple[str, ...] = ()
+    """What of the model stays as it is, such as linears that are not packed: no warning, and
+    nothing that `strict` refuses."""
 
     def __str__(self) -> str:
         total = self.steps * self.branches
@@ -50,7 +54,8 @@ class Summary:
             f"{self.distinct_steps} distinct steps{self._calls_per_step()}",
             f"  reuse      {self.reused} of {total} branch calls ({self.reused / total:.1%})",
             f"  memory     {self._slots()}, {self.slot_bytes / 2**20:.1f} MiB, allocated "
-            f"{_times(self.arena_allocations)}; tables {self.table_bytes / 2**20:.1f} MiB",
+            f"{_times(self.arena_allocations)}; tables {self.table_bytes / 2**20:.1f} MiB"
+            f"{self._copies()}",
             f"  runs       {self.runs} complete, {self.abandoned} abandoned, {self.calls} calls",
             f"  checked    against the model's own forward: {self.checked}",
             f"  speed-up   expected at most {self.expected_speedup:.3f}x{not_counted}, estimated "
@@ -60,11 +65,15 @@ class Summary:
             lines.append(f"  graphs     {self.graphs}")
         if self.weight_changes:
             lines.append(f"  weights    changed {_times(self.weight_changes)}, noticed")
-        lines += [f"  note       {reason}" for reason in self.reasons]
+        lines += [f"  note       {text}" for text in self.reasons + self.notes]
         return "\n".join(lines)
 
     def _calls_per_step(self) -> str:
         return f", {self.calls_per_step} calls per step" if self.calls_per_step > 1 else ""
+
+    def _copies(self) -> str:
+        copied = self.copied_bytes / 2**20
+        return f"; copies of weights {copied:.1f} MiB" if copied else ""
 
     def _slots(self) -> str:
         before = self.slots_unmerged
@@ -78,17 +87,15 @@ def _times(count: int) -> str:
 
 def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
     """The snapshot of a model whose own run is the first of `runs`; the others are sessions'."""
-    version, counts = shared.version, shared.counts
+    version, plan, counts = shared.version, shared.version.plan, shared.counts
     lanes = [lane for run in runs for lane in run.lanes.all()]
     graphs = sum((lane.workspace.graph_stats for lane in lanes), GraphStats())
-    plan = version.plan
     return Summary(
         model=type(version.model.model).__name__,
         source=shared.schedule.source,
         backend=version.backend.name,
         device=str(version.model.device),
-        steps=shared.schedule.steps,
-        branches=shared.schedule.num_branches,
+        steps=shared.schedule.steps, branches=shared.schedule.num_branches,
         calls_per_step=runs[0].lanes.count,
         distinct_steps=len(plan.steps),
         reused=plan.reuse_count,
@@ -96,9 +103,10 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
         abandoned=counts.abandoned,
         calls=counts.calls,
         slots=plan.num_slots if shared.counted is None else shared.counted.plan.num_slots,
-        slots_unmerged=plan.num_slots,
+        slots_unmerged=plan.num_slots, notes=version.backend.notes,
         slot_bytes=sum(lane.slots.nbytes for lane in lanes),
         table_bytes=sum(lane.workspace.nbytes for lane in lanes),
+        copied_bytes=version.copied_bytes,
         arena_allocations=counts.allocations,
         weight_changes=counts.weight_changes,
         checked=shared.proof.status,
@@ -107,4 +115,4 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
         estimated_speedup=counts.speedup(plan.order, plan.order[0]),
         graphs=graphs,
         reasons=version.reasons + shared.loop_notes + graphs.reasons,
-    )
+    )  # fmt: skip

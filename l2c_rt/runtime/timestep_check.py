@@ -67,9 +67,9 @@ class TimestepCheck:
                 return known
         latents = _LatentsOf(x, self._run, self._run_before)
         if host or not (capturing(x.device) or (clock.mid_run and clock.trusted)):
-            tick = clock.tick(host_timestep(t), *hint, latents)
+            tick = clock.tick(host_timestep(t), *hint[:3], latents)
         else:
-            tick = clock.tick(None, *hint, latents)
+            tick = clock.tick(None, *hint[:3], latents)
             self._check_later(t, tick.step)
         return self._placed(tick, x)
 
@@ -77,7 +77,7 @@ class TimestepCheck:
         """The model has no timestep: calls are counted, and only their latents tell of runs."""
         self._clock.has_timesteps = False
         latents = _LatentsOf(x, self._run, self._run_before)
-        return self._placed(self._clock.tick(None, *hint, latents), x)
+        return self._placed(self._clock.tick(None, *hint[:3], latents), x)
 
     def _placed(self, tick: Tick, x: Tensor) -> Tick:
         if tick.first:

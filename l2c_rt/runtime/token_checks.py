@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.token_choice import CELL, grid_side
+from l2c_rt.backends.token_scores import why_no_kernel
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 
@@ -34,4 +35,4 @@ def with_tokens(model: BoundModel, schedule: CacheSchedule) -> BoundModel:
             f"compile: a bonus is for cells of {CELL} x {CELL} tokens, and {kind} has "
             f"{model.program.tokens} tokens, {side or 'not'} a side; give bonus=0"
         )
-    return replace(model, unfused_on_gpu="no kernel computes some tokens of a branch")
+    return replace(model, unfused_on_gpu=why_no_kernel(model, rule))

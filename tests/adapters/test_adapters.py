@@ -66,7 +66,7 @@ MODELS = {"dit": foreign_dit, "uvit": foreign_uvit, "diffusers": foreign_diffuse
 @pytest.mark.parametrize("name", MODELS)
 def test_computing_everything_is_bitwise_the_model(name: str) -> None:
     model = MODELS[name]()
-    fast = as_positional(compile(model, Full(), steps=4), model)
+    fast = as_positional(compile(model, Full(), steps=4, backend="reference"), model)
     wanted = drive(as_positional(model, model), 4)
     for got, want in zip(drive(fast, 4), wanted, strict=True):
         assert torch.equal(got, want)
@@ -77,7 +77,10 @@ def test_a_reused_branch_contributes_its_old_output_with_the_new_gate(name: str)
     model = MODELS[name]()
     compute = [[True] * 6, [True, True, True, False, True, True]]
     fast = as_positional(
-        compile(model, CacheSchedule(torch.tensor(compute).numpy()), check="off"), model
+        compile(
+            model, CacheSchedule(torch.tensor(compute).numpy()), check="off", backend="reference"
+        ),
+        model,
     )
     block = model.blocks[1] if name == "dit" else model.transformer_blocks[1]
     mlp = block.mlp if name == "dit" else block.ff
@@ -100,14 +103,16 @@ def test_a_schedule_runs_bitwise_as_the_oracle_runs_it(name: str) -> None:
     ours: Any = toy_dit() if name == "dit" else toy_uvit()
     ours.load_state_dict(model.state_dict())
     oracle = Oracle(ours, schedule.compute)
-    for got, want in zip(drive(compile(model, schedule), 6), drive(oracle, 6), strict=True):
+    for got, want in zip(
+        drive(compile(model, schedule, backend="reference"), 6), drive(oracle, 6), strict=True
+    ):
         assert torch.allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_fused_backend_takes_the_model_apart_rightly(name: str) -> None:
     model, schedule = MODELS[name](), random_schedule(6, 6, seed=4)
-    reference = as_positional(compile(model, schedule), model)
+    reference = as_positional(compile(model, schedule, backend="reference"), model)
     fused = as_positional(compile(model, schedule, backend="fused"), model)
     for got, want in zip(drive(fused, 6), drive(reference, 6), strict=True):
         assert torch.allclose(got, want, rtol=1e-4, atol=1e-5)
@@ -204,7 +209,7 @@ def test_a_pipeline_runs_with_any_scheduler_and_twice_the_same(
         return pipe([3, 7], generator=generator, num_inference_steps=6, output_type="np").images
 
     plain, transformer = images(), pipe.transformer
-    pipe.transformer = compile(transformer, Full(), steps=6)
+    pipe.transformer = compile(transformer, Full(), steps=6, backend="reference")
     assert (images() == plain).all()
     pipe.transformer = compile(transformer, EveryN(2), steps=6)
     cached = images()

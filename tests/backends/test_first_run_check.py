@@ -15,7 +15,7 @@ from toys import count_branches, drive, noise, random_schedule, toy_dit, toy_uvi
 
 from l2c_rt.api import compile
 from l2c_rt.backends.backend import WrongResultError
-from l2c_rt.backends.cuda import branch_launcher
+from l2c_rt.backends.cuda import linears
 from l2c_rt.backends.cuda.checking.checked_file import CheckedShapes
 from l2c_rt.backends.cuda.tuning.candidates import run_linear
 from l2c_rt.backends.tuning.problems import LinearConfig
@@ -131,7 +131,7 @@ def test_a_step_that_differs_from_the_model_though_every_kernel_is_right_is_foun
         operands[-1].mul_(0.5)
 
     # Not a kernel of ours: a product of cuBLAS.
-    monkeypatch.setattr(branch_launcher, "run_linear", half)
+    monkeypatch.setattr(linears, "run_linear", half)
     for run in (lambda fast: drive(fast, 1), lambda fast: fast.sample(noise(), [1, 2])):
         with pytest.raises(WrongResultError, match="one by one, but the first step differs"):
             run(fresh())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,13 +16,18 @@ from toys import random_schedule, toy_dit, toy_uvit
 
 import l2c_rt as rt
 from l2c_rt import adapters, backends
+from l2c_rt.api import build
 from l2c_rt.backends.cuda.cuda_parts import CudaParts
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.options import Options
+from l2c_rt.backends.reference import reference_backend
 from l2c_rt.device.graphs import Eager
+from l2c_rt.methods import DuCa, ToCa
 from l2c_rt.notices import L2CWarning
 from l2c_rt.plan.program import Fixed
 from l2c_rt.policies import Full
+from l2c_rt.runtime.token_checks import with_tokens
+from l2c_rt.schedule.cache_schedule import default_branches
 
 GPU = torch.device("cuda", 0)
 
@@ -42,17 +48,24 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return facts
 
 
-def chosen(name: str, model: nn.Module | None = None, **options: Any) -> backends.Backend:
+def chosen(
+    name: str, model: nn.Module | None = None, schedule: Any = None, **options: Any
+) -> backends.Backend:
     bound_model = adapters.bind(toy_dit() if model is None else model)
-    on_gpu = SimpleNamespace(
+    if schedule is not None:
+        bound_model = with_tokens(bound_model, schedule)
+    return backends.select_backend(name, Options(**options), on_gpu(bound_model))
+
+
+def on_gpu(bound_model: Any) -> Any:
+    return SimpleNamespace(
         fusable=bound_model.fusable,
         why_not_fusable=bound_model.why_not_fusable,
         program=bound_model.program,
         device=GPU,
         open_stage=None,
-        unfused_on_gpu="",
+        unfused_on_gpu=bound_model.unfused_on_gpu,
     )
-    return backends.select_backend(name, Options(**options), on_gpu)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["auto", "fused"])
@@ -104,6 +117,14 @@ def wrapped() -> nn.Module:
     return model
 
 
+def odd_heads() -> nn.Module:
+    return toy_dit(hidden_size=40, num_heads=2)
+
+
+def many_tokens() -> nn.Module:
+    return toy_dit(input_size=132)
+
+
 def lacks_nothing() -> nn.Module:
     return toy_dit()
 
@@ -133,6 +154,46 @@ def test_a_missing_requirement_is_an_error_or_under_auto_a_note(
     fallback = chosen("auto", model())
     assert fallback.name == "reference"
     assert says in fallback.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "says"),
+    [
+        (lacks_nothing, ToCa(cache_type="random"), "scores by lot are drawn on the host"),
+        (odd_heads, DuCa(bonus=0), 'heads of 20 columns.*cache_type="kv-norm" takes any'),
+        (many_tokens, DuCa(cache_type="kv-norm"), "4356 tokens, .* takes 4096"),
+    ],
+)
+def test_tokens_that_no_kernel_chooses_are_the_references_and_the_reason_is_said(
+    machine: Any, model: Any, method: Any, says: str
+) -> None:
+    schedule = method.schedule(10, default_branches(6))
+    fallback = chosen("auto", model(), schedule)
+    assert fallback.name == "reference"
+    assert re.search(f"fused backend not used: {says}", fallback.reasons[0])
+    with pytest.raises(ValueError, match=f'backend="fused": {says}'):
+        chosen("fused", model(), schedule)
+
+
+def test_a_summary_says_why_tokens_are_the_references_and_strict_raises(machine: Any) -> None:
+    def select(described: Any) -> backends.Backend:
+        backend = backends.select_backend("auto", Options(), on_gpu(described))
+        # The machine has no such GPU: what is made of the choice runs on the model itself.
+        return reference_backend(described, backend.reasons)
+
+    method, reason = ToCa(cache_type="random"), "fused backend not used: scores by lot are drawn"
+    with pytest.raises(ValueError, match=f"strict: {reason}"):
+        build(toy_dit(), method, select, steps=10, strict=True)
+    with pytest.warns(L2CWarning, match=reason):
+        fast = build(toy_dit(), method, select, steps=10)
+    assert reason in fast.summary().reasons[0]
+
+
+@pytest.mark.parametrize("model", [lacks_nothing, toy_uvit])
+@pytest.mark.parametrize("score", ["attention", "kv-norm"])
+def test_tokens_are_chosen_by_kernels_on_a_gpu(machine: Any, model: Any, score: str) -> None:
+    schedule = DuCa(cache_type=score).schedule(10, default_branches(6))
+    assert (chosen("auto", model(), schedule).name, schedule.tokens.rule.score) == ("fused", score)
 
 
 def test_a_float32_stream_is_not_for_long_skips(machine: Any) -> None:

@@ -12,7 +12,7 @@ from tuning_bench import ADDMM, FC1, HEADS, PROJ, SPLIT, TRITON, Bench, never, t
 
 from l2c_rt.backends.cuda.tuning.candidates import attention_candidates, linear_candidates
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
-from l2c_rt.backends.tuning.chooser import CaptureInProgress, WrongResult
+from l2c_rt.backends.tuning.chooser import CaptureInProgress, Chooser, WrongResult
 from l2c_rt.backends.tuning.problems import (
     AttentionConfig,
     LinearConfig,
@@ -28,6 +28,38 @@ def test_the_fastest_candidate_is_chosen_and_each_is_measured_once() -> None:
     assert chooser.seconds > 0
     assert chooser.linear(PROJ, never) == SPLIT
     assert (chooser.notes, chooser.skipped) == ([], [])
+
+
+def test_a_busy_moment_does_not_decide_where_there_are_rounds() -> None:
+    bench = Bench({ADDMM: 1.0, SPLIT: 0.8, TRITON: 0.9})
+    timed: list[LinearConfig] = []
+
+    def measure(call: Callable[[], None]) -> float:
+        seconds = bench.measure(call)
+        timed.append(bench.last)
+        # Another program runs while the first round ends and the second begins.
+        return seconds * (3.0 if len(timed) in (2, 3, 4) else 1.0)
+
+    candidates = (ADDMM, SPLIT, TRITON)
+    chooser = Chooser("CPU", None, measure, rounds=3)
+    assert chooser.choose(PROJ, candidates, bench.make) == SPLIT
+    assert timed == [*candidates, *reversed(candidates), *candidates]
+    assert (bench.made, chooser.measured) == (list(candidates), 3)
+
+
+def test_a_candidate_that_fails_in_a_later_round_is_not_timed_again() -> None:
+    bench = Bench({ADDMM: 1.0, SPLIT: 0.5})
+    timed: list[LinearConfig] = []
+
+    def measure(call: Callable[[], None]) -> float:
+        seconds = bench.measure(call)
+        timed.append(bench.last)
+        return float("nan") if timed[1:] == [SPLIT, SPLIT] else seconds
+
+    chooser = Chooser("CPU", None, measure, rounds=3)
+    assert chooser.choose(PROJ, (ADDMM, SPLIT), bench.make) == ADDMM
+    assert timed == [ADDMM, SPLIT, SPLIT, ADDMM, ADDMM]
+    assert len(chooser.skipped) == chooser.measured == 1
 
 
 def test_attention_is_chosen_in_the_same_way() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from l2c_rt.doctor.kernel_calls import OPS, arguments, kernel
+from l2c_rt.doctor.kernel_calls import OPS, TOKEN_OPS, arguments, kernel
 from l2c_rt.doctor.kernel_operands import Sizes
 from l2c_rt.doctor.tensor_trees import tensors
 
@@ -24,7 +24,9 @@ def replaced(value: Any, path: str, tensor: torch.Tensor) -> Any:
     return dataclasses.replace(value, **{head: tensor})
 
 
-PATHS = [(op, path) for op in OPS for path, _ in tensors(arguments(op, Sizes()))]
+OPERANDS = [(op, path, tensor) for op in OPS for path, tensor in tensors(arguments(op, Sizes()))]
+PATHS = [(op, path) for op, path, _ in OPERANDS]
+VECTOR_PATHS = [(op, path) for op, path, tensor in OPERANDS if tensor.dtype != torch.int32]
 
 
 def spread(tensor: torch.Tensor) -> torch.Tensor:
@@ -41,10 +43,7 @@ def test_a_tensor_that_is_not_contiguous_is_refused(op: str, path: str) -> None:
         kernel(op)(**replaced(operands, path, spread(dict(tensors(operands))[path])))
 
 
-@pytest.mark.parametrize(
-    ("op", "path"), [(op, path) for op, path in PATHS if path.split(".")[-1] not in
-                     ("slots", "gates", "rows", "counter", "columns", "index")]
-)  # fmt: skip
+@pytest.mark.parametrize(("op", "path"), VECTOR_PATHS)
 def test_a_misaligned_tensor_is_refused(op: str, path: str) -> None:
     operands = arguments(op, Sizes())
     tensor = dict(tensors(operands))[path]
@@ -78,7 +77,11 @@ def test_a_tensor_on_another_device_is_refused(op: str, path: str) -> None:
         kernel(op)(**replaced(operands, path, moved))
 
 
-@pytest.mark.parametrize("op", [op for op in OPS if op not in ("attention", "guided_update")])
+NARROW = ("attention", "guided_update", *TOKEN_OPS)
+"""Those that read no whole rows."""
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op not in NARROW])
 @pytest.mark.parametrize("width", [20, 8200])
 def test_a_width_that_kernels_cannot_read_in_vectors_is_refused(op: str, width: int) -> None:
     if width > 20 and op in ("linear", "split_linear", "skip_linear"):
@@ -111,6 +114,9 @@ def test_the_counter_of_a_run_must_be_one_tensor() -> None:
         ("patch_embed", {"batch": 3}, "batch 3 is not a multiple of the 2 latents"),
         ("attention", {"heads": 7}, "for 7 heads"),
         ("attention", {"heads": 10}, "multiple of 8 up to 128"),
+        ("attention_logs", {"heads": 7}, "for 7 heads"),
+        ("choose_tokens", {"count": 0}, "0 of 7 tokens, 2 a side"),
+        ("choose_tokens", {"side": 1}, "wanted 1..7, an even side"),
         ("linear", {"gelu": "erf"}, "gelu is 'erf', wanted \"tanh\""),
         ("split_linear", {"splits": 9}, "9 splits of 40 columns"),
         ("guided_update", {"guided": 5}, "5 guided channels"),

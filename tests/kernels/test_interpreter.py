@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 SUPPORT = Path(__file__).parents[1] / "support"
-CASES = [str(SUPPORT / f"interpreted_{part}.py") for part in ("kernels", "products", "timesteps")]
+PARTS = ("kernels", "products", "timesteps", "changes")
+CASES = [str(SUPPORT / f"interpreted_{part}.py") for part in PARTS]
 
 
 def test_every_kernel_agrees_with_float64_in_tritons_interpreter() -> None:

@@ -29,6 +29,7 @@ INDEX = {
     "weights_ptr",
     "columns_ptr",
     "index_ptr",
+    "table_ptr",
 }
 
 
@@ -113,8 +114,9 @@ def test_other_numbers_do_not_compile_another_kernel(op: str) -> None:
         Sizes(torch.bfloat16, images=images, grid=grid, width=80, count=count)
         for images, grid, count in ((1, (1, 1), 0), (2, (4, 8), 1), (3, (2, 4), 16))
     ]
-    if op == "guided_update":
-        # Reads planes in vectors where their size allows it, and that is known at compile time.
+    if op == "guided_update" or op in MODULES["token_choice"]:
+        # Reads planes in vectors where their size allows it, or all tokens of an image at once:
+        # that is known at compile time.
         variants = [dataclasses.replace(sizes, grid=(2, 4)) for sizes in variants]
     with recorded_launches() as launches:
         for sizes in variants:
@@ -124,7 +126,7 @@ def test_other_numbers_do_not_compile_another_kernel(op: str) -> None:
 
 def _tile(op: str) -> dict[str, Any]:
     matrix = {"linear", "split_linear", "skip_linear"}
-    if op == "attention":
+    if op.startswith("attention"):
         return {"tile": AttentionTile(64, 64, 4, 2)}
     return {"tile": MatrixTile(64, 64, 64, 4, 2) if op in matrix else RowTile(4, 2)}
 
@@ -144,11 +146,16 @@ GRIDS = {
     "final_update_norm": SIZES.images * SIZES.tokens,
     "guided_update": SIZES.images * SIZES.channels,
     "attention": SIZES.batch * SIZES.heads,
+    "attention_logs": SIZES.batch * SIZES.heads,
+    "attention_received": SIZES.batch * SIZES.heads,
+    "unit_scores": SIZES.batch,
+    "choose_tokens": SIZES.batch,
     "linear": 1 * 4,
     "split_linear": 2 * 1 * 2,
     "skip_linear": 1 * 2,
 }
-"""Programs: one per row, per token with and without its label, per head and 64 queries, tile."""
+"""Programs: one per row, per token with and without its label, per head and 64 queries, per
+tile, per image."""
 
 
 @pytest.mark.parametrize("op", GRIDS)
@@ -209,6 +216,10 @@ MODELS = {
     "final_update_norm": (N, B, T, D, PIXELS, 2, 2),
     "guided_update": (N * T * PIXELS, 2, 2),
     "attention": (B, T, D, 2),
+    "attention_logs": (B, T, SIZES.heads, D // SIZES.heads, 2),
+    "attention_received": (B, T, SIZES.heads, D // SIZES.heads, 2),
+    "unit_scores": (B, SIZES.heads, T),
+    "choose_tokens": (B, T, 3),
     "linear": (B * T, 3 * D, D, 2),
     "split_linear": (B * T, D, D, 2, 2),
     "skip_linear": (B * T, D, D, 2),

@@ -6,11 +6,11 @@ The launches are real ones through the recording driver, so that what is read is
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 import torch
 from aot import ReadBack, read_back
+from compiled_kernels import ARCHS, DIT_XL, TENSOR_CORES, compiled, fits
 from recording_driver import SHARED_LIMIT, Launch, recorded_launches
 
 from l2c_rt.doctor.kernel_calls import (
@@ -19,38 +19,24 @@ from l2c_rt.doctor.kernel_calls import (
     MODULES,
     OPS,
     ROW_OPS,
+    TOKEN_OPS,
     WEIGHTED_OPS,
     arguments,
-    kernel,
 )
 from l2c_rt.doctor.kernel_operands import Sizes
 from l2c_rt.kernels import gate_residual_norm_modulate as module
-from l2c_rt.kernels._launch import ATTENTION_TILES, LINEAR_TILES, RowTile, embed_tile, options
+from l2c_rt.kernels._launch import (
+    ATTENTION_TILES,
+    LINEAR_TILES,
+    RowTile,
+    embed_tile,
+    options,
+)
 
-ARCHS = pytest.mark.parametrize("arch", SHARED_LIMIT)
 SPLIT_OPS = ("split_sum", "split_gate_residual_norm_modulate")
 FIRST_OPS = tuple(ops[0] for ops in MODULES.values()) + SPLIT_OPS
 """One function per kernel, and the split form with the most in registers."""
-
-DIT_XL = Sizes(torch.bfloat16, grid=(16, 16), width=1152, heads=16, empty=True)
-TENSOR_CORES = {80: r"HMMA\.", 90: r"HGMMA\.", 100: r"UTCHMMA"}
-
-
-def compiled(
-    op: str, sizes: Sizes = DIT_XL, arch: int = 90, **more: Any
-) -> tuple[Launch, ReadBack]:
-    with recorded_launches(arch) as launches:
-        kernel(op)(**arguments(op, sizes) | more)
-    (launch,) = launches
-    return launch, read_back(launch.cubin)
-
-
-def fits(launch: Launch, code: ReadBack, arch: int) -> None:
-    """No spills, and shared memory that a block may have."""
-    label = f"{launch.kernel} sm_{arch}: {code.registers} registers"
-    assert code.spills == 0, label
-    assert code.registers <= 255, label
-    assert launch.shared <= SHARED_LIMIT[arch], label
+STREAMING = tuple(op for op in FIRST_OPS if op not in MATRIX_OPS + TOKEN_OPS)
 
 
 def streams(code: ReadBack, label: str) -> None:
@@ -67,7 +53,7 @@ ONLY_LATENTS = {"final_update", "reuse_evaluation", "final_update_norm"}
 
 
 @ARCHS
-@pytest.mark.parametrize("op", [op for op in FIRST_OPS if op not in MATRIX_OPS])
+@pytest.mark.parametrize("op", STREAMING)
 def test_streaming_kernels_move_16_bytes_and_spill_nothing(op: str, arch: int) -> None:
     launch, code = compiled(op, arch=arch)
     fits(launch, code, arch)
@@ -119,7 +105,7 @@ def test_tokens_that_share_the_embedding_spill_nothing(arch: int) -> None:
         streams(code, op)
 
 
-@pytest.mark.parametrize("op", [op for op in FIRST_OPS if op not in MATRIX_OPS])
+@pytest.mark.parametrize("op", STREAMING)
 def test_dependent_launches_wait_first_and_signal_once(op: str) -> None:
     launch, code = compiled(op, tile=RowTile(unroll=2, pdl=True))
     fits(launch, code, 90)
@@ -220,7 +206,7 @@ def test_every_candidate_tile_of_products_spills_nothing(op: str, arch: int) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", [80, 100])
-@pytest.mark.parametrize("op", [op for op in OPS if op not in FIRST_OPS])
+@pytest.mark.parametrize("op", [op for op in OPS if op not in FIRST_OPS + TOKEN_OPS])
 def test_every_form_on_every_architecture(op: str, arch: int) -> None:
     launch, code = compiled(op, arch=arch)
     fits(launch, code, arch)

@@ -11,8 +11,9 @@ from named_weights import fill_named
 from published_loops import ddim_sample_loop, spaced_timesteps
 from published_outputs import FOLDER, relative
 from safetensors.torch import load_file
+from taped_graphs import compile_taped
 from token_oracle import NaiveTokens
-from token_runs import by_block, chosen_tokens
+from token_runs import by_block, chosen_tokens, noted_kernels
 from torch import Tensor
 
 import l2c_rt as rt
@@ -64,6 +65,22 @@ def bits(masks: list[Tensor]) -> Tensor:
     """As the file has them: 8 tokens a byte, the first in the highest bit."""
     weights = 2 ** torch.arange(7, -1, -1)
     return torch.stack([(m.view(len(m), -1, 8) * weights).sum(-1) for m in masks]).byte()
+
+
+@torch.no_grad()
+def test_duca_in_graphs_is_the_published_program_in_tokens_and_every_evaluation() -> None:
+    times = [float(t) for t in reversed(spaced_timesteps(STEPS))]
+    masks: list[Tensor] = []
+    kernels = noted_kernels(TOKENS, masks)
+    fast = compile_taped(
+        model_of_the_program(), rt.methods.DuCa(), steps=STEPS, timesteps=times, kernels=kernels
+    )
+    outputs_of(fast.forward_with_cfg)
+    # Without the choices while steps were warmed and captured.
+    masks.clear()
+    outputs = outputs_of(fast.forward_with_cfg)
+    assert torch.equal(bits(masks), ARRAYS["fresh_bits"])
+    assert worst_evaluation(outputs) < 5e-6
 
 
 @pytest.mark.parametrize("backend", ["reference", "fused"])

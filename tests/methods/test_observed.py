@@ -108,3 +108,21 @@ def test_a_residual_of_order_1_is_a_line_through_the_last_two() -> None:
     method = SeaCache()
     assert method.prediction((0, 3, 5), At(7, 9)) == pytest.approx({3: -1.0, 5: 2.0})
     assert SeaCache(residual_order=0).history == 1
+
+
+def test_a_noise_level_that_the_loop_announces_takes_the_place_of_the_timesteps() -> None:
+    make, calls, timesteps = SMALL["wan"]
+    sigmas = [0.9 - 0.02 * step for step in range(STEPS)]
+    _, given = wan_run(SeaCache(0.3, sigmas=sigmas))
+    times = timesteps(STEPS)
+    fast = rt.compile(make(), SeaCache(0.3), steps=STEPS, timesteps=times, calls_per_step=2)
+    numbers = iter(range(2 * STEPS))
+
+    def announced(**arguments: Any) -> Any:
+        step, lane = divmod(next(numbers), 2)
+        with fast.cache_context(("cond", "uncond")[lane], sigma=sigmas[step]):
+            return fast(**arguments)
+
+    list(calls(announced, STEPS))
+    np.testing.assert_array_equal(fast.last_run.metric, given.metric)
+    assert not np.isnan(given.metric[1:-1]).all()

@@ -51,7 +51,7 @@ def test_the_reference_is_bitwise_a_naive_program(
 ) -> None:
     model = toy_dit(4)
     naive = NaiveTokens(model, STEPS, **options)
-    fast = rt.compile(model, method, steps=STEPS, timesteps=TIMES)
+    fast = rt.compile(model, method, steps=STEPS, timesteps=TIMES, backend="reference")
     with chosen_tokens(16) as masks:
         outputs = drive(fast)
     assert all(map(torch.equal, outputs, drive(naive)))
@@ -139,6 +139,7 @@ def test_a_cost_counts_the_tokens_and_what_no_block_runs() -> None:
         {"fresh_threshold": 0}, {"fresh_threshold": 2.5}, {"fresh_ratio": -0.1},
         {"fresh_ratio": 1.5}, {"fresh_ratio": float("nan")}, {"bonus": -1}, {"seed": -1},
         {"soft_fresh_weight": -1}, {"ratio_scheduler": "linear"}, {"cache_type": "norm"},
+        {"cache_type": "similarity"},
         {"cache_type": []},
     ],
 )  # fmt: skip

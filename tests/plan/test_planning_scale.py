@@ -50,15 +50,16 @@ def test_a_cell_takes_at_most_thirty_calls() -> None:
     assert calls_of(planning(STEPS, 320)) < 30 * STEPS * 320
 
 
-def test_sixteen_times_the_branches_take_less_than_sixty_times_the_time() -> None:
+def test_sixteen_times_the_branches_take_less_than_eighty_times_the_time() -> None:
     small, large = planning(STEPS, 40), planning(STEPS, 640)
-    assert min(map(seconds, [large] * 3)) < 60 * min(map(seconds, [small] * 5))
+    # Of the processor: others may be at work too.  A square would be 256 times.
+    assert min(map(seconds, [large] * 3)) < 80 * min(map(seconds, [small] * 5))
 
 
 def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     work()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def test_steps_share_their_ops_and_their_runs_of_reuses() -> None:

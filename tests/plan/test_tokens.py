@@ -69,13 +69,17 @@ def _never_kept(op: Op) -> Op | None:
     return None if isinstance(op, KeepStream) else op
 
 
+def _otherwise(op: Op) -> Op:
+    return replace(op, score="kv-norm") if isinstance(op, Scored) else op
+
+
 def _no_state(op: Op) -> Op:
     return replace(op, state=4) if isinstance(op, Scored) else op
 
 
 def _scored_by_mlp(op: Op) -> Op:
     if type(op) is Compute and op.branch == "mlp-1" and op.slot is not None:
-        return Scored(op.branch, op.slot, 1)
+        return Scored(op.branch, op.slot, 1, "attention")
     return op
 
 
@@ -91,6 +95,7 @@ def _miscounted(op: Op) -> Op:
         (_too_many, "by another's state"),
         (_one_less, "tokens chosen"),
         (_never_kept, "what is kept is that of evaluation -1"),
+        (_otherwise, "scores otherwise than by 'attention'"),
         (_no_state, "uses state 4 of 4"),
         (_scored_by_mlp, "is no attention"),
         (_miscounted, "counts wrong"),

@@ -190,7 +190,7 @@ def test_contexts_that_overlap_are_an_error_and_both_end() -> None:
 
 
 def test_a_session_per_thread_has_names_of_its_own() -> None:
-    fast = compile(toy_dit(), fresh().schedule, calls_per_step=3)
+    fast = compile(toy_dit(), fresh().schedule, calls_per_step=3, backend="reference")
     runs: dict[int, list[list[Tensor]]] = {}
 
     def work(i: int) -> None:

@@ -57,7 +57,9 @@ def test_unknown_backends_are_refused_and_fused_says_what_stands_in_its_way() ->
     model.blocks[1].attn.qkv = nn.Sequential(model.blocks[1].attn.qkv)
     with pytest.raises(ValueError, match=r"blocks.1.attn.qkv is Sequential, not a plain nn.Linear"):
         rt.compile(model, Full(), steps=2, backend="fused")
-    rt.compile(model, Full(), steps=2)
+    summary = rt.compile(model, Full(), steps=2).summary()
+    assert summary.backend == "reference"
+    assert summary.reasons[0].startswith("fused backend not used: blocks.1.attn.qkv is Sequential")
 
 
 def test_a_hooked_linear_is_not_fused_because_its_hook_would_not_run() -> None:
@@ -138,10 +140,10 @@ def test_an_adapter_that_returns_something_else_is_refused() -> None:
 
 
 def test_a_wrapped_linear_runs_on_the_reference_and_keeps_its_count() -> None:
-    model, plain = toy_dit(), rt.compile(toy_dit(), Full(), steps=1)
+    model, plain = toy_dit(), rt.compile(toy_dit(), Full(), steps=1, backend="reference")
     for block in model.blocks:
         block.mlp.fc1 = nn.Sequential(block.mlp.fc1)
     model.final_layer.linear = nn.Sequential(model.final_layer.linear)
-    wrapped = rt.compile(model, Full(), steps=1)
+    wrapped = rt.compile(model, Full(), steps=1, backend="reference")
     assert wrapped.cost == plain.cost
     assert torch.equal(wrapped(*call_inputs(0)), plain(*call_inputs(0)))

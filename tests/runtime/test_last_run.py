@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from block_models import OneStream, built, inputs, times
+from small_diffusers import cogvideox, cogvideox_calls, cogvideox_timesteps
+from toys import toy_dit
 
 import l2c_rt as rt
-from l2c_rt.methods import DBCache, FirstBlockCache
+from l2c_rt.methods import DBCache, FasterCache, FirstBlockCache, ToCa
 from l2c_rt.policies import EveryN
 from l2c_rt.runtime.last_run import Act
 
@@ -83,3 +85,28 @@ def test_a_session_has_a_last_run_of_its_own() -> None:
         run(fast, 1)
         assert (session.last_run.acts[1:] != Act.NOT_RUN).all()
         assert (fast.last_run.acts[1:] == Act.NOT_RUN).all()
+
+
+def test_a_branch_of_which_some_tokens_are_computed_is_told_from_a_reused_one() -> None:
+    fast = rt.compile(toy_dit(4), ToCa(fresh_ratio=0.3), steps=STEPS, timesteps=times(STEPS))
+    x, y = torch.randn(2, 4, 8, 8), torch.zeros(2, dtype=torch.long)
+    for t in times(STEPS):
+        fast(x, torch.full((2,), t), y)
+    last = fast.last_run
+    some = last.acts == Act.REFRESHED
+    assert some.any()
+    assert ((last.tokens > 0) == some).all()
+    assert 0 < last.tokens[some].min() < 16
+    assert "%" in "".join(str(last).splitlines()[1:-1])
+
+
+def test_evaluations_of_half_a_batch_are_marked() -> None:
+    steps = 20
+    fast = rt.compile(
+        cogvideox(), FasterCache(tensor_format="BFCHW"), steps=steps,
+        timesteps=cogvideox_timesteps(steps),
+    )  # fmt: skip
+    list(cogvideox_calls(fast, steps))
+    halved = fast.last_run.halved[:, 0]
+    assert 0 < halved.sum() < steps
+    assert str(fast.last_run).count("half of the batch") == halved.sum()

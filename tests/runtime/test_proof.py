@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,10 +26,8 @@ from l2c_rt.policies import Full
 STEPS = 4
 BRANCHES = tuple(f"{kind}-{i}" for i in range(3) for kind in ("attn", "mlp"))
 BACKENDS: dict[str, Callable[..., Any]] = {
-    "reference": compile,
-    "fused": lambda model, schedule, **options: compile(
-        model, schedule, backend="fused", **options
-    ),
+    "reference": partial(compile, backend="reference"),
+    "fused": partial(compile, backend="fused"),
     "cuda": compile_taped,
 }
 backends = pytest.mark.parametrize("backend", BACKENDS)

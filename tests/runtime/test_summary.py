@@ -18,7 +18,7 @@ SUMMARY = Summary(
     model="DiT", source="a test", backend="fused", device="cpu", steps=4, branches=6,
     calls_per_step=1, distinct_steps=3, reused=6, runs=2, abandoned=1, calls=9, slots=5,
     checked="equal",
-    slot_bytes=3 << 19, table_bytes=1 << 20, arena_allocations=1, weight_changes=0,
+    slot_bytes=3 << 19, table_bytes=1 << 20, copied_bytes=0, arena_allocations=1, weight_changes=0,
     expected_speedup=1.25, estimated_speedup=None, graphs=GraphStats(), reasons=(),
 )  # fmt: skip
 LINES = """\

@@ -9,15 +9,24 @@ import torch
 
 from l2c_rt.doctor.kernel_calls import OPS
 from l2c_rt.doctor.kernels import kernels
+from l2c_rt.kernels import reference
 from l2c_rt.kernels.check_timestep import check_timestep
+from l2c_rt.kernels.relative_change import relative_change
 
 
 def main() -> None:
     wrong = [finding for finding in kernels(torch.device("cuda")) if finding.status != "OK"]
     assert not wrong, wrong
     judge_timesteps()
+    measure_changes()
     torch.cuda.synchronize()
-    print(f"{len(OPS) + 1} kernels ran")
+    print(f"{len(OPS) + 2} kernels ran")
+
+
+def measure_changes() -> None:
+    now, before = (torch.randn(3, 4097, 72, device="cuda") for _ in range(2))
+    expected = reference.relative_change(now.double(), before.double())
+    assert abs(relative_change(now, before) - expected) < 1e-5 * expected
 
 
 def judge_timesteps() -> None:

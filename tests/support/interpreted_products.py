@@ -65,3 +65,33 @@ def test_split_products_go_through_the_kernel_that_adds_them() -> None:
     whole["y"] = truth("linear")(**product)
     for a, b in zip((x, h), truth("gate_residual_norm_modulate")(**whole), strict=True):
         assert (a - b).abs().max() < 1e-5
+
+
+@DTYPES
+@pytest.mark.parametrize("tokens", [1, 7, 18, 32])
+@pytest.mark.parametrize("head", [8, 40, 72])
+@pytest.mark.parametrize("op", ["attention_logs", "attention_received"])
+def test_sums_of_the_attention_map(op: str, tokens: int, head: int, dtype: torch.dtype) -> None:
+    sizes = Sizes(dtype, halves=1, grid=(1, tokens), width=2 * head, heads=2)
+    check(op, arguments(op, sizes), tile=SMALL_ATTENTION)
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 18, 64])
+@pytest.mark.parametrize("op", ["unit_scores", "choose_tokens"])
+def test_numbers_of_tokens(op: str, tokens: int) -> None:
+    check(op, arguments(op, Sizes(grid=(1, tokens), count=tokens // 2)))
+
+
+def test_scores_of_values_and_a_choice_without_cells() -> None:
+    check("unit_scores", arguments("unit_scores", Sizes()) | {"inverted": True})
+    check("choose_tokens", arguments("choose_tokens", Sizes(grid=(4, 4))) | {"bonus": 0.0})
+
+
+def test_of_equal_sums_the_first_tokens_are_chosen() -> None:
+    operands = arguments("choose_tokens", Sizes(grid=(4, 4)))
+    operands["scores"].fill_(0.25)
+    operands["stamps"].fill_(3)
+    check("choose_tokens", operands)
+    # The first of each cell leads its cell, and then the first of those.
+    out = kernel("choose_tokens")(**operands | {"count": 5})
+    assert out[0].tolist() == [0, 2, 8, 10, 1]

@@ -13,8 +13,10 @@ from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.own.describe import describe_own
 from l2c_rt.api import build
+from l2c_rt.backends.dynamic.backend import deciding_backend
 from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.own_backend import own_backend
+from l2c_rt.plan.decisions import DynamicMethod
 
 
 class UncountedTape(Tape):
@@ -52,6 +54,9 @@ def compile_own(
 ) -> Any:
     """`compile` as on a GPU for a model that runs its own forward, with tapes for graphs."""
     parts = GraphParts(recorder, forgiving=not strict)
+    if isinstance(schedule, DynamicMethod):
+        select = partial(deciding_backend, reasons=(), merge=merge, graphs=parts)
+        return build(model, schedule, select, strict=strict, **options)
     select = partial(own_backend, merge=merge, graphs=parts)
     if granularity == "branch":
         options = {"adapter": describe_own} | options

@@ -17,6 +17,7 @@ from launch_recorder import (
     Entry,
     LogRecorder,
 )
+from published_loops import spaced_timesteps
 from recording_driver import recorded_launches
 
 from l2c_rt import presets
@@ -27,6 +28,7 @@ from l2c_rt.backends.cuda.run_program import RunProgram
 from l2c_rt.backends.cuda.shape_program import ShapeProgram
 from l2c_rt.backends.cuda.support import fused_cuda_backend
 from l2c_rt.backends.options import Options
+from l2c_rt.methods import DuCa, ToCa
 from l2c_rt.models import DiT, UViT
 from l2c_rt.plan.lowering import Run
 from l2c_rt.policies import Full
@@ -46,6 +48,11 @@ SCHEDULES = (*DISTINCT, "dit full", "uvit full")
 
 
 TWENTY_STEPS = ("dit-xl-2-256/ddim-20", "uvit-h-2-256/dpm-20")
+TOKEN_METHODS = {
+    "dit duca": DuCa(fresh_ratio=0.3),
+    "uvit toca": ToCa(fresh_ratio=0.3, cache_type="kv-norm", bonus=0.0),
+}
+"""Over 20 steps: scores by the attention map and by values, with cells and without."""
 IMAGES, WIDTH, FILLS = 2, 64, 3
 """FILLS: the graphs that take the weights, fill the tables, fill one entry; steps come after."""
 TAKE, ALL, ONE = range(FILLS)
@@ -102,7 +109,12 @@ def recorded(
     name: str, *, products: str = "kernels", graph: str = "step", calls: bool = False
 ) -> Record:
     """One run of a schedule, by `sample` or call by call; kept, since nothing changes it."""
-    model, full = model_of(name), name.endswith("full")
+    model, steps = model_of(name), 4 if name.endswith("full") else None
+    schedule = Full() if steps else TOKEN_METHODS.get(name)
+    steps = 20 if name in TOKEN_METHODS else steps
+    known = calls and name in TOKEN_METHODS
+    timesteps = [float(t) for t in reversed(spaced_timesteps(20))] if known else None
+    schedule = schedule or presets.load(f"l2c/{name}")
     recorders: list[LogRecorder] = []
     with recorded_launches() as log:
 
@@ -112,10 +124,10 @@ def recorded(
 
         cuda = CudaParts(triton_kernels(), recorder, Choosing(products))
         compiled = build(
-            model, Full() if full else presets.load(f"l2c/{name}"),
+            model, schedule,
             lambda described: fused_cuda_backend(described, cuda, Options(graph=graph)),
             # Recorded kernels compute nothing, so there is nothing to compare.
-            steps=4 if full else None, strict=True, check="off",
+            steps=steps, timesteps=timesteps, strict=True, check="off",
         )  # fmt: skip
         if calls:
             call_all(compiled)
@@ -158,6 +170,9 @@ SOME = [
       for name in TWENTY_STEPS
       for products in ("library", "split")),
 ]  # fmt: skip
+
+
+TOKEN_RUNS = [("dit duca", "sample"), ("uvit toca", "sample"), ("dit duca", "calls")]
 
 
 every_way = pytest.mark.parametrize(("name", "way"), SOME)

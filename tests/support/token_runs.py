@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from taped_graphs import TapedKernels
 from torch import Tensor
 
 from l2c_rt.backends import token_states
+from l2c_rt.kernels import reference
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.tokens import Refresh
 
@@ -29,6 +32,18 @@ def chosen_tokens(tokens: int) -> Iterator[list[Tensor]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_states, "choose", noted)
         yield masks
+
+
+def noted_kernels(tokens: int, masks: list[Tensor]) -> TapedKernels:
+    """Kernels on tapes that put the tokens of each choice into `masks`, bool [B, tokens]."""
+
+    def noted(*args: Any, out: Tensor, **kwargs: Any) -> Tensor:
+        chosen = reference.choose_tokens(*args, out=out, **kwargs)
+        masks.append(torch.zeros(len(chosen), tokens, dtype=torch.bool).scatter(1, chosen, True))
+        return chosen
+
+    functions = {op: getattr(reference, op) for op in reference.__all__}
+    return TapedKernels(SimpleNamespace(**(functions | {"choose_tokens": noted})))
 
 
 def by_block(plan: Plan, masks: list[Tensor]) -> dict[tuple[int, int], Tensor]:

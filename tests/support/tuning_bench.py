@@ -29,6 +29,7 @@ class Bench:
     def __init__(self, times: dict[Any, float], errors: dict[Any, Exception] | None = None) -> None:
         self.times, self.errors = times, errors or {}
         self.made: list[Any] = []
+        self.last: Any = None
         self._now = 0.0
 
     def make(self, choice: Any) -> Callable[[], None]:
@@ -37,7 +38,7 @@ class Bench:
             raise self.errors[choice]
 
         def call() -> None:
-            self._now = self.times.get(choice, 1.0)
+            self.last, self._now = choice, self.times.get(choice, 1.0)
 
         return call
 

@@ -1,22 +1,21 @@
-"""The fused backend on a CPU: modulation tabulated per run, outputs written straight to their slot,
-reuses accumulated in place.
+"""The fused backend on a CPU: modulation tabulated per run, packed products, and one pass over the
+residual stream from branch to branch.
 
-Equal to the reference up to rounding; no temporary of the size of x beyond what the linears need.
+Equal to the reference up to rounding.  What a branch gives waits until the next one wants its
+input: then one pass adds all that waits, keeps it in its slots, and normalises.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from l2c_rt.adapters.bound_model import (
     BoundModel,
     FusableAttention,
     FusableBranch,
-    FusableMlp,
     FusableModel,
     State,
 )
@@ -28,8 +27,13 @@ from l2c_rt.backends.backend import (
     fused_passes,
     refuse_autocast,
 )
+from l2c_rt.backends.cpu.attention import Attention
+from l2c_rt.backends.cpu.branches import run_branch
 from l2c_rt.backends.cpu.modulation import ModulationTable
-from l2c_rt.backends.token_scores import heads_of, scored_attention
+from l2c_rt.backends.cpu.products import Products, product_chooser, unmeasured
+from l2c_rt.backends.cpu.rows import NormInput, Term, row_pass
+from l2c_rt.backends.options import Options
+from l2c_rt.backends.token_scores import scored_attention
 from l2c_rt.backends.token_states import begin_ages, chosen_tokens, keep_stream, kept_stream
 from l2c_rt.memory.mixing import mixed
 from l2c_rt.plan.ops import (
@@ -46,87 +50,113 @@ from l2c_rt.plan.tokens import Refresh, Scored
 
 
 class FusedCpu(OpByOp):
-    """Keeps the modulation table and one scratch output between calls."""
+    """Keeps the modulation table and one branch's input between calls."""
 
-    def __init__(self, model: BoundModel, fusable: FusableModel, plan: Plan) -> None:
+    def __init__(
+        self,
+        model: BoundModel,
+        fusable: FusableModel,
+        products: Products,
+        attention: Attention,
+        plan: Plan,
+    ) -> None:
         super().__init__(model)
-        self.fusable = fusable
+        self.fusable, self.products, self.attention = fusable, products, attention
         self._tokens = plan.tokens
         self._table: ModulationTable | None = None
         if fusable.modulation is not None:
             self._table = ModulationTable(fusable, plan.num_evaluations)
-        self._scratch: Tensor | None = None
+        self._skip_linears = {} if fusable.outer is None else fusable.outer.skip_linears
+        self._h: Tensor | None = None
+        self._waiting: list[Term] = []
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
         refuse_autocast("cpu")
+        # Of an evaluation that ended in an error.
+        self._waiting.clear()
         if self._table is not None:
             state = evaluation.state
             self._table.begin(state.t, state.y, evaluation.step, evaluation.timesteps)
-        return super().evaluate(step, evaluation)
+        ops = self.ops
+        for op in step:
+            ops[type(op)](self, op, evaluation)
+        self._pass(evaluation.state, None)
+        return self.model.finish(evaluation.state)
 
     @property
     def nbytes(self) -> int:
         return 0 if self._table is None else self._table.nbytes
 
     def drop_tables(self) -> None:
+        self._h = None
         if self._table is not None:
             self._table.drop()
 
     def run_fixed(self, op: RunFixed, evaluation: Evaluation) -> None:
-        self.model.fixed[op.node](evaluation.state)
+        state = evaluation.state
+        self._pass(state, None)
+        linear = self._skip_linears.get(op.node)
+        if linear is None:
+            self.model.fixed[op.node](state)
+        else:
+            both = torch.cat([state.x, state.skips.pop()], dim=-1)
+            state.x = self.products(self._narrowed(both), linear).to(both.dtype)
 
     def compute(self, op: Compute, evaluation: Evaluation) -> None:
-        branch, x = self.fusable.branches[op.branch], evaluation.state.x
-        h, gate = self._normed(branch, x)
-        out = self._scratch_like(x) if op.slot is None else evaluation.slots.target(op.slot, x)
-        run_branch(branch.inner, h, out)
-        add(evaluation.state, out, gate)
+        slot, h = self._slot_and_input(op, evaluation)
+        branch = self.fusable.branches[op.branch]
+        out = run_branch(branch.inner, h, self.products, self.attention, slot)
+        self._add(op.branch, out, keep_in=slot)
 
     def scored(self, op: Scored, evaluation: Evaluation) -> None:
         assert self._tokens is not None
-        branch, x = self.fusable.branches[op.branch], evaluation.state.x
-        assert isinstance(branch.inner, FusableAttention)
-        h, gate = self._normed(branch, x)
-        out = self._scratch_like(x) if op.slot is None else evaluation.slots.target(op.slot, x)
-        mixed, scores = scored_attention(branch.inner, h, self._tokens.rule)
-        linear_into(mixed.transpose(1, 2).flatten(2).flatten(0, 1), branch.inner.proj, out)
+        slot, h = self._slot_and_input(op, evaluation)
+        inner = self.fusable.branches[op.branch].inner
+        assert isinstance(inner, FusableAttention)
+        # By the model's own linears, in their dtype.
+        mixed, scores = scored_attention(inner, h.to(inner.proj.weight.dtype), self._tokens.rule)
+        rows = mixed.transpose(1, 2).flatten(2).to(h.dtype)
+        self._add(op.branch, self.products(rows, inner.proj, None, slot), keep_in=slot)
         begin_ages(self._tokens, op, scores, evaluation)
-        add(evaluation.state, out, gate)
 
     def refresh(self, op: Refresh, evaluation: Evaluation) -> None:
         assert self._tokens is not None
-        branch, x = self.fusable.branches[op.branch], evaluation.state.x
-        out = evaluation.slots.load(op.slot)
+        self._pass(evaluation.state, None)
+        out, x = evaluation.slots.load(op.slot), evaluation.state.x
         chosen = chosen_tokens(self._tokens, op, evaluation)
-        gate = None if branch.first is None else self._modulation(branch)[2]
         if op.tokens:
+            branch = self.fusable.branches[op.branch]
             places = chosen.unsqueeze(-1).expand(-1, -1, x.shape[-1])
-            h, gate = self._normed(branch, x.gather(1, places))
-            fresh = torch.empty_like(h)
-            run_branch(branch.inner, h, fresh)
-            out.scatter_(1, places, fresh)
-        add(evaluation.state, out, gate)
+            some = x.gather(1, places)
+            h = some.new_empty(some.shape, dtype=out.dtype)
+            row_pass(some, some, (), self._norm(branch, h))
+            out.scatter_(
+                1, places, run_branch(branch.inner, h, self.products, self.attention, None)
+            )
+        self._add(op.branch, out)
 
     def keep_stream(self, op: KeepStream, evaluation: Evaluation) -> None:
+        self._pass(evaluation.state, None)
         keep_stream(evaluation.slots.values, evaluation.state.x)
 
     def restore_stream(self, op: RestoreStream, evaluation: Evaluation) -> None:
+        self._pass(evaluation.state, None)
         evaluation.state.x = kept_stream(evaluation.slots.values)
 
     def reuse(self, op: Reuse, evaluation: Evaluation) -> None:
-        branch = self.fusable.branches[op.branch]
-        gate = None if branch.first is None else self._modulation(branch)[2]
-        add(evaluation.state, evaluation.slots.load(op.slot), gate)
+        self._add(op.branch, evaluation.slots.load(op.slot))
 
     def predict(self, op: Predict, evaluation: Evaluation) -> None:
-        branch = self.fusable.branches[op.branch]
-        kept = [evaluation.slots.load(slot) for slot in op.slots]
+        gate = self._modulation(self.fusable.branches[op.branch])[2]
+        slots, operands = evaluation.slots, evaluation.operands.get(op.branch)
+        kept = tuple(slots.load(slot) for slot in op.slots)
         numbers = evaluation.coefficients[op.at : op.at + len(kept)]
-        out = mixed(kept, numbers, evaluation.operands.get(op.branch))
-        if op.store is not None:
-            evaluation.slots.store(op.store, out)
-        gate = None if branch.first is None else self._modulation(branch)[2]
-        add(evaluation.state, out, gate)
+        store = None if op.store is None else slots.load(op.store)
+        if operands is not None:
+            # What still waits may be kept where this is read.
+            self._pass(evaluation.state, None)
+            kept, numbers = (mixed(kept, numbers, operands),), ()
+        self._waiting.append(Term(kept, gate, numbers, store))
 
     def reuse_run(self, op: ReuseRun, evaluation: Evaluation) -> None:
         for item in op.items:
@@ -138,110 +168,68 @@ class FusedCpu(OpByOp):
         Scored: scored, Refresh: refresh, KeepStream: keep_stream, RestoreStream: restore_stream,
     }  # fmt: skip
 
-    def _normed(self, branch: FusableBranch, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The input of a branch's linears, and its gate."""
-        norm = branch.norm
-        h = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    def _slot_and_input(self, op: Compute, evaluation: Evaluation) -> tuple[Tensor | None, Tensor]:
+        """Where a branch's output is kept, if anywhere, and its input, after all that waited."""
+        state, branch = evaluation.state, self.fusable.branches[op.branch]
+        h = self._input_like(state.x)
+        self._pass(state, self._norm(branch, h))
+        return None if op.slot is None else evaluation.slots.target(op.slot, h), h
+
+    def _norm(self, branch: FusableBranch, h: Tensor) -> NormInput:
+        shift, scale, _ = self._modulation(branch)
+        return NormInput(branch.norm, shift, scale, h)
+
+    def _add(self, name: str, out: Tensor, *, keep_in: Tensor | None = None) -> None:
+        """Leave a branch's output to the next pass."""
+        gate = self._modulation(self.fusable.branches[name])[2]
+        self._waiting.append(Term((out,), gate, store=None if out is keep_in else keep_in))
+
+    def _pass(self, state: State, norm: NormInput | None) -> None:
+        """Add what waits to the stream, and give the next branch its input."""
+        if norm is None and not self._waiting:
+            return
+        x = state.x if state.x.is_contiguous() else state.x.contiguous()
+        # A long skip holds the same tensor, which stays as it is.
+        held = bool(self._waiting and state.skips and state.skips[-1] is state.x)
+        state.x = torch.empty_like(x) if held else x
+        row_pass(x, state.x, self._waiting, norm)
+        self._waiting.clear()
+
+    def _input_like(self, x: Tensor) -> Tensor:
+        dtype = self.products.dtype or x.dtype
+        h = self._h
+        if h is None or h.shape != x.shape or h.dtype != dtype:
+            # Where x is, and not on a default device of the user's.
+            h = self._h = x.new_empty(x.shape, dtype=dtype)
+        return h
+
+    def _narrowed(self, x: Tensor) -> Tensor:
+        return x if self.products.dtype is None else x.to(self.products.dtype)
+
+    def _modulation(
+        self, branch: FusableBranch
+    ) -> tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]:
+        """shift, scale, gate of a branch, each [B, 1, D], where it has them."""
         if branch.first is None:
-            return h, None
-        shift, scale, gate = self._modulation(branch)
-        return torch.addcmul(shift, h, scale + 1, out=h), gate
-
-    def _scratch_like(self, x: Tensor) -> Tensor:
-        scratch = self._scratch
-        if scratch is None or scratch.shape != x.shape or scratch.dtype != x.dtype:
-            scratch = torch.empty_like(x, memory_format=torch.contiguous_format)
-            self._scratch = scratch
-        return scratch
-
-    def _modulation(self, branch: FusableBranch) -> tuple[Tensor, Tensor, Tensor]:
-        """shift, scale, gate of a branch, each [B, 1, D]."""
+            return None, None, None
         assert self._table is not None
-        assert branch.first is not None
         return self._table.rows(branch.block, branch.first)
 
 
-def fused_cpu_backend(model: BoundModel, reasons: tuple[str, ...] = ()) -> Backend:
+def fused_cpu_backend(
+    model: BoundModel, options: Options, reasons: tuple[str, ...] = ()
+) -> Backend:
     """The fused backend for a described model on a CPU."""
     fusable = model.fusable
     assert fusable is not None
+    dtype = None if options.precision is None else torch.bfloat16
+    chooser = product_chooser() if options.tune else unmeasured()
+    products = Products(chooser, dtype=dtype)
+    if not options.pack:
+        products.way = "addmm"
+    attention = Attention(chooser)
 
     def workspace(plan: Plan) -> FusedCpu:
-        return FusedCpu(model, fusable, plan)
+        return FusedCpu(model, fusable, products, attention, plan)
 
-    return Backend("fused", fused_passes, workspace, reasons)
-
-
-def custom_forward(fusable: FusableModel) -> str:
-    """Why some branch is more than its linears, or nothing: tried once per class of module.
-
-    A class of somebody else's may have our names and another forward.
-    """
-    tried: set[type] = set()
-    for name, branch in fusable.branches.items():
-        kind = type(branch.module)
-        if kind in tried:
-            continue
-        tried.add(kind)
-        weight = branch.norm.weight if branch.norm.weight is not None else _last(branch).weight
-        width = branch.norm.normalized_shape[0]
-        plain = torch.autocast(weight.device.type, enabled=False)
-        # Made inside: a tensor of the user's inference mode is not written to outside of it.
-        with torch.inference_mode(False), torch.no_grad(), plain:
-            rows = torch.arange(4 * width, dtype=torch.float32, device=weight.device)
-            h = torch.sin(rows).view(1, 4, width).to(weight.dtype)
-            out = torch.empty_like(h)
-            run_branch(branch.inner, h.clone(), out)
-            expected = branch.module(h)
-        close = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 3e-2
-        if not torch.allclose(out, expected, rtol=close, atol=close):
-            return f"{name}: {kind.__name__} computes something else than its linears do"
-    return ""
-
-
-def _last(branch: FusableBranch) -> nn.Linear:
-    return branch.inner.proj if isinstance(branch.inner, FusableAttention) else branch.inner.fc2
-
-
-def add(state: State, out: Tensor, gate: Tensor | None) -> None:
-    """x += gate * out, in place unless a long skip holds the same tensor."""
-    if state.skips and state.skips[-1] is state.x:
-        state.x = state.x + out if gate is None else torch.addcmul(state.x, gate, out)
-    elif gate is None:
-        state.x.add_(out)
-    else:
-        state.x.addcmul_(gate, out)
-
-
-def run_branch(inner: FusableAttention | FusableMlp, h: Tensor, out: Tensor) -> None:
-    """A branch's linears, written to `out`.  Shapes: h, out [B, T, D]."""
-    if isinstance(inner, FusableAttention):
-        attention(inner, h, out)
-    else:
-        mlp(inner, h, out)
-
-
-def attention(part: FusableAttention, h: Tensor, out: Tensor) -> None:
-    b, t, _ = h.shape
-    q, k, v = heads_of(part, h)
-    mixed = F.scaled_dot_product_attention(q, k, v, scale=part.scale)
-    linear_into(mixed.transpose(1, 2).reshape(b * t, -1), part.proj, out)
-
-
-def mlp(part: FusableMlp, h: Tensor, out: Tensor) -> None:
-    hidden = linear(h, part.fc1)
-    torch.ops.aten.gelu_(hidden, approximate=part.gelu)
-    linear_into(hidden.flatten(0, 1), part.fc2, out)
-
-
-def linear(h: Tensor, module: nn.Linear) -> Tensor:
-    return F.linear(h, module.weight, module.bias)
-
-
-def linear_into(h: Tensor, module: nn.Linear, out: Tensor) -> None:
-    """The linear's output, written to `out` without a copy.  Shapes: h [B T, D'], out [B, T, D]."""
-    rows: Any = out.view(-1, out.shape[-1])
-    if module.bias is None:
-        torch.mm(h, module.weight.t(), out=rows)
-    else:
-        torch.addmm(module.bias, h, module.weight.t(), out=rows)
+    return Backend("fused", fused_passes, workspace, reasons, copies=products, dtype=dtype)

@@ -25,6 +25,21 @@ def why_not_here() -> str:
     return ""
 
 
+def why_not_narrow(model: nn.Module) -> str:
+    """Why the products of a model cannot be bfloat16 in place of float32, or nothing."""
+    first = next(model.parameters())
+    if first.device.type != "cpu":
+        return f"the model is on {first.device}, where it can be cast, as in model.bfloat16()"
+    if first.dtype != torch.float32:
+        return f"the model is {str(first.dtype).removeprefix('torch.')}, wanted float32"
+    if why_not := why_not_here():
+        return why_not
+    instructions = (torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported)
+    if not any(has() for has in instructions):
+        return "this CPU has no instructions for bfloat16"
+    return ""
+
+
 def why_not_packed(module: nn.Module, dtype: torch.dtype | None = None) -> str:
     """Why a linear's weight cannot be packed, or nothing.  `dtype` is that of the copy, None for
     the weight's own."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2c_rt.backends.cpu.machine import cpu_measure, machine_key
+from l2c_rt.backends.cpu.machine import ROUNDS, cpu_measure, machine_key
 from l2c_rt.backends.cpu.packed import packed_product, why_not_here, why_not_packed
 from l2c_rt.backends.cpu.weights import LinearWeight
 from l2c_rt.backends.tuning.cache_file import default_path
@@ -28,10 +28,14 @@ CLOSE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 """How far a packed product may be from PyTorch's own, as |difference| / |product|."""
 
 
-def product_chooser(tune: bool = True) -> Chooser:
-    """The choices of this machine; without `tune` nothing is measured, and "addmm" is taken."""
-    path, measure = (default_path(), cpu_measure) if tune else (None, None)
-    return Chooser(machine_key(), path, measure)
+def product_chooser() -> Chooser:
+    """The choices of this machine, measured where none is remembered."""
+    return Chooser(machine_key(), default_path(), cpu_measure, rounds=ROUNDS)
+
+
+def unmeasured() -> Chooser:
+    """The choice of "addmm" for all."""
+    return Chooser("", None, None)
 
 
 class Products:
@@ -138,8 +142,7 @@ class Products:
             return partial(_discard, product, choice)
 
         chosen = self.chooser.choose(problem, (ADDMM, PACKED), make, check)
-        if chosen is ADDMM:
-            weight.unpack()
+        weight.keep_only(packed=chosen is PACKED)
         return chosen
 
 

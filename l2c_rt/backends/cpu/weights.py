@@ -7,6 +7,7 @@ import threading
 import torch
 from torch import Size, Tensor, nn
 
+from l2c_rt._C import checksum
 from l2c_rt.backends.cpu.packed import pack, packed_bytes, why_not_packed
 from l2c_rt.backends.tuning.problems import LinearConfig
 
@@ -66,9 +67,12 @@ class LinearWeight:
                     packed = self._packed = pack(self.source, self.dtype)
         return packed
 
-    def unpack(self) -> None:
-        """Give the packed copy back."""
-        self._packed = None
+    def keep_only(self, *, packed: bool) -> None:
+        """Give the packed copy back, or the other one."""
+        if packed:
+            self._plain = None
+        else:
+            self._packed = None
 
     @property
     def nbytes(self) -> int:
@@ -91,9 +95,8 @@ class LinearWeight:
 
 def sum_of_bits(tensor: Tensor) -> int:
     """A number that changes with the tensor's content, at the speed at which memory is read."""
-    octets = tensor.detach().contiguous().view(-1).view(torch.uint8)
-    words = octets.numel() // 8 * 8
-    return int(octets[:words].view(torch.int64).sum()) + int(octets[words:].sum())
+    content = tensor.detach().contiguous()
+    return checksum(content.data_ptr(), content.nbytes, torch.get_num_threads())
 
 
 def _version(tensor: Tensor | None) -> int:

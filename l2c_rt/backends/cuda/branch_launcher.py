@@ -8,22 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from l2c_rt.adapters.bound_model import FusableAttention, FusableBranch, FusableMlp, FusableModel
 from l2c_rt.backends.cuda.buffers import Buffers
-from l2c_rt.backends.cuda.tuning.candidates import run_attention, run_linear, run_split
+from l2c_rt.backends.cuda.linears import (
+    Linears,
+    agrees,
+    dtype_name,
+    narrowed,
+    problem_of,
+    weight_and_bias,
+)
+from l2c_rt.backends.cuda.tuning.candidates import run_attention, run_split
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
-from l2c_rt.backends.tuning.problems import (
-    AttentionConfig,
-    AttentionProblem,
-    LinearConfig,
-    LinearProblem,
-)
+from l2c_rt.backends.tuning.problems import AttentionConfig, AttentionProblem
 from l2c_rt.kernels import reference
 from l2c_rt.plan.lowering import Term
 
@@ -38,10 +41,11 @@ class BranchLauncher:
         weights: WeightCopies,
         kernels: Any,
         tuner: Tuner,
+        linears: Linears,
     ) -> None:
         self._fusable, self._buffers, self._weights = fusable, buffers, weights
         self._kernels, self._tuner = kernels, tuner
-        self._linears: dict[LinearProblem, LinearConfig] = {}
+        self._linears = linears
         self._attentions: dict[AttentionProblem, AttentionConfig] = {}
         self._splits: dict[int, Tensor] = {}
         self._pending: dict[int, Tensor] = {}
@@ -86,42 +90,36 @@ class BranchLauncher:
     @property
     def choices(self) -> dict[Any, Any]:
         """Every problem with what was chosen for it."""
-        return {**self._linears, **self._attentions}
+        return {**self._linears.choices, **self._attentions}
 
     def _attention(self, branch: str, inner: FusableAttention, slot: int) -> None:
         b = self._buffers
         weight, bias = self._weights.qkv(branch, inner)
         qkv, mixed = self._attention_buffers(inner)
-        self._linear(b.h, weight, bias, None, qkv)
+        self._linears.run(b.h, weight, bias, None, qkv)
         choice = self._attentions[self._attention_problem(inner)]
         run_attention(choice, self._kernels, qkv, inner.heads, inner.scale, mixed)
         self._into_slot(mixed, inner.proj, slot)
 
     def _mlp(self, inner: FusableMlp, slot: int) -> None:
         hidden = self._hidden(inner)
-        weight, bias = _weight_and_bias(inner.fc1)
-        self._linear(self._buffers.h, weight, bias, inner.gelu, hidden)
+        weight, bias = weight_and_bias(inner.fc1)
+        self._linears.run(self._buffers.h, weight, bias, inner.gelu, hidden)
         self._into_slot(hidden, inner.fc2, slot)
 
     def _attention_buffers(self, inner: FusableAttention) -> tuple[Tensor, Tensor]:
         b, width = self._buffers, inner.proj.in_features
-        return _narrowed(b.qkv, 3 * width), _narrowed(b.mixed, width)
+        return narrowed(b.qkv, 3 * width), narrowed(b.mixed, width)
 
     def _hidden(self, inner: FusableMlp) -> Tensor:
-        return _narrowed(self._buffers.hidden, inner.fc1.out_features)
-
-    def _linear(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str | None, out: Tensor
-    ) -> None:
-        choice = self._linears[_problem(x, weight, bias, gelu)]
-        run_linear(choice, self._kernels, x, weight, bias, gelu, out)
+        return narrowed(self._buffers.hidden, inner.fc1.out_features)
 
     def _into_slot(self, x: Tensor, linear: nn.Linear, slot: int) -> None:
-        weight, bias = _weight_and_bias(linear)
-        choice = self._linears[_problem(x, weight, bias, None, splittable=True)]
+        weight, bias = weight_and_bias(linear)
+        choice = self._linears.choices[problem_of(x, weight, bias, None, splittable=True)]
         if choice.kind != "split":
             out = self._buffers.memory.slots[slot]
-            run_linear(choice, self._kernels, x, weight, bias, None, out)
+            self._linears.run(x, weight, bias, None, out, choice)
             return
         self.settle()
         partial_sums = self._partial_sums(choice.splits)
@@ -139,7 +137,7 @@ class BranchLauncher:
         b = self._buffers
         qkv, mixed = self._attention_buffers(inner)
         weight, bias = self._weights.qkv(name, inner)
-        self._tune_linear(b.h, weight, bias, None, qkv)
+        self._linears.tune(b.h, weight, bias, None, qkv)
         problem = self._attention_problem(inner)
         if problem not in self._attentions:
 
@@ -148,93 +146,25 @@ class BranchLauncher:
                 return lambda: run_attention(choice, self._kernels, qkv, heads, scale, mixed)
 
             expected = reference.attention(qkv, inner.heads, inner.scale)
-            check = partial(_agrees, make, mixed, expected)
+            check = partial(agrees, make, mixed, expected)
             self._attentions[problem] = self._tuner.attention(problem, make, check)
         self._tune_into_slot(mixed, inner.proj)
 
     def _tune_mlp(self, inner: FusableMlp) -> None:
         hidden = self._hidden(inner)
-        weight, bias = _weight_and_bias(inner.fc1)
-        self._tune_linear(self._buffers.h, weight, bias, inner.gelu, hidden)
+        weight, bias = weight_and_bias(inner.fc1)
+        self._linears.tune(self._buffers.h, weight, bias, inner.gelu, hidden)
         self._tune_into_slot(hidden, inner.fc2)
 
     def _tune_into_slot(self, x: Tensor, linear: nn.Linear) -> None:
-        weight, bias = _weight_and_bias(linear)
+        weight, bias = weight_and_bias(linear)
         slots = self._buffers.memory.slots
-        self._tune_linear(x, weight, bias, None, slots[-1], splittable=True)
-        choice = self._linears[_problem(x, weight, bias, None, splittable=True)]
+        choice = self._linears.tune(x, weight, bias, None, slots[-1], splittable=True)
         if choice.kind == "split":
             # Taken now: a buffer allocated in a capture would belong to one graph.
             self._partial_sums(choice.splits)
 
-    def _tune_linear(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        gelu: str | None,
-        out: Tensor,
-        *,
-        splittable: bool = False,
-    ) -> None:
-        problem = _problem(x, weight, bias, gelu, splittable=splittable)
-        if problem in self._linears:
-            return
-
-        def make(choice: LinearConfig) -> Callable[[], None]:
-            if choice.kind == "split":
-                partial_sums = x.new_empty(choice.splits, x.numel() // x.shape[-1], len(weight),
-                                    dtype=torch.float32)  # fmt: skip
-
-                def split() -> None:
-                    # Charge the split variant for the extra reads of its consumer.
-                    run_split(choice, self._kernels, x, weight, bias, partial_sums)
-                    self._kernels.split_sum(partial_sums, out=out)
-
-                return split
-            return lambda: run_linear(choice, self._kernels, x, weight, bias, gelu, out)
-
-        expected = reference.linear(x, weight, bias, gelu)
-        self._linears[problem] = self._tuner.linear(
-            problem, make, partial(_agrees, make, out, expected)
-        )
-
     def _attention_problem(self, inner: FusableAttention) -> AttentionProblem:
         b, t, _ = self._buffers.h.shape
         head = inner.proj.in_features // inner.heads
-        return AttentionProblem(b, t, inner.heads, head, _name(self._buffers.h))
-
-
-C = TypeVar("C", LinearConfig, AttentionConfig)
-
-
-def _agrees(
-    make: Callable[[C], Callable[[], None]], out: Tensor, expected: Tensor, choice: C
-) -> bool:
-    """Whether a choice computes what PyTorch does, up to rounding."""
-    out.fill_(float("nan"))
-    make(choice)()
-    error = (out.float() - expected.float()).norm() / expected.float().norm().clamp_min(1e-20)
-    return bool(error < 2e-2)
-
-
-def _problem(
-    x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str | None, *, splittable: bool = False
-) -> LinearProblem:
-    n, k = weight.shape
-    rows = x.numel() // x.shape[-1]
-    return LinearProblem(rows, n, k, bias is not None, gelu, _name(x), splittable)
-
-
-def _weight_and_bias(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    return linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
-
-
-def _narrowed(buffer: Tensor, width: int) -> Tensor:
-    """The start of a buffer as [B, T, width]."""
-    b, t, have = buffer.shape
-    return buffer if have == width else buffer.view(-1)[: b * t * width].view(b, t, width)
-
-
-def _name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+        return AttentionProblem(b, t, inner.heads, head, dtype_name(self._buffers.h))

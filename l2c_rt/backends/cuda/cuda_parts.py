@@ -37,6 +37,8 @@ FUNCTIONS = {
     "final_update_norm": ("final_update_norm",),
     "guided_update": ("guided_update",),
     "attention": ("attention",),
+    "attention_scores": ("attention_logs", "attention_received"),
+    "token_choice": ("unit_scores", "choose_tokens"),
     "linear": ("linear",),
     "split_linear": ("split_linear", "split_sum"),
     "skip_linear": ("skip_linear",),

@@ -11,8 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from l2c_rt.adapters.bound_model import FusableBranch
 from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.kernels.operands import Modulation
+
+
+def chunk_of(part: FusableBranch, number: int) -> int:
+    """The chunk of a branch's shift (0), scale (1) or gate (2)."""
+    assert part.first is not None
+    return 6 * part.block + part.first + number
 
 
 class ModulationTable:

@@ -10,14 +10,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from l2c_rt.adapters.bound_model import FusableModel
 from l2c_rt.backends.cuda.branch_launcher import BranchLauncher
 from l2c_rt.backends.cuda.buffers import Shape, allocate
 from l2c_rt.backends.cuda.checking.compared_kernels import ComparedKernels
 from l2c_rt.backends.cuda.checking.first_step import FirstStep
 from l2c_rt.backends.cuda.cuda_parts import FusedModel
+from l2c_rt.backends.cuda.linears import Linears
 from l2c_rt.backends.cuda.modulation_table import ModulationTable
 from l2c_rt.backends.cuda.prediction_table import PredictionTable
 from l2c_rt.backends.cuda.step_launcher import Finish, StepLauncher
+from l2c_rt.backends.cuda.token_launcher import TokenLauncher
+from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.device.event_times import EventTimes
 from l2c_rt.device.graphs import Eager, Graph, GraphSequence, GraphStats, Recorder, Work
@@ -58,18 +62,26 @@ class ShapeProgram:
         self.weights = WeightCopies(fusable, outer, guided)
         self._checked = cuda.checked
         self.kernels = cuda.kernels if cuda.checked is None else ComparedKernels(cuda.kernels)
-        self.branches = BranchLauncher(
-            fusable, self.buffers, self.weights, self.kernels, cuda.tuner
-        )
-        self.launcher = StepLauncher(
-            fusable, self.buffers, self.tables, self.weights, self.branches, self.kernels,
-            self.predictions,
-        )  # fmt: skip
+        self._make_launchers(fusable, cuda.tuner)
         self.recorder: Recorder = cuda.recorder(self.device)
         self.replays = self.graphs = self.nodes = 0
         self.seconds = 0.0
         self.notes: list[str] = list(cuda.tuner.notes)
         self.times = EventTimes(self.device)
+
+    def _make_launchers(self, fusable: FusableModel, tuner: Tuner) -> None:
+        buffers, tables, kernels = self.buffers, self.tables, self.kernels
+        linears = Linears(kernels, tuner)
+        self.branches = BranchLauncher(fusable, buffers, self.weights, kernels, tuner, linears)
+        self.tokens = None
+        if self.plan.tokens is not None:
+            self.tokens = TokenLauncher(
+                fusable, buffers, tables, self.plan, self.variants, kernels, linears
+            )
+        self.launcher = StepLauncher(
+            fusable, buffers, tables, self.weights, self.branches, kernels, self.predictions,
+            self.tokens,
+        )  # fmt: skip
 
     def capture(self, finish: Finish, meaning: Callable[[], Tensor], result: Tensor) -> None:
         """Settle configurations, run everything once, capture the filling of tables and steps.
@@ -79,6 +91,8 @@ class ShapeProgram:
         """
         began = time.perf_counter()
         self.branches.tune()
+        if self.tokens is not None:
+            self.tokens.tune()
         for variant in self.variants:
             self.launcher.prepare(variant)
         fill = self.tables.fill
@@ -129,8 +143,8 @@ class ShapeProgram:
         """What runs here, as far as kernels depend on it."""
         b = self.buffers
         tensors = {name: (tuple(x.shape), x.dtype) for name, x in (("h", b.h), *b.streams.items())}
-        facts = (self.model.program, self.plan.steps, self.variants, b.shape, tensors,
-                 sorted(map(repr, self.branches.choices.items())))  # fmt: skip
+        facts = (self.model.program, self.plan.steps, self.plan.tokens, self.variants, b.shape,
+                 tensors, sorted(map(repr, self.branches.choices.items())))  # fmt: skip
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def record(self, work: Sequence[Callable[[], None]]) -> list[Graph]:
@@ -189,6 +203,8 @@ class ShapeProgram:
             tables.t[:count].copy_(host_tensor(t, tables.t), non_blocking=True)
         if self.predictions is not None:
             self.predictions.fill(first, count)
+        if self.tokens is not None:
+            self.tokens.fill(first, count)
         if tables.y is not None:
             if y is None:
                 raise ValueError("y is missing: the model was made with labels")
@@ -197,9 +213,10 @@ class ShapeProgram:
 
     @property
     def graph_stats(self) -> GraphStats:
+        static = self.buffers.nbytes + self.weights.nbytes
+        static += 0 if self.tokens is None else self.tokens.nbytes
         return GraphStats(
-            self.graphs, self.nodes, self.recorder.nbytes,
-            self.buffers.nbytes + self.weights.nbytes, self.seconds, self.replays,
+            self.graphs, self.nodes, self.recorder.nbytes, static, self.seconds, self.replays,
             tuple(self.notes),
         )  # fmt: skip
 

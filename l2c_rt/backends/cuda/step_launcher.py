@@ -11,11 +11,23 @@ from torch import Tensor
 from l2c_rt.adapters.bound_model import FusableAttention, FusableBranch, FusableModel, OuterLayers
 from l2c_rt.backends.cuda.branch_launcher import BranchLauncher
 from l2c_rt.backends.cuda.buffers import Buffers
-from l2c_rt.backends.cuda.modulation_table import ModulationTable
+from l2c_rt.backends.cuda.modulation_table import ModulationTable, chunk_of
 from l2c_rt.backends.cuda.prediction_table import PredictionTable
+from l2c_rt.backends.cuda.token_launcher import TokenLauncher
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.kernels.operands import Reuses
-from l2c_rt.plan.lowering import Embed, Final, LoweredStep, Mix, Run, SkipLinear, Sum, Term
+from l2c_rt.plan.lowering import (
+    Embed,
+    Final,
+    LoweredStep,
+    Mix,
+    Run,
+    RunTokens,
+    Score,
+    SkipLinear,
+    Sum,
+    Term,
+)
 
 Finish = Callable[[Final, Reuses], None]
 
@@ -32,9 +44,10 @@ class StepLauncher:
         branches: BranchLauncher,
         kernels: Any,
         predictions: PredictionTable | None,
+        tokens: TokenLauncher | None,
     ) -> None:
         assert fusable.outer is not None
-        self._predictions = predictions
+        self._predictions, self._tokens = predictions, tokens
         self._fusable, self._outer = fusable, fusable.outer
         self.buffers, self.tables, self.weights = buffers, tables, weights
         self._branches, self._kernels = branches, kernels
@@ -50,6 +63,9 @@ class StepLauncher:
                 self._branches.run(launch.branch, launch.slot)
             elif isinstance(launch, Sum):
                 self._sum(launch)
+            elif isinstance(launch, Score | RunTokens):
+                assert self._tokens is not None
+                self._tokens.run(launch)
             elif isinstance(launch, Mix):
                 self._mix(launch)
             elif isinstance(launch, Embed):
@@ -104,10 +120,7 @@ class StepLauncher:
         self._kernels.mix(self._mixed_slots(launch), out, operand)
 
     def _chunk(self, branch: str, number: int) -> int:
-        """The chunk of a branch's shift (0), scale (1) or gate (2)."""
-        part = self._fusable.branches[branch]
-        assert part.first is not None
-        return 6 * part.block + part.first + number
+        return chunk_of(self._fusable.branches[branch], number)
 
     def _sum(self, launch: Sum) -> None:
         part = None if launch.branch is None else self._fusable.branches[launch.branch]

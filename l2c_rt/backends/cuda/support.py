@@ -6,7 +6,7 @@ import torch
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend, WholeRuns, fused_passes
-from l2c_rt.backends.cpu.fused import custom_forward
+from l2c_rt.backends.cpu.branches import custom_forward
 from l2c_rt.backends.cuda.cuda_parts import CudaParts, FusedModel, cuda_parts_for
 from l2c_rt.backends.cuda.step_launcher import why_not_launched
 from l2c_rt.backends.cuda.toolchain import why_no_launchers, why_not_triton

@@ -1,28 +1,77 @@
-"""The backend of methods that decide at run time: a model's own forward."""
+"""The backend of methods that decide at run time: a model's own forward, captured on a GPU."""
 
 from __future__ import annotations
 
-from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.backends.backend import Backend
+import importlib
+
+import torch
+from torch import Tensor
+
+from l2c_rt.adapters.bound_model import BoundModel, State
+from l2c_rt.backends.backend import Backend, Workspace
 from l2c_rt.backends.dynamic.deciding import DecidingWorkspace
+from l2c_rt.backends.dynamic.deciding_forward import DecidingForward
+from l2c_rt.backends.dynamic.deciding_graphs import DecidingGraphs, DecidingGraphWorkspace
+from l2c_rt.backends.dynamic.gauge import Change
+from l2c_rt.backends.graphs.forward import GraphParts
+from l2c_rt.backends.graphs.refusals import why_not_captured
+from l2c_rt.backends.graphs.static_inputs import Arguments
+from l2c_rt.backends.graphs.workspace import unit_paths
 from l2c_rt.backends.own_calls import CallPlans
+from l2c_rt.kernels._check import FLOATS
+from l2c_rt.kernels.reference import relative_change
 from l2c_rt.plan.dynamic import RowPlans
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.program import BlockProgram
 
 
-def deciding_backend(model: BoundModel, reasons: tuple[str, ...], *, merge: bool) -> Backend:
-    """The backend for a description with a method that decides; `merge` as for `own_backend`."""
+def deciding_backend(
+    model: BoundModel,
+    reasons: tuple[str, ...],
+    *,
+    merge: bool,
+    graphs: GraphParts | None = None,
+    change: Change | None = None,
+) -> Backend:
+    """The backend for a description with a method that decides; `merge` and `graphs` as for
+    `own_backend`, `change` as for `gauge_for`."""
     assert model.dynamic is not None
     method = model.dynamic.method
     rows = method.rows(model.program.branch_names)
     row_plans = RowPlans(len(rows), method.history)
     plans = CallPlans(model, merge=merge, prepare=row_plans.prepare)
+    why_not = why_not_captured(model.model) if graphs is not None else ""
+    reasons = (f"no CUDA graphs: {why_not}", *reasons) if why_not else reasons
+    units = unit_paths(model.model, model.sites)
 
     def passes(plan: Plan, program: BlockProgram) -> Plan:
         return row_plans.plan(program, rows, plan.num_evaluations)
 
-    def workspace(plan: Plan) -> DecidingWorkspace:
-        return DecidingWorkspace(model, plan, plans, row_plans)
+    def workspace(plan: Plan) -> Workspace:
+        if graphs is None or why_not:
+            return DecidingWorkspace(model, plan, plans, row_plans, change=change)
+
+        def open_graphs(arguments: Arguments, state: State) -> DecidingGraphs:
+            forward = DecidingForward(
+                model, plan, plans, row_plans, units, change=change, for_graphs=True
+            )
+            return DecidingGraphs(forward, model.model, model.device, graphs, arguments, state)
+
+        return DecidingGraphWorkspace(model.device, graphs, open_graphs)
 
     return Backend("own", passes, workspace, reasons)
+
+
+def change_on(device: torch.device) -> Change | None:
+    """The kernel for the relative change, where a device has one."""
+    if device.type != "cuda":
+        return None
+    toolchain = importlib.import_module("l2c_rt.backends.cuda.toolchain")
+    if toolchain.why_not_triton() or toolchain.why_no_launchers():
+        return None
+    kernel: Change = importlib.import_module("l2c_rt.kernels.relative_change").relative_change
+
+    def change(now: Tensor, before: Tensor) -> Tensor:
+        return (kernel if now.dtype in FLOATS else relative_change)(now, before)
+
+    return change

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, SupportsFloat
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from l2c_rt.backends.backend import Evaluation
-from l2c_rt.backends.dynamic.gauge import gauge_for
+from l2c_rt.backends.dynamic.gauge import Change, gauge_for
+from l2c_rt.device.scalar_read import ScalarReader
 from l2c_rt.plan.decisions import NAN, At, Decided, Dynamic
 from l2c_rt.plan.dynamic import RowPlans
 from l2c_rt.plan.run_record import Done
@@ -17,24 +18,27 @@ from l2c_rt.plan.run_record import Done
 class Decider:
     """Asks the method, with the state that this run has left.
 
-    `begin` starts an evaluation, `observe` and then `decide` may follow, `end` is the last; an
+    `begin` starts an evaluation, `measure` and then `shown` may follow, `end` is the last; an
     evaluation that was given up leaves a state that the next run's first one forgets.
+    What `measure` and `check` launch may be captured; no state of Python's changes in them.
     """
 
-    def __init__(self, dynamic: Dynamic, row_plans: RowPlans) -> None:
+    def __init__(self, dynamic: Dynamic, row_plans: RowPlans, change: Change | None = None) -> None:
         self.method, self.look = dynamic.method, dynamic.cut.look
-        self.gauge = gauge_for(self.look)
+        self.gauge = gauge_for(self.look, change)
         self._row_plans = row_plans
+        self._reader = ScalarReader()
         self._state: Any = self.method.begin()
         self._evaluation: Evaluation
         self._at = At(0, 1)
         self._computed: list[int] = []
         self.row: int | None = None
         """What is done at this evaluation, where that is known yet."""
-        self._metric: SupportsFloat = NAN
+        self.is_shown = False
+        """Whether this evaluation's observation has been measured."""
+        self._metric: float | Tensor = NAN
         # What the method is told; of a check, it is on the device until the next evaluation.
-        self._read: SupportsFloat = NAN
-        self._seen: Tensor | None = None
+        self._read: float | Tensor = NAN
         self._done = Done(0)
 
     def begin(self, evaluation: Evaluation) -> None:
@@ -45,11 +49,11 @@ class Decider:
             self.gauge.begin_run()
             self._computed.clear()
         else:
-            read = Decided(self._done.row, float(self._read))
+            read = Decided(self._done.row, self._number(self._read))
             self._state = self.method.after(self._state, self._at, read)
         self._evaluation = evaluation
         self._at = At(step, record.steps, record.at(step, 0) if lane else None)
-        self._seen, self._read = None, NAN
+        self._read, self.is_shown = NAN, False
         decided: Decided | None = Decided(0)
         if evaluation.variant != 0 and step > 0:
             decided = self.method.forced(self._state, self._at)
@@ -58,34 +62,42 @@ class Decider:
             self._read = decided.metric
         self._metric = self._read
 
-    def observe(self, value: Tensor) -> None:
-        """The tensor that the method looks at."""
-        self.gauge.observe(value, self._noise())
-        if self.row is None or self.look.when_forced:
-            self._seen = self.gauge.metric()
-            self._metric = NAN if self._seen is None else self._seen
+    def measure(self, value: Tensor) -> None:
+        """Measure the tensor that the method looks at."""
+        self.gauge.measure(value, self._noise())
+
+    def shown(self) -> None:
+        """It has been measured: the row is chosen by it, where it is not known.
+
+        Waits for the device where the method asks.
+        """
+        self.gauge.shown()
+        self.is_shown = True
+        seen = self.gauge.metric() if self.row is None or self.look.when_forced else None
+        if self.row is None:
+            self._metric = self._read = NAN if seen is None else self._reader.read(seen)
+            self.row = self.method.choose(self._state, self._at, self._read)
+        elif seen is not None:
+            # The next evaluation overwrites the gauge's own.
+            self._metric = seen.clone()
+
+    def _number(self, value: float | Tensor) -> float:
+        return self._reader.read(value) if isinstance(value, Tensor) else value
 
     def _noise(self) -> float:
         """The noise level of this evaluation, 0 where nobody asks for it."""
         if self.look.spectrum is None:
             return 0.0
+        if self._evaluation.sigma is not None:
+            return self._evaluation.sigma
         step, timesteps = self._at.step, self._evaluation.timesteps
         if timesteps is None and self.look.spectrum.sigmas is None:
             return self.look.spectrum.noise(step, _number(self._evaluation.state.t))
         return self.look.spectrum.noise(step, 0.0 if timesteps is None else timesteps[step])
 
     def check(self, predicted: Tensor, computed: Tensor) -> None:
-        """What stands for a block's output, and what the block gives."""
-        self.gauge.observe(torch.stack([predicted, computed]), 0.0)
-        error = self.gauge.metric()
-        assert error is not None
-        self._metric = self._read = error
-
-    def decide(self) -> None:
-        """Choose the row by what was observed.  Waits for the device."""
-        read = NAN if self._seen is None else float(self._seen)
-        self._metric = self._read = read
-        self.row = self.method.choose(self._state, self._at, read)
+        """Measure what stands for a block's output against what the block gives."""
+        self.gauge.measure(torch.stack([predicted, computed]), 0.0)
 
     @property
     def variant(self) -> int:
@@ -108,6 +120,11 @@ class Decider:
     def end(self, out: Tensor) -> None:
         """The evaluation is done and gave `out`."""
         assert self.row is not None
+        if self.look.kind == "checked" and self.row == CHECKED:
+            self.gauge.shown()
+            error = self.gauge.metric()
+            assert error is not None
+            self._metric = self._read = error.clone()
         self._done = Done(self.variant, self.row, self._metric)
         self.gauge.end(out, computed=self.row == 0)
         if self.row == 0:
@@ -117,6 +134,10 @@ class Decider:
     def done(self) -> Done:
         """What the last evaluation did."""
         return self._done
+
+
+CHECKED = 2
+"""The row at which a method that looks at what is "checked" checks."""
 
 
 def _number(t: object) -> float:

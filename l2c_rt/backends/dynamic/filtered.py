@@ -20,13 +20,14 @@ class FilteredChange:
         self._spectrum = spectrum
         self._now: Tensor | None = None
         self._before: Tensor | None = None
+        self._metric: Tensor | None = None
         self._has_before = False
         self._gains: dict[tuple[tuple[int, ...], float], Tensor] = {}
 
     def begin_run(self) -> None:
         self._has_before = False
 
-    def observe(self, value: Tensor, noise: float) -> None:
+    def measure(self, value: Tensor, noise: float) -> None:
         """`value` [B, C, H, W] or [B, C, T, H, W]; `noise` is the noise level in 0..1.
 
         Raises ValueError for another number of axes.
@@ -40,16 +41,25 @@ class FilteredChange:
         spectrum = torch.fft.fftn(value.float(), dim=axes)
         filtered = torch.fft.ifftn(spectrum * self._gain(value, noise), dim=axes).real
         self._now = stored(filtered, self._now)
+        if self._before is not None:
+            axes = tuple(range(1, value.dim()))
+            change = (self._now - self._before).abs().mean(dim=axes)
+            change = (change / (self._before.abs().mean(dim=axes) + TINY)).mean()
+            self._metric = stored(change, self._metric)
+
+    def shown(self) -> None:
+        """What is measured counts from the second evaluation on."""
+
+    @property
+    def is_warm(self) -> bool:
+        return self._metric is not None
 
     def metric(self) -> Tensor | None:
-        if not self._has_before or self._now is None or self._before is None:
-            return None
-        axes = tuple(range(1, self._now.dim()))
-        change = (self._now - self._before).abs().mean(dim=axes)
-        return (change / (self._before.abs().mean(dim=axes) + TINY)).mean()
+        return self._metric if self._has_before else None
 
     def end(self, out: Tensor, *, computed: bool) -> None:
-        self._now, self._before = self._before, self._now
+        assert self._now is not None
+        self._before = stored(self._now, self._before)
         self._has_before = True
 
     @property

@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from l2c_rt.adapters.bound_model import State
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.graphs.capture_watch import NotRepeatableError
-from l2c_rt.backends.graphs.captures import Captures, WholeForward
+from l2c_rt.backends.graphs.captures import Captures, StepKey, WholeForward
 from l2c_rt.backends.graphs.forward import Forward, GraphParts, VisitUnit
 from l2c_rt.backends.graphs.segments import ChangedError, Segments
 from l2c_rt.backends.graphs.static_inputs import Arguments, StaticInputs, index_of
-from l2c_rt.backends.graphs.unit_calls import CallObserver
+from l2c_rt.backends.graphs.unit_calls import CallObserver, RunUnit
 from l2c_rt.device.graphs import GraphStats
 from l2c_rt.device.streams import wait_for_current_stream
 from l2c_rt.plan.ops import StepPlan
@@ -61,27 +61,18 @@ class CallGraphs:
         """
         if self._captures.moved(evaluation.slots.values):
             self._drop()
-        captures, variant = self._captures, evaluation.variant
+        self.forward.load(evaluation)
         if self.is_off:
-            return self.forward.evaluate(step, evaluation)
+            return self.forward.carry_out(step, evaluation)
         if self._only_parts:
             return self._in_parts(step, evaluation)
         self._inputs.load(arguments)
-        if variant in captures.whole:
-            return self._replay(captures.whole[variant])
-        static = self._static(evaluation)
-        if variant not in captures.seen:
-            out = self._computed(step, static, evaluation, arguments)
-            self._captures.seen.add(variant)
-            return out
-        problem = self._capture_whole(step, static)
-        if not problem:
-            return self._replay(captures.whole[variant])
-        self._note(f"the forward is captured in parts, not as a whole: {problem}")
-        self._drop()
-        self._only_parts = True
-        self._captures.seen.add(variant)
-        return self._in_parts(step, evaluation)
+        return self._whole(step, evaluation, arguments)
+
+    def without_graphs(self, step: StepPlan, evaluation: Evaluation) -> object:
+        """Run one evaluation."""
+        self.forward.load(evaluation)
+        return self.forward.carry_out(step, evaluation)
 
     def refuse(self, reason: str) -> None:
         """From now on nothing is captured."""
@@ -89,32 +80,62 @@ class CallGraphs:
         self._drop()
         self.is_off = True
 
+    def _whole(self, step: StepPlan, evaluation: Evaluation, arguments: Arguments) -> object:
+        captures, key = self._captures, self._key(evaluation)
+        if key in captures.whole:
+            return self._replay(captures.whole[key])
+        static = self._static(evaluation)
+        if key not in captures.seen:
+            out = self._computed(step, static, evaluation, arguments)
+            self._captures.seen.add(key)
+            return out
+        problem = self._capture_whole(step, static)
+        if not problem:
+            return self._replay(captures.whole[key])
+        self._give_up_whole(problem)
+        self._captures.seen.add(key)
+        return self._in_parts(step, evaluation)
+
+    def _give_up_whole(self, problem: str) -> None:
+        self._note(f"the forward is captured in parts, not as a whole: {problem}")
+        self._drop()
+        self._only_parts = True
+
+    def _key(self, evaluation: Evaluation) -> StepKey:
+        return evaluation.variant, self.forward.numbers.structure
+
     def _in_parts(self, step: StepPlan, evaluation: Evaluation) -> object:
-        captures = self._captures
-        if evaluation.variant not in captures.seen:
-            captures.seen.add(evaluation.variant)
-            return self.forward.evaluate(step, evaluation)
+        captures, key = self._captures, self._key(evaluation)
+        if key not in captures.seen:
+            captures.seen.add(key)
+            return self.forward.carry_out(step, evaluation)
         if captures.segments is None:
             return self._observe(step, evaluation)
-        captures.segments.begin(evaluation.variant)
+        captures.segments.begin(key)
         try:
-            out = self._visited(captures.segments.visit, step, evaluation)
+            out = self._visited(self._visit_unit, step, evaluation)
         except ChangedError as error:
             # Nothing that an evaluation keeps is read by it, so that it may be done again.
             if captures.moved(evaluation.slots.values):
                 self._drop()
                 return self._in_parts(step, evaluation)
             self.refuse(f"the forward did other calls than before: {error}")
-            return self.forward.evaluate(step, evaluation)
+            return self.forward.carry_out(step, evaluation)
         for problem in captures.segments.problems:
             self._note(f"not captured: {problem}")
         self._replays += captures.segments.replayed
         return _copied(out, captures.segments.addresses())
 
+    def _visit_unit(
+        self, path: str, run: RunUnit, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        assert self._captures.segments is not None
+        return self._captures.segments.visit(path, run, args, kwargs)
+
     def _visited(self, visit: VisitUnit, step: StepPlan, evaluation: Evaluation) -> object:
         self.forward.visit_unit = visit
         try:
-            return self.forward.evaluate(step, evaluation)
+            return self.forward.carry_out(step, evaluation)
         finally:
             self.forward.visit_unit = None
 
@@ -136,11 +157,11 @@ class CallGraphs:
     ) -> object:
         """An evaluation without a graph, on the buffers that one would read."""
         try:
-            out = self.forward.evaluate(step, static)
+            out = self.forward.carry_out(step, static)
         except Exception as error:
             if not self._inputs.from_host:
                 raise
-            out = self.forward.evaluate(step, evaluation)
+            out = self.forward.carry_out(step, evaluation)
             self.refuse(f"arguments on the host cannot be moved to {self._device}: {error}")
             return out
         written = self._inputs.written()
@@ -148,14 +169,18 @@ class CallGraphs:
             arguments.leaves[i].copy_(self._inputs.buffer(i))
         if written:
             self.refuse("the forward writes to its arguments")
-        return _copied(out, self._inputs.addresses())
+        return _copied(out, self._fixed_addresses())
+
+    def _fixed_addresses(self) -> set[int]:
+        """Those of memory that the next evaluation writes to, but for that of segments."""
+        return self._inputs.addresses()
 
     def _capture_whole(self, step: StepPlan, static: Evaluation) -> str:
         """Capture an evaluation; why that cannot be, or ""."""
         result: list[object] = [None]
 
         def work() -> None:
-            result[0] = self.forward.evaluate(step, static)
+            result[0] = self.forward.carry_out(step, static)
 
         try:
             graph = self._captures.capture(work, static.slots.values)
@@ -164,7 +189,7 @@ class CallGraphs:
         opaque = Arguments.of((result[0],), {}).opaque()
         if opaque:
             return f"the forward gives a {opaque}, whose tensors cannot be copied"
-        self._captures.whole[static.variant] = WholeForward(graph, result[0])
+        self._captures.whole[self._key(static)] = WholeForward(graph, result[0])
         return ""
 
     def _replay(self, whole: WholeForward) -> object:
@@ -199,7 +224,7 @@ class CallGraphs:
     def stats(self) -> GraphStats:
         """What was captured and replayed."""
         captures, recorder = self._captures, self._captures.recorder
-        buffers = self._inputs.nbytes
+        buffers = self._inputs.nbytes + self.forward.numbers.nbytes
         if captures.segments is not None:
             buffers += captures.segments.nbytes
         return GraphStats(

@@ -16,6 +16,9 @@ from l2c_rt.backends.graphs.segments import Segments
 from l2c_rt.device.graphs import GraphSequence, Recorder
 from l2c_rt.memory.kept_values import KeptValues
 
+StepKey = tuple[int, tuple[object, ...]]
+"""A distinct step of the plan, and the structure of the numbers that it reads."""
+
 
 class WholeForward(NamedTuple):
     """The graph of an evaluation, and what it gives: the same tensors at every replay."""
@@ -40,9 +43,9 @@ class Captures:
         volatile: set[str],
     ) -> None:
         self.recorder = recorder
-        self.whole: dict[int, WholeForward] = {}
+        self.whole: dict[StepKey, WholeForward] = {}
         self.segments: Segments | None = None
-        self.seen: set[int] = set()
+        self.seen: set[StepKey] = set()
         self._models, self._device, self._volatile = models, device, volatile
         self._compiled = any(compiled_by_torch(module) for m in models for module in m.modules())
         self._attributes: Attributes | None = None

@@ -11,6 +11,7 @@ from torch import nn
 
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.graphs.unit_calls import RunUnit
+from l2c_rt.backends.step_numbers import StepNumbers
 from l2c_rt.device.graphs import Recorder
 from l2c_rt.plan.ops import StepPlan
 
@@ -32,7 +33,14 @@ class Forward(Protocol):
     def root(self) -> nn.Module:
         """The module whose forward runs."""
 
-    def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
+    @property
+    def numbers(self) -> StepNumbers:
+        """What `load` brings to fixed addresses."""
+
+    def load(self, evaluation: Evaluation) -> None:
+        """Before an evaluation: what is of this one, and not of its distinct step."""
+
+    def carry_out(self, step: StepPlan, evaluation: Evaluation) -> object:
         """Run one evaluation."""
 
     def drop_tables(self) -> None:

@@ -7,7 +7,7 @@ graph; the others hand on what stands for their outputs, and only the last one g
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -66,17 +66,18 @@ class Segments:
         moved: Callable[[], bool],
     ) -> None:
         self._calls, self._capture, self._counts, self._moved = calls, capture, counts, moved
-        self._graphs: dict[tuple[int, Segment], _Captured] = {}
+        self._graphs: dict[tuple[Hashable, Segment], _Captured] = {}
         self._buffers: dict[tuple[object, ...], Tensor] = {}
         self._last_use = last_uses(calls)
         self._starts = {segment.first: segment for segment in segments(calls)}
         self._replaying: _Replaying | None = None
-        self._variant = self._at = self._running = 0
+        self.key: Hashable = 0
+        self._at = self._running = 0
         self.replayed = False
 
-    def begin(self, variant: int) -> None:
-        """An evaluation begins; `variant` is the plan's distinct step, which has run before."""
-        self._variant, self._at = variant, 0
+    def begin(self, key: Hashable) -> None:
+        """An evaluation begins; `key`, which may change, tells what is done from here on."""
+        self.key, self._at = key, 0
         self._replaying, self.replayed = None, False
 
     def visit(self, path: str, run: RunUnit, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -97,7 +98,7 @@ class Segments:
         while i in self._starts:
             segment = self._starts[i]
             inputs = self._load(arguments)
-            captured = self._graphs.get((self._variant, segment)) or self._try(segment, inputs)
+            captured = self._graphs.get((self.key, segment)) or self._try(segment, inputs)
             if captured is not None:
                 return self._replay(segment, captured, arguments)
         return run(*args, **kwargs)
@@ -142,8 +143,7 @@ class Segments:
             graph = self._capture(partial(self._run, segment, inputs, targets, before))
         except NotRepeatableError as error:
             self._restore(before)
-            failed = self._calls[self._running]
-            failed.problem = str(error)
+            self._calls[self._running].problem = str(error)
             self._starts = {cut.first: cut for cut in segments(self._calls)}
             return None
         inner = self._calls[segment.first : segment.end - 1]
@@ -152,7 +152,7 @@ class Segments:
         counts.subtract(before)
         self._restore(before)
         captured = _Captured(graph, [*outputs, targets], +counts)
-        self._graphs[self._variant, segment] = captured
+        self._graphs[self.key, segment] = captured
         return captured
 
     def _targets(self, i: int) -> list[Any]:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from l2c_rt.adapters.bound_model import State
 from l2c_rt.adapters.own.sites import Site
-from l2c_rt.backends.backend import MAX_SHAPES, Counted, CountsCalls, Evaluation
+from l2c_rt.backends.backend import MAX_SHAPES, Counted, CountsCalls, Evaluation, carried_out
 from l2c_rt.backends.graphs.call_graphs import CallGraphs
-from l2c_rt.backends.graphs.forward import Forward, GraphParts
+from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.graphs.static_inputs import Arguments
 from l2c_rt.device.event_times import EventTimes
 from l2c_rt.device.graphs import GraphStats
@@ -23,18 +24,17 @@ from l2c_rt.plan.ops import StepPlan
 class GraphWorkspace:
     """Graphs for each of the last few kinds of arguments; all of one run are of the same kind.
 
-    `open_forward` gives a forward of the model with nothing noted yet: each kind has its own.
+    `open_graphs` gives those of one kind, with a forward of their own.
     """
 
     def __init__(
         self,
-        model: nn.Module,
         device: torch.device,
         parts: GraphParts,
-        open_forward: Callable[[], Forward],
+        open_graphs: Callable[[Arguments, State], CallGraphs],
     ) -> None:
-        self._model, self._device, self._parts = model, device, parts
-        self._open_forward = open_forward
+        self._device, self._parts = device, parts
+        self._open_graphs = open_graphs
         self._kinds: list[CallGraphs] = []
         self._order = StreamOrder(device)
         self._times = EventTimes(device)
@@ -51,11 +51,11 @@ class GraphWorkspace:
             if evaluation.step == 0 or not self._kinds:
                 self._begin(arguments, evaluation)
             graphs = self._kinds[-1]
-            with self._times.around(evaluation.variant):
+            with self._times.around(lambda: carried_out(self, evaluation.variant).variant):
                 difference = graphs.arguments.difference(arguments)
                 if difference and not graphs.is_off:
                     self._note(difference)
-                    return graphs.forward.evaluate(step, evaluation)
+                    return graphs.without_graphs(step, evaluation)
                 return graphs.evaluate(step, evaluation, arguments)
 
     def drop_tables(self) -> None:
@@ -92,10 +92,7 @@ class GraphWorkspace:
         if len(self._kinds) == MAX_SHAPES:
             wait_for_current_stream(self._device)
             del self._kinds[0]
-        graphs = CallGraphs(
-            self._open_forward(), self._model, self._device, self._parts, arguments,
-            evaluation.state,
-        )  # fmt: skip
+        graphs = self._open_graphs(arguments, evaluation.state)
         self._kinds.append(graphs)
         reason = self._why_not(arguments, evaluation)
         if reason:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from l2c_rt.backends.tuning.cache_file import Choices, Problem, read_choices, write_choices
 from l2c_rt.backends.tuning.problems import AttentionConfig, LinearConfig
+from l2c_rt.measure.interleaved import there_and_back
 
 MARGIN = 0.02
 """By how much a candidate must beat the default; less may be noise."""
@@ -35,13 +36,17 @@ class CaptureInProgress(RuntimeError):
 class Chooser:
     """Finds the fastest candidate for each problem; without `measure` it only looks up.
 
-    `machine` is the key of what times depend on.  `path` None keeps nothing between runs.
+    `machine` is the key of what times depend on.  `path` None keeps nothing between runs.  In each
+    of the `rounds` every candidate is timed once, and its least time counts: where other programs
+    run, a busy moment then hits all of them or is outlived.
     `notes` says what went wrong with the file or a whole problem, `skipped` which candidates did
     not run and why, `measured` how many did, `seconds` what all that took.
     """
 
-    def __init__(self, machine: str, path: Path | None, measure: Measure | None) -> None:
-        self.machine, self.path = machine, path
+    def __init__(
+        self, machine: str, path: Path | None, measure: Measure | None, *, rounds: int = 1
+    ) -> None:
+        self.machine, self.path, self.rounds = machine, path, rounds
         self.notes: list[str] = []
         self.skipped: list[str] = []
         self.measured = 0
@@ -89,15 +94,7 @@ class Chooser:
         make: Callable[[C], Call],
         check: Callable[[C], bool | None] | None,
     ) -> C:
-        default, times = allowed[0], dict[C, float]()
-        for choice in allowed:
-            try:
-                times[choice] = self._timed(choice, make, check)
-            except CaptureInProgress:
-                raise
-            except self.failures() as error:
-                reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-                self.skipped.append(f"{problem}: {choice}: {reason}")
+        default, times = allowed[0], self._times(problem, allowed, make, check)
         if not times:
             self.notes.append(f"{problem}: no candidate ran; {default} stays, unmeasured")
             # Not tried again, nor told to other runs, where it may work.
@@ -109,17 +106,49 @@ class Chooser:
         self._keep(problem, best)
         return best
 
-    def _timed(
-        self, choice: C, make: Callable[[C], Call], check: Callable[[C], bool | None] | None
-    ) -> float:
-        assert self._measure is not None
+    def _times(
+        self,
+        problem: Problem,
+        allowed: tuple[C, ...],
+        make: Callable[[C], Call],
+        check: Callable[[C], bool | None] | None,
+    ) -> dict[C, float]:
+        """Seconds of each candidate that runs, in their order."""
+        times, calls = dict.fromkeys(allowed, math.inf), dict[C, Call]()
+        for order in there_and_back(allowed, self.rounds):
+            for choice in order:
+                if choice not in times:
+                    continue
+                try:
+                    call = calls.get(choice) or self._checked(choice, make, check)
+                    times[choice] = min(times[choice], self._timed(call))
+                except CaptureInProgress:
+                    raise
+                except self.failures() as error:
+                    reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+                    self.skipped.append(f"{problem}: {choice}: {reason}")
+                    del times[choice]
+                    continue
+                if self.rounds > 1:
+                    # Of a single round each call goes before the next one takes memory.
+                    calls[choice] = call
+        self.measured += len(times)
+        return times
+
+    @staticmethod
+    def _checked(
+        choice: C, make: Callable[[C], Call], check: Callable[[C], bool | None] | None
+    ) -> Call:
         call = make(choice)
         if check is not None and check(choice) is False:
             raise WrongResult("not what the default computes")
+        return call
+
+    def _timed(self, call: Call) -> float:
+        assert self._measure is not None
         seconds = self._measure(call)
         if not math.isfinite(seconds) or seconds <= 0:
             raise ValueError(f"measured {seconds} s")
-        self.measured += 1
         return seconds
 
     def _kept(self) -> Choices:

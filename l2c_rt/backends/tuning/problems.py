@@ -16,6 +16,8 @@ DTYPES = ("bfloat16", "float16", "float32", "float64")
 HALF_DTYPES = ("bfloat16", "float16")
 """Those whose products run on tensor cores."""
 
+ATTENTION_KINDS = ("cudnn", "flash", "efficient", "math", "sdpa", "native")
+"""Those without a tile."""
 LINEAR_TILE, ATTENTION_TILE = 6, 5
 """Numbers in a tile: the fields of `MatrixTile` and of `AttentionTile`."""
 LARGEST = 1 << 40
@@ -120,7 +122,7 @@ class LinearConfig:
 @dataclass(frozen=True, slots=True)
 class AttentionConfig:
     """`kind`: a backend of PyTorch's scaled_dot_product_attention ("cudnn", "flash", "efficient",
-    "math"), or "triton" (`kernels.attention`).
+    "math"), "triton" (`kernels.attention`), or on a CPU "sdpa" (PyTorch's) and "native" (ours).
 
     `tile`: the fields of an `AttentionTile`, for the last kind only.
     """
@@ -139,7 +141,7 @@ class AttentionConfig:
         if not isinstance(got, dict) or set(got) != set(cls.__slots__):
             return None
         kind, tile = got["kind"], got["tile"]
-        if kind in ("cudnn", "flash", "efficient", "math") and tile is None:
+        if kind in ATTENTION_KINDS and tile is None:
             return cls(kind)
         if kind == "triton" and _tile(tile, ATTENTION_TILE):
             return cls(kind, tuple(tile))

@@ -100,7 +100,7 @@ def test_positional_timesteps_place_the_calls() -> None:
 def test_the_own_route_is_bitwise_the_hand_written_adapter() -> None:
     net = toy_dit()
     loop = timesteps(STEPS)
-    hand = rt.compile(net, Random(0.5, 1), steps=STEPS, timesteps=loop)
+    hand = rt.compile(net, Random(0.5, 1), steps=STEPS, timesteps=loop, backend="reference")
     own = rt.compile(net, Random(0.5, 1), steps=STEPS, timesteps=loop, adapter=describe_own)
     assert (hand.backend.name, own.backend.name) == ("reference", "own")
     for step in range(STEPS):

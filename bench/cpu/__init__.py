@@ -1,0 +1,1 @@
+"""What the CPU benchmarks compare: cases, peers, and parts of our own run."""

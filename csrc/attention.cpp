@@ -1,0 +1,164 @@
+#include "attention.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "bfloat16.hpp"
+#include "processors.hpp"
+#include "team.hpp"
+
+namespace l2c {
+namespace {
+
+constexpr std::int64_t kRows = 8, kColumns = 32, kLanes = 16;  // 16 registers of sums.
+constexpr std::int64_t kQueries = 64;                          // What a thread takes at a time.
+
+using Vector = float __attribute__((vector_size(64), aligned(4), may_alias));
+
+std::int64_t padded(std::int64_t count) { return (count + kColumns - 1) / kColumns * kColumns; }
+
+INLINE Vector lanes(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+
+// c [8, columns] = a [8, inner] b, with b in panels of 32 columns, [columns / 32, inner, 32].
+INLINE void multiply(const float* a, std::int64_t a_stride, const float* b, std::int64_t inner,
+                     std::int64_t columns, float* c) {
+  for (std::int64_t j = 0; j < columns; j += kColumns) {
+    Vector sums[kRows][2] = {};
+    const float* panel = b + j * inner;
+    for (std::int64_t i = 0; i < inner; ++i, panel += kColumns) {
+      const Vector left = lanes(panel), right = lanes(panel + kLanes);
+#pragma GCC unroll 8
+      for (std::int64_t r = 0; r < kRows; ++r) {
+        const float factor = a[r * a_stride + i];
+        sums[r][0] += factor * left;
+        sums[r][1] += factor * right;
+      }
+    }
+#pragma GCC unroll 8
+    for (std::int64_t r = 0; r < kRows; ++r)
+      std::memcpy(c + r * columns + j, sums[r], sizeof sums[r]);
+  }
+}
+
+// e^x for x <= 0, to 2 units in the last place; 0 below the smallest normal number.
+INLINE float exponential(float x) {
+  const float bounded = x < -87.0f ? -87.0f : x;
+  const float whole = std::nearbyint(bounded * 1.44269504f);
+  const float rest = (bounded - whole * 0.693359375f) + whole * 2.12194440e-4f;
+  float sum = 1.9875691500e-4f;
+  sum = sum * rest + 1.3981999507e-3f;
+  sum = sum * rest + 8.3334519073e-3f;
+  sum = sum * rest + 4.1665795894e-2f;
+  sum = sum * rest + 1.6666665459e-1f;
+  sum = sum * rest + 5.0000001201e-1f;
+  sum = sum * rest * rest + rest + 1.0f;
+  const std::int32_t bits = (static_cast<std::int32_t>(whole) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return x < -87.0f ? 0.0f : sum * power;
+}
+
+// scores become e^(score - largest) and 0 beyond the tokens; gives their sum.
+INLINE float soften(float* scores, std::int64_t tokens, std::int64_t columns) {
+  float largest = scores[0], sum = 0;
+#pragma omp simd reduction(max : largest)
+  for (std::int64_t j = 0; j < tokens; ++j) largest = std::max(largest, scores[j]);
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t j = 0; j < tokens; ++j) {
+    scores[j] = exponential(scores[j] - largest);
+    sum += scores[j];
+  }
+  for (std::int64_t j = tokens; j < columns; ++j) scores[j] = 0;
+  return sum;
+}
+
+// Keys and values of one head in panels, and what one block of queries needs.
+struct Buffers {
+  explicit Buffers(const Attention& a)
+      : columns(padded(a.tokens)),
+        width(padded(a.head)),
+        keys(static_cast<std::size_t>(columns * a.head)),
+        values(static_cast<std::size_t>(a.tokens * width)),
+        queries(static_cast<std::size_t>(kRows * a.head)),
+        scores(static_cast<std::size_t>(kRows * columns)),
+        mixed(static_cast<std::size_t>(kRows * width)) {}
+  std::int64_t columns, width;
+  std::vector<float> keys, values, queries, scores, mixed;
+};
+
+template <typename V>
+INLINE void pack(const Attention& a, const V* k, const V* v, Buffers& buffers) {
+  for (std::int64_t t = 0; t < a.tokens; ++t) {
+    const V *key = k + t * a.token_stride, *value = v + t * a.token_stride;
+    float* column = buffers.keys.data() + t / kColumns * kColumns * a.head + t % kColumns;
+    for (std::int64_t i = 0; i < a.head; ++i) column[i * kColumns] = load(key, i);
+    for (std::int64_t j = 0; j < a.head; j += kColumns) {
+      float* row = buffers.values.data() + j * a.tokens + t * kColumns;
+      const std::int64_t count = std::min(kColumns, a.head - j);
+      for (std::int64_t i = 0; i < count; ++i) row[i] = load(value, j + i);
+    }
+  }
+}
+
+template <typename V>
+INLINE void attend(const Attention& a, const V* q, std::int64_t first, std::int64_t count, V* out,
+                   Buffers& b) {
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    // Rows beyond the last one repeat it; they are not written.
+    const V* query = q + (first + std::min(r, count - 1)) * a.token_stride;
+    for (std::int64_t i = 0; i < a.head; ++i) b.queries[r * a.head + i] = load(query, i) * a.scale;
+  }
+  multiply(b.queries.data(), a.head, b.keys.data(), a.head, b.columns, b.scores.data());
+  float sums[kRows];
+  for (std::int64_t r = 0; r < kRows; ++r)
+    sums[r] = soften(b.scores.data() + r * b.columns, a.tokens, b.columns);
+  multiply(b.scores.data(), b.columns, b.values.data(), a.tokens, b.width, b.mixed.data());
+  for (std::int64_t r = 0; r < count; ++r) {
+    V* row = out + (first + r) * a.heads * a.head;
+    const float *mixed = b.mixed.data() + r * b.width, inverse = 1 / sums[r];
+#pragma omp simd
+    for (std::int64_t i = 0; i < a.head; ++i) save(row, i, mixed[i] * inverse);
+  }
+}
+
+template <typename V>
+INLINE void attend_blocks(const Attention& a, std::int64_t begin, std::int64_t end) {
+  const V *q = static_cast<const V*>(a.q), *k = static_cast<const V*>(a.k);
+  const V* v = static_cast<const V*>(a.v);
+  const std::int64_t blocks = (a.tokens + kQueries - 1) / kQueries;
+  Buffers buffers(a);
+  std::int64_t packed = -1;
+  for (std::int64_t task = begin; task < end; ++task) {
+    const std::int64_t head = task / blocks;
+    const std::int64_t at = head / a.heads * a.batch_stride + head % a.heads * a.head_stride;
+    if (head != packed) pack(a, k + at, v + at, buffers);
+    packed = head;
+    V* out =
+        static_cast<V*>(a.out) + (head / a.heads * a.tokens * a.heads + head % a.heads) * a.head;
+    const std::int64_t first = task % blocks * kQueries;
+    const std::int64_t last = std::min(first + kQueries, a.tokens);
+    for (std::int64_t row = first; row < last; row += kRows)
+      attend(a, q + at, row, std::min(kRows, last - row), out, buffers);
+  }
+}
+
+FOR_EVERY_PROCESSOR void attend_floats(const Attention& a, std::int64_t begin, std::int64_t end) {
+  attend_blocks<float>(a, begin, end);
+}
+
+FOR_EVERY_PROCESSOR void attend_halves(const Attention& a, std::int64_t begin, std::int64_t end) {
+  attend_blocks<BFloat16>(a, begin, end);
+}
+
+}  // namespace
+
+void run(const Attention& a, int threads) {
+  const std::int64_t blocks = (a.tokens + kQueries - 1) / kQueries;
+  const auto part = a.narrow ? attend_halves : attend_floats;
+  in_parts(a.batch * a.heads * blocks, 1, threads,
+           [&a, part](std::int64_t begin, std::int64_t end) { part(a, begin, end); });
+}
+
+}  // namespace l2c

@@ -1,0 +1,49 @@
+// One pass over the rows of a residual stream: what branches gave is added, kept and normalised.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace l2c {
+
+// x += gate * value, where value is the sum of coefficient * source over the sources. Sources are
+// [rows, width]; gate is float32 [batch, width] with a stride between batches, or null for one.
+// Where `store` is not null the value goes there too, which may be one of the sources.
+struct Term {
+  std::vector<const void*> sources;
+  std::vector<float> coefficients;  // Empty: one source, as it is.
+  const float* gate = nullptr;
+  std::int64_t gate_stride = 0;
+  void* store = nullptr;
+};
+
+// h = (x - mean) / sqrt(variance + epsilon) * weight + bias, then h * (1 + scale) + shift.
+// All float32; weight and bias are [width], scale and shift [batch, width] with one stride; null
+// ones are left out. Where `h` is null nothing is normalised.
+struct Norm {
+  void* h = nullptr;
+  float epsilon = 0;
+  const float* weight = nullptr;
+  const float* bias = nullptr;
+  const float* shift = nullptr;
+  const float* scale = nullptr;
+  std::int64_t stride = 0;
+};
+
+struct RowPass {
+  const void* x;
+  void* x_out;         // May be x.
+  bool narrow_stream;  // x is bfloat16, not float32.
+  bool narrow_values;  // So are sources, stores and h.
+  std::int64_t rows, rows_per_batch, width;
+  std::vector<Term> terms;
+  Norm norm;
+};
+
+// Sums in float32, each row by one thread and in one order, whatever their number.
+void run(const RowPass& pass, int threads);
+
+// A number that changes with the bytes, and with their order in steps of 8.
+std::uint64_t checksum(const void* bytes, std::int64_t count, int threads);
+
+}  // namespace l2c

@@ -1,0 +1,69 @@
+"""A branch as its linears, each by the product that `Products` chose."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from l2c_rt.adapters.bound_model import FusableAttention, FusableBranch, FusableMlp, FusableModel
+from l2c_rt.backends.cpu.attention import Attention
+from l2c_rt.backends.cpu.products import Products, unmeasured
+
+
+class Product(Protocol):
+    """`Products`, or what stands in for it."""
+
+    def __call__(
+        self, x: Tensor, module: nn.Linear, gelu: str | None = None, out: Tensor | None = None
+    ) -> Tensor: ...
+
+
+def run_branch(
+    inner: FusableAttention | FusableMlp,
+    h: Tensor,
+    product: Product,
+    attention: Attention,
+    out: Tensor | None,
+) -> Tensor:
+    """A branch's output, in `out` or a tensor of its own.  Shapes: h, result [B, T, D]."""
+    if isinstance(inner, FusableMlp):
+        return product(product(h, inner.fc1, inner.gelu), inner.fc2, None, out)
+    b, t, _ = h.shape
+    if len(inner.inputs) == 1:
+        q, k, v = product(h, inner.inputs[0]).view(b, t, 3, inner.heads, -1).unbind(2)
+    else:
+        q, k, v = (product(h, linear).view(b, t, inner.heads, -1) for linear in inner.inputs)
+    return product(attention(q, k, v, inner.scale), inner.proj, None, out)
+
+
+def custom_forward(fusable: FusableModel) -> str:
+    """Why some branch is more than its linears, or nothing: tried once per class of module.
+
+    A class of somebody else's may have our names and another forward.
+    """
+    tried: set[type] = set()
+    for name, branch in fusable.branches.items():
+        kind = type(branch.module)
+        if kind in tried:
+            continue
+        tried.add(kind)
+        weight = branch.norm.weight if branch.norm.weight is not None else _last(branch).weight
+        width = branch.norm.normalized_shape[0]
+        plain = torch.autocast(weight.device.type, enabled=False)
+        # Made inside: a tensor of the user's inference mode is not written to outside of it.
+        with torch.inference_mode(False), torch.no_grad(), plain:
+            rows = torch.arange(4 * width, dtype=torch.float32, device=weight.device)
+            h = torch.sin(rows).view(1, 4, width).to(weight.dtype)
+            products, attention = Products(unmeasured()), Attention(unmeasured())
+            out = run_branch(branch.inner, h.clone(), products, attention, None)
+            expected = branch.module(h)
+        close = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 3e-2
+        if not torch.allclose(out, expected, rtol=close, atol=close):
+            return f"{name}: {kind.__name__} computes something else than its linears do"
+    return ""
+
+
+def _last(branch: FusableBranch) -> nn.Linear:
+    return branch.inner.proj if isinstance(branch.inner, FusableAttention) else branch.inner.fc2

@@ -1,0 +1,85 @@
+"""What a distinct step reads that differs between its evaluations, at fixed addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from l2c_rt.memory.mixing import Operand
+
+MOST_FILLED = 8
+"""Coefficients that the device fills in one by one; more are copied from a table."""
+
+MOST_KEPT = 256
+"""Rows of that table."""
+
+
+class StepNumbers:
+    """The coefficients of predictions and the tensors of a corrector: graphs hold their addresses.
+
+    A distinct step has the same number of coefficients at each of its evaluations.
+    """
+
+    def __init__(self) -> None:
+        self.coefficients: tuple[Tensor, ...] = ()
+        self.operands: Mapping[str, Operand] = {}
+        self._rows: dict[int, tuple[Tensor, tuple[Tensor, ...]]] = {}
+        self._table: dict[tuple[float, ...], Tensor] = {}
+        self._tensors: dict[tuple[str, int, torch.Size], Tensor] = {}
+
+    def load(
+        self, coefficients: Sequence[float], operands: Mapping[str, Operand], device: torch.device
+    ) -> None:
+        """Bring those of an evaluation to their places."""
+        self.coefficients = self._loaded(tuple(coefficients), device) if coefficients else ()
+        self.operands = {
+            name: Operand(
+                self._copied(name, 0, operand.scale),
+                self._copied(name, 1, operand.shift),
+                operand.rounding,
+            )
+            for name, operand in operands.items()
+        }
+
+    @property
+    def structure(self) -> tuple[object, ...]:
+        """What evaluations share whose graph may be the same one."""
+        # A graph holds the distances of rounded differences as they are.
+        shapes = [
+            (name, *(None if t is None else t.shape for t in operand[:2]), operand.rounding)
+            for name, operand in self.operands.items()
+        ]
+        return (len(self.coefficients), *sorted(shapes, key=str))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the places."""
+        rows = [row for row, _ in self._rows.values()]
+        return sum(t.nbytes for t in (*rows, *self._table.values(), *self._tensors.values()))
+
+    def _loaded(self, numbers: tuple[float, ...], device: torch.device) -> tuple[Tensor, ...]:
+        count = len(numbers)
+        if count not in self._rows:
+            row = torch.empty(count, dtype=torch.float64, device=device)
+            self._rows[count] = row, row.unbind()
+        row, cells = self._rows[count]
+        if count <= MOST_FILLED:
+            for cell, number in zip(cells, numbers, strict=True):
+                cell.fill_(number)
+            return cells
+        if numbers not in self._table:
+            if len(self._table) == MOST_KEPT:
+                self._table.clear()
+            self._table[numbers] = torch.tensor(numbers, dtype=torch.float64, device=device)
+        row.copy_(self._table[numbers])
+        return cells
+
+    def _copied(self, name: str, part: int, tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        key = name, part, tensor.shape
+        if key not in self._tensors:
+            self._tensors[key] = torch.empty_like(tensor)
+        return self._tensors[key].copy_(tensor)

@@ -1,0 +1,48 @@
+"""What a router's learned coefficients say of the branches that a schedule reuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from l2c_rt.schedule.predictions import MAX_TERMS, Predictions
+
+Coefficients = npt.NDArray[np.float32]
+
+
+def checked_coefficients(
+    coefficients: npt.ArrayLike | None, rows: int, branches: int
+) -> Coefficients | None:
+    """A read-only copy [rows, branches, history].  Raises ValueError for another shape or numbers
+    that are not finite."""
+    if coefficients is None:
+        return None
+    own = np.array(coefficients, dtype=np.float32, order="C")
+    if own.ndim != 3 or own.shape[:2] != (rows, branches) or not 1 <= own.shape[2] <= MAX_TERMS:
+        raise ValueError(
+            f"router coefficients are {own.shape}, wanted [{rows}, {branches}, history of "
+            f"1..{MAX_TERMS}]"
+        )
+    if not np.isfinite(own).all():
+        raise ValueError("router coefficients hold numbers that are not finite")
+    own.setflags(write=False)
+    return own
+
+
+def predictions_of(
+    coefficients: Coefficients | None, rows: Mapping[int, int], compute: npt.NDArray[np.bool_]
+) -> Predictions | None:
+    """Of every reused branch, over the last evaluations that no row is for: they compute all.
+
+    Shapes: coefficients [R, K, H], newest first, compute [S, K]; `rows` is {evaluation: row}.
+    """
+    if coefficients is None:
+        return None
+    terms = {}
+    for s, k in np.argwhere(~compute).tolist():
+        before = [e for e in range(s - 1, -1, -1) if e not in rows][: coefficients.shape[2]]
+        numbers = coefficients[rows[s], k, : len(before)].tolist()
+        terms[s, k] = list(zip(before, numbers, strict=True))
+    return Predictions.from_terms(compute.shape[0], compute.shape[1], terms)

@@ -1,0 +1,1 @@
+"""Predictors of reused branches, fitted on calibration runs."""

@@ -1,0 +1,141 @@
+"""`fit_corrector`: what stands for every reused branch of a schedule, by least squares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import nn
+from tqdm import tqdm
+
+from l2c_rt.adapters.branch_forward import frozen
+from l2c_rt.adapters.model_fingerprint import model_fingerprint
+from l2c_rt.comparison.loop_runs import Loop
+from l2c_rt.correctors.fitted import Fitted
+from l2c_rt.regression.cached_walk import CachedWalk, FittingPredictor
+from l2c_rt.regression.calibration_runs import CalibrationRuns, described
+from l2c_rt.regression.checkpoint import Checkpoint
+from l2c_rt.regression.fits import CARRIES, FOLDS, Fits
+from l2c_rt.regression.judgement import judged
+from l2c_rt.resolve import read_spec, resolve_schedule
+from l2c_rt.schedule.cache_schedule import CacheSchedule
+
+
+def fit_corrector(
+    model: nn.Module,
+    router: Any,
+    loop: Loop | None = None,
+    *,
+    steps: int | None = None,
+    history: int = 3,
+    runs: int = 4,
+    batch_size: int = 5,
+    seed: int = 0,
+    calls_per_step: int = 1,
+    cfg_scale: float | None = None,
+    granularity: str | None = None,
+    sites: Sequence[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Fitted:
+    """Fit what stands for the branches that a schedule reuses: a corrector for `rt.compile`.
+
+    `router` is what `compile` takes.  Runs cost what uncached ones do: every reused branch is
+    computed as well, and its output, with what its last predictions missed, regressed on the last
+    `history` values that were used; the prediction is used from there on, as in a cached run.  So
+    it goes for `runs` runs, and for as many in which nothing that was missed is made up for.  Each
+    run is held out of a fit of the others, and where plain reuse does as well there, it stays.  A
+    whole run of another seed by each, half of the way, plain reuse, and the predictions that the
+    router has, if any, says which is taken: five runs or six.
+    Without `loop` the model's published loop runs, `batch_size` images [n, C, H, W] together with
+    `cfg_scale`; with it `loop(model, seed)`, `calls_per_step` calls per evaluation, which share
+    their coefficients.  Held are `history` + 1 values of every branch.
+    `out` receives the corrector, and until it is done the sums so far, which `resume` takes up.
+    Raises TypeError and ValueError as `compile` and `calibrate` do.
+    """
+    _check(history=history, runs=runs, batch_size=batch_size, calls_per_step=calls_per_step)
+    spec = read_spec(router)
+    cut = granularity or str(getattr(spec, "granularity", "branch"))
+    bound_model = described("fit_corrector", model, loop, sites, cut)
+    schedule = resolve_schedule(
+        spec, steps=steps, branches=bound_model.program.branch_names, program=bound_model.program
+    )
+    folds = min(runs, FOLDS)
+    fits = [Fits(schedule.compute, history, folds, carry) for carry in CARRIES]
+    calibration = CalibrationRuns(
+        bound_model, loop, schedule.steps, calls_per_step, seed, batch_size, cfg_scale
+    )
+    options = {"schedule": schedule.digest, "runs": runs, "batch_size": batch_size, "seed": seed,
+               "history": history, "cfg_scale": cfg_scale}  # fmt: skip
+    checkpoint = Checkpoint.of(out, options, model_fingerprint(model))
+    with frozen(model):
+        timesteps = _run_all(calibration, fits, runs, checkpoint, resume, progress)
+        candidates = [_with(schedule, fit, calibration, timesteps, checkpoint) for fit in fits]
+        if schedule.predictions is not None:
+            candidates.append(replace(candidates[0], predictions=schedule.predictions))
+        with tqdm(desc="judge", disable=not progress) as bar:
+            chosen = judged(calibration, candidates, runs, partial(_advance, bar))
+    corrector = Fitted(chosen)
+    if out is not None:
+        corrector.save(out)
+        checkpoint.remove()
+    return corrector
+
+
+def _run_all(
+    calibration: CalibrationRuns,
+    fits: Sequence[Fits],
+    runs: int,
+    checkpoint: Checkpoint,
+    resume: bool,
+    progress: bool,
+) -> tuple[float, ...] | None:
+    """The timesteps of the runs, where they are known."""
+    state = checkpoint.load(fits) if resume else None
+    done, timesteps = (0, None) if state is None else state
+    predictors = [FittingPredictor(fit) for fit in fits]
+    walks = [CachedWalk(calibration.bound_model, predictor) for predictor in predictors]
+    steps, total = calibration.steps, len(fits) * runs
+    with tqdm(total=total * steps, initial=done * steps, desc="fit", disable=not progress) as bar:
+        for i in range(done, total):
+            predictors[i // runs].fold = i % runs % fits[0].folds
+
+            def advance(evaluation: int, _: int, i: int = i) -> None:
+                bar.update(i * steps + evaluation - bar.n)
+
+            timesteps, _ = calibration.run(i % runs, walks[i // runs], advance)
+            checkpoint.save(fits, i + 1, timesteps)
+    return timesteps
+
+
+def _with(
+    schedule: CacheSchedule,
+    fits: Fits,
+    calibration: CalibrationRuns,
+    timesteps: tuple[float, ...] | None,
+    checkpoint: Checkpoint,
+) -> CacheSchedule:
+    """The schedule with what was fitted, and what it was fitted on."""
+    return replace(
+        schedule,
+        predictions=fits.predictions(),
+        sampler=calibration.sampler or schedule.sampler,
+        timesteps=timesteps,
+        fingerprint=checkpoint.fingerprint,
+        calls_per_step=calibration.calls_per_step,
+    )
+
+
+def _check(**numbers: object) -> None:
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:
+            raise ValueError(f"fit_corrector: {name} is {value!r:.40}, wanted an int of at least 1")
+
+
+def _advance(bar: tqdm[Any], done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)

@@ -1,0 +1,57 @@
+"""Whole held-out runs by several predictors of one schedule: the one that ends nearest is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from l2c_rt.calibration.runs import Progress
+from l2c_rt.regression.cached_walk import CachedWalk, FixedPredictor
+from l2c_rt.regression.calibration_runs import CalibrationRuns
+from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.predictions import Predictions
+
+
+def judged(
+    calibration: CalibrationRuns, fits: Sequence[CacheSchedule], run: int, progress: Progress
+) -> CacheSchedule:
+    """That of some fits of one schedule, the first half of the way from plain reuse, and plain
+    reuse that ends nearest to the full run number `run`.
+
+    Errors of single branches say nothing of how they add up over a run; this does.
+    """
+    full = replace(fits[0], compute=np.ones_like(fits[0].compute), predictions=None)
+    less = [replace(fits[0], predictions=_part(fits[0], share)) for share in (0.5, 0.0)]
+    candidates = [*fits, *less]
+    steps, total = full.steps, (len(candidates) + 1) * full.steps
+    ends: list[list[Tensor]] = []
+    for done, candidate in enumerate([full, *candidates]):
+
+        def advance(evaluation: int, _: int, done: int = done) -> None:
+            progress(done * steps + evaluation, total)
+
+        walk = CachedWalk(calibration.bound_model, FixedPredictor(candidate))
+        ends.append(calibration.run(run, walk, advance)[1])
+    errors = [squared_error(end, ends[0]) for end in ends[1:]]
+    return candidates[int(np.nanargmin(errors))]
+
+
+def squared_error(ends: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    """The sum of squared differences."""
+    pairs = zip(ends, others, strict=True)
+    return sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
+
+
+def _part(schedule: CacheSchedule, share: float) -> Predictions:
+    """Predictions that share of the way from plain reuse; the first term is the newest value."""
+    predictions = schedule.predictions
+    assert predictions is not None
+    if share == 0:
+        return Predictions.from_terms(schedule.steps, schedule.num_branches, {})
+    coefficients = share * predictions.coefficients
+    if coefficients.shape[2]:
+        coefficients[:, :, 0] += (1 - share) * (predictions.sources[:, :, 0] >= 0)
+    return Predictions(predictions.sources, coefficients)

@@ -1,0 +1,1 @@
+"""A schedule for a model in minutes: errors of reuse measured, schedules planned and tried."""

@@ -1,0 +1,189 @@
+"""`search`: a schedule for a model in minutes, by measured errors, without training."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from l2c_rt.adapters.branch_forward import frozen
+from l2c_rt.adapters.model_fingerprint import model_fingerprint
+from l2c_rt.comparison.loop_runs import Loop
+from l2c_rt.regression.cached_walk import CachedWalk, FittingPredictor, FixedPredictor
+from l2c_rt.regression.calibration_runs import CalibrationRuns, described
+from l2c_rt.regression.fit_corrector import fit_corrector
+from l2c_rt.regression.fits import CARRIES, Fits
+from l2c_rt.regression.judgement import squared_error
+from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.searching.candidates import Best, try_next, weighted
+from l2c_rt.searching.checkpoint import Checkpoint
+from l2c_rt.searching.columns import Array, BoolArray, planned
+from l2c_rt.searching.sensitivity import Sensitivity, smoothed
+
+CALIBRATION_RUNS = 3
+TRIED_IN = 2
+"""Runs that every candidate is tried in."""
+
+HISTORY = 3
+
+
+def search(
+    model: nn.Module,
+    loop: Loop | None = None,
+    *,
+    steps: int,
+    reuse: float,
+    minutes: float = 1.0,
+    corrector: str | None = "fitted",
+    ages: int = 4,
+    batch_size: int = 5,
+    seed: int = 0,
+    calls_per_step: int = 1,
+    cfg_scale: float | None = None,
+    granularity: str = "branch",
+    sites: Sequence[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> CacheSchedule:
+    """Find the schedule that reuses `reuse` of the branches' arithmetic at the least error.
+
+    Three full runs with a backward pass each evaluation measure what reusing each branch at each
+    age up to `ages` does to the model's output.  The best schedule by their sum is exact; then, for
+    `minutes`, variants of it run whole beside the full run, and the one that ends nearest is kept.
+    With the corrector "fitted" reused branches are predicted, as `fit_corrector` fits them, and the
+    schedule has the predictions; with None they are reused plainly.
+    `loop`, `calls_per_step`, `granularity`, `sites`, `batch_size` and `cfg_scale` are those of
+    `fit_corrector`.  `out` is a .json file that `compile` takes; until it is done, what is known so
+    far lies beside it, and `resume` takes that up.
+    Raises TypeError and ValueError as `fit_corrector` does, and for a share that is not in 0..1.
+    """
+    _check(steps, reuse, minutes, corrector, ages)
+    bound_model = described("search", model, loop, sites, granularity)
+    runs = CalibrationRuns(bound_model, loop, steps, calls_per_step, seed, batch_size, cfg_scale)
+    options = {"steps": steps, "reuse": reuse, "corrector": corrector, "ages": ages,
+               "batch_size": batch_size, "seed": seed, "cfg_scale": cfg_scale}  # fmt: skip
+    checkpoint = Checkpoint.of(out, options, model_fingerprint(model))
+    with frozen(model):
+        known = Search(runs, reuse, corrector is not None, ages, progress)
+        schedule = known.run(60.0 * minutes, checkpoint, resume)
+    if corrector is not None:
+        schedule = fit_corrector(
+            model, schedule, loop, history=HISTORY, batch_size=batch_size, seed=seed,
+            calls_per_step=calls_per_step, cfg_scale=cfg_scale, granularity=granularity,
+            sites=sites, progress=progress,
+        ).fit  # fmt: skip
+    if out is not None:
+        schedule.save(os.fspath(out))
+        checkpoint.remove()
+    return schedule
+
+
+@dataclass(slots=True)
+class Search:
+    """One search; see `search`."""
+
+    runs: CalibrationRuns
+    reuse: float
+    predicts: bool
+    ages: int
+    progress: bool
+
+    @property
+    def costs(self) -> Array:
+        """Of every branch, 1 on average."""
+        macs = [max(b.macs, 1) for b in self.runs.bound_model.program.branches]
+        costs: Array = np.asarray(macs, np.float64) / np.mean(macs)
+        return costs
+
+    def run(self, seconds: float, checkpoint: Checkpoint, resume: bool) -> CacheSchedule:
+        """The best schedule after so many seconds, those of an earlier part included."""
+        state = checkpoint.load(self.shape) if resume else None
+        errors, best, spent = state or (self._errors(), Best.unknown(*self.shape[:2]), 0.0)
+        timesteps, full = self._full()
+        began = time.monotonic() - spent
+        with tqdm(total=round(seconds), desc="search", disable=not self.progress) as bar:
+            while best.tried == 0 or time.monotonic() - began < seconds:
+                best = try_next(
+                    best, errors, self.costs, self.reuse, self.runs.seed,
+                    lambda compute: self._tried(compute, full),
+                )  # fmt: skip
+                spent = time.monotonic() - began
+                checkpoint.save(errors, best, spent)
+                bar.set_postfix(tried=best.tried, error=f"{best.error:.3e}", refresh=False)
+                bar.update(min(round(spent), bar.total) - bar.n)
+        compute = planned(weighted(errors, best.factors), self.costs, self.reuse)
+        return replace(
+            self._plain(compute),
+            timesteps=timesteps,
+            fingerprint=checkpoint.fingerprint,
+            calls_per_step=self.runs.calls_per_step,
+            granularity="block" if self.runs.bound_model.sites[0].is_block else "branch",
+            sampler=self.runs.sampler,
+            source=f"l2c_rt.search, seed {self.runs.seed}, {best.tried} candidates",
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the errors, [S, K, A]."""
+        return self.runs.steps, len(self.runs.bound_model.program.branches), self.ages
+
+    def _errors(self) -> Array:
+        runs = self.runs
+        measured = Sensitivity(
+            runs.bound_model, runs.steps, self.ages, runs.seed, predicts=self.predicts
+        )
+        total = CALIBRATION_RUNS * runs.steps
+        with tqdm(total=total, desc="measure", disable=not self.progress) as bar:
+            for i in range(CALIBRATION_RUNS):
+                runs.run(i, measured, lambda *_: _advance(bar))
+        return smoothed(measured.errors)
+
+    def _full(self) -> tuple[tuple[float, ...] | None, list[list[Tensor]]]:
+        """What full runs end in, of the numbers that candidates are tried in."""
+        compute = np.ones(self.shape[:2], np.bool_)
+        walk = CachedWalk(self.runs.bound_model, FixedPredictor(self._plain(compute)))
+        ends = [self.runs.run(i, walk, lambda *_: None) for i in range(TRIED_IN)]
+        return ends[0][0], [end for _, end in ends]
+
+    def _tried(self, compute: BoolArray, full: list[list[Tensor]]) -> float:
+        """The squared error in the end, with what is fitted on the way."""
+        predictor: FittingPredictor | FixedPredictor = FixedPredictor(self._plain(compute))
+        if self.predicts:
+            predictor = FittingPredictor(Fits(compute, HISTORY, TRIED_IN, CARRIES[0]))
+        walk, error = CachedWalk(self.runs.bound_model, predictor), 0.0
+        for i, end in enumerate(full):
+            if isinstance(predictor, FittingPredictor):
+                predictor.fold = i
+            error += squared_error(self.runs.run(i, walk, lambda *_: None)[1], end)
+        return error
+
+    def _plain(self, compute: BoolArray) -> CacheSchedule:
+        program = self.runs.bound_model.program
+        return CacheSchedule(compute, program.branch_names)
+
+
+def _advance(bar: tqdm[Any]) -> None:
+    bar.update()
+
+
+def _check(steps: int, reuse: float, minutes: float, corrector: str | None, ages: int) -> None:
+    for name, number, least in (("steps", steps, 2), ("ages", ages, 1)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise ValueError(f"search: {name} is {number!r:.40}, wanted an int of at least {least}")
+    most = 1 - 1 / steps
+    if not 0 <= reuse <= most * ages / (ages + 1):
+        raise ValueError(
+            f"search: reuse is {reuse!r:.40}, wanted a share in 0..{most * ages / (ages + 1):.3f} "
+            f"for {steps} steps and ages={ages}"
+        )
+    if not 0 <= minutes <= 10_000:
+        raise ValueError(f"search: minutes is {minutes!r:.40}, wanted a number in 0..10000")
+    if corrector not in (None, "fitted"):
+        raise ValueError(f'search: corrector is {corrector!r:.40}, wanted "fitted" or None')
