@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from l2c_rt.adapters.own.block_sites import WHOLE_MODEL
 from l2c_rt.adapters.own.observe import write_count
 from l2c_rt.adapters.own.probe import streams_by_shape
 from l2c_rt.backends.backend import Evaluation
@@ -131,8 +130,7 @@ class BlockVisits:
 
     def _observed(self, call: BlockCall) -> Any:
         """A call of an evaluation 0 that no probe has foreseen: each block is kept by itself."""
-        path = "" if call.path == WHOLE_MODEL.name else call.path
-        out = self._calls.call(path, call.module, call.args, call.kwargs)
+        out = self._calls.call(call.path, call.module, call.args, call.kwargs)
         slot = self._calls.slot_of(call.path)
         if slot is not None:
             observed = self._calls.last_call

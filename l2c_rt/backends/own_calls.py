@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from l2c_rt.adapters.bound_model import BoundModel, State
+from l2c_rt.adapters.own.block_sites import WHOLE_MODEL
 from l2c_rt.adapters.own.count import counted_program
 from l2c_rt.adapters.own.observe import Observer, SiteCall, without_graphs
 from l2c_rt.adapters.own.probe import Probe, ProbeStoppedError, probe, probe_of
@@ -185,7 +186,7 @@ class LaneCalls:
         """Call the module at a cut point, observed where that is needed."""
         if self._observer is None:
             return module(*args, **kwargs)
-        return self._observer.visit(path, module, args, kwargs)
+        return self._observer.visit("" if path == WHOLE_MODEL.name else path, module, args, kwargs)
 
     @property
     def reasons(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 class Rounding(NamedTuple):
     """The type that differences are rounded to, and the evaluations of the values and of what they
-    predict."""
+    predict, counted from that."""
 
     dtype: torch.dtype
     evaluations: tuple[int, ...]

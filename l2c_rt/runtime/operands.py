@@ -75,8 +75,8 @@ def _cells(predictions: Predictions) -> tuple[tuple[int, int], ...]:
 def _rounding(predictions: Predictions, cell: tuple[int, int]) -> Rounding | None:
     if predictions.rounding is None:
         return None
-    evaluations = tuple(term.evaluation for term in predictions.at(*cell))
-    return Rounding(getattr(torch, predictions.rounding), (*evaluations, cell[0]))
+    evaluations = (term.evaluation - cell[0] for term in predictions.at(*cell))
+    return Rounding(getattr(torch, predictions.rounding), (*evaluations, 0))
 
 
 def _tensor(array: npt.NDArray[np.float32] | None, device: torch.device) -> torch.Tensor | None:

@@ -104,7 +104,8 @@ def interrupt_at(layer: nn.Module, at: int) -> Callable[[], None]:
     [
         ("reference", "x_embedder", 1),
         ("reference", "x_embedder", 4),
-        ("fused", "x_embedder", 4),
+        # The layers before the first branch are taken apart here.
+        ("fused", "t_embedder", 1),
         # Entered while programs are warmed and captured, and never again.
         ("cuda", "t_embedder", 1),
         ("cuda", "t_embedder", 3),

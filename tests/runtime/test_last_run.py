@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from block_models import OneStream, built, inputs, times
-from method_goldens import cogvideox, cogvideox_calls, cogvideox_timesteps
+from small_diffusers import cogvideox, cogvideox_calls, cogvideox_timesteps
 from toys import toy_dit
 
 import l2c_rt as rt
