@@ -56,9 +56,8 @@ def deciding_backend(
 
     if graphs is None or why_not:
         plain = Backend("own", passes, partial(alone, None), reasons)
-        if products is None:
-            return plain
-        return packed(plain, PackedLinears(model.model, products), alone)
+        linears = None if products is None else PackedLinears(model.model, products)
+        return plain if linears is None else packed(plain, linears, alone)
 
     def workspace(plan: Plan) -> Workspace:
         def open_graphs(arguments: Arguments, state: State) -> DecidingGraphs:

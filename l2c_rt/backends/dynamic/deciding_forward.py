@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from enum import Enum, auto
 from typing import Any
 
@@ -72,26 +73,22 @@ class DecidingForward(OwnWorkspace):
     ) -> None:
         assert model.dynamic is not None
         cut, self._model = model.dynamic.cut, model.model
-        self._look, self._exit = cut.look, cut.exit
-        self.has_exit = bool(cut.exit)
+        self._look, self._exit, self.has_exit = cut.look, cut.exit, bool(cut.exit)
         blocks = [path for site in model.sites for path in site.children]
         around = [path for path in blocks if cut.look.path.startswith(f"{path}.")]
         self._first_block, self._around = blocks[0], around[0] if around else ""
         watched = {cut.look.path, cut.exit, self._around, blocks[0]} - {""}
         paths = ahead_paths(model.model, model.sites, cut.look) if for_graphs else ()
         keeping = Keeping(cut.keeps_outputs, bool(cut.exit))
-        super().__init__(
-            model, plan, plans, units, also=watched | {*paths}, keeping=keeping, linears=linears
-        )
-        self._reused = {
-            path for site in model.sites if site.name in plan.slots for path in site.children
-        }
+        also = watched | {*paths}
+        super().__init__(model, plan, plans, units, also=also, keeping=keeping, linears=linears)
+        kept = [site for site in model.sites if site.name in plan.slots]
+        self._reused = {path for site in kept for path in site.children}
         self.decider = Decider(model.dynamic, row_plans, change)
         self.mode, self.decided = Mode.ALL, _nothing
         self.ahead = Ahead(paths)
         self.always_looks_ahead = False
-        self._entered: dict[str, Tensor] = {}
-        self._looking_ahead = False
+        self._entered, self._looking_ahead = dict[str, Tensor](), False
 
     def begin(self, evaluation: Evaluation) -> None:
         """An evaluation begins."""
@@ -230,18 +227,17 @@ class DecidingForward(OwnWorkspace):
             module(*args, **kwargs)
             raise ValueError(self._not_observed())
         self._looking_ahead = True
-        try:
-            module(*args, **kwargs)
-        except _Seen:
-            pass
-        finally:
-            self._looking_ahead = False
+        with suppress(_Seen):
+            try:
+                module(*args, **kwargs)
+            finally:
+                self._looking_ahead = False
 
     def _added(self, path: str, out: Any) -> Tensor:
         parts = tuple(out) if isinstance(out, tuple | list) else (out,)
         number, stream = image_stream(self._streams_of(path))
-        added: Tensor = parts[number] - self._entered[stream.name]
-        return added
+        entered: Tensor = self._entered[stream.name]
+        return parts[number] - entered
 
     def _streams_of(self, path: str) -> tuple[Stream | None, ...]:
         planned = self._lane.planned
