@@ -236,8 +236,8 @@ class DecidingForward(OwnWorkspace):
     def _added(self, path: str, out: Any) -> Tensor:
         parts = tuple(out) if isinstance(out, tuple | list) else (out,)
         number, stream = image_stream(self._streams_of(path))
-        entered: Tensor = self._entered[stream.name]
-        return parts[number] - entered
+        added: Tensor = parts[number] - self._entered[stream.name]
+        return added
 
     def _streams_of(self, path: str) -> tuple[Stream | None, ...]:
         planned = self._lane.planned
