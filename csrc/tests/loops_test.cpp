@@ -62,8 +62,8 @@ Floats waves(std::int64_t count, float phase) {
 bool near(double got, double expected) { return std::fabs(got - expected) < 1e-4; }
 
 // Odd widths and rows: vector loops have a remainder, shares of rows are unequal.
-void rows_are_added_kept_and_normalised(std::int64_t batch, std::int64_t tokens,
-                                        std::int64_t width, int threads) {
+void rows_are_added_kept_and_normalised(std::int64_t batch, std::int64_t tokens, std::int64_t width,
+                                        int threads) {
   const std::int64_t rows = batch * tokens, count = rows * width;
   Floats x = waves(count, 0), h(x.size()), store(x.size());
   const Floats start = x, a = waves(count, 1), b = waves(count, 2), gate = waves(batch * width, 3),
@@ -77,7 +77,8 @@ void rows_are_added_kept_and_normalised(std::int64_t batch, std::int64_t tokens,
     double mean = 0, squares = 0;
     const std::int64_t vectors = r / tokens * width;
     for (std::int64_t j = 0; j < width; ++j) {
-      const auto i = static_cast<std::size_t>(r * width + j), v = static_cast<std::size_t>(vectors + j);
+      const auto i = static_cast<std::size_t>(r * width + j),
+                 v = static_cast<std::size_t>(vectors + j);
       const double kept = 0.5 * a[i] - 2.0 * b[i];
       EXPECT(near(store[i], kept));
       EXPECT(near(x[i], start[i] + gate[v] * a[i] + kept));
@@ -87,7 +88,8 @@ void rows_are_added_kept_and_normalised(std::int64_t batch, std::int64_t tokens,
       squares += std::pow(x[static_cast<std::size_t>(r * width + j)] - mean, 2);
     const double deviation = std::sqrt(squares / static_cast<double>(width) + 1e-6);
     for (std::int64_t j = 0; j < width; ++j) {
-      const auto i = static_cast<std::size_t>(r * width + j), v = static_cast<std::size_t>(vectors + j);
+      const auto i = static_cast<std::size_t>(r * width + j),
+                 v = static_cast<std::size_t>(vectors + j);
       EXPECT(std::fabs(h[i] - ((x[i] - mean) / deviation * (1 + scale[v]) + shift[v])) < 1e-3);
     }
   }
@@ -111,7 +113,7 @@ void attention_is_the_mean_of_the_values(std::int64_t batch, std::int64_t tokens
   Floats out(q.size());
   const float scale = 1 / std::sqrt(static_cast<float>(head));
   run(Attention{q.data(), k.data(), v.data(), out.data(), batch, tokens, heads, head,
-                tokens * width, width, head, scale},
+                tokens * width, width, head, scale, false},
       threads);
   const auto at = [&](std::int64_t b, std::int64_t t, std::int64_t h, std::int64_t i) {
     return static_cast<std::size_t>(((b * tokens + t) * heads + h) * head + i);
