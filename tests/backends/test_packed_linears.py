@@ -218,3 +218,12 @@ def test_without_a_measurement_there_is_no_packing() -> None:
 def test_pack_is_true_or_false() -> None:
     with pytest.raises(TypeError, match="pack: wanted True or False, got 'yes'"):
         compiled(FLUX.build(), Full(), pack="yes")
+
+
+def test_flags_that_other_threads_left_behind_switch_nothing_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As torch's are where two threads leave dispatch modes in another order than they entered."""
+    monkeypatch.setattr("torch.utils._python_dispatch._is_in_torch_dispatch_mode", True)
+    model = FLUX.build()
+    assert not equal(flux_loop(compiled(model, Full())), flux_loop(model))

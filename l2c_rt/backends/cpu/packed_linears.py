@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from l2c_rt.adapters.model_checks import count_hooks
 from l2c_rt.adapters.own.instance_hooks import INSTANCE_FORWARD
@@ -51,8 +50,9 @@ class PackedLinears:
         if (
             len(args) != 1 or kwargs or type(args[0]) is not Tensor
             or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
-            # An observer of the forward counts PyTorch's own products.
-            or is_in_torch_dispatch_mode()
+            # An observer of the forward counts PyTorch's own products.  Asked of this thread:
+            # torch's Python flag is of all threads, and stays set where two leave in another order.
+            or torch._C._len_torch_dispatch_stack()
             # Registered in the middle of a run: its beginning would have noticed them.
             or module._forward_hooks or module._forward_pre_hooks
         ):  # fmt: skip
