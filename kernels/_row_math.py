@@ -41,8 +41,7 @@ def own_row(D: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def own_image(T):
-    """The image of the program's row.  In 32 bits, as programs are numbered: a division in 64 bits
-    is some 80 instructions, ahead of everything that depends on the image."""
+    """The image of the program's row, in 32 bits, as programs are numbered."""
     return tl.program_id(0) // T
 
 
