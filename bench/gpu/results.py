@@ -51,7 +51,10 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str:
-    """The commit checked out, with "-dirty" where tracked files differ; why not, outside git."""
+    """The commit checked out, with "-dirty" where tracked files differ.  L2C_RT_COMMIT names it
+    for a copy without its git folder; where that is not set either, why it is unknown."""
+    if named := os.environ.get("L2C_RT_COMMIT"):
+        return named
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
