@@ -146,7 +146,7 @@ class CublasLt:
 
     @staticmethod
     def _compute(dtype: str) -> int:
-        tf32 = dtype == "float32" and torch.backends.cuda.matmul.allow_tf32
+        tf32 = dtype == "float32" and torch.backends.cuda.matmul.fp32_precision == "tf32"
         return COMPUTE_TF32 if tf32 else COMPUTE_FLOAT32
 
 
