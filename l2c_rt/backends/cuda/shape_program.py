@@ -71,7 +71,7 @@ class ShapeProgram:
 
     def _make_launchers(self, fusable: FusableModel, tuner: Tuner) -> None:
         buffers, tables, kernels = self.buffers, self.tables, self.kernels
-        linears = Linears(kernels, tuner)
+        self._linears = linears = Linears(kernels, tuner)
         self.branches = BranchLauncher(fusable, buffers, self.weights, kernels, tuner, linears)
         self.tokens = None
         if self.plan.tokens is not None:
@@ -215,7 +215,7 @@ class ShapeProgram:
 
     @property
     def graph_stats(self) -> GraphStats:
-        static = self.buffers.nbytes + self.weights.nbytes
+        static = self.buffers.nbytes + self.weights.nbytes + self._linears.nbytes
         static += 0 if self.tokens is None else self.tokens.nbytes
         return GraphStats(
             self.graphs, self.nodes, self.recorder.nbytes, static, self.seconds, self.replays,
