@@ -191,17 +191,14 @@ class ShapeProgram:
 
         Shapes: t [w] with w = 1 or at most the window; y int64 [labels].
         """
-        tables = self.tables
+        tables, count = self.tables, len(t)
         if isinstance(t, Tensor):
-            tables.t[:1].copy_(t.reshape(-1)[:1])
-            count = 1
+            tables.t[:count].copy_(t)
         elif self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             # A user's capture would read the numbers again, in memory that is others' by then.
-            count = len(t)
             for k, value in enumerate(t):
                 tables.t[k].fill_(value)
         else:
-            count = len(t)
             tables.t[:count].copy_(host_tensor(t, tables.t), non_blocking=True)
         if self.predictions is not None:
             self.predictions.fill(first, count)
