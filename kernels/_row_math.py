@@ -63,11 +63,18 @@ def slot_offsets(slots_ptr, i, K, stride_slot_vectors):
 
 
 @triton.jit
-def table_weights(weights_ptr, columns_ptr, counter_ptr, i, K, num_weights):
-    """The factors of list entries i at the evaluation under way."""
+def own_weights(weights_ptr, counter_ptr, num_weights, WEIGHTED: tl.constexpr):
+    """Where the factors of the evaluation under way are; unread where there are none."""
+    if WEIGHTED:
+        weights_ptr += tl.load(counter_ptr).to(tl.int64) * num_weights
+    return weights_ptr
+
+
+@triton.jit
+def table_weights(weights_ptr, columns_ptr, i, K):
+    """The factors of list entries i, of those that `own_weights` has found."""
     columns = tl.load(columns_ptr + i, mask=i < K, other=0)
-    step = tl.load(counter_ptr).to(tl.int64)
-    return tl.load(weights_ptr + step * num_weights + columns, mask=i < K, other=0.0)
+    return tl.load(weights_ptr + columns, mask=i < K, other=0.0)
 
 
 @triton.jit

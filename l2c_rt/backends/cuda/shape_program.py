@@ -24,7 +24,8 @@ from l2c_rt.backends.cuda.token_launcher import TokenLauncher
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.device.event_times import EventTimes
-from l2c_rt.device.graphs import Eager, Graph, GraphSequence, GraphStats, Recorder, Work
+from l2c_rt.device.graph_sequence import GraphSequence
+from l2c_rt.device.graphs import Eager, Graph, GraphStats, Recorder, Work
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.lowering import LoweredStep, buffers, can_be_one_kernel, launch_kernels, lower
 
