@@ -24,7 +24,8 @@ class EngineCollector(Collector):
     l2c_rt_requests_waiting and _running, l2c_rt_ticks_total, l2c_rt_evaluations_total{kind},
     l2c_rt_batches_total{size}, l2c_rt_reuse_share, l2c_rt_memory_bytes; of results served again
     l2c_rt_results_total{event}, l2c_rt_results_bytes, l2c_rt_results_mean_error and
-    _largest_error; and the histograms l2c_rt_request_seconds, l2c_rt_begin_seconds and l2c_rt_wait_ticks.
+    _largest_error; and the histograms l2c_rt_request_seconds, l2c_rt_begin_seconds and
+    l2c_rt_wait_ticks.
     """
 
     def __init__(self, engine: Engine) -> None:
