@@ -21,11 +21,13 @@ void find_symbol(void* library, const char* name, Function& function) {
 
 // Two versions in one process would each take their memory, and only one is what PyTorch runs.
 void* open_library() {
+  void* library = nullptr;
   for (const int flags : {RTLD_NOW | RTLD_NOLOAD, RTLD_NOW | RTLD_LOCAL})
     for (const char* name : kNames)
-      if (void* library = dlopen(name, flags)) return library;
-  CHECK_STATE(false, dlerror(), ": install a PyTorch with CUDA, which brings cuBLASLt");
-  return nullptr;
+      if (library == nullptr) library = dlopen(name, flags);
+  CHECK_STATE(library != nullptr, dlerror(),
+              ": install a PyTorch with CUDA, which brings cuBLASLt");
+  return library;
 }
 
 // The library stays open for the life of the process, as PyTorch keeps it too.

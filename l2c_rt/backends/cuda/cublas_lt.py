@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt._C import LtProduct, cublas_lt_version
-from l2c_rt.backends.tuning.problems import LinearProblem
+from l2c_rt.backends.tuning.problems import HALF_DTYPES, LinearProblem
 
 WORKSPACE_BYTES = 32 << 20
 """What the library itself asks for on Hopper."""
@@ -32,7 +32,7 @@ Name = tuple[int, ...]
 its configuration (id, tile, splits, reduction, swizzle, custom, stages, inner shape, cluster), and
 a checksum of the rest."""
 Key = tuple[int, int, int, str, bool, bool]
-"""Rows, columns, inner, dtype, bias, tanh GELU."""
+"""Rows, columns, inner, dtype, bias, GELU in the epilogue."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +71,7 @@ class CublasLt:
         if problem.dtype not in TYPES:
             return ()
         sizes = (problem.rows, problem.columns, problem.inner)
-        key = (*sizes, problem.dtype, problem.bias, problem.gelu == "tanh")
+        key = (*sizes, problem.dtype, problem.bias, _in_epilogue(problem.gelu, problem.dtype))
         return tuple(self._known(key, self._compute(problem.dtype))[1])
 
     def linear(
@@ -103,8 +103,7 @@ class CublasLt:
             0 if bias is None else bias.data_ptr(), out.data_ptr(),
             algorithm.workspace.data_ptr(), stream,
         )  # fmt: skip
-        if gelu == "none":
-            # The epilogue is the tanh form only.
+        if gelu is not None and not _in_epilogue(gelu, key[3]):
             torch.ops.aten.gelu_(out, approximate=gelu)
         return out
 
@@ -146,8 +145,13 @@ class CublasLt:
 
     @staticmethod
     def _compute(dtype: str) -> int:
-        tf32 = dtype == "float32" and torch.backends.cuda.matmul.allow_tf32
+        tf32 = dtype == "float32" and torch.backends.cuda.matmul.fp32_precision == "tf32"
         return COMPUTE_TF32 if tf32 else COMPUTE_FLOAT32
+
+
+def _in_epilogue(gelu: str | None, dtype: str) -> bool:
+    """The library has the tanh form only, by an approximation that half precision hides."""
+    return gelu == "tanh" and dtype in HALF_DTYPES
 
 
 def workspace_on(device: torch.device) -> Tensor:
@@ -172,4 +176,4 @@ def _key(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str | None, out: 
             f"linear by cuBLASLt: got {text}, wanted contiguous x [..., K], weight [N, K], bias "
             f"[N], out [..., N] of one dtype out of {', '.join(TYPES)}"
         )
-    return x.numel() // k, n, k, dtype, bias is not None, gelu == "tanh"
+    return x.numel() // k, n, k, dtype, bias is not None, _in_epilogue(gelu, dtype)

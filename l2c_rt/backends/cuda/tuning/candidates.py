@@ -39,8 +39,7 @@ SDPA_KINDS = ("cudnn", "flash", "efficient", "math")
 
 
 class Kernels(Protocol):
-    """What is called of the kernels, with the signatures of `l2c_rt.kernels.reference`; the tile of
-    `linear` may be an `LtAlgorithm` (`CublasLt.beside`)."""
+    """What is called, with the signatures of `l2c_rt.kernels.reference`; see `CublasLt.beside`."""
 
     @property
     def linear(self) -> Callable[..., Any]: ...
@@ -76,8 +75,7 @@ def default_attention(problem: AttentionProblem, device: str = "cuda") -> Attent
 def linear_candidates(
     problem: LinearProblem, device: str = "cuda", algorithms: Sequence[Name] = ()
 ) -> tuple[LinearConfig, ...]:
-    """All that is worth measuring, the default first; `algorithms` are cuBLASLt's for this
-    problem."""
+    """All that is worth measuring, the default first; `algorithms` are cuBLASLt's for it."""
     configs = [default_linear(problem, device), LinearConfig("addmm")]
     configs += [LinearConfig("lt", name) for name in algorithms]
     # With many rows cuBLAS fills the GPU; our tiles are then worth a compilation each only for
@@ -144,13 +142,12 @@ def run_linear(
 ) -> None:
     """Write gelu(x weight^T + bias) to `out`, which may be a slot.
 
-    Shapes: x [..., K]; weight [N, K]; bias [N]; out [..., N], contiguous; `workspace`, for "lt"
-    only, as of `LtAlgorithm`.
+    Shapes: x [..., K]; weight [N, K]; bias [N]; out [..., N], contiguous; workspace [bytes].
     Raises: ValueError for a choice that does not compute this, or not on this device.
     """
     if choice.kind == "triton":
         kernels.linear(x, weight, bias, gelu=gelu, out=out, tile=_matrix_tile(choice))
-    elif choice.kind == "lt" and choice.tile is not None and workspace is not None:
+    elif choice.kind == "lt" and choice.tile and workspace is not None:
         algorithm = LtAlgorithm(choice.tile, workspace)
         kernels.linear(x, weight, bias, gelu=gelu, out=out, tile=algorithm)
     elif choice.kind == "addmm_activation":
