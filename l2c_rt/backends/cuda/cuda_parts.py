@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -106,5 +107,6 @@ def cuda_parts_for(device: torch.device, options: Options) -> CudaParts:
             kernels.linear, tuner.algorithms = library.beside(kernels.linear), library.algorithms
     kept = None if path is None else path.with_name("checked.json")
     checked = CheckedShapes(tuner.machine, kept) if options.check else None
-    recorder = Eager if options.graph == "off" else CudaRecorder
+    captured = partial(CudaRecorder, places=options.places)
+    recorder = Eager if options.graph == "off" else captured
     return CudaParts(kernels, recorder, tuner, checked)
