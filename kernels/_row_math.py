@@ -100,6 +100,14 @@ def stored(ptr, offsets, value, inside):
 
 
 @triton.jit
+def stored_narrow(values_ptr, scales_ptr, row, columns, x, inside, D: tl.constexpr):
+    """One row in e4m3, whose largest number is 448, and its scale; x is 0 outside."""
+    scale = tl.maximum(tl.max(tl.abs(x), axis=1), 1e-12) / 448.0
+    stored(values_ptr + row * D, columns, x / scale[:, None], inside)
+    tl.store(scales_ptr + row + tl.zeros((1,), tl.int32), scale)
+
+
+@triton.jit
 def summed(partial_sums_ptr, row, columns, inside, D: tl.constexpr, SPLITS: tl.constexpr):
     """One row of the sum of [SPLITS, rows, D], added in order, with one program per row."""
     total = loaded(partial_sums_ptr + row * D, columns, inside)

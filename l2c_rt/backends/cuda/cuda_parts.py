@@ -44,6 +44,8 @@ FUNCTIONS = {
     "linear": ("linear",),
     "split_linear": ("split_linear", "split_sum"),
     "skip_linear": ("skip_linear",),
+    "quantize_rows": ("quantize_rows",),
+    "scaled_linear": ("scaled_linear",),
 }
 """File of l2c_rt.kernels -> the functions that the backend calls."""
 
