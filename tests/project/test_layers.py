@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
                 "schedule"},
     "serving": {"adapters", "backends", "memory", "plan", "runtime", "sampling", "schedule",
                 "untrusted"},
-    "integrations": {"serving"},
+    "integrations": {"runtime", "serving"},
     "fitting": {"adapters", "notices", "plan", "runtime", "schedule"},
     "api": {"_deprecated", "adapters", "backends", "correctors", "fitting", "plan", "policies",
             "resolve", "runtime", "schedule"},
