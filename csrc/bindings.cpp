@@ -165,6 +165,7 @@ void bind_graph_loop(py::module_& m) {
            NoGil())
       .def("__len__", held(&GraphLoop::size))
       .def_property_readonly("device", held(&GraphLoop::device));
+  m.def("upload_graph", &upload_graph, "device"_a, "graph"_a, "stream"_a, NoGil());
 }
 
 // (bytes from slot to slot, bytes reserved), as an arena with that allocation granularity has them.

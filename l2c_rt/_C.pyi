@@ -147,6 +147,9 @@ class LtProduct:
 def cublas_lt_version() -> int:
     """Of the cuBLASLt that this process has loaded.  Raises: RuntimeError where there is none."""
 
+def upload_graph(device: int, graph: int, stream: int) -> None:
+    """Bring a captured graph (its address) to its device, which its first launch does otherwise."""
+
 def arena_bytes(num_slots: int, slot_bytes: int, granularity: int) -> tuple[int, int]:
     """(stride_bytes, reserved_bytes) of an arena, without making it."""
 

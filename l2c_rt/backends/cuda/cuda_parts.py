@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,6 +44,8 @@ FUNCTIONS = {
     "linear": ("linear",),
     "split_linear": ("split_linear", "split_sum"),
     "skip_linear": ("skip_linear",),
+    "quantize_rows": ("quantize_rows",),
+    "scaled_linear": ("scaled_linear",),
 }
 """File of l2c_rt.kernels -> the functions that the backend calls."""
 
@@ -106,5 +109,6 @@ def cuda_parts_for(device: torch.device, options: Options) -> CudaParts:
             kernels.linear, tuner.algorithms = library.beside(kernels.linear), library.algorithms
     kept = None if path is None else path.with_name("checked.json")
     checked = CheckedShapes(tuner.machine, kept) if options.check else None
-    recorder = Eager if options.graph == "off" else CudaRecorder
+    captured = partial(CudaRecorder, places=options.places)
+    recorder = Eager if options.graph == "off" else captured
     return CudaParts(kernels, recorder, tuner, checked)
