@@ -37,9 +37,23 @@ class LinearTask:
         expected = reference.linear(self.x, *self.weights[0], self.problem.gelu)
         return tuner.linear(
             self.problem,
-            lambda choice: self.call(kernels, choice),
+            lambda choice: self.timed(kernels, choice),
             lambda choice: _agrees(self.call(kernels, choice), self.out, expected),
         )
+
+    def timed(self, kernels: Any, choice: LinearConfig) -> Callable[[], None]:
+        """A call with what reads its result: partial sums cost that kernel more reads, but no
+        launch that the others are spared."""
+        call = self.call(kernels, choice)
+        if not self.problem.splittable or choice.kind == "split":
+            return call
+        read = torch.empty_like(self.out)
+
+        def with_reader() -> None:
+            call()
+            torch.neg(self.out, out=read)
+
+        return with_reader
 
     def call(self, kernels: Any, choice: LinearConfig) -> Callable[[], None]:
         """A call of the choice; each time with the next branch's weight, since in a run no weight
@@ -52,7 +66,7 @@ class LinearTask:
         partial_sums = x.new_empty(sizes, dtype=torch.float32)
 
         def split() -> None:
-            # Charge the split variant for the extra reads of its consumer.
+            # The sum stands for the kernel that adds the parts as it reads them.
             run_split(choice, kernels, x, *next(turn), partial_sums)
             kernels.split_sum(partial_sums, out=out)
 
