@@ -170,11 +170,12 @@ def _check_comes_first(method: DynamicMethod, look: Look, facts: ModelFacts) -> 
     number = around.index(True)
     # A block's own input, and what lies in it, are seen before the block itself is done.
     is_behind = look.kind == "added" or (look.kind == "output" and look.path in facts.blocks)
-    decided = ~method.rows(facts.blocks).all(axis=0)
-    before = decided[: number + is_behind].nonzero()[0]
-    if before.size:
+    decided = [not all(column) for column in method.rows(facts.blocks).T.tolist()]
+    seen = zip(facts.blocks[: number + is_behind], decided, strict=False)
+    before = [path for path, may in seen if may]
+    if before:
         raise ValueError(
             f"{type(method).__name__}: {look.path} of {facts.kind} comes after "
-            f"{facts.blocks[before[0]]}, which may be reused, so it would be computed before "
+            f"{before[0]}, which may be reused, so it would be computed before "
             "that is decided; look at the input of the first block, or at a module in it"
         )
