@@ -1,4 +1,4 @@
-"""Capturing CUDA graphs and launching them again.
+"""Capturing CUDA graphs.
 
 What can go wrong with graphs, and what keeps it from going wrong here:
 
@@ -26,8 +26,9 @@ from typing import Any, Protocol
 
 import torch
 
-from l2c_rt._C import Arena, GraphLoop
+from l2c_rt._C import upload_graph
 from l2c_rt.device.capture_places import CapturePlaces
+from l2c_rt.device.streams import device_index
 
 Work = Callable[[], None]
 
@@ -175,7 +176,16 @@ class CudaRecorder:
             except BaseException as error:
                 self._abandon(graph, pool, error)
                 raise
+            self._upload(graph)
         return graph
+
+    def _upload(self, graph: Any) -> None:
+        """Else the first launch does it, milliseconds for thousands of kernels."""
+        handle = handle_of(graph)
+        # Memory that is short now may be free by the first launch, which says what is wrong.
+        with suppress(RuntimeError, MemoryError):
+            if handle is not None:
+                upload_graph(device_index(self.device), handle, self._stream.cuda_stream)
 
     def _abandon(self, graph: Any, pool: Any, error: BaseException) -> None:
         """End a capture that failed, wherever it had come to; what went wrong is said already."""
@@ -215,36 +225,7 @@ def _fresh_cublas_workspaces() -> Iterator[None]:
         torch._C._cuda_clearCublasWorkspaces()
 
 
-class GraphSequence:
-    """Graphs in the order in which a run launches them."""
-
-    def __init__(self, graphs: Sequence[Graph], device: torch.device, arenas: Sequence[Arena]):
-        self._graphs, self._device = tuple(graphs), device
-        self._arenas = tuple(arenas)
-        handles = [_handle(graph) for graph in self._graphs]
-        self._loop: GraphLoop | None = None
-        if device.type == "cuda" and handles and None not in handles:
-            index = torch.cuda.current_device() if device.index is None else device.index
-            known = [handle for handle in handles if handle is not None]
-            self._loop = GraphLoop(index, known, self._arenas)
-
-    def launch(self, first: int = 0, count: int | None = None) -> None:
-        """Enqueue graphs [first, first + count) on the current stream.
-
-        Raises RuntimeError while an arena that they use is asleep.
-        """
-        count = len(self._graphs) - first if count is None else count
-        if self._loop is not None:
-            stream = torch.cuda.current_stream(self._device).cuda_stream
-            self._loop.launch(stream, first, count)
-            return
-        if not all(arena.awake for arena in self._arenas):
-            raise RuntimeError("the cache's memory is asleep: call wake() before the next run")
-        for graph in self._graphs[first : first + count]:
-            graph.replay()
-
-
-def _handle(graph: Graph) -> int | None:
+def handle_of(graph: Graph) -> int | None:
     """The address of a CUgraphExec; None where this torch does not tell it."""
     tell = getattr(graph, "raw_cuda_graph_exec", None)
     return None if tell is None else int(tell())

@@ -22,12 +22,13 @@ def test_a_capture_waits_for_its_stream_and_has_workspaces_of_its_own(cuda: Fake
         ("capture_begin", (0, 1), "thread_local", "own"),
         ("work", "own", False),
         "capture_end",
+        ("upload", 1, 0, 77),
         "clearCublasWorkspaces",
     ]
     assert isinstance(graph, FakeGraph)
     assert gc.isenabled()
     assert cuda.current is cuda.user
-    assert recorder.nbytes == 600
+    assert recorder.nbytes == 700
     assert recorder.seconds > 0
 
 
@@ -195,3 +196,24 @@ def test_stats_say_graphs_kernels_and_mebibytes() -> None:
         "2 graphs of 10 kernels in 0.50 s, 7 evaluations replayed; 1.5 MiB, buffers 1.0 MiB"
     )
     assert str(GraphStats(buffer_bytes=1)) == "nothing captured"
+
+
+def test_a_graph_is_uploaded_once_before_it_is_launched_and_an_attempt_that_fails_is_not(
+    cuda: FakeCuda,
+) -> None:
+    cuda.fails["work"] = [RuntimeError("invalidated")]
+    cuda.fails["upload"] = [MemoryError("short of memory")]
+    recorder = CudaRecorder(GPU)
+    graphs = [recorder.capture(lambda: cuda.did("work")) for _ in range(2)]
+    for graph in graphs * 2:
+        graph.replay()
+    relevant = [name for name in cuda.names() if name in ("work", "upload", "replay")]
+    assert relevant == ["work", "work", "upload", "work", "upload", *4 * ["replay"]]
+
+
+def test_where_this_torch_tells_no_handle_nothing_is_uploaded(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(FakeGraph, "raw_cuda_graph_exec")
+    CudaRecorder(GPU).capture(lambda: None)
+    assert "upload" not in cuda.names()

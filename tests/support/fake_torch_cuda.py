@@ -151,6 +151,8 @@ def stand_in_for_cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
         monkeypatch.setattr(torch.cuda, name, value)
     waited = "l2c_rt.device.streams.wait_for_event"
     monkeypatch.setattr(waited, lambda device, event: fake.did("wait_for_event", device, event))
+    uploads = "l2c_rt.device.graphs.upload_graph"
+    monkeypatch.setattr(uploads, lambda *args: fake.did("upload", *args))
     private: dict[str, Any] = {
         "clearCublasWorkspaces": lambda: fake.did("clearCublasWorkspaces"),
         "beginAllocateCurrentThreadToPool": fake.begin_filling,

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from l2c_rt.adapters.wrappers import compiled_by_torch
 from l2c_rt.backends.graphs.attributes import Attributes
 from l2c_rt.backends.graphs.capture_watch import CaptureWatch, NotRepeatableError
-from l2c_rt.device.graphs import GraphSequence, Recorder
+from l2c_rt.device.graph_sequence import GraphSequence
+from l2c_rt.device.graphs import Recorder
 from l2c_rt.memory.kept_values import KeptValues
 
 StepKey = tuple[int, tuple[object, ...]]
