@@ -78,6 +78,8 @@ cover at one image, all but 4 of an H100's multiprocessors."""
 ATTENTION_TILES = (
     AttentionTile(64, 64, 4, 2),
     AttentionTile(64, 64, 4, 3),
+    AttentionTile(64, 128, 4, 2),
+    AttentionTile(64, 128, 4, 3),
     AttentionTile(128, 64, 8, 2),
     AttentionTile(128, 64, 8, 3),
     AttentionTile(128, 64, 8, 3, registers=128),

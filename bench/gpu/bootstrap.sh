@@ -31,10 +31,15 @@ if [ "$results" = build ]; then
 fi
 
 # The kernels against their meaning, the tests, then what matters most; a first run compiles much.
+# Tests share the GPU, but for those that read its free memory or its clock.
 mkdir -p "$results"
+workers=()
+"$python" -c "import xdist" 2>/dev/null && workers=(-n 8 --dist worksteal)
+alone="memory or slots or tuning_gpu"
 stage doctor 300 "$python" -m l2c_rt.cli doctor --json --out "$results/doctor.json"
 stage kernels 200 "$python" tests/support/every_kernel.py
-stage tests 330 "$python" -m pytest tests -m gpu -q --maxfail=8 -k "not sanitizer and not threads"
+stage tests 330 "$python" -m pytest tests -m gpu -q "${workers[@]}" -k "not sanitizer and not ($alone)"
+stage alone 200 "$python" -m pytest tests -m gpu -q -k "$alone"
 stage bench 560 "$python" -m pytest bench -m gpu -v --results "$results" \
   -k "ceilings or nodes or row_kernels or (256 and ddim-50 and n1)"
 tar -czf "$results.tar.gz" -C "$(dirname "$results")" "$(basename "$results")"

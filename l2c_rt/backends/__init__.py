@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from typing import Any
 
 import torch
@@ -109,7 +110,7 @@ def _graphs(model: BoundModel, options: Options) -> GraphParts | None:
     """How a model's own forward is captured; None where it is not."""
     if model.device.type != "cuda" or options.graph == "off":
         return None
-    return GraphParts(CudaRecorder, options.forgiving)
+    return GraphParts(partial(CudaRecorder, places=options.places), options.forgiving)
 
 
 def _products(model: BoundModel, options: Options) -> Products | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+
+from l2c_rt.device.capture_places import CapturePlaces
 
 GRAPHS = ("step", "trajectory", "off")
 
@@ -21,7 +23,8 @@ class Options:
     of a shape on a machine compares every kernel with its meaning.  With `pack`, linears on a CPU
     may take copies of their weights in the layout of a faster product; `precision` is "bf16" for
     the products of a float32 model there, "fp8" for those of a bfloat16 model's branches on a GPU,
-    None for its own.
+    None for its own.  `places` are where the graphs of the compiled model are captured, also after
+    its weights have changed.
     """
 
     graph: str = "step"
@@ -33,6 +36,7 @@ class Options:
     check: bool = True
     pack: bool = True
     precision: str | None = None
+    places: CapturePlaces = field(default_factory=CapturePlaces, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.graph not in GRAPHS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from launch_recorder import Choosing, LogRecorder
 from recorded_runs import model_of
 from recording_driver import recorded_launches
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from l2c_rt.api import build
 from l2c_rt.backends.cuda.branch_tuning import AttentionTask, LinearTask, settle
@@ -51,8 +53,31 @@ def calls_of(columns: int) -> list[Callable[[], None]]:
     return [call(tile) for tile in LINEAR_TILES[:3]]
 
 
+class TorchCalls(TorchDispatchMode):
+    """The operators that compute something, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "aten" and any(k in str(func) for k in ("mm", "neg")):
+            self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
 def compiled() -> int:
     return sum(len(cache[0]) for cache in module._linear_kernel.device_caches.values())
+
+
+def test_results_that_others_read_are_timed_with_their_reading() -> None:
+    # As partial sums are: a launch that only some pay would decide.
+    task = linear_task()
+    splittable = LinearTask(replace(task.problem, splittable=True), task.x, task.weights, task.out)
+    for candidate, kernels in ((task, 1), (splittable, 2)):
+        with TorchCalls() as calls:
+            candidate.timed(None, LinearConfig("addmm"))()
+        assert len(calls.names) == kernels
 
 
 def test_every_kernel_is_compiled_and_none_is_launched() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from l2c_rt.backends.cuda.tuning.candidates import (
     run_attention,
@@ -112,7 +113,7 @@ def test_a_choice_of_another_kind_is_refused() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scale", [None, 0.3])
-@pytest.mark.parametrize("kind", ["flash", "math", "triton"])
+@pytest.mark.parametrize("kind", ["math", "triton"])
 def test_every_attention_choice_that_a_cpu_has_mixes_the_values(
     kind: str, scale: float | None, dtype: torch.dtype
 ) -> None:
@@ -132,9 +133,23 @@ def test_every_attention_choice_that_a_cpu_has_mixes_the_values(
     assert (arena[2] == 7).all()
 
 
-@pytest.mark.parametrize("kind", ["cudnn", "efficient"])
+@pytest.mark.parametrize("kind", ["cudnn", "flash", "efficient"])
 def test_a_backend_that_a_device_lacks_raises_instead_of_being_replaced(kind: str) -> None:
     qkv, out = torch.randn(1, 4, 48), torch.full((1, 4, 16), 7.0)
     with pytest.raises((RuntimeError, UserWarning)):
         run_attention(AttentionConfig(kind), reference, qkv, 2, None, out)
     assert (out == 7).all()
+
+
+def test_a_choice_sets_no_flags_of_the_whole_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Threads that set and restore them in turn leave attention switched off.
+    def refused(value: bool) -> None:
+        raise AssertionError("a flag of the whole process was set")
+
+    for name in dir(torch._C):
+        if name.startswith("_set_sdp_"):
+            monkeypatch.setattr(torch._C, name, refused)
+    qkv, out = torch.randn(1, 4, 48), torch.empty(1, 4, 16)
+    run_attention(AttentionConfig("math"), reference, qkv, 2, None, out)
+    with pytest.raises(AssertionError, match="flag"), sdpa_kernel(SDPBackend.MATH):
+        pass

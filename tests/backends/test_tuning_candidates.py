@@ -35,19 +35,22 @@ def kinds(choices: tuple[Any, ...]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("gelu", "bias", "device", "kind"),
+    ("gelu", "bias", "dtype", "device", "kind"),
     [
-        (None, True, "cuda", "addmm"),
-        ("tanh", True, "cuda", "addmm_activation"),
-        ("tanh", True, "cpu", "addmm"),
-        ("tanh", False, "cuda", "addmm"),
-        ("none", True, "cuda", "addmm"),
+        (None, True, "bfloat16", "cuda", "addmm"),
+        ("tanh", True, "bfloat16", "cuda", "addmm_activation"),
+        ("tanh", True, "float16", "cuda", "addmm_activation"),
+        # Its approximation of tanh would show in float32.
+        ("tanh", True, "float32", "cuda", "addmm"),
+        ("tanh", True, "bfloat16", "cpu", "addmm"),
+        ("tanh", False, "bfloat16", "cuda", "addmm"),
+        ("none", True, "bfloat16", "cuda", "addmm"),
     ],
 )
 def test_tanh_gelu_is_fused_by_default_where_the_operator_has_it(
-    gelu: str | None, bias: bool, device: str, kind: str
+    gelu: str | None, bias: bool, dtype: str, device: str, kind: str
 ) -> None:
-    problem = linear(gelu=gelu, bias=bias)
+    problem = linear(gelu=gelu, bias=bias, dtype=dtype)
     assert default_linear(problem, device) == LinearConfig(kind)
     offered = [choice.kind == "addmm_activation" for choice in linear_candidates(problem, device)]
     assert any(offered) is (kind == "addmm_activation")

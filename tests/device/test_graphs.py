@@ -9,7 +9,7 @@ import pytest
 import torch
 from fake_torch_cuda import GPU, FakeCuda, FakeGraph
 
-from l2c_rt.device import graphs as replay
+from l2c_rt.device.capture_places import PRIORITY
 from l2c_rt.device.graphs import CudaRecorder, GraphStats, undisturbed
 
 
@@ -43,8 +43,8 @@ def test_all_captures_of_a_recorder_share_a_pool_and_two_recorders_none(cuda: Fa
 def test_streams_that_capture_are_of_a_priority_that_neither_users_nor_the_tuner_take(
     cuda: FakeCuda,
 ) -> None:
-    assert CudaRecorder(GPU)._stream.priority == replay.PRIORITY  # type: ignore[attr-defined]
-    assert replay.PRIORITY not in (0, -1)
+    assert CudaRecorder(GPU)._stream.priority == PRIORITY  # type: ignore[attr-defined]
+    assert PRIORITY not in (0, -1)
 
 
 def test_warming_comes_behind_the_callers_work_and_is_waited_for(cuda: FakeCuda) -> None:
@@ -119,6 +119,19 @@ def test_after_a_failed_capture_another_pool_is_taken_and_the_failed_graph_is_ke
     assert pools == [(0, 1), (0, 1), (0, 2), (0, 2)]
     (failed,) = recorder._failed  # type: ignore[attr-defined]
     assert failed.pool == (0, 1)
+
+
+def test_work_that_a_check_of_ours_refuses_leaves_the_pool_to_the_next_capture(
+    cuda: FakeCuda,
+) -> None:
+    recorder = CudaRecorder(GPU)
+    cuda.fails["work"] = [ValueError("not repeatable")]
+    with pytest.raises(ValueError, match="not repeatable"):
+        recorder.capture(lambda: cuda.did("work"))
+    recorder.capture(lambda: None)
+    pools = [entry[1] for entry in cuda.log if entry[0] == "capture_begin"]
+    assert pools == [(0, 1), (0, 1)]
+    assert not recorder._failed
 
 
 def test_memory_that_is_short_is_not_tried_again(cuda: FakeCuda) -> None:

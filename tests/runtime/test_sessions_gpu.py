@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from gpu_runs import STEPS, drive, fresh, noise, on_gpu, waits_refused
+from gpu_runs import PUBLISHED, STEPS, drive, fresh, noise, on_gpu, waits_refused
 from published_outputs import relative
 from three_backends import assert_same
 from toys import random_schedule, timesteps, toy_dit
@@ -112,27 +112,28 @@ def test_a_changed_weight_is_noticed_and_captured_anew() -> None:
     assert fast.summary().weight_changes == 1
 
 
-def test_no_call_or_run_waits_for_the_device_once_it_is_captured() -> None:
-    fast = fresh(timesteps=timesteps(STEPS))
+def test_no_call_waits_for_the_device_once_it_is_captured_but_a_runs_first() -> None:
+    fast = fresh(timesteps=PUBLISHED)
     labels, start = torch.tensor([1, 2], device="cuda"), noise()
-    inputs = [on_gpu(step)[:2] for step in range(STEPS)]
+    inputs = [on_gpu(step, loop=PUBLISHED)[:2] for step in range(STEPS)]
+    on_host = [t.cpu() for _, t in inputs]
 
-    on_host = [torch.full((2,), value) for value in timesteps(STEPS)]
+    def calls(timesteps: list[torch.Tensor], y: torch.Tensor) -> None:
+        # A timestep on the GPU is read once in a run, to know that it is the start of one.
+        fast(inputs[0][0], timesteps[0], y)
+        with waits_refused():
+            for (x, _), t in zip(inputs[1:], timesteps[1:], strict=True):
+                fast(x, t, y)
 
-    def runs() -> None:
-        for x, t in inputs:
-            fast(x, t, labels)
-        for (x, _), t in zip(inputs, on_host, strict=True):
-            fast(x, t, labels + 1)
-        for x, t in inputs:
-            # Other labels at every call: tabulated one by one.
-            fast(x, t, labels + 1)
+    for _ in range(2):
+        calls([t for _, t in inputs], labels)
         fast.sample(start, labels)
-
-    runs()
-    torch.cuda.synchronize()
+        torch.cuda.synchronize()
+    # Other labels at every run: tabulated anew.
+    calls([t for _, t in inputs], labels + 1)
     with waits_refused():
-        runs()
+        calls(on_host, labels + 1)
+        fast.sample(start, labels)
 
 
 def test_a_timestep_on_the_gpu_that_does_not_fit_is_reported() -> None:
@@ -141,7 +142,8 @@ def test_a_timestep_on_the_gpu_that_does_not_fit_is_reported() -> None:
     def run_off_by_one() -> None:
         for step in range(2 * STEPS):
             x, t, y = on_gpu(step % STEPS)
-            fast(x, t + 1, y)
+            # The first timestep of a run is read on the host.
+            fast(x, t + (step > 0), y)
             torch.cuda.synchronize()
 
     with pytest.raises(ValueError, match="found on the GPU"):
@@ -149,8 +151,8 @@ def test_a_timestep_on_the_gpu_that_does_not_fit_is_reported() -> None:
 
 
 def test_calls_and_runs_of_one_session_on_different_streams_are_ordered() -> None:
-    fast = fresh(timesteps=timesteps(STEPS))
-    images, calls = noise(), [on_gpu(step) for step in range(STEPS)]
+    fast = fresh(timesteps=PUBLISHED)
+    images, calls = noise(), [on_gpu(step, loop=PUBLISHED) for step in range(STEPS)]
     one, other = torch.cuda.Stream(), torch.cuda.Stream()
     with fast.session() as session, torch.no_grad():
         labels = calls[0][2]
@@ -174,27 +176,30 @@ def test_a_model_on_a_gpu_that_is_not_the_current_one(known: bool) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("wanted two GPUs")
     model = toy_dit()
-    here = fresh(model, timesteps=timesteps(STEPS) if known else None)
-    want, whole = drive(here), here.sample(noise(), [1, 2])
+    here = fresh(model, timesteps=PUBLISHED if known else None)
+    want, whole = drive(here, loop=PUBLISHED), here.sample(noise(), [1, 2])
     there = compile(copy.deepcopy(model).to("cuda:1"), here.schedule, backend="fused", tune=False,
-                    timesteps=timesteps(STEPS) if known else None)  # fmt: skip
+                    timesteps=PUBLISHED if known else None)  # fmt: skip
     for _ in range(2):
-        got = [there(*(value.to("cuda:1") for value in on_gpu(step))) for step in range(STEPS)]
+        got = [
+            there(*(value.to("cuda:1") for value in on_gpu(step, loop=PUBLISHED)))
+            for step in range(STEPS)
+        ]
         assert_same([out.cuda() for out in got], want)
     assert torch.equal(there.sample(noise().to("cuda:1"), [1, 2]).cuda(), whole)
     assert torch.cuda.current_device() == 0
 
 
 def test_made_ready_in_inference_mode_it_serves_outside_and_the_other_way_round() -> None:
-    inside, outside = fresh(timesteps=timesteps(STEPS)), fresh(timesteps=timesteps(STEPS))
+    inside, outside = fresh(timesteps=PUBLISHED), fresh(timesteps=PUBLISHED)
     with torch.inference_mode():
-        first, run = drive(inside), inside.sample(noise(), [1, 2])
-    want = drive(outside)
+        first, run = drive(inside, loop=PUBLISHED), inside.sample(noise(), [1, 2])
+    want = drive(outside, loop=PUBLISHED)
     assert_same(first, want)
-    assert_same(drive(inside), want)
+    assert_same(drive(inside, loop=PUBLISHED), want)
     assert torch.equal(inside.sample(noise(), [1, 2]), run)
     with torch.inference_mode():
-        assert_same(drive(outside), want)
+        assert_same(drive(outside, loop=PUBLISHED), want)
 
 
 def test_a_callback_may_use_the_gpu_and_the_same_model() -> None:

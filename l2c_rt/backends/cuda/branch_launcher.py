@@ -62,7 +62,7 @@ class BranchLauncher:
             if isinstance(problem, AttentionProblem):
                 self._attentions[problem] = choice
             else:
-                self._linears.choices[problem] = choice
+                self._linears.choose(problem, choice, self._buffers.h.device)
                 if choice.kind == "split":
                     # Taken now: a buffer allocated in a capture would belong to one graph.
                     self._partial_sums(choice.splits)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l2c_rt.backends.cuda.cublas_lt import workspace_on
 from l2c_rt.backends.cuda.tuning.candidates import run_attention, run_linear, run_split
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.tuning.problems import (
@@ -37,9 +38,23 @@ class LinearTask:
         expected = reference.linear(self.x, *self.weights[0], self.problem.gelu)
         return tuner.linear(
             self.problem,
-            lambda choice: self.call(kernels, choice),
+            lambda choice: self.timed(kernels, choice),
             lambda choice: _agrees(self.call(kernels, choice), self.out, expected),
         )
+
+    def timed(self, kernels: Any, choice: LinearConfig) -> Callable[[], None]:
+        """A call with what reads its result: partial sums cost that kernel more reads, but no
+        launch that the others are spared."""
+        call = self.call(kernels, choice)
+        if not self.problem.splittable or choice.kind == "split":
+            return call
+        read = torch.empty_like(self.out)
+
+        def with_reader() -> None:
+            call()
+            torch.neg(self.out, out=read)
+
+        return with_reader
 
     def call(self, kernels: Any, choice: LinearConfig) -> Callable[[], None]:
         """A call of the choice; each time with the next branch's weight, since in a run no weight
@@ -47,12 +62,13 @@ class LinearTask:
         x, out, gelu = self.x, self.out, self.problem.gelu
         turn = itertools.cycle(self.weights)
         if choice.kind != "split":
-            return lambda: run_linear(choice, kernels, x, *next(turn), gelu, out)
+            room = workspace_on(x.device) if choice.kind == "lt" else None
+            return lambda: run_linear(choice, kernels, x, *next(turn), gelu, out, room)
         sizes = (choice.splits, self.problem.rows, self.problem.columns)
         partial_sums = x.new_empty(sizes, dtype=torch.float32)
 
         def split() -> None:
-            # Charge the split variant for the extra reads of its consumer.
+            # The sum stands for the kernel that adds the parts as it reads them.
             run_split(choice, kernels, x, *next(turn), partial_sums)
             kernels.split_sum(partial_sums, out=out)
 
@@ -87,13 +103,14 @@ Task = LinearTask | AttentionTask
 def settle(tasks: Iterable[Task], tuner: Tuner, kernels: Any) -> dict[Any, Any]:
     """The choice of every task's problem.
 
-    All candidates that are to be measured are compiled first, side by side.
+    All candidates of ours that are to be measured are compiled first, side by side.
     """
     tasks = list(tasks)
     tuner.compile_ahead([
         task.call(kernels, choice)  # type: ignore[arg-type]
         for task in tasks
         for choice in tuner.to_measure(task.problem)
+        if choice.kind != "lt"  # Nothing to compile, and a workspace for each would be gigabytes.
     ])  # fmt: skip
     settled: dict[Any, Any] = {}
     for task in tasks:

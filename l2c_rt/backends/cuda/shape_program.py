@@ -74,7 +74,7 @@ class ShapeProgram:
 
     def _make_launchers(self, fusable: FusableModel, tuner: Tuner) -> None:
         buffers, tables, kernels = self.buffers, self.tables, self.kernels
-        linears = Linears(kernels, tuner)
+        self._linears = linears = Linears(kernels, tuner)
         common = (fusable, buffers, self.weights, kernels, tuner, linears)
         self.quantized = None
         if self.options.precision == "fp8":
@@ -211,17 +211,14 @@ class ShapeProgram:
 
         Shapes: t [w] with w = 1 or at most the window; y int64 [labels].
         """
-        tables = self.tables
+        tables, count = self.tables, len(t)
         if isinstance(t, Tensor):
-            tables.t[:1].copy_(t.reshape(-1)[:1])
-            count = 1
+            tables.t[:count].copy_(t)
         elif self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             # A user's capture would read the numbers again, in memory that is others' by then.
-            count = len(t)
             for k, value in enumerate(t):
                 tables.t[k].fill_(value)
         else:
-            count = len(t)
             tables.t[:count].copy_(host_tensor(t, tables.t), non_blocking=True)
         if self.predictions is not None:
             self.predictions.fill(first, count)
@@ -235,7 +232,7 @@ class ShapeProgram:
 
     @property
     def graph_stats(self) -> GraphStats:
-        static = self.buffers.nbytes + self.weights.nbytes
+        static = self.buffers.nbytes + self.weights.nbytes + self._linears.nbytes
         static += 0 if self.tokens is None else self.tokens.nbytes
         static += 0 if self.quantized is None else self.quantized.nbytes
         return GraphStats(

@@ -7,14 +7,13 @@ Nothing here tracks gradients; callers run it under `torch.no_grad` or in infere
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from l2c_rt.backends.cuda.cublas_lt import LtAlgorithm, Name
 from l2c_rt.backends.cuda.tuning.pruning import MULTIPROCESSORS, Cut, promising
 from l2c_rt.backends.tuning.problems import (
     HALF_DTYPES,
@@ -35,16 +34,12 @@ from l2c_rt.kernels._launch import (
 SPLITS = (2, 3, 4)
 MANY_ROWS = 8192
 
-SDPA_BACKENDS = {
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "math": SDPBackend.MATH,
-}
+SDPA_KINDS = ("cudnn", "flash", "efficient", "math")
+"""PyTorch's own, by the names of its backends."""
 
 
 class Kernels(Protocol):
-    """What is called of the kernels, with the signatures of `l2c_rt.kernels.reference`."""
+    """What is called, with the signatures of `l2c_rt.kernels.reference`; see `CublasLt.beside`."""
 
     @property
     def linear(self) -> Callable[..., Any]: ...
@@ -57,8 +52,10 @@ class Kernels(Protocol):
 def default_linear(problem: LinearProblem, device: str = "cuda") -> LinearConfig:
     """What is used where nothing was measured: cuBLAS, which no tile of ours is known to beat,
     with tanh GELU in its epilogue where that saves two passes over the output."""
-    # On a CPU the very same operator computes erf GELU, and it has no erf form on CUDA.
+    # On a CPU the very same operator computes erf GELU, and it has no erf form on CUDA; its tanh
+    # is an approximation, 5e-6 off on an H200, which only half precision hides.
     fused = problem.gelu == "tanh" and problem.bias and device == "cuda"
+    fused = fused and problem.dtype in HALF_DTYPES
     return LinearConfig("addmm_activation" if fused else "addmm")
 
 
@@ -75,9 +72,12 @@ def default_attention(problem: AttentionProblem, device: str = "cuda") -> Attent
     return AttentionConfig("efficient" if takes else "math")
 
 
-def linear_candidates(problem: LinearProblem, device: str = "cuda") -> tuple[LinearConfig, ...]:
-    """All that is worth measuring, the default first."""
+def linear_candidates(
+    problem: LinearProblem, device: str = "cuda", algorithms: Sequence[Name] = ()
+) -> tuple[LinearConfig, ...]:
+    """All that is worth measuring, the default first; `algorithms` are cuBLASLt's for it."""
     configs = [default_linear(problem, device), LinearConfig("addmm")]
+    configs += [LinearConfig("lt", name) for name in algorithms]
     # With many rows cuBLAS fills the GPU; our tiles are then worth a compilation each only for
     # the activation that it has no epilogue for.
     if _kernel_multiplies(problem) and (problem.rows <= MANY_ROWS or problem.gelu == "none"):
@@ -138,14 +138,18 @@ def run_linear(
     bias: Tensor | None,
     gelu: str | None,
     out: Tensor,
+    workspace: Tensor | None = None,
 ) -> None:
     """Write gelu(x weight^T + bias) to `out`, which may be a slot.
 
-    Shapes: x [..., K]; weight [N, K]; bias [N]; out [..., N], contiguous.
+    Shapes: x [..., K]; weight [N, K]; bias [N]; out [..., N], contiguous; workspace [bytes].
     Raises: ValueError for a choice that does not compute this, or not on this device.
     """
     if choice.kind == "triton":
         kernels.linear(x, weight, bias, gelu=gelu, out=out, tile=_matrix_tile(choice))
+    elif choice.kind == "lt" and choice.tile and workspace is not None:
+        algorithm = LtAlgorithm(choice.tile, workspace)
+        kernels.linear(x, weight, bias, gelu=gelu, out=out, tile=algorithm)
     elif choice.kind == "addmm_activation":
         _refuse_wrong_gelu(x, bias, gelu)
         flat, y = x.view(-1, x.shape[-1]), out.view(-1, out.shape[-1])
@@ -160,8 +164,8 @@ def run_linear(
             torch.ops.aten.gelu_(y, approximate=gelu)
     else:
         raise ValueError(
-            f'run_linear: kind is {choice.kind!r}, wanted "addmm", "addmm_activation" or "triton"; '
-            '"split" leaves parts and is for run_split'
+            f'run_linear: kind is {choice.kind!r}, wanted "addmm", "addmm_activation", "triton" or '
+            '"lt", which needs a workspace; "split" leaves parts and is for run_split'
         )
 
 
@@ -202,16 +206,34 @@ def run_attention(
         tile = None if choice.tile is None else AttentionTile(*choice.tile)
         kernels.attention(qkv, heads, scale, out=out, tile=tile)
         return
-    if choice.kind not in SDPA_BACKENDS:
-        known = ", ".join(('"triton"', *(f'"{kind}"' for kind in SDPA_BACKENDS)))
+    if choice.kind not in SDPA_KINDS:
+        known = ", ".join(('"triton"', *(f'"{kind}"' for kind in SDPA_KINDS)))
         raise ValueError(f"run_attention: kind is {choice.kind!r}, wanted one of {known}")
     b, t, _ = qkv.shape
     q, k, v = qkv.view(b, t, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-    with sdpa_kernel([SDPA_BACKENDS[choice.kind]]):
-        mixed = F.scaled_dot_product_attention(q, k, v, scale=scale)
-    # SDPA takes no `out`: this copy, usually without a transposition, is what these kinds cost
+    mixed = _mixed_by_pytorch(choice.kind, q, k, v, scale)
+    # PyTorch's take no `out`: this copy, usually without a transposition, is what these kinds cost
     # beside the kernel, and it is measured with them.
     out.view(b, t, heads, -1).copy_(mixed.transpose(1, 2))
+
+
+def _mixed_by_pytorch(kind: str, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+    """By the operator itself: `torch.nn.attention.sdpa_kernel` sets flags of the whole process, and
+    two threads that leave it in another order than they came leave attention switched off.
+
+    Shapes: q, k, v and the result [B, H, T, F].
+    """
+    ops = torch.ops.aten
+    if kind == "cudnn":
+        mixed = ops._scaled_dot_product_cudnn_attention(q, k, v, None, False, scale=scale)[0]
+    elif kind == "flash":
+        mixed = ops._scaled_dot_product_flash_attention(q, k, v, scale=scale)[0]
+    elif kind == "efficient":
+        mixed = ops._scaled_dot_product_efficient_attention(q, k, v, None, False, scale=scale)[0]
+    else:
+        mixed = ops._scaled_dot_product_attention_math(q, k, v, scale=scale)[0]
+    assert isinstance(mixed, Tensor)
+    return mixed
 
 
 def _matrix_tile(choice: LinearConfig) -> MatrixTile | None:
