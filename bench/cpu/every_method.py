@@ -97,8 +97,10 @@ class EveryMethod:
         }
 
     def timed(self, method: Any, options: dict[str, Any], rounds: int) -> Timed:
-        """A method's setting nearest to half, beside the full run, A B B A a round; with `quick` the
-        setting that it has."""
+        """A method's setting nearest to half, beside the full run, A B B A a round.
+
+        With `quick` it is the setting that the method has.
+        """
         knob = as_given(method) if self.quick else knob_of(method)
 
         def share(value: float) -> float:
