@@ -101,7 +101,10 @@ class StepGraphs:
 
         def work() -> None:
             slots = self._slots.at(bucket.rows)
-            outputs[:] = [evaluate(bucket.x, bucket.t, bucket.labels, slots)]
+            # The published DiT makes its frequencies on the host and moves them, which ends a
+            # capture.
+            with self._slots.device:
+                outputs[:] = [evaluate(bucket.x, bucket.t, bucket.labels, slots)]
 
         try:
             self._recorder.warm((work,))
