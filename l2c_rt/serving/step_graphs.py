@@ -49,12 +49,13 @@ class StepGraphs:
     @property
     def count(self) -> int:
         """Graphs that were captured."""
-        return sum(len(bucket.graphs) for bucket in self._buckets.values())
+        # A copy, here and below: other threads ask.
+        return sum(len(bucket.graphs) for bucket in list(self._buckets.values()))
 
     @property
     def nbytes(self) -> int:
         """Of the graphs' pool and what they read."""
-        buffers = (t for b in self._buckets.values() for t in (b.x, b.t, b.labels, b.rows))
+        buffers = (t for b in list(self._buckets.values()) for t in (b.x, b.t, b.labels, b.rows))
         return self._recorder.nbytes + sum(t.nbytes for t in buffers if t is not None)
 
     def evaluate(
