@@ -1,10 +1,11 @@
-"""Error against compute, and against time, of many methods on the digits: DDIM-20 and DDIM-50.
+"""Error against compute of every method on the digits: DDIM-20 and DDIM-50.
 
 The shipped model and routers, three shares of the full run's multiply-accumulates, three seeds.
-Writes every figure as JSON and draws both runs; a folder keeps what was measured, so that an
-interrupted bench goes on:
+Nothing is timed, so that it may run beside other work: what time a method takes is measured by
+`bench_methods.py`.  Writes every figure as JSON and draws both runs, of the methods in `DRAWN`; the
+folder keeps what was fitted, searched and measured, so that an interrupted bench goes on:
 
-    python bench/digits_pareto.py bench/results/digits-pareto.json docs/images [FOLDER]
+    python bench/digits_pareto.py bench/results/digits-pareto.json docs/images FOLDER [STEPS ...]
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from digits_methods import GUIDANCE, Digits
 
 import l2c_rt as rt
 from l2c_rt.comparison.comparison import Comparison
-from l2c_rt.comparison.methods import Entry, controls
+from l2c_rt.comparison.results import FULL
 from l2c_rt.demo.classifier import train_classifier
 from l2c_rt.demo.digits import load_digits
-from l2c_rt.demo.run import DemoSettings, load_demo_model, load_demo_router
+from l2c_rt.demo.run import load_demo_model
 from l2c_rt.measure.machine import processor_name
 from l2c_rt.untrusted.atomic_write import write_whole
 
@@ -31,59 +34,46 @@ STEPS = (20, 50)
 COMPUTE = (0.85, 0.675, 0.5)
 SEEDS = 3
 IMAGES = 6
-SAMPLES = 10
-"""Of calibration."""
+DRAWN = (
+    "learned", "learned + fitted", "search + fitted", "noisiest first", "FORA", "TaylorSeer",
+    "SmoothCache", "MagCache", "First-Block-Cache", "TeaCache", "SeaCache", "SpeCa", "ToCa",
+    "FasterCache",
+)  # fmt: skip
+"""More lines than these cannot be told apart."""
 
 
-def entries(model: nn.Module, steps: int) -> list[Entry]:
-    """The router of the digits, with and without correctors, and methods that need no training."""
-    router = load_demo_router(steps)
-    guidance = DemoSettings().guidance
-    calibration, of_blocks = (
-        rt.calibrate(model, steps=steps, samples=SAMPLES, cfg_scale=guidance, granularity=of)
-        for of in ("branch", "block")
-    )
-    return [
-        Entry("learned", router),
-        Entry("learned + GOC", router, {"corrector": rt.correctors.Goc(0.3, None)}),
-        Entry("learned + Taylor", router, {"corrector": rt.correctors.Taylor(1)}),
-        *controls(router.schedule(), 0),
-        Entry("FORA", rt.methods.FORA()),
-        Entry("TaylorSeer", rt.methods.FORA(), {"corrector": rt.correctors.Taylor(2)}),
-        Entry("HiCache", rt.methods.FORA(), {"corrector": rt.correctors.HiCache()}),
-        Entry("SmoothCache", rt.methods.SmoothCache(calibration)),
-        Entry("Delta-DiT", rt.methods.DeltaDiT(num_cached=6, boundary=steps // 2)),
-        Entry("MagCache", rt.methods.MagCache(of_blocks)),
-        Entry("Block Caching", rt.methods.BlockCaching(of_blocks)),
-    ]
-
-
-def measure(steps: int, folder: Path | None) -> Comparison:
+def measure(steps: int, folder: Path) -> Comparison:
     """One run's comparison, with a progress bar."""
     model = load_demo_model()
     return rt.compare(
-        model, entries(model, steps), compute=COMPUTE, seeds=SEEDS, steps=steps, images=IMAGES,
-        cfg_scale=DemoSettings().guidance, features=train_classifier(load_digits(), 0).features,
-        folder=None if folder is None else folder / f"ddim-{steps}",
+        model, Digits(model, steps, COMPUTE, folder).entries(), compute=COMPUTE, seeds=SEEDS,
+        steps=steps, images=IMAGES, cfg_scale=GUIDANCE, rounds=0, folder=folder / "comparison",
+        features=train_classifier(load_digits(), 0).features,
     )  # fmt: skip
 
 
-def main(results: Path, pictures: Path, folder: Path | None = None) -> None:
+def draw(comparison: Comparison, path: Path) -> None:
+    """The picture of some of the methods."""
+    rows = tuple(row for row in comparison.rows if row.method in (FULL, *DRAWN))
+    replace(comparison, rows=rows).plot(path)
+
+
+def main(results: Path, pictures: Path, folder: Path, runs: Sequence[int]) -> None:
     """Measure; after each run print its table and write figures and picture."""
     raw: dict[str, Any] = {
-        "command": f"python bench/digits_pareto.py {results} {pictures}",
+        "command": f"python bench/digits_pareto.py {results} {pictures} FOLDER",
         "machine": processor_name(),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "runs": {},
     }
-    for steps in STEPS:
-        comparison = measure(steps, folder)
+    for steps in runs:
+        comparison = measure(steps, folder / f"ddim-{steps}")
         raw["runs"][f"ddim-{steps}"] = comparison.as_dict()
         write_whole(results, json.dumps(raw, indent=1, allow_nan=False) + "\n")
-        comparison.plot(pictures / f"digits-pareto-{steps}.png")
+        draw(comparison, pictures / f"digits-pareto-{steps}.png")
         print(comparison, end="\n\n")
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(*map(Path, sys.argv[1:4]), [*map(int, sys.argv[4:])] or STEPS)

@@ -4,7 +4,7 @@ The shipped routers at 45, 65 and 85 % of the branches that may be reused: reuse
 several eta, and as `rt.fit_corrector` fits them; a router that was learned with its predictor; the
 schedules of `rt.search`; and at as much compute as each of the three, methods that need no
 training.  Writes every figure as JSON; the folder keeps what was learned, fitted, searched and
-measured, so that an interrupted bench goes on:
+measured, so that an interrupted bench goes on, and runs that the results have stay in them:
 
     python bench/digits_predictors.py bench/results/digits-predictors.json FOLDER [STEPS ...]
 """
@@ -15,6 +15,7 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,8 @@ def with_predictors(model: nn.Module, steps: int, folder: Path) -> list[Entry]:
         model, steps=steps, reuse=0.65, corrector="learned", cfg_scale=GUIDANCE, report=0,
         out=folder / "learned", resume=True,
     )  # fmt: skip
+    # Without what `learn` fitted at its end, for one of the three cuts.
+    learned = replace(learned, fitted=None)
     cut = [learned.schedule(reuse=reuse) for reuse in REUSE]
     goc = [
         Entry(f"L2C, GOC {eta:g}", plain, {"corrector": rt.correctors.Goc(eta, None)})
@@ -127,14 +130,12 @@ def without_training(model: nn.Module, steps: int, folder: Path) -> list[Entry]:
 def main(results: Path, folder: Path, runs: Sequence[int]) -> None:
     """Measure; after each run print its table and write the figures."""
     raw: dict[str, Any] = {
-        "command": " ".join(
-            ["python bench/digits_predictors.py", str(results), "FOLDER", *map(str, runs)]
-        ),
+        "command": f"python bench/digits_predictors.py {results} FOLDER [STEPS ...]",
         "machine": processor_name(),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "reuse": REUSE,
-        "runs": {},
+        "runs": json.loads(results.read_text())["runs"] if results.exists() else {},
     }
     model = load_demo_model()
     for steps in runs:

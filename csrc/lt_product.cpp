@@ -172,7 +172,7 @@ void LtProduct::run(std::size_t algorithm, const LtOperands& operands) {
                  algorithms_.size(), ", ", text());
   CHECK_ARGUMENT((operands.bias != nullptr) == shape_.bias, "bias, ", text());
   CHECK_ARGUMENT(aligned(operands.x, kAlignment) && aligned(operands.weight, kAlignment) &&
-                     aligned(operands.y, kAlignment) &&
+                     aligned(operands.y, kAlignment) && aligned(operands.bias, kAlignment) &&
                      aligned(operands.workspace, kWorkspaceAlignment),
                  "an address that is no multiple of ", kAlignment, ", or a workspace of ",
                  kWorkspaceAlignment, ", ", text());

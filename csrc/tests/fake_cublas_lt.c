@@ -58,13 +58,13 @@ static int begin(const char* call, uint64_t value) {
   return fail_nth > 0 && strcmp(call, fail_call) == 0 && --fail_nth == 0 ? fail_code : OK;
 }
 
-#define BEGIN(value)                                              \
-  do {                                                            \
+#define BEGIN(value)                                               \
+  do {                                                             \
     const int failed = begin(__func__, (uint64_t)(size_t)(value)); \
-    if (failed != OK) return failed;                              \
+    if (failed != OK) return failed;                               \
   } while (0)
-#define NEED(condition) \
-  do {                  \
+#define NEED(condition)                                \
+  do {                                                 \
     if (!(condition)) return ++misuses, INVALID_VALUE; \
   } while (0)
 

@@ -63,7 +63,7 @@ def describe(
 
 def _described(model: nn.Module, sites: Sequence[str] | None) -> BoundModel:
     if sites is not None:
-        return describe_own(model, named_sites(model, sites))
+        return _in_published_loop(model, describe_own(model, named_sites(model, sites)))
     for name, adapter in SUPPORTED.items():
         if adapter.matches(model):
             described: BoundModel | None = None
@@ -89,6 +89,11 @@ def _by_blocks(model: nn.Module, sites: Sequence[str] | None, granularity: str) 
         own = describe_own(model, block_sites(model))
     else:
         own = describe_own(model, [replace(s, is_block=True) for s in named_sites(model, sites)])
+    return _in_published_loop(model, own)
+
+
+def _in_published_loop(model: nn.Module, own: BoundModel) -> BoundModel:
+    """The own forward of a model that has an adapter takes that one's arguments and loop."""
     if not has_adapter(model):
         return own
     known = bind(model)

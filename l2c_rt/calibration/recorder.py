@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.observe import Observer, Stream
 from l2c_rt.adapters.own.probe import Probe, ProbeStoppedError, probe, probe_of
-from l2c_rt.learning.site_passes import Call, SitePasses
+from l2c_rt.adapters.own.site_passes import Call, SitePasses
 from l2c_rt.runtime.loop_model import Place
 
 MAIN_STREAMS = ("hidden_states", "x")

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.comparison.loop_runs import Loop
-from l2c_rt.learning.rehearsal import isolated
+from l2c_rt.comparison.loop_runs import Loop, isolated
 from l2c_rt.runtime.loop_model import LoopModel, Place
 from l2c_rt.runtime.timestep_check import host_timestep
 from l2c_rt.sampling import loops

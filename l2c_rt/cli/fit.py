@@ -7,17 +7,13 @@ from typing import Any
 
 import click
 
-from l2c_rt.cli.checks import WEIGHTS_METAVAR, check_weights, check_writable, device_option
+from l2c_rt.cli.checks import WEIGHTS_METAVAR, check_weights, check_writable
 from l2c_rt.cli.exits import fitting, refuse
 from l2c_rt.cli.models import check_device, load
 from l2c_rt.cli.options import (
     MOST,
-    SEED,
-    cfg_scale_option,
+    calibration_options,
     cut_options,
-    force_option,
-    key_option,
-    num_heads_option,
 )
 from l2c_rt.cli.sources import METAVAR, Threshold, read_source
 
@@ -43,15 +39,7 @@ In Python: rt.compile(model, rt.correctors.Fitted.load("fit.safetensors").fit)
               help="Values of a branch that its prediction is made of.")  # fmt: skip
 @click.option("--runs", type=click.IntRange(1, MOST), default=4, show_default=True,
               help="Runs of each of the two fits.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(1, MOST), default=5, show_default=True,
-              help="Images of a run.")  # fmt: skip
-@click.option("--seed", type=SEED, default=0, show_default=True)
-@cfg_scale_option
-@num_heads_option
-@key_option
-@device_option
-@click.option("--resume", is_flag=True, help="Take up the sums beside the file, if any.")
-@force_option
+@calibration_options
 def fit_command(
     weights: str,
     source: str,

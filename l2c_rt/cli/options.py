@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from l2c_rt.cli.checks import device_option
 from l2c_rt.cli.sources import SmoothCacheHeader, Threshold
 from l2c_rt.families import FAMILIES, Family
 
@@ -106,3 +107,17 @@ def smoothcache_options(command: Command) -> Command:
         return command(left_out=SmoothCacheHeader(blocks, family or "", sampler or ""), **rest)
 
     return run
+
+
+def calibration_options(command: Command) -> Command:
+    """What runs that measure a model are made of; all options arrive under their own names."""
+    batch_size = click.option("--batch-size", type=click.IntRange(1, MOST), default=5,
+                              show_default=True, help="Images of a run.")  # fmt: skip
+    seed = click.option("--seed", type=SEED, default=0, show_default=True)
+    resume = click.option(
+        "--resume", is_flag=True, help="Take up what lies beside the file, if anything."
+    )
+    for option in (force_option, resume, device_option, key_option, num_heads_option,
+                   cfg_scale_option, seed, batch_size):  # fmt: skip
+        command = option(command)
+    return command

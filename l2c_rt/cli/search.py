@@ -7,17 +7,12 @@ from typing import Any
 
 import click
 
-from l2c_rt.cli.checks import WEIGHTS_METAVAR, check_weights, check_writable, device_option
+from l2c_rt.cli.checks import WEIGHTS_METAVAR, check_weights, check_writable
 from l2c_rt.cli.exits import fitting, refuse
 from l2c_rt.cli.models import check_device, load
 from l2c_rt.cli.options import (
-    MOST,
-    SEED,
     FiniteFloat,
-    cfg_scale_option,
-    force_option,
-    key_option,
-    num_heads_option,
+    calibration_options,
 )
 
 EXAMPLES = """\b
@@ -42,15 +37,7 @@ Examples:
               show_default=True, help="What stands for a reused branch.")  # fmt: skip
 @click.option("--ages", type=click.IntRange(1, 64), default=4, show_default=True,
               help="Evaluations that an output may be reused for.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(1, MOST), default=5, show_default=True,
-              help="Images of a run.")  # fmt: skip
-@click.option("--seed", type=SEED, default=0, show_default=True)
-@cfg_scale_option
-@num_heads_option
-@key_option
-@device_option
-@click.option("--resume", is_flag=True, help="Take up what lies beside the file, if anything.")
-@force_option
+@calibration_options
 def search_command(
     weights: str,
     out: Path,

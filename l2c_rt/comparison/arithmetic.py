@@ -99,7 +99,7 @@ class Planned:
     def _cost(self, model: Compiled) -> Cost | None:
         if model.bound_model.open_stage is None:
             return model.cost
-        if getattr(model.bound_model, "dynamic", None) is not None:
+        if model.bound_model.dynamic is not None:
             return None
         program = self._programs.get(model.schedule.branches)
         return None if program is None else prepare(program, model.schedule, _as_it_is)[1]

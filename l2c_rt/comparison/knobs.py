@@ -115,4 +115,9 @@ def _named(method: object) -> str:
     if isinstance(method, CacheSchedule):
         cut = method.threshold
         return method.source[:40] if cut is None else f"threshold={cut:.4g}"
+    if is_dataclass(method) and not isinstance(method, type):
+        values = [(f.name, getattr(method, f.name)) for f in fields(method) if f.repr]
+        defaults = {f.name: f.default for f in fields(method)}
+        said = ", ".join(f"{n}={value!r}" for n, value in values if value != defaults[n])
+        return f"{type(method).__name__}({said})"[:100]
     return str(method) if isinstance(method, str) else repr(method)[:60]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,3 +112,12 @@ class LoopRuns:
             return fast.run.call(args, kwargs, StepHint(*place, steps))
 
         return LoopModel(fast.bound_model.model, self.calls_per_step, on_call)
+
+
+@contextmanager
+def isolated(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed torch's own generators, which a loop may draw from, and put them back at the end."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield

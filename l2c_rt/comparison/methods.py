@@ -93,7 +93,8 @@ def identity(value: object) -> object:
     if isinstance(value, CacheSchedule):
         return ["schedule", value.digest]
     if isinstance(value, Router):
-        return ["router", value.steps, identity(value.logits)]
+        parts = (value.logits, value.coefficients, value.fitted)
+        return ["router", value.steps, *map(identity, parts)]
     if isinstance(value, np.ndarray | Tensor):
         content = np.ascontiguousarray(value.numpy() if isinstance(value, Tensor) else value)
         return [str(content.dtype), *content.shape, hashlib.sha256(content.tobytes()).hexdigest()]

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2c_rt.learning.grams import gram_of
-from l2c_rt.learning.least_squares import Array, differences, fitted
+from l2c_rt.regression.grams import gram_of
+from l2c_rt.regression.least_squares import Array, differences, fitted
 
 FOLDS = 4
 """Full runs that the start is fitted on, each held out of a fit of the others."""

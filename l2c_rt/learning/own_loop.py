@@ -17,12 +17,12 @@ from l2c_rt import adapters
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.model_fingerprint import model_fingerprint
 from l2c_rt.adapters.own.describe import own_instead
+from l2c_rt.adapters.own.site_passes import Recording, SitePasses
 from l2c_rt.adapters.own.unet import describe_unet
-from l2c_rt.comparison.loop_runs import Loop
+from l2c_rt.comparison.loop_runs import Loop, isolated
 from l2c_rt.families import OWN_LOOP
 from l2c_rt.learning.options import LearnOptions, LoopOptions
-from l2c_rt.learning.rehearsal import Rehearsal, check_counts, check_modes, isolated, rehearse
-from l2c_rt.learning.site_passes import Recording, SitePasses
+from l2c_rt.learning.rehearsal import Rehearsal, check_counts, check_modes, rehearse
 from l2c_rt.learning.state import Gathering, LearnState, Sums, draw_seed, tensors_of
 from l2c_rt.learning.task import Task
 from l2c_rt.runtime.loop_model import LoopModel, Place

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.observe import Observer, Stream
 from l2c_rt.adapters.own.probe import Probe, probe_of
 from l2c_rt.adapters.own.sites import Site
-from l2c_rt.comparison.loop_runs import Loop, images_of
+from l2c_rt.comparison.loop_runs import Loop, images_of, isolated
 from l2c_rt.learning.options import LearnOptions
 from l2c_rt.runtime.known_loop import same_timestep
 from l2c_rt.runtime.loop_model import LoopModel, Place
@@ -177,12 +176,3 @@ def check_modes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
             "learn: loop calls the model under torch.inference_mode(), or with tensors made there, "
             "which autograd cannot record; use torch.no_grad()"
         )
-
-
-@contextmanager
-def isolated(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed torch's own generators, which a loop may draw from, and put them back at the end."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield

@@ -27,6 +27,7 @@ from l2c_rt.learning.output import CHECKPOINT, ROUTER, Output, checked_folder, w
 from l2c_rt.learning.own_loop import loop_task
 from l2c_rt.learning.penalty import nested, shifted_to_share
 from l2c_rt.learning.published_loop import PublishedLoopPairs, published_task
+from l2c_rt.learning.refit import refitted
 from l2c_rt.learning.state import LearnState, start, update
 from l2c_rt.learning.task import Task
 from l2c_rt.learning.workers import Workers, joined
@@ -73,7 +74,8 @@ def learn(
     share of the cached evaluations' branches, and then `router.schedule()` reuses just that share.
     With the corrector "learned" the value in the mixture is a prediction from the last `history`
     evaluations that compute everything, whose coefficients are learned with the gates from least
-    squares on; the router has them, and its schedules the predictions.
+    squares on; the router has them, and its schedules the predictions.  For `router.schedule()`
+    they are fitted again at the end, as `fit_corrector` does, in some 13 runs more.
     `out` receives router, log, checkpoint, pictures and a fit report of `report` images, unless 0;
     `resume` takes the checkpoint up, if any, and ends at the same scores as an uninterrupted run.
     Without matplotlib there is an L2CWarning and no picture.  docs/learning.md says what is done.
@@ -96,8 +98,13 @@ def learn(
         else:
             assert loop is not None
             task = loop_task(model, loop, options, checkpointing, folder is not None and report > 0)
-        router, wrote = _trained(task, folder, resume, save_every, progress)
-    if folder is not None and wrote and report:
+        router, is_first = _trained(task, folder, resume, save_every, progress)
+    if router.coefficients is not None:
+        own_folder = folder if is_first else None
+        router = refitted(router, model, options, own_folder, progress and is_first)
+    if folder is not None and is_first:
+        router.save(folder / ROUTER)
+    if folder is not None and is_first and report:
         fit = fit_report(
             model, router, images=report, cfg_scale=None if loop else cfg_scale, seed=seed,
             loop=loop, calls_per_step=calls_per_step,
@@ -109,7 +116,7 @@ def learn(
 def _trained(
     task: Task, folder: Path | None, resume: bool, save_every: int, progress: bool
 ) -> tuple[Router, bool]:
-    """The router, and whether this process wrote it to the folder."""
+    """The router, and whether this is the first of the processes."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     with joined(task.device) as workers:
@@ -120,9 +127,7 @@ def _trained(
         with closing(output) if output is not None else nullcontext():
             _train(task, state, output, workers, progress and workers.first)
         router = _finished(task, state, workers)
-    if folder is not None and output is not None:
-        router.save(folder / ROUTER)
-    return router, output is not None
+        return router, workers.first
 
 
 def _loop_options(

@@ -19,7 +19,11 @@ class EasyCache(Deciding):
     computed ones; the sum begins anew at every computed evaluation.  The first `ret_steps`
     evaluations and the last one are computed.  The first call of a step decides, the others follow
     it.  Published: 0.05 and 10 for Wan 2.1, 0.025 and 5 for HunyuanVideo.
-    Kept: output - input of each call, and x', x, v.  Needs: an output of the shape of the input.
+    Of a model that also predicts variances (twice the channels out) v is the first half, as where
+    the published program was run on DiT; the variances stay those of the last computed call, which
+    is ours: the published models have none.
+    Kept: output - input of each call, and x', x, v.  Needs: an output of the shape of the input, or
+    with twice its channels.
     Source: arXiv 2507.02860; github H-EmbodVis/EasyCache.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -32,7 +33,29 @@ MLP_FACTOR = 2.5
 
 
 @dataclass(frozen=True, slots=True)
-class ToCa:
+class TokenCaching:
+    """The fields that both methods have; the defaults are ToCa's."""
+
+    fresh_threshold: int = 3
+    fresh_ratio: float = 0.07
+    ratio_scheduler: str = "ToCa-ddim50"
+    soft_fresh_weight: float = 0.25
+    cache_type: str = "attention"
+    bonus: float = 0.6
+    seed: int = 0
+
+    aggressive: ClassVar[bool] = False
+    """Whether some evaluations run no block at all."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule:
+        return _schedule(self, steps, branches)
+
+
+@dataclass(frozen=True, slots=True)
+class ToCa(TokenCaching):
     """Token-wise caching: attention is reused, and of the MLP's tokens only some are computed.
 
     Between full evaluations every block adds the attention output that it kept, and computes its
@@ -58,23 +81,9 @@ class ToCa:
     Source: ToCa, arXiv 2410.05317; github Shenyi-Z/ToCa.
     """
 
-    fresh_threshold: int = 3
-    fresh_ratio: float = 0.07
-    ratio_scheduler: str = "ToCa-ddim50"
-    soft_fresh_weight: float = 0.25
-    cache_type: str = "attention"
-    bonus: float = 0.6
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule:
-        return _schedule(self, steps, branches, aggressive=False)
-
 
 @dataclass(frozen=True, slots=True)
-class DuCa:
+class DuCa(TokenCaching):
     """Dual caching: of the evaluations between full ones every other runs no block at all.
 
     As `ToCa`, except that where an odd number of evaluations is left until the next multiple of the
@@ -87,25 +96,17 @@ class DuCa:
     Source: DuCa, arXiv 2412.18911; github Shenyi-Z/DuCa.
     """
 
-    fresh_threshold: int = 3
     fresh_ratio: float = 0.05
     ratio_scheduler: str = "ToCa"
-    soft_fresh_weight: float = 0.25
-    cache_type: str = "attention"
     bonus: float = 0.8
-    seed: int = 0
 
-    def __post_init__(self) -> None:
-        _check(self)
-
-    def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule:
-        return _schedule(self, steps, branches, aggressive=True)
+    aggressive: ClassVar[bool] = True
 
 
 FULL, PARTIAL, AGGRESSIVE = 0, 1, 2
 
 
-def _kinds(method: ToCa | DuCa, steps: int, blocks: int, *, aggressive: bool) -> np.ndarray:
+def _kinds(method: TokenCaching, steps: int, blocks: int) -> np.ndarray:
     """FULL, PARTIAL or AGGRESSIVE.  Shapes: [S, blocks]."""
     kinds = np.full((steps, blocks), FULL, np.int8)
     interval = method.fresh_threshold
@@ -115,13 +116,13 @@ def _kinds(method: ToCa | DuCa, steps: int, blocks: int, *, aggressive: bool) ->
             rest = 0 if evaluation == 0 else left % interval
             if rest:
                 odd = rest % 2 == 1
-                kinds[evaluation, block] = AGGRESSIVE if aggressive and not odd else PARTIAL
+                kinds[evaluation, block] = AGGRESSIVE if method.aggressive and not odd else PARTIAL
             elif block == 0:
                 interval = _interval(method, left, steps)
     return kinds
 
 
-def _interval(method: ToCa | DuCa, left: int, steps: int) -> int:
+def _interval(method: TokenCaching, left: int, steps: int) -> int:
     """The interval from an evaluation on that is full, with `left` evaluations after it."""
     if method.fresh_ratio == 0:
         return method.fresh_threshold
@@ -132,12 +133,10 @@ def _interval(method: ToCa | DuCa, left: int, steps: int) -> int:
     return max(int(np.rint(np.float32(method.fresh_threshold) / divisor)), 1)
 
 
-def _schedule(
-    method: ToCa | DuCa, steps: int, branches: tuple[str, ...], *, aggressive: bool
-) -> CacheSchedule:
+def _schedule(method: TokenCaching, steps: int, branches: tuple[str, ...]) -> CacheSchedule:
     compute = full_table(steps, branches)
     blocks = _blocks(type(method).__name__, branches)
-    kinds = _kinds(method, steps, blocks, aggressive=aggressive)
+    kinds = _kinds(method, steps, blocks)
     compute[:] = np.repeat(kinds == FULL, 2, axis=1)
     shares = np.full(compute.shape, NOT_CHOSEN, np.float32)
     shares[:, 1::2] = np.where(kinds == PARTIAL, _shares(method, steps, blocks), NOT_CHOSEN)
@@ -151,7 +150,7 @@ def _schedule(
     )
 
 
-def _shares(method: ToCa | DuCa, steps: int, blocks: int) -> np.ndarray:
+def _shares(method: TokenCaching, steps: int, blocks: int) -> np.ndarray:
     """The share of the MLP's tokens that a partial block computes.  Shapes: float32 [S, blocks]."""
     factor = RATIO_SCHEDULERS[method.ratio_scheduler]
     deepest = max(blocks - 1, 1)
@@ -179,7 +178,7 @@ def _blocks(name: str, branches: tuple[str, ...]) -> int:
     return blocks
 
 
-def _check(method: ToCa | DuCa) -> None:
+def _check(method: TokenCaching) -> None:
     name = type(method).__name__
     n = method.fresh_threshold
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:

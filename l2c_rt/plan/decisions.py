@@ -155,4 +155,27 @@ class Dynamic:
                     f"{type(method).__name__}: {facts.kind} has no module {path!r}; name one "
                     "of its modules"
                 )
+        _check_comes_first(method, cut.look, facts)
         return Dynamic(method, cut)
+
+
+def _check_comes_first(method: DynamicMethod, look: Look, facts: ModelFacts) -> None:
+    """Raise ValueError where what is observed inside of a block lies behind blocks that it is to
+    decide about.  Where a module outside of all blocks stands only a forward can tell."""
+    if not look.is_inside:
+        return
+    around = [look.path == path or look.path.startswith(f"{path}.") for path in facts.blocks]
+    if True not in around:
+        return
+    number = around.index(True)
+    # A block's own input, and what lies in it, are seen before the block itself is done.
+    is_behind = look.kind == "added" or (look.kind == "output" and look.path in facts.blocks)
+    decided = [not all(column) for column in method.rows(facts.blocks).T.tolist()]
+    seen = zip(facts.blocks[: number + is_behind], decided, strict=False)
+    before = [path for path, may in seen if may]
+    if before:
+        raise ValueError(
+            f"{type(method).__name__}: {look.path} of {facts.kind} comes after "
+            f"{before[0]}, which may be reused, so it would be computed before "
+            "that is decided; look at the input of the first block, or at a module in it"
+        )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from l2c_rt.families import OWN_LOOP, RouterRules, rules_named
 from l2c_rt.policies import router_files
-from l2c_rt.policies.router_predictions import checked_coefficients, predictions_of
+from l2c_rt.policies.router_predictions import check_fitted, checked_coefficients, predictions_of
 from l2c_rt.schedule.cache_schedule import CacheSchedule, default_branches
 from l2c_rt.schedule.checks import (
     check_fingerprint,
@@ -24,6 +24,7 @@ from l2c_rt.schedule.checks import (
     checked_branches,
     checked_timesteps,
 )
+from l2c_rt.schedule.predictions import Predictions
 from l2c_rt.untrusted.bounded_read import naming, parse_json
 
 MAX_TRAINING_LENGTH = 1 << 16
@@ -41,7 +42,8 @@ class Router:
     the model that it was learned on; "" where that is not known. `timesteps` are those of its loop,
     `granularity` says whether its branches are parts of blocks, whole blocks, or shells of a U-Net.
     `coefficients` [R, K, H], where they were learned with the scores, are of the outputs at the
-    last H evaluations without a row, newest first; their sum stands for a reused branch.
+    last H evaluations without a row, newest first; their sum stands for a reused branch.  `fitted`
+    is what stands for it in `schedule()`, the cut that was learned for, where it was fitted again.
     """
 
     logits: npt.NDArray[np.float32]
@@ -55,6 +57,7 @@ class Router:
     timesteps: tuple[float, ...] | None = None
     granularity: str = "branch"
     coefficients: npt.NDArray[np.float32] | None = None
+    fitted: Predictions | None = None
 
     def __post_init__(self) -> None:
         family = rules_named(self.family)
@@ -70,6 +73,7 @@ class Router:
         object.__setattr__(self, "branches", branches)
         coefficients = checked_coefficients(self.coefficients, *logits.shape)
         object.__setattr__(self, "coefficients", coefficients)
+        check_fitted(self.fitted, self.steps, logits.shape[1])
         object.__setattr__(self, "sampler", self.sampler or family.sampler)
         _check_rows(family, self.steps, logits.shape[0])
         object.__setattr__(self, "timesteps", checked_timesteps(self.timesteps, self.steps))
@@ -144,6 +148,10 @@ class Router:
     def _schedule_of(self, cached: npt.NDArray[np.bool_], threshold: float | None) -> CacheSchedule:
         compute = np.ones((self.steps, len(self.branches)), np.bool_)
         compute[list(self.valid_rows())] = cached
+        own_cut = self.scores[list(self.valid_rows().values())] > rules_named(self.family).threshold
+        predictions = self.fitted
+        if predictions is None or not np.array_equal(own_cut, cached):
+            predictions = predictions_of(self.coefficients, self.valid_rows(), compute)
         return CacheSchedule(
             compute,
             self.branches,
@@ -155,7 +163,7 @@ class Router:
             timesteps=self.timesteps,
             fingerprint=self.fingerprint,
             granularity=self.granularity,
-            predictions=predictions_of(self.coefficients, self.valid_rows(), compute),
+            predictions=predictions,
         )
 
     def _check_run(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2c_rt.schedule.checks import MAX_CELLS, MAX_STEPS
+from l2c_rt.schedule.predictions import Predictions
 from l2c_rt.untrusted.atomic_write import write_whole
 from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded
 from l2c_rt.untrusted.safetensors_file import SafetensorsFile
@@ -23,11 +24,15 @@ from l2c_rt.untrusted.torch_zip import TorchArchive
 
 FORMAT = "l2c_rt.router"
 VERSION = "1"
-# Logits, and the optimizer's two copies of them in DiT's files.
-MAX_FILE_BYTES = 4 * 8 * MAX_CELLS
+# Logits, the optimizer's copies of them in DiT's files, and in ours what predicts each cell.
+MAX_FILE_BYTES = 4 * 16 * MAX_CELLS
 PUBLISHED_LOOP = ("model", "image_size", "num_sampling_steps")
 PUBLISHED_LEARNING = ("l1", "lr", "epochs", "max_steps", "global_batch_size", "ste_threshold")
 ELEMENT_TYPES = {"FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2"}
+
+TENSORS = {"logits": ("F32", "<f4"), "coefficients": ("F32", "<f4"),
+           "fitted_sources": ("I16", "<i2"), "fitted_coefficients": ("F64", "<f8")}  # fmt: skip
+FITTED = {"fitted_sources", "fitted_coefficients"}
 
 Scores = npt.NDArray[np.float32]
 
@@ -46,6 +51,7 @@ class Fields(TypedDict):
     timesteps: tuple[float, ...] | None
     granularity: str
     coefficients: Scores | None
+    fitted: Predictions | None
 
 
 def read(path: str | Path) -> Fields:
@@ -60,8 +66,8 @@ def read(path: str | Path) -> Fields:
 
 
 def write(path: str | Path, fields: Fields) -> None:
-    """Write the float32 tensor `logits`, and `coefficients` where there are any, with the other
-    fields in the header."""
+    """Write the float32 tensor `logits`, and `coefficients` and `fitted` where there are any, with
+    the other fields in the header."""
     import safetensors.numpy
 
     if Path(path).suffix != ".safetensors":
@@ -76,9 +82,13 @@ def write(path: str | Path, fields: Fields) -> None:
         header["timesteps"] = json.dumps(fields["timesteps"])
     if fields["granularity"] != "branch":
         header["granularity"] = fields["granularity"]
-    tensors = {"logits": fields["logits"]}
+    tensors: dict[str, npt.NDArray[Any]] = {"logits": fields["logits"]}
     if fields["coefficients"] is not None:
         tensors["coefficients"] = fields["coefficients"]
+    if fields["fitted"] is not None:
+        # Copies, since the writer wants memory of its own.
+        tensors["fitted_sources"] = np.array(fields["fitted"].sources)
+        tensors["fitted_coefficients"] = np.array(fields["fitted"].coefficients)
     write_whole(path, safetensors.numpy.save(tensors, metadata=header))
 
 
@@ -106,6 +116,7 @@ def _published(content: bytes, name: str) -> Fields:
         "timesteps": None,
         "granularity": "branch",
         "coefficients": None,
+        "fitted": None,
     }
 
 
@@ -161,9 +172,10 @@ def _ours(content: bytes, _name: str) -> Fields:
             f"format {header.get('format')!r:.40} version {header.get('version')!r:.40}, "
             f"wanted {FORMAT} {VERSION}; save the router with this version of l2c_rt"
         )
-    if not {"logits"} <= file.entries.keys() <= {"logits", "coefficients"}:
-        raise ValueError(f"the file holds {len(file.entries)} tensors, wanted one named logits")
-    tensors = {name: _floats(file, name) for name in file.entries}
+    names = file.entries.keys()
+    if not {"logits"} <= names <= TENSORS.keys() or len(FITTED & names) == 1:
+        raise ValueError(f"the file holds {len(names)} tensors, wanted one named logits")
+    tensors = {name: _tensor(file, name) for name in names}
     steps, branches = header.get("steps", ""), parse_json(header.get("branches", "").encode())
     if not steps.isdecimal() or len(steps) > 6 or not isinstance(branches, list):
         raise ValueError(f"header field steps ({steps!r:.40}) or branches is damaged")
@@ -179,11 +191,14 @@ def _ours(content: bytes, _name: str) -> Fields:
         "timesteps": parse_json(header.get("timesteps", "null").encode()),
         "granularity": header.get("granularity", "branch"),
         "coefficients": tensors.get("coefficients"),
+        "fitted": Predictions(tensors["fitted_sources"], tensors["fitted_coefficients"])
+        if names >= FITTED
+        else None,
     }
 
 
-def _floats(file: SafetensorsFile, name: str) -> Scores:
-    entry = file.entries[name]
-    if entry.kind != "F32":
-        raise ValueError(f"{name} are {entry.kind}, wanted F32")
-    return np.frombuffer(file.read(entry), "<f4").reshape(entry.shape)
+def _tensor(file: SafetensorsFile, name: str) -> npt.NDArray[Any]:
+    (kind, dtype), entry = TENSORS[name], file.entries[name]
+    if entry.kind != kind:
+        raise ValueError(f"{name} are {entry.kind}, wanted {kind}")
+    return np.frombuffer(file.read(entry), dtype).reshape(entry.shape)

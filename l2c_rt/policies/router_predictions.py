@@ -31,6 +31,19 @@ def checked_coefficients(
     return own
 
 
+def check_fitted(fitted: Predictions | None, steps: int, branches: int) -> None:
+    """Raise ValueError for predictions of another run, or with tensors, which no file holds."""
+    if fitted is None:
+        return
+    if fitted.sources.shape[:2] != (steps, branches):
+        raise ValueError(
+            f"router fitted: predictions are of {fitted.sources.shape[:2]} cells, wanted "
+            f"{steps} evaluations of {branches} branches"
+        )
+    if fitted.scale or fitted.shift or fitted.rounding:
+        raise ValueError("router fitted: predictions with tensors or rounding are not fitted ones")
+
+
 def predictions_of(
     coefficients: Coefficients | None, rows: Mapping[int, int], compute: npt.NDArray[np.bool_]
 ) -> Predictions | None:

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.own.site_passes import Call, SitePasses, less_bases, with_bases
 from l2c_rt.calibration.recorder import streams_of
-from l2c_rt.learning.grams import Parts, gram_of
-from l2c_rt.learning.site_passes import Call, SitePasses, less_bases, with_bases
 from l2c_rt.regression.fits import Cell, Fits
+from l2c_rt.regression.grams import Parts, gram_of
 from l2c_rt.runtime.loop_model import Place
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from l2c_rt.learning.least_squares import Array, fitted
+from l2c_rt.regression.least_squares import Array, fitted
 from l2c_rt.schedule.predictions import Predictions
 
 FOLDS = 4

@@ -15,7 +15,9 @@ from l2c_rt.plan.run_record import RunRecord
 from l2c_rt.plan.stream_ops import HalveBatch, RestoreStream
 from l2c_rt.plan.tokens import Refresh
 from l2c_rt.runtime.shared import SharedModel
+from l2c_rt.schedule import heatmap
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.cells import Cells
 
 
 class Act(IntEnum):
@@ -40,8 +42,8 @@ class LastRun:
 
     `acts` int8 [S, L, K] are of `Act`, for evaluation, call of the step and branch; `metric`
     float64 [S, L] is what the method decided by, NaN where it was not evaluated.  `tokens` int64
-    [S, L, K] are those computed of branches that reuse the others, else 0; `halved` bool [S, L] are
-    evaluations of the conditional half of the batch alone.
+    [S, L, K] are those computed of branches that reuse the others, else 0, of `num_tokens`;
+    `halved` bool [S, L] are evaluations of the conditional half of the batch alone.
     """
 
     branches: tuple[str, ...]
@@ -49,6 +51,7 @@ class LastRun:
     metric: npt.NDArray[np.float64]
     tokens: npt.NDArray[np.int64]
     halved: npt.NDArray[np.bool_]
+    num_tokens: int = 0
 
     @property
     def computed(self) -> npt.NDArray[np.bool_]:
@@ -68,8 +71,14 @@ class LastRun:
         return CacheSchedule(acts == Act.COMPUTED, self.branches, source="what the last run did")
 
     def plot(self, path: str | Path, lane: int = 0) -> None:
-        """The map of one call of the steps, as that of a schedule."""
-        self.schedule(lane).plot(path)
+        """The map of one call of the steps, as that of a schedule (needs matplotlib)."""
+        acts, tokens = self.acts[:, lane], self.tokens[:, lane]
+        cells = Cells(
+            acts == Act.COMPUTED, acts == Act.PREDICTED,
+            np.where(acts == Act.REFRESHED, tokens / max(self.num_tokens, 1), 0.0),
+            acts == Act.LEFT_OUT, self.halved[:, lane],
+        )  # fmt: skip
+        heatmap.draw(path, self.schedule(lane).as_fields(), cells)
 
     def __str__(self) -> str:
         steps, lanes, width = self.acts.shape
@@ -107,7 +116,8 @@ def last_run(record: RunRecord, shared: SharedModel) -> LastRun:
                 acts[s, lane], metric[s, lane] = rows[variant], done.metric
                 tokens[s, lane] = _tokens(steps[variant], branches)
                 halved[s, lane] = any(isinstance(op, HalveBatch) for op in steps[variant])
-    return LastRun(branches, acts, metric, tokens, halved)
+    num_tokens = shared.version.model.program.tokens
+    return LastRun(branches, acts, metric, tokens, halved, num_tokens)
 
 
 def _acts(step: StepPlan, branches: tuple[str, ...]) -> list[Act]:
@@ -117,7 +127,7 @@ def _acts(step: StepPlan, branches: tuple[str, ...]) -> list[Act]:
         acts[item.branch] = Act.PREDICTED if isinstance(item, Predict) else Act.REUSED
     acts |= {op.branch: Act.REFRESHED for op in step if isinstance(op, Refresh) and op.tokens}
     restored = (op.nodes for op in step if isinstance(op, RestoreStream))
-    acts |= {name: Act.REUSED for nodes in restored for name in nodes}
+    acts |= {name: Act.LEFT_OUT for nodes in restored for name in nodes}
     return [acts[name] for name in branches]
 
 

@@ -144,7 +144,7 @@ class CacheSchedule:
                 "a schedule with tokens or halves is not saved: keep the method that made it, such "
                 "as ToCa(fresh_ratio=0.07), and make the schedule again"
             )
-        files.write(path, self._fields())
+        files.write(path, self.as_fields())
 
     @classmethod
     def load(cls, path: str | Path) -> CacheSchedule:
@@ -175,7 +175,7 @@ class CacheSchedule:
 
     def plot(self, path: str | Path) -> None:
         """Draw the schedule as a heatmap PNG (needs matplotlib)."""
-        heatmap.draw(path, self._fields())
+        heatmap.draw(path, self.as_fields())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CacheSchedule):
@@ -192,7 +192,7 @@ class CacheSchedule:
         return hash((*table, self.predictions, self.tokens, self.halves))
 
     def __str__(self) -> str:
-        return text_map.text_map(self._fields())
+        return text_map.text_map(self.as_fields())
 
     def __repr__(self) -> str:
         share = f"{100 * self.reuse_share:.1f} % reused"
@@ -200,9 +200,10 @@ class CacheSchedule:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Through the constructor, so that a copy's array is read-only again.
-        return CacheSchedule, tuple(self._fields().values())
+        return CacheSchedule, tuple(self.as_fields().values())
 
-    def _fields(self) -> files.Fields:
+    def as_fields(self) -> files.Fields:
+        """The fields by name, as files and pictures take them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[return-value]
 
 

@@ -17,7 +17,9 @@ import numpy.typing as npt
 
 from l2c_rt.schedule import prediction_files
 from l2c_rt.schedule.checks import check_size, checked_branches
+from l2c_rt.schedule.halves import HalfSchedule
 from l2c_rt.schedule.predictions import Predictions
+from l2c_rt.schedule.tokens import TokenSchedule
 from l2c_rt.untrusted.atomic_write import write_whole
 from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded
 
@@ -50,6 +52,8 @@ class Header(TypedDict, total=False):
     fingerprint: str
     granularity: str
     predictions: Predictions | None
+    tokens: TokenSchedule | None
+    halves: HalfSchedule | None
 
 
 class Fields(Header):

@@ -1,4 +1,4 @@
-"""The picture of a schedule: one heatmap per kind of branch, compute share per evaluation beneath.
+"""The picture of a schedule or run: a heatmap per kind of branch, what is computed beneath.
 
 Needs matplotlib, imported when a picture is drawn.
 """
@@ -15,35 +15,44 @@ import numpy.typing as npt
 
 from l2c_rt.families import display_name
 from l2c_rt.figures import GRID, PALETTE, TINTS, new_figure, require_png, save_figure
-from l2c_rt.schedule.files import BoolArray, Fields
+from l2c_rt.schedule.cells import Cells
+from l2c_rt.schedule.files import Fields
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = tuple(zip(PALETTE, TINTS, strict=True))[:3]
-REUSED = "#F7F7F7"
+REUSED, PASSED = "#F7F7F7", "#9A9A9A"
+HATCH = "///"
+DOT = 0.16
+"""Of a predicted cell, its radius as a share of the cell."""
 TITLES = {"attn": "attention", "mlp": "MLP"}
 
 
-def draw(path: str | Path, fields: Fields) -> None:
-    """Write a PNG: evaluations from noisy to clean on x, branches on y."""
+def draw(path: str | Path, fields: Fields, cells: Cells | None = None) -> None:
+    """Write a PNG: evaluations from noisy to clean on x, branches on y.
+
+    Without `cells` they are what the schedule says.
+    """
     require_png(path, "schedule")
-    save_figure(figure(fields), path, dpi=180, description=_summary(fields))
+    save_figure(figure(fields, cells), path, dpi=180, description=_summary(fields))
 
 
-def figure(fields: Fields) -> Figure:
+def figure(fields: Fields, cells: Cells | None = None) -> Figure:
     """The picture as a matplotlib figure, for those who want to change or embed it."""
-    compute, panels = fields["compute"], kinds_of(fields["branches"])
+    cells, panels = cells or Cells.of(fields), kinds_of(fields["branches"])
     picture = new_figure(7.2, 1.8 + 1.9 * len(panels))
     ratios = [1.9] * len(panels) + [0.7]
     axes = picture.subplots(len(panels) + 1, 1, sharex=True, height_ratios=ratios)
     colours = _colours(panels)
+    shades = _shades(cells)
     for axis, (kind, columns) in zip(axes, panels.items(), strict=False):
-        _draw_panel(axis, _shades(compute)[:, columns], kind, colours[kind])
-    _draw_shares(axes[-1], compute, panels, colours)
+        _draw_panel(axis, shades[:, columns], kind, colours[kind])
+        _draw_parts(axis, cells, columns, colours[kind][0])
+    _draw_shares(axes[-1], cells, panels, colours)
     lines = [_summary(fields), *wrap(fields["source"][:160], 80)]
     picture.suptitle("\n".join(lines), fontsize=10, parse_math=False)
-    _legend(picture, colours)
+    _legend(picture, colours, cells)
     picture.align_ylabels(axes)
     return picture
 
@@ -71,10 +80,12 @@ def _colours(kinds: Collection[str]) -> dict[str, tuple[str, str]]:
     return {kind: fixed.get(kind) or next(free) for kind in kinds}
 
 
-def _shades(compute: BoolArray) -> npt.NDArray[np.int64]:
-    """0 reused, 1 computed in an evaluation that computes everything, 2 computed in another."""
-    full = compute.all(axis=1, keepdims=True)
-    return np.where(full, 1, 2 * compute.astype(np.int64))
+def _shades(cells: Cells) -> npt.NDArray[np.int64]:
+    """0 reused, 1 computed in an evaluation that computes everything, 2 computed in another, 3
+    passed over."""
+    full = cells.compute.all(axis=1, keepdims=True)
+    shades = np.where(full, 1, 2 * cells.compute.astype(np.int64))
+    return np.where(cells.passed, 3, shades)
 
 
 def _draw_panel(
@@ -86,9 +97,9 @@ def _draw_panel(
     colour, tint = colours
     axis.imshow(
         shades.T,
-        cmap=ListedColormap([REUSED, tint, colour]),
+        cmap=ListedColormap([REUSED, tint, colour, PASSED]),
         vmin=0,
-        vmax=2,
+        vmax=3,
         aspect="auto",
         interpolation="nearest",
         extent=(-0.5, steps - 0.5, rows - 0.5, -0.5),
@@ -100,6 +111,20 @@ def _draw_panel(
     axis.tick_params(length=2)
 
 
+def _draw_parts(axis: Any, cells: Cells, columns: list[int], colour: str) -> None:
+    """Cells whose tokens are computed in part are filled as far; predicted ones have a dot."""
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Ellipse, Rectangle
+
+    shares, predicted = cells.shares[:, columns], cells.predicted[:, columns]
+    parts = [
+        Rectangle((s - 0.5, k + 0.5 - shares[s, k]), 1, shares[s, k])
+        for s, k in np.argwhere(shares > 0)
+    ]  # fmt: skip
+    dots = [Ellipse((s, k), 2 * DOT, 2 * DOT) for s, k in np.argwhere(predicted)]
+    axis.add_collection(PatchCollection([*parts, *dots], facecolor=colour, linewidth=0))
+
+
 def _draw_cells(axis: Any, steps: int, rows: int) -> None:
     axis.set_xticks(np.arange(-0.5, steps), minor=True)
     axis.set_yticks(np.arange(-0.5, rows), minor=True)
@@ -109,17 +134,19 @@ def _draw_cells(axis: Any, steps: int, rows: int) -> None:
 
 
 def _draw_shares(
-    axis: Any, compute: BoolArray, panels: dict[str, list[int]], colours: dict[str, tuple[str, str]]
+    axis: Any, cells: Cells, panels: dict[str, list[int]], colours: dict[str, tuple[str, str]]
 ) -> None:
-    steps, num_branches = compute.shape
+    steps, num_branches = cells.compute.shape
     bottom = np.zeros(steps)
-    full = [all(row) for row in compute.tolist()]
+    full = [all(row) for row in cells.compute.tolist()]
     for kind, columns in panels.items():
         colour, tint = colours[kind]
-        share = 100 * compute[:, columns].sum(axis=1) / num_branches
+        share = 100 * cells.work[:, columns].sum(axis=1) / num_branches
         shades = [tint if f else colour for f in full]
         axis.bar(np.arange(steps), share, 0.85, bottom, color=shades, linewidth=0)
         bottom += share
+    half = np.flatnonzero(cells.halved)
+    axis.bar(half, bottom[half], 0.85, color="none", edgecolor="white", hatch=HATCH, linewidth=0)
     axis.locator_params(axis="x", integer=True, nbins=11, min_n_ticks=1)
     axis.tick_params(which="minor", length=0)
     axis.set_ylim(0, 100)
@@ -139,15 +166,29 @@ def _summary(fields: Fields) -> str:
     return f"{loop}: {computed}, {len(np.unique(compute, axis=0))} distinct evaluations"
 
 
-def _legend(picture: Any, colours: dict[str, tuple[str, str]]) -> None:
+def _legend(picture: Any, colours: dict[str, tuple[str, str]], cells: Cells) -> None:
+    """What there is in this picture."""
     from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     full = tuple(Patch(facecolor=tint) for _, tint in colours.values())
     some = tuple(Patch(facecolor=colour) for colour, _ in colours.values())
+    first = next(iter(colours.values()))[0]
+    dot = Line2D([], [], marker="o", color=first, linestyle="", markersize=4)
+    halved = Patch(facecolor=first, edgecolor="white", hatch=HATCH)
+    entries: list[tuple[Any, str, bool]] = [
+        (full, "computed, all branches at once", True),
+        (some, "computed, beside reused ones", True),
+        (Patch(facecolor=REUSED, edgecolor=GRID), "reused", True),
+        (dot, "predicted", bool(cells.predicted.any())),
+        (some, "share of the tokens", bool((cells.shares > 0).any())),
+        (Patch(facecolor=PASSED), "passed over", bool(cells.passed.any())),
+        (halved, "half of the batch", bool(cells.halved.any())),
+    ]
+    shown = [(handle, label) for handle, label, is_there in entries if is_there]
     picture.legend(
-        [full, some, Patch(facecolor=REUSED, edgecolor=GRID)],
-        ["computed, all branches at once", "computed, beside reused ones", "reused"],
+        *zip(*shown, strict=True),
         handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
         loc="outside lower center",
         ncols=3,

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.own.site_passes import Call, SitePasses, less_bases, with_bases
 from l2c_rt.calibration.recorder import streams_of
-from l2c_rt.learning.grams import Parts, gram_of
-from l2c_rt.learning.least_squares import Array, explained
 from l2c_rt.learning.rehearsal import check_modes
-from l2c_rt.learning.site_passes import Call, SitePasses, less_bases, with_bases
 from l2c_rt.learning.state import tensors_of
 from l2c_rt.regression.cached_walk import is_value
+from l2c_rt.regression.grams import Parts, gram_of
+from l2c_rt.regression.least_squares import Array, explained
 from l2c_rt.runtime.loop_model import Place
 
 PREDICTED_FROM = 3

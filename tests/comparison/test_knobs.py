@@ -86,3 +86,8 @@ def test_a_schedule_has_one_setting_and_so_has_what_is_run_as_given() -> None:
     assert knob_of(schedule).at(0) is schedule
     assert as_given(EveryN(5)).at(0) == EveryN(5)
     assert [as_given([EveryN(2), EveryN(3)]).at(k) for k in (0, 1)] == [EveryN(2), EveryN(3)]
+
+
+def test_of_a_list_each_setting_is_named_by_what_is_not_its_default() -> None:
+    knob = as_given([Declaring(n=4), Declaring(), EveryN(2)])
+    assert [*map(knob.label, knob.start)] == ["Declaring(n=4)", "Declaring()", "EveryN(n=2)"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from toys import toy_dit
 import l2c_rt as rt
 from l2c_rt.learning.coefficients import Coefficients, StartSums, full_before, predicted
 from l2c_rt.learning.output import Output
+from l2c_rt.learning.state import draw_seed
+from l2c_rt.schedule.predictions import Predictions
 
 STEPS = 6
 OPTIONS = {"steps": STEPS, "iterations": 4, "batch_size": 2, "progress": False,
@@ -52,6 +56,31 @@ def test_a_learned_router_predicts_in_its_schedules_and_its_file_keeps_that(tmp_
     assert again.schedule(reuse=0.7) == schedule
     fast = rt.compile(toy_dit(), again)
     assert torch.isfinite(fast.sample(torch.randn(1, 4, 8, 8), [1])).all()
+
+
+def test_the_cut_that_was_learned_for_is_fitted_again_and_no_other(tmp_path):
+    router = rt.learn(toy_dit(), reuse=0.5, cfg_scale=2.0, out=tmp_path, report=0, **OPTIONS)
+    own, learned = router.schedule(), replace(router, fitted=None)
+    again = rt.fit_corrector(
+        toy_dit(), learned.schedule(), history=3, cfg_scale=2.0, progress=False,
+        seed=draw_seed(0, OPTIONS["iterations"]),
+    )  # fmt: skip
+    assert own.predictions == again.fit.predictions
+    assert own == router.schedule(reuse=0.5) != learned.schedule()
+    assert router.schedule(reuse=0.7) == learned.schedule(reuse=0.7)
+    assert rt.Router.load(tmp_path / "router.safetensors").schedule() == own
+    assert rt.correctors.Fitted.load(tmp_path / "fitted.safetensors").fit == own
+
+
+def test_a_fit_of_another_run_or_with_tensors_is_no_routers(tmp_path):
+    router = rt.learn(toy_dit(), reuse=0.5, **OPTIONS)
+    other = Predictions.from_terms(3, 6, {(1, 0): [(0, 1.0)]})
+    with pytest.raises(ValueError, match=r"of \(3, 6\) cells, wanted 6 evaluations of 6 branches"):
+        replace(router, fitted=other)
+    tensors = Predictions.from_terms(STEPS, 6, {(1, 0): [(0, 1.0)]})
+    tensors = replace(tensors, scale={(1, 0): np.ones((1, 1), np.float32)})
+    with pytest.raises(ValueError, match="with tensors or rounding"):
+        replace(router, fitted=tensors)
 
 
 def test_learning_moves_the_coefficients_and_the_gates_know_of_them():

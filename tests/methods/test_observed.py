@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_diffusers import SMALL
 from torch import Tensor, nn
+from toys import noise, toy_dit
 
 import l2c_rt as rt
 from l2c_rt.backends.dynamic.filtered import gain
@@ -31,30 +32,32 @@ def wan_run(method: Any) -> tuple[list[Tensor], Any]:
 
 
 class PlainEasyCache:
-    """Calls of a model for cond and uncond in turn, the published rule in plain words."""
+    """Calls of a model for cond and uncond in turn, or one, the published rule in plain words."""
 
-    def __init__(self, model: nn.Module, threshold: float, first: int) -> None:
-        self.model, self.threshold, self.first = model, threshold, first
+    def __init__(self, model: nn.Module, threshold: float, first: int, lanes: int = 2) -> None:
+        self.model, self.threshold, self.first, self.lanes = model, threshold, first, lanes
         self.calls, self.sum, self.k = 0, 0.0, 0.0
         self.before: Tensor | None = None
-        self.computed: dict[int, tuple[Tensor, Tensor]] = {}
+        self.computed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self.decisions: list[list[bool]] = []
 
-    def __call__(self, hidden_states: Tensor, **given: Any) -> tuple[Tensor]:
-        (step, lane), x = divmod(self.calls, 2), hidden_states
+    def __call__(self, hidden_states: Tensor, *args: Any, **given: Any) -> tuple[Tensor]:
+        (step, lane), x = divmod(self.calls, self.lanes), hidden_states
         self.calls += 1
         if lane == 0:
-            self.decisions.append([self.decide(step, x)] * 2)
+            self.decisions.append([self.decide(step, x)] * self.lanes)
             self.before = x
         if not self.decisions[-1][0]:
-            kept_x, kept_v = self.computed[lane]
-            return (x + (kept_v - kept_x),)
-        (v,) = self.model(hidden_states=x, **given)
+            kept_x, kept_v, variances = self.computed[lane]
+            return (torch.cat([x + (kept_v - kept_x), variances], dim=1),)
+        out = self.model(x, *args, **given)
+        out = out if isinstance(out, Tensor) else out[0]
+        v, variances = out[:, : x.shape[1]], out[:, x.shape[1] :]
         if lane == 0 and self.computed:
-            kept_x, kept_v = self.computed[0]
+            kept_x, kept_v, _ = self.computed[0]
             self.k = float((v - kept_v).abs().mean() / (x - kept_x).abs().mean())
-        self.computed[lane] = x, v
-        return (v,)
+        self.computed[lane] = x, v, variances
+        return (torch.cat([v, variances], dim=1),)
 
     def decide(self, step: int, x: Tensor) -> bool:
         if self.first <= step < STEPS - 1:
@@ -77,6 +80,30 @@ def test_easycache_is_its_formula(threshold: float) -> None:
     assert 6 < last.computed[:, 0].sum() < STEPS
     for a, b in zip(outputs, expected, strict=True):
         assert (a - b).abs().max() < 1e-5 * b.abs().max()
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5])
+def test_easycache_compares_the_first_half_of_an_output_that_predicts_variances(
+    threshold: float,
+) -> None:
+    """Its other half decides nothing, and is that of the last computed call."""
+    model = toy_dit(learn_sigma=True)
+    # Variances that hardly change, beside which the output would seem to change little.
+    model.final_layer.linear.bias.view(-1, 8)[:, 4:].fill_(100.0)
+    times = [950.0 - 50 * k for k in range(STEPS)]
+    plain = PlainEasyCache(model, threshold, 2, lanes=1)
+    fast = rt.compile(model, EasyCache(threshold, 2), steps=STEPS, timesteps=times)
+    x, label = noise(), torch.tensor([1, 2])
+    for t in times:
+        at = torch.full((len(x),), t)
+        out, (expected,) = fast(x, at, label), plain(x, at, label)
+        assert out.shape == expected.shape
+        for half, wanted in zip(out.chunk(2, 1), expected.chunk(2, 1), strict=True):
+            assert (half - wanted).abs().max() < 1e-5 * wanted.abs().max()
+        x = 0.98 * x + 0.02 * expected[:, :4]
+    last = fast.last_run
+    assert last.computed.tolist() == plain.decisions
+    assert 3 < last.computed.sum() < STEPS
 
 
 def test_the_filter_has_a_mean_of_1_and_passes_less_of_high_frequencies_with_more_noise() -> None:

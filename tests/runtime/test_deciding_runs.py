@@ -192,6 +192,7 @@ class Wide(nn.Module):
         (DBCache(8), {}, "computes 8 blocks .* the model has 5"),
         (TeaCache(0.1, "flux", indicator="blocks.0.norm9"), {}, "no module 'blocks.0.norm9'"),
         (TeaCache(0.1), {}, "none published for OneStream"),
+        (TeaCache(0.1, (1.0, 0.0), indicator="blocks.1.attn"), {}, "blocks.0, which may be reused"),
         (FirstBlockCache(), {"granularity": "branch"}, "decides about blocks, got 'branch'"),
         (FirstBlockCache(), {"corrector": rt.correctors.Taylor(1)}, "leave corrector= out"),
         (SeaCache(sigmas=[1.0, 0.5]), {}, "sigmas has 2 entries, the run has 8"),

@@ -6,10 +6,16 @@ import sys
 import numpy as np
 import pytest
 from drawn_texts import misplaced_texts
+from toys import noise, toy_dit
 
+import l2c_rt as rt
 from l2c_rt import presets
+from l2c_rt.runtime.last_run import Act
 from l2c_rt.schedule.cache_schedule import CacheSchedule, default_branches
-from l2c_rt.schedule.heatmap import COLOURS, REUSED, figure
+from l2c_rt.schedule.cells import Cells
+from l2c_rt.schedule.heatmap import COLOURS, PASSED, REUSED, figure
+from l2c_rt.schedule.predictions import Predictions
+from l2c_rt.schedule.tokens import TokenRule, TokenSchedule
 
 pytest.importorskip("matplotlib")
 
@@ -76,6 +82,46 @@ def test_attention_and_mlp_keep_their_colours_beside_a_third_kind():
         "cross, block": COLOURS[2][0],
         "MLP, block": COLOURS[1][0],
     }
+
+
+def test_tokens_predictions_and_branches_passed_over_are_drawn_in_their_cells():
+    compute, shares, restored = np.ones((4, 4), bool), np.full((4, 4), -1.0), np.zeros((4, 4), bool)
+    compute[1:3] = False
+    shares[1, 1], restored[2] = 0.25, True
+    tokens = TokenSchedule(shares, restored, TokenRule("random", 0.25, 3, 0))
+    predictions = Predictions.from_terms(4, 4, {(1, 0): [(0, 1.5)]})
+    fields = fields_of(compute, default_branches(4))
+    attn, mlp, shown = figure(fields | {"tokens": tokens, "predictions": predictions}).axes
+    (dot,), (part,) = (axis.collections[0].get_paths() for axis in (attn, mlp))
+    assert dot.get_extents().get_points().mean(axis=0) == pytest.approx([1, 0])
+    assert part.get_extents().bounds == pytest.approx((0.5, 0.25, 1, 0.25))
+    shades = np.asarray(attn.images[0].get_array())
+    assert shades.tolist() == [[1, 0, 3, 1], [1, 0, 3, 1]]
+    tops = [bar.get_y() + bar.get_height() for bar in shown.patches[4:8]]
+    assert tops == pytest.approx([100, 6.25, 0, 100])
+
+
+def test_an_evaluation_of_half_the_batch_is_half_as_high(tmp_path):
+    schedule = rt.methods.GuidanceInterval((250, 800)).schedule(
+        3, default_branches(4), timesteps=(900, 500, 100)
+    )
+    picture = figure(schedule.as_fields())
+    tops = [bar.get_y() + bar.get_height() for bar in picture.axes[-1].patches[3:6]]
+    assert tops == pytest.approx([100, 100, 50])
+    assert not misplaced_texts(picture)
+
+
+def test_the_map_of_a_run_shows_what_it_did(tmp_path):
+    fast = rt.compile(toy_dit(), rt.methods.DuCa(fresh_ratio=0.2), steps=12)
+    fast.sample(noise(), [1, 2])
+    run, planned = fast.last_run, Cells.of(fast.schedule.as_fields())
+    fast.last_run.plot(tmp_path / "run.png")
+    fast.schedule.plot(tmp_path / "plan.png")
+    assert ((run.acts[:, 0] == Act.LEFT_OUT) == planned.passed).all()
+    assert ((run.acts[:, 0] == Act.REFRESHED) == (planned.shares * 16 >= 1)).all()
+    a, b = (pixels(tmp_path / name) for name in ("run.png", "plan.png"))
+    assert abs(share_of(PASSED, a) - share_of(PASSED, b)) < 0.02
+    assert share_of(PASSED, a) > 0.02
 
 
 @pytest.mark.parametrize("source", ["", "a router " * 40, "router" * 40])

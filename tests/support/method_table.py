@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from family_results import FAMILIES
 from method_results import MethodResult, on_family, on_toy
 
 from l2c_rt import methods
@@ -39,13 +40,10 @@ PLANS: Mapping[str, str] = {
     "teacache": "change of a modulated input | what all blocks add | a polynomial",
     "toca": "changing interval, scores of tokens | outputs, scores, ages | DiT or U-ViT",
 }
-KINDS = ("CogVideoX", "DiT", "Flux", "HunyuanVideo", "LTX", "Latte", "Lumina2", "Mochi", "PixArt",
-         "QwenImage", "SD3", "StableCascade", "UNet2DCondition", "Wan")  # fmt: skip
-"""Families that differ in what their blocks are and hand on."""
 ROUTES = {"reference": "rows", "fused": "rows", "cuda": "graphs"}
 
 
-def table(families: Iterable[str] = KINDS) -> str:
+def table(families: Iterable[str] = tuple(sorted(FAMILIES))) -> str:
     """The tables of the page.  Runs every method that has not been run in this process."""
     lines = ["| method | decides by | when | keeps | needs |", "| --- | --- | --- | --- | --- |"]
     for name in sorted(methods.names()):

@@ -34,14 +34,20 @@ Kind = tuple[tuple[int, ...], torch.dtype]
 
 
 class Stream(NamedTuple):
-    """The argument of a block that one of its outputs continues."""
+    """The argument of a block that one of its outputs continues, in the first of its channels where
+    it has `further` ones (dimension 1)."""
 
     name: str
     position: int
+    further: int = 0
 
     def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The argument in a call of the block."""
-        return kwargs[self.name] if self.name in kwargs else args[self.position]
+        """The argument in a call of the block, with zeros for the further channels."""
+        argument = kwargs[self.name] if self.name in kwargs else args[self.position]
+        if not self.further:
+            return argument
+        shape = (len(argument), self.further, *argument.shape[2:])
+        return torch.cat([argument, argument.new_zeros(shape)], dim=1)
 
 
 @dataclass(slots=True)

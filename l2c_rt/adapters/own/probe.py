@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
+from l2c_rt.adapters.own.block_sites import WHOLE_MODEL
 from l2c_rt.adapters.own.meta_twin import META, meta_twin, without_data
 from l2c_rt.adapters.own.observe import (
     Kind,
@@ -172,4 +173,19 @@ def _stream(call: SiteCall, output: Kind | None, votes: Counter[str] | None) -> 
     if votes:
         name = votes.most_common(1)[0][0]
         alike = [stream for stream in alike if stream.name == name]
+    if not alike and call.site == WHOLE_MODEL:
+        alike = _with_variances(call, output)
     return alike[0] if len(alike) == 1 else None
+
+
+def _with_variances(call: SiteCall, output: Kind) -> list[Stream]:
+    """The arguments that an output of a model continues which also predicts variances: it has twice
+    the channels, and the first half is what a loop steps by."""
+    shape, dtype = output
+    if len(shape) < 4 or shape[1] % 2:
+        return []
+    half = ((shape[0], shape[1] // 2, *shape[2:]), dtype)
+    return [
+        stream._replace(further=shape[1] // 2)
+        for stream, kind in call.inputs.items() if kind == half
+    ]  # fmt: skip

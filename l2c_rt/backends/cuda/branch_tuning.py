@@ -63,7 +63,7 @@ class LinearTask:
         turn = itertools.cycle(self.weights)
         if choice.kind != "split":
             room = workspace_on(x.device) if choice.kind == "lt" else None
-            return lambda: run_linear(choice, kernels, x, *next(turn), gelu, out, room)
+            return lambda: run_linear(choice, kernels, x, *next(turn), gelu, out, workspace=room)
         sizes = (choice.splits, self.problem.rows, self.problem.columns)
         partial_sums = x.new_empty(sizes, dtype=torch.float32)
 

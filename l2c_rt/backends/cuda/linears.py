@@ -46,7 +46,7 @@ class Linears:
     ) -> None:
         """Write gelu(x weight^T + bias) to `out`, by `choice` or the one that its shape has."""
         choice = choice or self.choices[problem_of(x, weight, bias, gelu)]
-        run_linear(choice, self._kernels, x, weight, bias, gelu, out, self._workspace)
+        run_linear(choice, self._kernels, x, weight, bias, gelu, out, workspace=self._workspace)
 
     def tune(
         self,

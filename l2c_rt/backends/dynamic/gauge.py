@@ -103,7 +103,8 @@ class RelativeL1:
 
 class OutputChange:
     """k mean |x - x'| / mean |v|, with x' the input of the evaluation before, v the last computed
-    output, and k = mean |v - v'| / mean |x - x'| of the last two computed evaluations."""
+    output, and k = mean |v - v'| / mean |x - x'| of the last two computed evaluations.  v has as
+    many channels as x: an output's further ones, variances, are not compared."""
 
     def __init__(self) -> None:
         self._before: Tensor | None = None
@@ -139,6 +140,8 @@ class OutputChange:
     def end(self, out: Tensor, *, computed: bool) -> None:
         assert self._now is not None
         if computed:
+            if out.shape != self._now.shape:
+                out = out.narrow(1, 0, self._now.shape[1])
             if self._computed and self._computed_output is not None:
                 assert self._computed_input is not None
                 rise = mean_change(out, self._computed_output)

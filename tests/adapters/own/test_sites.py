@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_models import TwoStreamModel, all_equal, call_of, run_loop, times, two_stream_model
 from torch import Tensor, nn
-from toys import toy_uvit
+from toys import noise, toy_dit, toy_uvit
 
 import l2c_rt as rt
 from l2c_rt.adapters.own.sites import branch_sites
@@ -144,3 +144,13 @@ def test_pieces_of_a_branch_are_not_run_where_it_is_reused() -> None:
     outputs = run_loop(fast, STEPS)
     assert len(calls) == 3 * 3
     assert all_equal(outputs, run_loop(fast, STEPS))
+
+
+def test_a_known_model_cut_at_sites_keeps_its_published_loop() -> None:
+    """Its own forward, all computed: what the adapter's description gives."""
+    model = toy_dit()
+    fast, whole = (
+        rt.compile(model, Full(), steps=4, sites=sites) for sites in (["blocks.*.attn"], None)
+    )
+    expected = whole.sample(noise(), [1, 2])
+    assert (fast.sample(noise(), [1, 2]) - expected).abs().max() < 1e-5 * expected.abs().max()

@@ -10,6 +10,7 @@ import torch
 from block_models import OneStream, TwoStreams, built, inputs
 from own_tapes import OwnRecorder, compile_own
 from torch import Tensor, nn
+from toys import noise, toy_dit
 
 import l2c_rt as rt
 from l2c_rt.backends.backend import MAX_SHAPES
@@ -193,3 +194,15 @@ def test_what_was_observed_and_is_written_to_later_is_not_taken_over() -> None:
     for _ in range(4):
         same(fast, plain)
     assert any("blocks.0 gave is written to" in reason for reason in fast.summary().graphs.reasons)
+
+
+def test_what_a_call_adds_is_captured_where_its_output_has_variances_too() -> None:
+    fast, plain = pair(EasyCache(0.5, ret_steps=2), toy_dit(learn_sigma=True))
+    for _ in range(2):
+        x, label = noise(), torch.tensor([1, 2])
+        for t in TIMES:
+            out, expected = (f(x, torch.full((2,), t), label).clone() for f in (fast, plain))
+            assert torch.equal(out, expected)
+            x = 0.98 * x + 0.02 * expected[:, :4]
+        assert 2 < fast.last_run.computed.sum() < STEPS
+    assert fast.summary().graphs.reasons == ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from l2c_rt.learning.least_squares import differences, fitted
+from l2c_rt.regression.least_squares import differences, fitted
 
 
 def grams_of(before: np.ndarray, value: np.ndarray, folds: int) -> np.ndarray:

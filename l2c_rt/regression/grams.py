@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from l2c_rt.learning.least_squares import Array, differences
+from l2c_rt.regression.least_squares import Array, differences
 
 Parts = list[Tensor]
 """The tensors that a branch gives."""
