@@ -108,6 +108,17 @@ def stored_narrow(values_ptr, scales_ptr, row, columns, x, inside, D: tl.constex
 
 
 @triton.jit
+def stored_input(h_ptr, scales_ptr, row, columns, h, inside, D: tl.constexpr):
+    """One row of a branch's input, as it is or, in e4m3, with its scale; h is 0 outside."""
+    if h_ptr.dtype.element_ty == tl.float8e4nv:
+        # As if it had been kept in bfloat16 and quantised from there.
+        h = h.to(tl.bfloat16).to(tl.float32)
+        stored_narrow(h_ptr, scales_ptr, row, columns, h, inside, D)
+    else:
+        stored(h_ptr + row * D, columns, h, inside)
+
+
+@triton.jit
 def summed(partial_sums_ptr, row, columns, inside, D: tl.constexpr, SPLITS: tl.constexpr):
     """One row of the sum of [SPLITS, rows, D], added in order, with one program per row."""
     total = loaded(partial_sums_ptr + row * D, columns, inside)

@@ -54,6 +54,7 @@ def test_a_branch_is_its_two_products_in_quantised_arithmetic_bit_for_bit(make: 
     block = next(module for module in model.modules() if hasattr(module, "attn"))
     h, slot = program.buffers.h.normal_(), program.buffers.memory.slots[0]
     with torch.no_grad():
+        program.branches.take_embedded()
         program.branches.run(names[0], 0)
         mixed = reference.attention(product(h, block.attn.qkv), 2)
         assert torch.equal(slot, product(mixed, block.attn.proj))
