@@ -1,4 +1,4 @@
-// The Python surface of l2c_rt._C; the only file that knows Python.
+// The Python surface of l2c_rt._C; only the files of bindings know Python.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -18,6 +18,7 @@
 #include "cuda_driver.hpp"
 #include "graph_loop.hpp"
 #include "layout.hpp"
+#include "lt_bindings.hpp"
 #include "row_pass.hpp"
 #include "view.hpp"
 
@@ -164,6 +165,7 @@ void bind_graph_loop(py::module_& m) {
            NoGil())
       .def("__len__", held(&GraphLoop::size))
       .def_property_readonly("device", held(&GraphLoop::device));
+  m.def("upload_graph", &upload_graph, "device"_a, "graph"_a, "stream"_a, NoGil());
 }
 
 // (bytes from slot to slot, bytes reserved), as an arena with that allocation granularity has them.
@@ -262,6 +264,7 @@ PYBIND11_MODULE(_C, m) {
   l2c::bind_view(m);
   l2c::bind_arena(m);
   l2c::bind_graph_loop(m);
+  l2c::bind_cublas_lt(m);
   m.def("arena_bytes", &l2c::arena_bytes, "num_slots"_a, "slot_bytes"_a, "granularity"_a);
   m.def("row_pass", &l2c::row_pass, "x"_a, "narrow"_a, "shape"_a, "terms"_a, "norm"_a, "threads"_a);
   m.def("attention", &l2c::attention, "tensors"_a, "shape"_a, "strides"_a, "scale"_a, "narrow"_a,

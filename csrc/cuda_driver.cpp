@@ -15,7 +15,7 @@ template <typename Function>
 void find_symbol(void* library, const char* name, Function& function) {
   void* symbol = dlsym(library, name);
   CHECK_STATE(symbol != nullptr, kLibrary, " has no ", name,
-              ": the NVIDIA driver is too old, version 450 or newer is needed");
+              ": the NVIDIA driver is too old, version 455 or newer is needed");
   function = reinterpret_cast<Function>(symbol);
 }
 

@@ -88,6 +88,7 @@ struct AccessDescription {
   X(cuEventDestroy_v2, cu::Event)                                                            \
   X(cuEventRecord, cu::Event, cu::Stream)                                                    \
   X(cuEventSynchronize, cu::Event)                                                           \
+  X(cuGraphUpload, cu::GraphExec, cu::Stream)                                                \
   X(cuGraphLaunch, cu::GraphExec, cu::Stream)
 
 struct CudaDriver {

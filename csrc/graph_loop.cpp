@@ -53,4 +53,14 @@ void GraphLoop::launch(std::uintptr_t stream, std::int64_t first,
   note_use();
 }
 
+void upload_graph(int index, std::uintptr_t graph, std::uintptr_t stream) {
+  CHECK_ARGUMENT(graph != 0, "graph is a null handle");
+  const CudaDevice device(index);
+  const CurrentDevice current(device);
+  const BesideCaptures beside(device.driver());
+  CHECK_CUDA(device.driver(), cuGraphUpload,
+             (reinterpret_cast<cu::GraphExec>(graph), reinterpret_cast<cu::Stream>(stream)),
+             "a graph on device ", index);
+}
+
 }  // namespace l2c

@@ -35,4 +35,7 @@ class GraphLoop {
   mutable std::mutex mutex_;
 };
 
+// Brings a graph to its device, in the order of a stream, which otherwise its first launch does.
+void upload_graph(int device, std::uintptr_t graph, std::uintptr_t stream);
+
 }  // namespace l2c

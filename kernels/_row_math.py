@@ -63,11 +63,18 @@ def slot_offsets(slots_ptr, i, K, stride_slot_vectors):
 
 
 @triton.jit
-def table_weights(weights_ptr, columns_ptr, counter_ptr, i, K, num_weights):
-    """The factors of list entries i at the evaluation under way."""
+def own_weights(weights_ptr, counter_ptr, num_weights, WEIGHTED: tl.constexpr):
+    """Where the factors of the evaluation under way are; unread where there are none."""
+    if WEIGHTED:
+        weights_ptr += tl.load(counter_ptr).to(tl.int64) * num_weights
+    return weights_ptr
+
+
+@triton.jit
+def table_weights(weights_ptr, columns_ptr, i, K):
+    """The factors of list entries i, of those that `own_weights` has found."""
     columns = tl.load(columns_ptr + i, mask=i < K, other=0)
-    step = tl.load(counter_ptr).to(tl.int64)
-    return tl.load(weights_ptr + step * num_weights + columns, mask=i < K, other=0.0)
+    return tl.load(weights_ptr + columns, mask=i < K, other=0.0)
 
 
 @triton.jit
@@ -90,6 +97,14 @@ def loaded(ptr, offsets, inside):
 @triton.jit
 def stored(ptr, offsets, value, inside):
     tl.store(ptr + offsets, value.to(ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def stored_narrow(values_ptr, scales_ptr, row, columns, x, inside, D: tl.constexpr):
+    """One row in e4m3, whose largest number is 448, and its scale; x is 0 outside."""
+    scale = tl.maximum(tl.max(tl.abs(x), axis=1), 1e-12) / 448.0
+    stored(values_ptr + row * D, columns, x / scale[:, None], inside)
+    tl.store(scales_ptr + row + tl.zeros((1,), tl.int32), scale)
 
 
 @triton.jit

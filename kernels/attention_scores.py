@@ -23,8 +23,9 @@ from torch import Tensor
 
 from l2c_rt.kernels import _check
 from l2c_rt.kernels._launch import AttentionTile, attention_tile, options, two_parts
-from l2c_rt.kernels._launcher import launched
+from l2c_rt.kernels._launcher import dependent, launched
 from l2c_rt.kernels._matrix_math import head_tile, needs_upcast
+from l2c_rt.kernels._row_math import let_next_kernel_start, wait_for_kernel_before
 
 
 def attention_logs_bytes(batch: int, tokens: int, heads: int, head: int, itemsize: int) -> int:
@@ -79,10 +80,11 @@ def _place(qkv_ptr, T, H: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr):
 def _attention_logs_kernel(
     qkv_ptr, out_ptr, scale, T, H: tl.constexpr, F: tl.constexpr, F0: tl.constexpr,
     F1: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EVEN: tl.constexpr,
-    UPCAST: tl.constexpr,
+    UPCAST: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     STRIDE: tl.constexpr = 3 * H * F
     q_ptr, k_ptr, first, rows = _place(qkv_ptr, T, H, F, BLOCK_M)
+    wait_for_kernel_before(PDL)
     q0 = head_tile(q_ptr, rows, T, STRIDE, F, 0, F0, EVEN, UPCAST)
     q1 = head_tile(q_ptr, rows, T, STRIDE, F, F0, F1, EVEN, UPCAST) if F1 else q0
     top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
@@ -97,6 +99,7 @@ def _attention_logs_kernel(
         higher = tl.maximum(top, tl.max(scores, axis=1))
         total = total * tl.exp2(top - higher) + tl.sum(tl.exp2(scores - higher[:, None]), axis=1)
         top = higher
+    let_next_kernel_start(PDL)
     tl.store(out_ptr + first + rows, top + tl.log2(total), mask=rows < T)
 
 
@@ -104,10 +107,11 @@ def _attention_logs_kernel(
 def _attention_received_kernel(
     qkv_ptr, logs_ptr, out_ptr, scale, T, H: tl.constexpr, F: tl.constexpr, F0: tl.constexpr,
     F1: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EVEN: tl.constexpr,
-    UPCAST: tl.constexpr,
+    UPCAST: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     STRIDE: tl.constexpr = 3 * H * F
     q_ptr, k_ptr, first, keys = _place(qkv_ptr, T, H, F, BLOCK_M)
+    wait_for_kernel_before(PDL)
     k0 = head_tile(k_ptr, keys, T, STRIDE, F, 0, F0, EVEN, UPCAST)
     k1 = head_tile(k_ptr, keys, T, STRIDE, F, F0, F1, EVEN, UPCAST) if F1 else k0
     received = tl.zeros((BLOCK_M,), tl.float32)
@@ -118,6 +122,7 @@ def _attention_received_kernel(
         logs = tl.load(logs_ptr + first + rows, mask=rows < T, other=float("inf"))
         weights = tl.exp2(scores * (scale * 1.4426950408889634) - logs[None, :])
         received += tl.sum(weights, axis=1)
+    let_next_kernel_start(PDL)
     tl.store(out_ptr + first + keys, received, mask=keys < T)
 
 
@@ -178,9 +183,11 @@ def _launch(kernel: Any, tile: AttentionTile, qkv: Tensor, heads: int) -> Any:
     """The grid and what else a launch says: a program per head and tile of tokens."""
     b, t, packed = qkv.shape
     first, second = two_parts(packed // (3 * heads))
+    pdl = dependent(kernel)
     return (b * heads * -(-t // tile.m),), {
         **{"H": heads, "F": packed // (3 * heads), "F0": first, "F1": second},
         **{"BLOCK_M": tile.m, "BLOCK_N": tile.n, "UPCAST": needs_upcast(kernel, qkv.dtype)},
         "EVEN": t % tile.m == 0 and t % tile.n == 0,
-        **options(tile.warps, num_stages=tile.stages, maxnreg=tile.registers),
+        "PDL": pdl,
+        **options(tile.warps, pdl=pdl, num_stages=tile.stages, maxnreg=tile.registers),
     }

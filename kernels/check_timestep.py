@@ -14,8 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from l2c_rt.kernels._launch import options
-from l2c_rt.kernels._launcher import launched
+from l2c_rt.kernels._launch import RowTile
+from l2c_rt.kernels._launcher import launched, row_options
+from l2c_rt.kernels._row_math import wait_for_kernel_before
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-6
 
@@ -26,7 +27,9 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-6
 )
 def _check_timestep_kernel(
     t_ptr, expected_ptr, verdict_ptr, B, step, relative, absolute, BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_kernel_before(PDL)
     # float64, which is exact for integer and for float32 timesteps alike.
     got = tl.load(t_ptr).to(tl.float64)
     differing = 0
@@ -47,5 +50,6 @@ def check_timestep(t: Tensor, step: int, expected: Tensor, verdict: Tensor) -> N
     flat = t.reshape(-1)
     block = min(1024, 1 << max(0, flat.numel() - 1).bit_length())
     launched(_check_timestep_kernel, 1)(
-        flat, expected, verdict, flat.numel(), step, RELATIVE, ABSOLUTE, BLOCK=block, **options(1)
-    )
+        flat, expected, verdict, flat.numel(), step, RELATIVE, ABSOLUTE, BLOCK=block,
+        **row_options(_check_timestep_kernel, RowTile(warps=1)),
+    )  # fmt: skip

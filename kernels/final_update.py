@@ -27,6 +27,7 @@ from l2c_rt.kernels._patch_math import embedded_patches, end_evaluation, patch_c
 from l2c_rt.kernels._row_math import (
     loaded,
     normalised,
+    own_weights,
     slot_offsets,
     table_row,
     table_weights,
@@ -112,6 +113,7 @@ def _final_update_kernel(
     offsets = (images * T + token) * D + columns
     wait_for_kernel_before(PDL)
     table = table_row(rows_ptr, counter_ptr, images, num_rows, num_chunks, D)
+    weights_ptr = own_weights(weights_ptr, counter_ptr, num_weights, WEIGHTED)
     latents_ptr += image * C * H * W
     # Added here and not where it is used: for sm_100 the assembler spills otherwise.
     out_ptr += image * C * H * W
@@ -128,7 +130,7 @@ def _final_update_kernel(
     for i in tl.range(0, K, loop_unroll_factor=UNROLL):
         y = loaded(arena_ptr + slot_offsets(slots_ptr, i, K, stride_slot_vectors), offsets, inside)
         if WEIGHTED:
-            y *= table_weights(weights_ptr, columns_ptr, counter_ptr, i, K, num_weights)
+            y *= table_weights(weights_ptr, columns_ptr, i, K)
         x += loaded(table_ptr, table + tl.load(gates_ptr + i) * D + columns, inside) * y
     scales = loaded(table_ptr, table + scale * D + columns, inside)
     shifts = loaded(table_ptr, table + shift * D + columns, inside)

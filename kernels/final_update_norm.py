@@ -30,6 +30,7 @@ from l2c_rt.kernels._patch_math import end_evaluation, patch_corner, update_patc
 from l2c_rt.kernels._row_math import (
     loaded,
     normalised,
+    own_weights,
     slot_offsets,
     table_weights,
     wait_for_kernel_before,
@@ -78,12 +79,13 @@ def _final_update_norm_kernel(
     images = image + tl.arange(0, HALVES)[:, None] * N
     offsets = (images * T + EXTRAS + token) * D + columns
     wait_for_kernel_before(PDL)
+    weights_ptr = own_weights(weights_ptr, counter_ptr, num_weights, WEIGHTED)
     x = loaded(x_ptr, offsets, inside)
     for i in tl.range(0, K, loop_unroll_factor=UNROLL):
         slot = slot_offsets(slots_ptr, i, K, stride_slot_vectors)
         y = loaded(arena_ptr + slot, offsets, inside)
         if WEIGHTED:
-            y *= table_weights(weights_ptr, columns_ptr, counter_ptr, i, K, num_weights)
+            y *= table_weights(weights_ptr, columns_ptr, i, K)
         x += y
     norm_weight = loaded(norm_weight_ptr, columns, inside)
     h = normalised(x, inside, eps, D) * norm_weight + loaded(norm_bias_ptr, columns, inside)

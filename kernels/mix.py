@@ -23,6 +23,7 @@ from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
     loaded,
     own_row,
+    own_weights,
     slot_offsets,
     stored,
     table_weights,
@@ -59,13 +60,14 @@ def _mix_kernel(
 ):  # fmt: skip
     row, columns, inside = own_row(D, BLOCK)
     wait_for_kernel_before(PDL)
+    weights_ptr = own_weights(weights_ptr, counter_ptr, num_weights, True)
     arena_ptr += row * D
     total = tl.zeros((1, BLOCK), tl.float32)
     for first in tl.range(0, K, UNROLL):
         i = first + tl.arange(0, UNROLL)[:, None]
         slots = slot_offsets(slots_ptr, i, K, stride_slot_vectors)
         y = loaded(arena_ptr, slots + columns, (i < K) & inside)
-        y *= table_weights(weights_ptr, columns_ptr, counter_ptr, i, K, num_weights)
+        y *= table_weights(weights_ptr, columns_ptr, i, K)
         total += tl.sum(y, axis=0)[None, :]
     let_next_kernel_start(PDL)
     if OPERAND:

@@ -17,8 +17,9 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import options
-from l2c_rt.kernels._launcher import launched
+from l2c_rt.kernels._launch import RowTile
+from l2c_rt.kernels._launcher import launched, row_options
+from l2c_rt.kernels._row_math import let_next_kernel_start, wait_for_kernel_before
 
 BLOCK = 2048
 MOST_PARTS = 1024
@@ -43,10 +44,13 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
     do_not_specialize_on_alignment=["parts_ptr"],
     launch_metadata=_metadata,
 )
-def _change_parts_kernel(now_ptr, before_ptr, parts_ptr, N, rounds, BLOCK: tl.constexpr):
+def _change_parts_kernel(
+    now_ptr, before_ptr, parts_ptr, N, rounds, BLOCK: tl.constexpr, PDL: tl.constexpr
+):
     change = tl.zeros((BLOCK,), tl.float32)
     size = tl.zeros((BLOCK,), tl.float32)
     first = tl.program_id(0).to(tl.int64) * rounds * BLOCK
+    wait_for_kernel_before(PDL)
     for i in tl.range(0, rounds):
         at = first + i * BLOCK + tl.arange(0, BLOCK)
         # A mask would cut every load to single elements, since N may be any number.
@@ -58,13 +62,15 @@ def _change_parts_kernel(now_ptr, before_ptr, parts_ptr, N, rounds, BLOCK: tl.co
             before = tl.load(before_ptr + at, mask=at < N, other=0.0).to(tl.float32)
         change += tl.abs(now - before)
         size += tl.abs(before)
+    let_next_kernel_start(PDL)
     tl.store(parts_ptr + 2 * tl.program_id(0), tl.sum(change, axis=0))
     tl.store(parts_ptr + 2 * tl.program_id(0) + 1, tl.sum(size, axis=0))
 
 
 @triton.jit(do_not_specialize=["parts"], do_not_specialize_on_alignment=["parts_ptr", "out_ptr"])
-def _change_quotient_kernel(parts_ptr, out_ptr, parts, BLOCK: tl.constexpr):
+def _change_quotient_kernel(parts_ptr, out_ptr, parts, BLOCK: tl.constexpr, PDL: tl.constexpr):
     i = tl.arange(0, BLOCK)
+    wait_for_kernel_before(PDL)
     change = tl.load(parts_ptr + 2 * i, mask=i < parts, other=0.0)
     size = tl.load(parts_ptr + 2 * i + 1, mask=i < parts, other=0.0)
     tl.store(out_ptr, tl.sum(change, axis=0) / tl.sum(size, axis=0))
@@ -94,7 +100,10 @@ def relative_change(now: Tensor, before: Tensor, out: Tensor | None = None) -> T
     parts = triton.cdiv(blocks, rounds)
     sums = torch.empty(2 * parts, dtype=torch.float32, device=now.device)
     launched(_change_parts_kernel, parts)(
-        now, before, sums, now.numel(), rounds, BLOCK=BLOCK, **options(8)
+        now, before, sums, now.numel(), rounds, BLOCK=BLOCK,
+        **row_options(_change_parts_kernel, RowTile(warps=8)),
+    )  # fmt: skip
+    launched(_change_quotient_kernel, 1)(
+        sums, out, parts, BLOCK=MOST_PARTS, **row_options(_change_quotient_kernel, RowTile())
     )
-    launched(_change_quotient_kernel, 1)(sums, out, parts, BLOCK=MOST_PARTS, **options(4))
     return out

@@ -28,6 +28,7 @@ from l2c_rt.kernels._row_math import (
     normalised,
     own_image,
     own_row,
+    own_weights,
     slot_offsets,
     stored,
     table_row,
@@ -79,6 +80,7 @@ def _reuse_run_kernel(
     image = own_image(T)
     wait_with(image, PDL)
     table_ptr += table_row(rows_ptr, counter_ptr, image, num_rows, num_chunks, D)
+    weights_ptr = own_weights(weights_ptr, counter_ptr, num_weights, WEIGHTED)
     x = loaded(x_ptr + row * D, columns, inside)
     # Without x' there is nothing to add, and the loop alone would nearly double the registers.
     if WRITE_X:
@@ -91,7 +93,7 @@ def _reuse_run_kernel(
             gates = tl.load(gates_ptr + i, mask=i < K, other=0) * D
             gate = loaded(table_ptr, gates + columns, (i < K) & inside)
             if WEIGHTED:
-                gate *= table_weights(weights_ptr, columns_ptr, counter_ptr, i, K, num_weights)
+                gate *= table_weights(weights_ptr, columns_ptr, i, K)
             x += tl.sum(gate * y, axis=0)[None, :]
     if WRITE_H:
         # Before the store, over which the compiler may not move them.

@@ -25,6 +25,7 @@ from l2c_rt.kernels._row_math import (
     loaded,
     normalised,
     own_row,
+    own_weights,
     slot_offsets,
     stored,
     table_weights,
@@ -62,6 +63,7 @@ def _reuse_run_norm_kernel(
 ):  # fmt: skip
     row, columns, inside = own_row(D, BLOCK)
     wait_for_kernel_before(PDL)
+    weights_ptr = own_weights(weights_ptr, counter_ptr, num_weights, WEIGHTED)
     x = loaded(x_ptr + row * D, columns, inside)
     # Without x' there is nothing to add, and the loop would only cost registers.
     if WRITE_X:
@@ -71,7 +73,7 @@ def _reuse_run_norm_kernel(
             slots = slot_offsets(slots_ptr, i, K, stride_slot_vectors)
             y = loaded(arena_ptr, slots + columns, (i < K) & inside)
             if WEIGHTED:
-                y *= table_weights(weights_ptr, columns_ptr, counter_ptr, i, K, num_weights)
+                y *= table_weights(weights_ptr, columns_ptr, i, K)
             x += tl.sum(y, axis=0)[None, :]
     if WRITE_H:
         # Before the store, over which the compiler may not move them.

@@ -23,8 +23,9 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import MAX_TOKENS, RowTile, options, power_of_2
-from l2c_rt.kernels._launcher import launched
+from l2c_rt.kernels._launch import MAX_TOKENS, RowTile, power_of_2
+from l2c_rt.kernels._launcher import launched, row_options
+from l2c_rt.kernels._row_math import let_next_kernel_start, wait_for_kernel_before
 from l2c_rt.kernels.operands import Refreshes
 
 INT64 = (torch.int64,)
@@ -65,17 +66,19 @@ def _choose_metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 )
 def _unit_scores_kernel(
     parts_ptr, table_ptr, counter_ptr, scores_ptr, stamps_ptr, H, T, num_states, column,
-    INVERTED: tl.constexpr, BLOCK: tl.constexpr,
+    INVERTED: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     tokens = tl.arange(0, BLOCK)
     inside = tokens < T
+    wait_for_kernel_before(PDL)
     total = tl.zeros((BLOCK,), tl.float32)
     for head in tl.range(0, H):
         total += tl.load(parts_ptr + (row * H + head) * T + tokens, mask=inside, other=0.0)
     if INVERTED:
         total = tl.where(inside, H - total, 0.0)
     length = tl.sqrt(tl.sum(total * total, axis=0))
+    let_next_kernel_start(PDL)
     tl.store(scores_ptr + row * T + tokens, total / tl.maximum(length, 1e-12), mask=inside)
     now = tl.load(table_ptr + tl.load(counter_ptr).to(tl.int64) * num_states + column)
     tl.store(stamps_ptr + row * T + tokens, tl.zeros((BLOCK,), tl.int32) + now, mask=inside)
@@ -115,10 +118,12 @@ def _raised_sum(
 def _choose_tokens_kernel(
     scores_ptr, stamps_ptr, table_ptr, counter_ptr, chosen_ptr, age_factor, factor, T, K,
     num_states, column, SIDE: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     scores_ptr += row * T
     stamps_ptr += row * T
+    wait_for_kernel_before(PDL)
     now = tl.load(table_ptr + tl.load(counter_ptr).to(tl.int64) * num_states + column)
     tokens = tl.arange(0, BLOCK)
     sums = _raised_sum(scores_ptr, stamps_ptr, now, tokens, T, age_factor, factor, SIDE)[:, None]
@@ -130,6 +135,7 @@ def _choose_tokens_kernel(
             (theirs[None, :] == sums) & (others[None, :] < tokens[:, None])
         )
         rank += tl.sum((leads & (others < T)[None, :]).to(tl.int32), axis=1)
+    let_next_kernel_start(PDL)
     taken = (tokens < T) & (rank < K)
     tl.store(chosen_ptr + row * K + rank, tokens.to(tl.int64), mask=taken)
     # No thread may write a stamp that another has still to read.
@@ -159,7 +165,7 @@ def unit_scores(
     tile = tile or RowTile()
     launched(_unit_scores_kernel, b)(
         parts, refreshes.table, refreshes.counter, *out, heads, t, refreshes.table.shape[1],
-        refreshes.column, INVERTED=inverted, BLOCK=block, **options(tile.warps),
+        refreshes.column, INVERTED=inverted, BLOCK=block, **row_options(_unit_scores_kernel, tile),
     )  # fmt: skip
     return out
 
@@ -193,7 +199,8 @@ def choose_tokens(
     launched(_choose_tokens_kernel, b)(
         scores, stamps, refreshes.table, refreshes.counter, out, age_factor, 1.0 + bonus, t, count,
         refreshes.table.shape[1], refreshes.column, SIDE=side if bonus else 0, BLOCK=block,
-        CHUNK=max(2, min(32, 8192 // block)), **options(tile.warps, enable_fp_fusion=False),
+        CHUNK=max(2, min(32, 8192 // block)),
+        **row_options(_choose_tokens_kernel, tile) | {"enable_fp_fusion": False},
     )  # fmt: skip
     return out
 

@@ -114,6 +114,42 @@ class GraphLoop:
     @property
     def device(self) -> int: ...
 
+class LtProduct:
+    """y = gelu(x w^T + bias) of one shape by cuBLASLt, on a device that is the current one.
+
+    `shape` is (rows, columns, inner), `types` (cudaDataType, cublasComputeType_t), `workspace` the
+    bytes that an algorithm may use, `most` how many to ask for, of whose first `cut_first` versions
+    with a cut inner dimension are tried.  GELU is the tanh form.
+    Raises: ValueError for a bad shape; RuntimeError with the library's status where it fails.
+    """
+
+    def __init__(
+        self,
+        device: int,
+        shape: tuple[int, int, int],
+        types: tuple[int, int],
+        bias: bool,
+        gelu: bool,
+        workspace: int,
+        most: int,
+        cut_first: int,
+    ) -> None: ...
+    @property
+    def algorithms(self) -> list[list[int]]:
+        """Their names, of ten numbers each, the library's favourite first."""
+
+    def run(
+        self, algorithm: int, x: int, weight: int, bias: int, y: int, workspace: int, stream: int
+    ) -> None:
+        """Enqueue the product by the algorithm of that index on a stream; addresses are unchecked,
+        but for their alignment to 16 bytes, the workspace's to 256."""
+
+def cublas_lt_version() -> int:
+    """Of the cuBLASLt that this process has loaded.  Raises: RuntimeError where there is none."""
+
+def upload_graph(device: int, graph: int, stream: int) -> None:
+    """Bring a captured graph (its address) to its device, which its first launch does otherwise."""
+
 def arena_bytes(num_slots: int, slot_bytes: int, granularity: int) -> tuple[int, int]:
     """(stride_bytes, reserved_bytes) of an arena, without making it."""
 

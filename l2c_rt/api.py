@@ -70,6 +70,8 @@ def compile(
     with `tune` the fastest products and attention are measured once per machine and remembered.
     On a CPU `precision="bf16"` runs the products of a float32 model in bfloat16, on a copy of its
     weights; the residual stream, inputs and outputs stay float32.
+    On a GPU from compute capability 8.9 on `precision="fp8"` runs all four products of a bfloat16
+    model's blocks in e4m3, with a scale per token and per output channel.
     A model that no built-in adapter knows runs its own forward, cut at the attention and MLP
     modules of its blocks, or at `sites`, patterns of module paths such as "blocks.*.attn"; a U-Net
     with the policy DeepCache, or a schedule of shells, at its layers.

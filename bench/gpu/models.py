@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from weights import deterministic
 
 import l2c_rt as rt
+from l2c_rt.adapters import bind
 from l2c_rt.measure.clocks import Clock, clock_for
 from l2c_rt.models import DiT, UViT
 from l2c_rt.policies import Full
@@ -129,7 +130,7 @@ class Rig:
 
     def noise(self, model: nn.Module, images: int) -> tuple[Tensor, Tensor]:
         """The first images of the largest batch, and labels.  Shapes: [n, C, H, W] fp32, [n]."""
-        loop = rt.adapters.bind(model).sampling
+        loop = bind(model).sampling
         assert loop is not None
         generator = torch.Generator().manual_seed(0)
         shape = (max(IMAGES), loop.channels, loop.size, loop.size)

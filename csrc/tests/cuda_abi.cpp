@@ -3,40 +3,12 @@
 
 #include <cstddef>
 #include <string_view>
-#include <type_traits>
 
 #include "cuda_driver.hpp"
+#include "same_call.hpp"
 
 namespace l2c {
 namespace {
-
-template <typename Ours, typename Theirs>
-constexpr bool same() {
-  if constexpr (std::is_pointer_v<Ours> && std::is_pointer_v<Theirs>) {
-    using A = std::remove_pointer_t<Ours>;
-    using B = std::remove_pointer_t<Theirs>;
-    if constexpr (std::is_const_v<A> != std::is_const_v<B>) return false;
-    if constexpr (std::is_class_v<A> || std::is_class_v<B>)
-      return std::is_class_v<A> && std::is_class_v<B>;
-    else
-      return same<A, B>();
-  } else {
-    return std::is_pointer_v<Ours> == std::is_pointer_v<Theirs> && sizeof(Ours) == sizeof(Theirs);
-  }
-}
-
-template <typename Ours, typename Theirs>
-struct SameCall : std::false_type {};
-
-template <typename... Ours, typename... Theirs>
-struct SameCall<cu::Result (*)(Ours...), CUresult (*)(Theirs...)> {
-  static constexpr bool value = [] {
-    if constexpr (sizeof...(Ours) != sizeof...(Theirs))
-      return false;
-    else
-      return (same<Ours, Theirs>() && ...);
-  }();
-};
 
 #define L2C_SAME_CALL(name, ...) \
   static_assert(SameCall<decltype(CudaDriver::name), decltype(&::name)>::value, #name);

@@ -119,6 +119,12 @@ void fake_event(Event** event) {
   *event = &callers;
 }
 
+int cuGraphUpload(void* graph, void* stream) {
+  BEGIN(((u64)graph << 16) + (u64)stream);
+  NEED(depth > 0 && relaxed, INVALID_CONTEXT);
+  return end_call(OK);
+}
+
 int cuGraphLaunch(void* graph, void* stream) {
   BEGIN(((u64)graph << 16) + (u64)stream);
   NEED(depth > 0, INVALID_CONTEXT);

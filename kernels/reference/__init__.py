@@ -22,6 +22,7 @@ from l2c_rt.kernels.reference.products import (
     split_linear,
     split_sum,
 )
+from l2c_rt.kernels.reference.quantized import quantize_rows, scaled_linear
 from l2c_rt.kernels.reference.rows import (
     gate_residual,
     gate_residual_norm_modulate,
@@ -60,12 +61,14 @@ __all__ = [
     "patch_embed",
     "patch_embed_norm",
     "patch_embed_norm_modulate",
+    "quantize_rows",
     "relative_change",
     "residual_norm",
     "reuse_evaluation",
     "reuse_run",
     "reuse_run_norm",
     "reuse_sum",
+    "scaled_linear",
     "skip_linear",
     "split_gate_residual_norm_modulate",
     "split_linear",

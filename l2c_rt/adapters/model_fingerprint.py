@@ -64,3 +64,17 @@ def _sampled(tensors: list[Tensor]) -> Tensor:
         flat = tensor.reshape(-1)
         parts.append(flat[:: -(-len(flat) // share)].to("cpu", torch.float32))
     return torch.cat(parts)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of the names, shapes, dtypes and all bytes of parameters and buffers, as hex digits.
+
+    The same on every device; reads the whole model.
+    """
+    digest = hashlib.sha256()
+    state = {_plain(name): tensor for name, tensor in model.state_dict().items()}
+    for name in sorted(state):
+        tensor = state[name]
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(memoryview(tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy()))
+    return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
         raise ValueError(f"backend: got {name!r}, wanted one of {', '.join(map(repr, NAMES))}")
     by_sites = model.open_stage is not None
     if options.precision is not None:
-        _require_narrow_products(name, model)
+        _require_narrow_products(name, model, options)
     if by_sites and (name in ("auto", "own") or model.refused):
         return _own_route(model, options)
     if by_sites or name == "own":
@@ -75,14 +76,16 @@ def _own_route(model: BoundModel, options: Options) -> Backend:
     )  # fmt: skip
 
 
-def _require_narrow_products(name: str, model: BoundModel) -> None:
-    """Raise ValueError where `precision="bf16"` cannot be had, with the reason."""
+def _require_narrow_products(name: str, model: BoundModel, options: Options) -> None:
+    """Raise ValueError where a `precision` cannot be had, with the reason."""
     if model.fusable is None or name == "reference":
         why_not = model.why_not_fusable or "only the fused backend has it"
+    elif options.precision == "fp8":
+        why_not = _cuda_support().why_not_quantized(model) or _why_not_fused(model, options)
     else:
         why_not = why_not_narrow(model.model)
     if why_not:
-        raise ValueError(f'precision="bf16": {why_not}; leave precision= out')
+        raise ValueError(f'precision="{options.precision}": {why_not}; leave precision= out')
 
 
 def _cuda_support() -> Any:
@@ -107,7 +110,7 @@ def _graphs(model: BoundModel, options: Options) -> GraphParts | None:
     """How a model's own forward is captured; None where it is not."""
     if model.device.type != "cuda" or options.graph == "off":
         return None
-    return GraphParts(CudaRecorder, options.forgiving)
+    return GraphParts(partial(CudaRecorder, places=options.places), options.forgiving)
 
 
 def _products(model: BoundModel, options: Options) -> Products | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+
+from l2c_rt.device.capture_places import CapturePlaces
 
 GRAPHS = ("step", "trajectory", "off")
 
@@ -20,7 +22,9 @@ class Options:
     neighbouring blocks that are always reused together are kept as one.  With `check` the first run
     of a shape on a machine compares every kernel with its meaning.  With `pack`, linears on a CPU
     may take copies of their weights in the layout of a faster product; `precision` is "bf16" for
-    the products of a float32 model there, None for its own.
+    the products of a float32 model there, "fp8" for those of a bfloat16 model's branches on a GPU,
+    None for its own.  `places` are where the graphs of the compiled model are captured, also after
+    its weights have changed.
     """
 
     graph: str = "step"
@@ -32,12 +36,13 @@ class Options:
     check: bool = True
     pack: bool = True
     precision: str | None = None
+    places: CapturePlaces = field(default_factory=CapturePlaces, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.graph not in GRAPHS:
             raise ValueError(f"graph: got {self.graph!r}, wanted one of {', '.join(GRAPHS)}")
-        if self.precision not in (None, "bf16"):
-            raise ValueError(f'precision: got {self.precision!r}, wanted "bf16" or None')
+        if self.precision not in (None, "bf16", "fp8"):
+            raise ValueError(f'precision: got {self.precision!r}, wanted "bf16", "fp8" or None')
         if self.residual_dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
             raise ValueError(
                 f"residual_dtype: got {self.residual_dtype}, wanted torch.float32, torch.bfloat16, "

@@ -27,6 +27,7 @@ from l2c_rt.cli.options import (
     key_option,
     num_heads_option,
 )
+from l2c_rt.cli.sample_shards import SetOptions, check_set, local_device, sample_set, set_options
 from l2c_rt.cli.sources import DIGITS_STEPS, METAVAR, Threshold, read_source
 from l2c_rt.cli.vae import find_vae, load_vae, vae_option
 from l2c_rt.families import family_named
@@ -49,6 +50,8 @@ Examples:
   l2c-rt sample DiT-XL-2-256x256.pt --router l2c/dit-xl-2-256/ddim-20 \\
       --vae stabilityai/sd-vae-ft-ema -o images.png
   l2c-rt sample my-dit.safetensors --router full --steps 20 -o latents.npy
+  torchrun --nproc-per-node 8 -m l2c_rt.cli sample DiT-XL-2-256x256.pt --device cuda \\
+      --router l2c/dit-xl-2-256/ddim-50 --labels 0-999 --count 50000 -o shards
 """
 
 
@@ -65,14 +68,16 @@ Examples:
 @backend_option
 @device_option
 @vae_option
+@set_options
 @click.option(
     "-o",
     "--out",
     "outs",
     multiple=True,
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File to write: .npy, .safetensors, or .png for images; may be repeated.",
+    type=click.Path(path_type=Path),
+    help="File to write: .npy, .safetensors, or .png for images; may be repeated.  With --count, "
+    "the folder.",
 )
 @force_option
 def sample_command(
@@ -88,6 +93,7 @@ def sample_command(
     backend: str,
     device: str,
     vae: str | None,
+    sizes: SetOptions,
     outs: tuple[Path, ...],
     force: bool,
 ) -> None:
@@ -96,14 +102,15 @@ def sample_command(
     WEIGHTS is a DiT or U-ViT file with the published parameter names, or "digits": the small
     model of handwritten digits that the package carries, with its routers.
     """
-    pictures = _check_outs(outs, force)
+    check_set(sizes, outs, seed, force)
+    pictures = sizes.count is None and _check_outs(outs, force)
     if vae is not None and not pictures:
         refuse("--vae", "gives images, and no --out is a .png")
     vae_source = None if vae is None else find_vae(vae)
     classes = parse_labels(labels)
     schedule = _schedule(weights, router, cut, steps)
     check_weights(weights)
-    check_device(device)
+    check_device(device := local_device(device))
     loaded = load(weights, "" if schedule is None else schedule.family, num_heads, key)
     if schedule is None and steps is not None:
         _check_steps(loaded, steps)
@@ -114,6 +121,10 @@ def sample_command(
     check_labels(classes, loaded.sampling.classes)
     loaded.model.to(device)
     fast = _compiled(loaded, schedule, steps, backend)
+    if sizes.count is not None:
+        return sample_set(
+            loaded, fast, outs[0], sizes, labels=classes, seed=seed, cfg_scale=cfg_scale
+        )
     latents = _sample(fast, noise(loaded, len(classes), seed).to(device), classes, cfg_scale)
     # Latents first: decoding takes memory of its own, and may fail.
     for out in sorted(outs, key=lambda out: out.suffix == ".png"):

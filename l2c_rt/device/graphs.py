@@ -1,4 +1,4 @@
-"""Capturing CUDA graphs and launching them again.
+"""Capturing CUDA graphs.
 
 What can go wrong with graphs, and what keeps it from going wrong here:
 
@@ -7,8 +7,6 @@ What can go wrong with graphs, and what keeps it from going wrong here:
   are dropped around every capture, so that each comes from the pool of the graphs that use it.
 - Graphs that share a pool must not run at once: a pool belongs to one session, whose launches are
   ordered by `streams.StreamOrder` also across streams.
-- Streams come from one small pool per priority, again and again: what another thread launches on
-  a stream that captures goes into the graph.  So that one has a priority of its own (`PRIORITY`).
 - Graphs of one pool are dropped together, after the work of their session (`StreamOrder.wait`).
 - A wait for the whole device on any thread ends a capture, so nothing here does that; a garbage
   collection that frees GPU memory does too (`undisturbed`).  Because of others' waits a capture
@@ -28,11 +26,12 @@ from typing import Any, Protocol
 
 import torch
 
-from l2c_rt._C import Arena, GraphLoop
+from l2c_rt._C import upload_graph
+from l2c_rt.device.capture_places import CapturePlaces
+from l2c_rt.device.streams import device_index
 
 Work = Callable[[], None]
 
-PRIORITY = -2  # Of streams that capture, and of their graphs; users take 0, who times takes -1.
 _alone = threading.RLock()  # Of the process, as captures and the garbage collector are.
 
 
@@ -78,13 +77,15 @@ class Recorder(Protocol):
     """Makes graphs of what work launches; all of one recorder's graphs share a pool, but for those
     after a capture that failed.
 
-    `seconds` and `nbytes` are what its captures have taken; `captures` tells graphs from work
-    that is simply run again.
+    `seconds` are what its captures have taken, `nbytes` is memory for them; `captures` tells graphs
+    from work that is simply run again.
     """
 
     captures: bool
     seconds: float
-    nbytes: int
+
+    @property
+    def nbytes(self) -> int: ...
 
     def warm(self, work: Sequence[Work]) -> None: ...
 
@@ -114,17 +115,19 @@ class _Again:
 
 
 class CudaRecorder:
-    """CUDA graphs from one stream that lives as long as they do."""
+    """CUDA graphs from one of the places, which is theirs as long as one of them lives."""
 
     captures = True
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds = 0.0
-        self.nbytes = 0
-        self._stream = torch.cuda.Stream(device, priority=PRIORITY)  # type: ignore[no-untyped-call]
-        self._pool: Any = None
+    def __init__(self, device: torch.device, places: CapturePlaces | None = None) -> None:
+        self.device, self.seconds = device, 0.0
+        self._place = (places or CapturePlaces()).take(device, self)
+        self._stream = self._place.stream
         self._failed: list[Any] = []
+
+    @property
+    def nbytes(self) -> int:
+        return self._place.nbytes
 
     def warm(self, work: Sequence[Work]) -> None:
         """Run everything once where it will be captured."""
@@ -143,10 +146,9 @@ class CudaRecorder:
         did something that cannot be captured; work has then been called twice, and the error is the
         first attempt's.
         """
-        began = time.perf_counter()
-        before = torch.cuda.memory_reserved(self.device)
+        began, before = time.perf_counter(), torch.cuda.memory_reserved(self.device)
         graph: Graph = self._captured(work)
-        self.nbytes += max(0, torch.cuda.memory_reserved(self.device) - before)
+        self._place.nbytes += max(0, torch.cuda.memory_reserved(self.device) - before)
         self.seconds += time.perf_counter() - began
         return graph
 
@@ -159,36 +161,46 @@ class CudaRecorder:
             try:
                 return self._attempt(work)
             except RuntimeError as second:
-                # The second may only be a consequence.
-                raise first from second
+                raise first from second  # Which may only be a consequence.
 
     def _attempt(self, work: Work) -> Any:
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
         graph: Any = torch.cuda.CUDAGraph()
+        pool = self._place.pool_for(graph)
         with undisturbed(), _fresh_cublas_workspaces(), torch.cuda.stream(self._stream):
             # Not torch.cuda.graph, which collects garbage and empties caches for every graph.
             self._stream.synchronize()
             try:
-                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
                 work()
                 graph.capture_end()
-            except BaseException:
-                self._abandon(graph)
+            except BaseException as error:
+                self._abandon(graph, pool, error)
                 raise
+            self._upload(graph)
         return graph
 
-    def _abandon(self, graph: Any) -> None:
+    def _upload(self, graph: Any) -> None:
+        """Else the first launch does it, milliseconds for thousands of kernels."""
+        handle = handle_of(graph)
+        # Memory that is short now may be free by the first launch, which says what is wrong.
+        with suppress(RuntimeError, MemoryError):
+            if handle is not None:
+                upload_graph(device_index(self.device), handle, self._stream.cuda_stream)
+
+    def _abandon(self, graph: Any, pool: Any, error: BaseException) -> None:
         """End a capture that failed, wherever it had come to; what went wrong is said already."""
-        with suppress(Exception):
+        spoilt = isinstance(error, RuntimeError)  # By the driver, not by a check of ours.
+        try:
             graph.capture_end()
+        except Exception:
+            spoilt = True
+        if not spoilt:
+            return
         with suppress(Exception):
             # Else the allocator believes that it goes on; an error where it knows better.
-            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
-        # Versions of PyTorch leave the pool open for host memory, and refuse another capture into
-        # it.  Graphs captured before keep it; the allocator's filter still refers to this graph.
-        self._pool = None
-        self._failed.append(graph)
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        self._place.leave_pool()
+        self._failed.append(graph)  # The allocator's filter still refers to it.
 
 
 @contextmanager
@@ -206,45 +218,14 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def _fresh_cublas_workspaces() -> Iterator[None]:
-    clear: Callable[[], None] = torch._C._cuda_clearCublasWorkspaces
-    clear()
+    torch._C._cuda_clearCublasWorkspaces()
     try:
         yield
     finally:
-        clear()
+        torch._C._cuda_clearCublasWorkspaces()
 
 
-class GraphSequence:
-    """Graphs in the order in which a run launches them."""
-
-    def __init__(self, graphs: Sequence[Graph], device: torch.device, arenas: Sequence[Arena]):
-        self._graphs = tuple(graphs)
-        self._device = device
-        self._arenas = tuple(arenas)
-        handles = [_handle(graph) for graph in self._graphs]
-        self._loop: GraphLoop | None = None
-        if device.type == "cuda" and handles and None not in handles:
-            index = torch.cuda.current_device() if device.index is None else device.index
-            known = [handle for handle in handles if handle is not None]
-            self._loop = GraphLoop(index, known, self._arenas)
-
-    def launch(self, first: int = 0, count: int | None = None) -> None:
-        """Enqueue graphs [first, first + count) on the current stream.
-
-        Raises RuntimeError while an arena that they use is asleep.
-        """
-        count = len(self._graphs) - first if count is None else count
-        if self._loop is not None:
-            stream = torch.cuda.current_stream(self._device).cuda_stream
-            self._loop.launch(stream, first, count)
-            return
-        if not all(arena.awake for arena in self._arenas):
-            raise RuntimeError("the cache's memory is asleep: call wake() before the next run")
-        for graph in self._graphs[first : first + count]:
-            graph.replay()
-
-
-def _handle(graph: Graph) -> int | None:
+def handle_of(graph: Graph) -> int | None:
     """The address of a CUgraphExec; None where this torch does not tell it."""
     tell = getattr(graph, "raw_cuda_graph_exec", None)
     return None if tell is None else int(tell())

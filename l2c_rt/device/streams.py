@@ -52,7 +52,7 @@ class StreamOrder:
         For this session's work alone: a wait for the device would end the captures of others.
         """
         if self._done is not None:
-            wait_for_event(_index(self._device), self._done.cuda_event)
+            wait_for_event(device_index(self._device), self._done.cuda_event)
 
 
 def wait_for_current_stream(device: torch.device) -> None:
@@ -61,7 +61,8 @@ def wait_for_current_stream(device: torch.device) -> None:
         torch.cuda.current_stream(device).synchronize()
 
 
-def _index(device: torch.device) -> int:
+def device_index(device: torch.device) -> int:
+    """The number of a CUDA device; without one in its name the current device's."""
     return torch.cuda.current_device() if device.index is None else device.index
 
 

@@ -20,7 +20,8 @@ REMEDY = (
     "Describe it with an adapter (docs/adding-a-model.md) and give adapter=, or pass check='off' "
     "if the difference is meant"
 )
-ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 3e-2}
+ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 3e-2,
+            torch.float8_e4m3fn: 3e-1}  # fmt: skip
 """How far a fused backend may be from the model's own output, as |difference| / |output|."""
 
 

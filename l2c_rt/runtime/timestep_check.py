@@ -102,7 +102,8 @@ class TimestepCheck:
 
     def _check_later(self, t: Tensor, step: int) -> None:
         timesteps = self._clock.timesteps
-        if timesteps is None:
+        # Inside a capture, whose replays nobody counts, nothing is checked, made or copied.
+        if timesteps is None or capturing(t.device):
             return
         deferred = self._deferred
         if deferred is None or deferred.device != t.device or deferred.timesteps != timesteps:
@@ -139,7 +140,7 @@ class DeferredCheck:
     """The checks of StepClock for timesteps that live on a device.
 
     `timesteps` [S] are what a run must pass.  Calls may come from any stream and with any current
-    device.  Inside a capture, whose replays nobody counts, nothing is checked.
+    device.
     """
 
     def __init__(self, timesteps: Sequence[float], device: torch.device) -> None:
@@ -155,18 +156,17 @@ class DeferredCheck:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what a run that was reset has shown."""
-        with self._on_device():
-            # In place: memory given back might be another stream's while this one reads it.
-            self._verdict.fill_(-1.0)
+        """Forget what a run that was reset has shown; nothing is launched, as in a capture."""
         self._copied: torch.cuda.Event | None = None
-        self._pending = False
+        self._pending = self._begun = False
 
     def add(self, t: Tensor, step: int) -> None:
-        """Queue the check of one call."""
+        """Queue the check of one call.  Not inside a capture."""
         with self._on_device():
-            if capturing(self.device):
-                return
+            if not self._begun:
+                # In place: memory given back might be another stream's while this one reads it.
+                self._verdict.fill_(-1.0)
+                self._begun = True
             self._check(t, step, self._expected, self._verdict)
             self._host.copy_(self._verdict, non_blocking=True)
             self._pending = True

@@ -39,6 +39,25 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultStats:
+    """Of a cache of results: `hits` were served from it, `misses` and `refreshes` computed.
+
+    `replaced` entries were beyond the bound at a refresh, `evicted` ones made room.  The errors are
+    those found by refreshes, |difference| / |latents|: of their mean, and the largest.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    refreshes: int = 0
+    replaced: int = 0
+    evicted: int = 0
+    entries: int = 0
+    nbytes: int = 0
+    mean_error: float = 0.0
+    largest_error: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """Counts since the engine was made; `waiting` and `running` are those of now.
 
@@ -62,6 +81,7 @@ class EngineStats:
     total_seconds: Histogram
     tick_waits: Histogram
     nbytes: int
+    results: ResultStats
 
     @property
     def evaluations(self) -> int:
@@ -88,13 +108,15 @@ class Counts:
         self.begin_seconds, self.total_seconds = Histogram(SECONDS), Histogram(SECONDS)
         self.tick_waits = Histogram(TICKS)
 
-    def stats(self, *, waiting: int, running: int, nbytes: int) -> EngineStats:
+    def stats(
+        self, *, waiting: int, running: int, nbytes: int, results: ResultStats
+    ) -> EngineStats:
         """A copy, which stays as it is."""
         return EngineStats(
             self.submitted, self.refused, {name: self.outcomes[name] for name in OUTCOMES},
             waiting, running, self.ticks, dict(self.batch_sizes), dict(self.kinds),
             self.branches, self.reused, self.longest_wait_ticks, self.begin_seconds.copy(),
-            self.total_seconds.copy(), self.tick_waits.copy(), nbytes,
+            self.total_seconds.copy(), self.tick_waits.copy(), nbytes, results,
         )  # fmt: skip
 
     @property

@@ -31,6 +31,16 @@ class RequestLoop(Protocol):
         """The latents after an evaluation, which gave `prediction`."""
 
 
+class ResultHolder(Protocol):
+    """Who holds latents for later requests; told of one of the two."""
+
+    def keep(self, latents: Tensor) -> None:
+        """The request has given these latents."""
+
+    def abandon(self) -> None:
+        """The request has given nothing."""
+
+
 class PublishedSteps:
     """A published solver, which keeps the latents at the start of its step."""
 
@@ -67,6 +77,7 @@ class Request:
     callback: Callback | None
     submitted: float
     expires: float | None
+    holder: ResultHolder | None = None
     place: int = -1
     step: int = 0
     kind: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -26,8 +26,14 @@ class Limits:
     """Of an engine: `max_age` in ticks, the others in requests."""
 
     max_batch: int
+    max_waiting: int
     max_running: int
     max_age: int
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"Engine: {name} must be a whole number from 1 on, got {value!r}")
 
 
 class Worker:
@@ -182,6 +188,8 @@ class Worker:
                 return
             if not bool(torch.isfinite(request.latents).all()):
                 raise FloatingPointError("Engine: the latents of this request are not finite")
+            if request.holder is not None:
+                request.holder.keep(request.latents)
         except BaseException as error:
             # Ctrl-C too ends only the request whose callback it was raised in.
             self.end(request, error, "failed")

@@ -13,6 +13,7 @@ from l2c_rt.adapters.model_fingerprint import (
     MAX_VALUES,
     fingerprint_difference,
     model_fingerprint,
+    weights_digest,
 )
 from l2c_rt.schedule.checks import check_fingerprint
 
@@ -103,3 +104,14 @@ def test_a_large_model_is_sampled_and_not_read() -> None:
     of(large)
     assert time.perf_counter() - start < 0.5
     assert large.weight.numel() > 100 * MAX_VALUES
+
+
+def test_the_digest_of_weights_is_of_every_bit_and_of_the_dtype() -> None:
+    model = toy_dit()
+    digest = weights_digest(model)
+    assert digest == weights_digest(toy_dit())
+    with torch.no_grad():
+        # The last bit of one value.
+        model.blocks[1].mlp.fc1.weight.view(torch.int32)[3, 5] ^= 1
+    assert weights_digest(model) != digest
+    assert weights_digest(toy_dit().double()) != digest

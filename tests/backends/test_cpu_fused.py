@@ -171,7 +171,7 @@ def test_narrow_products_keep_inputs_and_outputs_wide(make: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"precision": "fp8"}, "precision: got 'fp8', wanted \"bf16\" or None"),
+        ({"precision": "fp4"}, 'precision: got \'fp4\', wanted "bf16", "fp8" or None'),
         ({"precision": "bf16", "backend": "reference"}, "only the fused backend has it"),
     ],
 )

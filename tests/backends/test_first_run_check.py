@@ -126,8 +126,8 @@ def test_a_wrong_attention_is_named_in_the_dtype_that_it_is_for() -> None:
 def test_a_step_that_differs_from_the_model_though_every_kernel_is_right_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def half(choice: LinearConfig, kernels: Any, *operands: Any) -> None:
-        run_linear(choice, kernels, *operands)
+    def half(choice: LinearConfig, kernels: Any, *operands: Any, workspace: Any) -> None:
+        run_linear(choice, kernels, *operands, workspace=workspace)
         operands[-1].mul_(0.5)
 
     # Not a kernel of ours: a product of cuBLAS.

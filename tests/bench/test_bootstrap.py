@@ -44,6 +44,10 @@ def run(
     return ended, calls.read_text().splitlines()
 
 
+ALL = ["doctor", "every_kernel", "pytest tests", "pytest tests", "pytest bench"]
+"""Tests twice: side by side, and those that a busy GPU disturbs."""
+
+
 def stages(calls: list[str]) -> list[str]:
     names = ("doctor", "every_kernel", "pytest tests", "pytest bench")
     return [name for call in calls for name in names if name in call]
@@ -54,7 +58,7 @@ def test_the_extension_is_built_before_anything_runs_and_pip_is_not_asked(checko
     assert ended.returncode == 0, ended.stderr
     assert [call.split()[0] for call in calls[:2]] == ["cmake", "cmake"]
     assert calls[1].endswith("--target _C")
-    assert stages(calls) == ["doctor", "every_kernel", "pytest tests", "pytest bench"]
+    assert stages(calls) == ALL
     assert "pip" not in "".join(calls)
     assert (checkout / "l2c_rt" / "kernels").readlink() == Path("../kernels")
 
@@ -66,7 +70,7 @@ def test_a_stage_that_fails_is_said_the_rest_runs_and_the_results_come_home(
     assert ended.returncode == 1
     assert "kernels: exit code 7" in ended.stdout
     assert "failed: kernels" in ended.stdout
-    assert stages(calls) == ["doctor", "every_kernel", "pytest tests", "pytest bench"]
+    assert stages(calls) == ALL
     with tarfile.open(checkout / "out" / "first.tar.gz") as archive:
         assert archive.getnames() == ["first"]
 
@@ -78,3 +82,14 @@ def test_nothing_runs_where_only_the_build_was_asked_for_or_where_it_failed(
     ended, calls = run(checkout, *arguments, fails=fails)
     assert ended.returncode == code
     assert stages(calls) == []
+
+
+@pytest.mark.parametrize(("fails", "workers"), [("never", 1), ("import xdist", 0)])
+def test_tests_run_side_by_side_where_xdist_is_but_for_those_that_read_memory_or_time(
+    checkout: Path, fails: str, workers: int
+) -> None:
+    _, calls = run(checkout, fails=fails)
+    tests = [call for call in calls if "pytest tests" in call]
+    assert [call.count("-n 8") for call in tests] == [workers, 0]
+    assert "not (memory or" in tests[0]
+    assert "-k memory or" in tests[1]

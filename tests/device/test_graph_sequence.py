@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from fake_torch_cuda import GPU, FakeCuda, FakeGraph
 
-from l2c_rt.device import graphs as replay
-from l2c_rt.device.graphs import Eager, GraphSequence
+from l2c_rt.device import graph_sequence as replay
+from l2c_rt.device.graph_sequence import GraphSequence
+from l2c_rt.device.graphs import Eager
 
 
 class FakeLoop:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from fake_torch_cuda import GPU, FakeCuda, FakeGraph
 
-from l2c_rt.device import graphs as replay
+from l2c_rt.device.capture_places import PRIORITY
 from l2c_rt.device.graphs import CudaRecorder, GraphStats, undisturbed
 
 
@@ -22,12 +22,13 @@ def test_a_capture_waits_for_its_stream_and_has_workspaces_of_its_own(cuda: Fake
         ("capture_begin", (0, 1), "thread_local", "own"),
         ("work", "own", False),
         "capture_end",
+        ("upload", 1, 0, 77),
         "clearCublasWorkspaces",
     ]
     assert isinstance(graph, FakeGraph)
     assert gc.isenabled()
     assert cuda.current is cuda.user
-    assert recorder.nbytes == 600
+    assert recorder.nbytes == 700
     assert recorder.seconds > 0
 
 
@@ -42,8 +43,8 @@ def test_all_captures_of_a_recorder_share_a_pool_and_two_recorders_none(cuda: Fa
 def test_streams_that_capture_are_of_a_priority_that_neither_users_nor_the_tuner_take(
     cuda: FakeCuda,
 ) -> None:
-    assert CudaRecorder(GPU)._stream.priority == replay.PRIORITY  # type: ignore[attr-defined]
-    assert replay.PRIORITY not in (0, -1)
+    assert CudaRecorder(GPU)._stream.priority == PRIORITY  # type: ignore[attr-defined]
+    assert PRIORITY not in (0, -1)
 
 
 def test_warming_comes_behind_the_callers_work_and_is_waited_for(cuda: FakeCuda) -> None:
@@ -120,6 +121,19 @@ def test_after_a_failed_capture_another_pool_is_taken_and_the_failed_graph_is_ke
     assert failed.pool == (0, 1)
 
 
+def test_work_that_a_check_of_ours_refuses_leaves_the_pool_to_the_next_capture(
+    cuda: FakeCuda,
+) -> None:
+    recorder = CudaRecorder(GPU)
+    cuda.fails["work"] = [ValueError("not repeatable")]
+    with pytest.raises(ValueError, match="not repeatable"):
+        recorder.capture(lambda: cuda.did("work"))
+    recorder.capture(lambda: None)
+    pools = [entry[1] for entry in cuda.log if entry[0] == "capture_begin"]
+    assert pools == [(0, 1), (0, 1)]
+    assert not recorder._failed
+
+
 def test_memory_that_is_short_is_not_tried_again(cuda: FakeCuda) -> None:
     cuda.fails["work"] = [torch.OutOfMemoryError("full")]
     with pytest.raises(torch.OutOfMemoryError):
@@ -182,3 +196,24 @@ def test_stats_say_graphs_kernels_and_mebibytes() -> None:
         "2 graphs of 10 kernels in 0.50 s, 7 evaluations replayed; 1.5 MiB, buffers 1.0 MiB"
     )
     assert str(GraphStats(buffer_bytes=1)) == "nothing captured"
+
+
+def test_a_graph_is_uploaded_once_before_it_is_launched_and_an_attempt_that_fails_is_not(
+    cuda: FakeCuda,
+) -> None:
+    cuda.fails["work"] = [RuntimeError("invalidated")]
+    cuda.fails["upload"] = [MemoryError("short of memory")]
+    recorder = CudaRecorder(GPU)
+    graphs = [recorder.capture(lambda: cuda.did("work")) for _ in range(2)]
+    for graph in graphs * 2:
+        graph.replay()
+    relevant = [name for name in cuda.names() if name in ("work", "upload", "replay")]
+    assert relevant == ["work", "work", "upload", "work", "upload", *4 * ["replay"]]
+
+
+def test_where_this_torch_tells_no_handle_nothing_is_uploaded(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(FakeGraph, "raw_cuda_graph_exec")
+    CudaRecorder(GPU).capture(lambda: None)
+    assert "upload" not in cuda.names()

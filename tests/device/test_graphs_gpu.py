@@ -15,6 +15,7 @@ from l2c_rt.device.graphs import CudaRecorder
 pytestmark = pytest.mark.gpu
 
 
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty")
 def test_inside_another_capture_a_call_is_refused() -> None:
     fast = fresh(timesteps=timesteps(STEPS))
     drive(fast)

@@ -19,6 +19,7 @@ def modes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=2)
 
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: "default")
     return entered
 
 

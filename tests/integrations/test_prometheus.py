@@ -11,6 +11,7 @@ from served import STEPS, compiled, image
 
 import l2c_rt as rt
 from l2c_rt.integrations.prometheus import watch
+from l2c_rt.serving.results import ExactResults
 
 
 def test_metrics_say_what_the_engine_did() -> None:
@@ -37,6 +38,19 @@ def test_metrics_say_what_the_engine_did() -> None:
         assert sum(kinds) == stats.evaluations
         assert b"l2c_rt_batches_total" in generate_latest(registry)
         registry.unregister(collector)
+
+
+def test_metrics_say_what_was_served_again() -> None:
+    registry = CollectorRegistry()
+    with rt.Engine(compiled(), results=ExactResults()) as engine:
+        watch(engine, registry)
+        for _ in range(3):
+            engine.submit(image(0), 0).result(60)
+        for event, count in (("hits", 2), ("misses", 1), ("refreshes", 0)):
+            value = registry.get_sample_value("l2c_rt_results_total", {"event": event})
+            assert value == count
+        nbytes = registry.get_sample_value("l2c_rt_results_bytes")
+        assert nbytes == engine.stats().results.nbytes > 0
 
 
 def test_the_reuse_share_is_the_schedules() -> None:

@@ -21,6 +21,8 @@ SHARED = {
     "_check_lists",
     "check_timestep",
     "relative_change",
+    "quantize_rows",
+    "scaled_linear",
     "_launch",
     "_launcher",
     "_matrix_math",
@@ -44,7 +46,8 @@ def test_every_file_of_kernels_and_every_public_function_is_covered() -> None:
         public = [name for name in public if not name.startswith("_")]
         assert [n for n in public if not n.endswith("_bytes")] == list(ops)
     written = [name for name, f in vars(reference).items() if inspect.isfunction(f)]
-    assert {name for name in written if not name.startswith("_")} == {*OPS, "relative_change"}
+    beside = {"relative_change", "quantize_rows", "scaled_linear"}
+    assert {name for name in written if not name.startswith("_")} == {*OPS, *beside}
 
 
 def test_the_references_work_where_triton_is_not() -> None:

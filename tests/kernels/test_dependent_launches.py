@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from aot import ReadBack, read_back
+from aot import read_back
+from compiled_kernels import waits_before_it_touches_memory
 from recording_driver import Launch, recorded_launches
 
 from l2c_rt.doctor.kernel_calls import MATRIX_OPS, OPS, TOKEN_OPS, arguments, kernel
@@ -17,7 +18,6 @@ from l2c_rt.kernels._launcher import PDL_SWITCH
 
 SIZES = Sizes(torch.bfloat16, grid=(16, 16), width=144, heads=2, empty=True)
 PRODUCTS = ("linear", "split_linear", "skip_linear")
-MEMORY = r"LDG|STG|LDGSTS|ATOM|RED|UBLKCP"
 
 
 def launched(op: str, arch: int = 90, **more: Any) -> Launch:
@@ -25,12 +25,6 @@ def launched(op: str, arch: int = 90, **more: Any) -> Launch:
         kernel(op)(**arguments(op, SIZES) | more)
     (launch,) = launches
     return launch
-
-
-def waits_before_it_touches_memory(code: ReadBack) -> bool:
-    order = [o for o in code.sequence if re.match(rf"ACQBULK|PREEXIT|{MEMORY}", o)]
-    signals = [i for i, o in enumerate(order) if o == "PREEXIT"]
-    return order[0] == "ACQBULK" and order.count("ACQBULK") == 1 and len(signals) <= 1
 
 
 @pytest.mark.parametrize("op", [op for op in OPS if op not in TOKEN_OPS])

@@ -48,8 +48,9 @@ ALLOWED: dict[str, set[str]] = {
                  "schedule", "untrusted"},
     "runtime": {"adapters", "backends", "device", "memory", "notices", "plan", "sampling",
                 "schedule"},
-    "serving": {"adapters", "backends", "memory", "plan", "runtime", "sampling", "schedule"},
-    "integrations": {"serving"},
+    "serving": {"adapters", "backends", "memory", "plan", "runtime", "sampling", "schedule",
+                "untrusted"},
+    "integrations": {"runtime", "serving"},
     "fitting": {"adapters", "notices", "plan", "runtime", "schedule"},
     "api": {"_deprecated", "adapters", "backends", "correctors", "fitting", "plan", "policies",
             "resolve", "runtime", "schedule"},
@@ -72,7 +73,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"_version", "adapters", "api", "backends", "calibration", "comparison", "correctors",
             "demo", "doctor", "families", "figures", "learning", "measure", "methods", "models",
             "notices", "plan", "policies", "presets", "regression", "runtime",
-            "schedule", "searching", "untrusted"},
+            "schedule", "searching", "serving", "untrusted"},
 }  # fmt: skip
 """Folder or module of l2c_rt -> those it may import; only l2c_rt itself imports all."""
 

@@ -59,12 +59,16 @@ def test_checks_from_streams_in_turn_are_ordered_and_their_verdict_stays_where_i
     assert check._verdict.data_ptr() == verdict
 
 
-def test_inside_a_capture_no_timestep_is_checked_and_no_event_asked_for(
+def test_a_check_is_forgotten_inside_a_capture_without_a_launch(
     cuda: FakeCuda, check: DeferredCheck
 ) -> None:
     check.add(torch.zeros(2, dtype=torch.float32), 0)
+    check._verdict[0] = 0.0
     cuda.log.clear()
     cuda.capturing = cuda.user
-    check.add(torch.zeros(2, dtype=torch.float32), 1)
     check.raise_if_bad()
+    check.clear()
     assert cuda.log == []
+    cuda.capturing = None
+    check.add(torch.zeros(2, dtype=torch.float32), 1)
+    assert check._verdict.tolist() == [-1.0] * 3

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import threading
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -118,15 +120,15 @@ def test_no_call_waits_for_the_device_once_it_is_captured_but_a_runs_first() -> 
     inputs = [on_gpu(step, loop=PUBLISHED)[:2] for step in range(STEPS)]
     on_host = [t.cpu() for _, t in inputs]
 
-    def calls(timesteps: list[torch.Tensor], y: torch.Tensor) -> None:
+    def calls(timesteps: list[torch.Tensor], y: torch.Tensor, later: Any = waits_refused) -> None:
         # A timestep on the GPU is read once in a run, to know that it is the start of one.
         fast(inputs[0][0], timesteps[0], y)
-        with waits_refused():
+        with later():
             for (x, _), t in zip(inputs[1:], timesteps[1:], strict=True):
                 fast(x, t, y)
 
     for _ in range(2):
-        calls([t for _, t in inputs], labels)
+        calls([t for _, t in inputs], labels, nullcontext)
         fast.sample(start, labels)
         torch.cuda.synchronize()
     # Other labels at every run: tabulated anew.

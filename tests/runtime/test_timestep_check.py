@@ -74,6 +74,18 @@ def test_an_unknown_loop_waits_until_one_complete_run_has_shown_it(
 
 
 @pytest.mark.usefixtures("on_device")
+def test_inside_a_capture_timesteps_are_neither_read_nor_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fast = fresh()
+    clean = drive(fast, STEPS)
+    monkeypatch.setattr(timesteps_module, "capturing", lambda device: True)
+    for name in ("host_timestep", "DeferredCheck"):
+        monkeypatch.setattr(timesteps_module, name, None)
+    assert_same(drive(fast, STEPS), clean)
+
+
+@pytest.mark.usefixtures("on_device")
 def test_a_given_timestep_that_does_not_come_is_reported_at_the_next_call_and_resets() -> None:
     fast = fresh(timesteps=GRID)
     drive(fast, 1)

@@ -104,7 +104,7 @@ def test_the_log_has_what_is_compiled_and_noted(caplog: pytest.LogCaptureFixture
 
 def test_a_profile_shows_runs_and_evaluations_by_number() -> None:
     fast = rt.compile(toy_dit(), EveryN(2), steps=3)
-    with torch.profiler.profile() as profile:
+    with torch.profiler.profile(acc_events=True) as profile:
         drive(fast, 3)
         fast.sample(torch.randn(1, 4, 8, 8), [1])
     counts = {event.key: event.count for event in profile.key_averages()}
@@ -116,7 +116,7 @@ def test_a_profile_shows_runs_and_evaluations_by_number() -> None:
 
 def test_a_loop_that_stops_half_way_leaves_no_range_open() -> None:
     fast = rt.compile(toy_dit(), EveryN(2), steps=6)
-    with torch.profiler.profile() as profile:
+    with torch.profiler.profile(acc_events=True) as profile:
         for stop in (2, 3):
             with contextlib.suppress(KeyError), torch.profiler.record_function(f"loop {stop}"):
                 drive(fast, stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from l2c_rt.doctor.kernel_operands import Sizes
 
 ARCHS = pytest.mark.parametrize("arch", SHARED_LIMIT)
 DIT_XL = Sizes(torch.bfloat16, grid=(16, 16), width=1152, heads=16, empty=True)
+MEMORY = r"LDG|STG|LDGSTS|ATOM|RED|UBLKCP"
 TENSOR_CORES = {80: r"HMMA\.", 90: r"HGMMA\.", 100: r"UTCHMMA"}
 
 
@@ -32,3 +34,10 @@ def fits(launch: Launch, code: ReadBack, arch: int) -> None:
     assert code.spills == 0, label
     assert code.registers <= 255, label
     assert launch.shared <= SHARED_LIMIT[arch], label
+
+
+def waits_before_it_touches_memory(code: ReadBack) -> bool:
+    """As a kernel must that is launched before the one before it has ended; it signals once."""
+    order = [o for o in code.sequence if re.match(rf"ACQBULK|PREEXIT|{MEMORY}", o)]
+    signals = [i for i, o in enumerate(order) if o == "PREEXIT"]
+    return order[0] == "ACQBULK" and order.count("ACQBULK") == 1 and len(signals) <= 1

@@ -11,7 +11,7 @@ import threading
 from cuda_arena_cases import USE
 from fake_cuda import Driver, error_of, names, run_case
 
-from l2c_rt._C import Arena, GraphLoop, cuda_available
+from l2c_rt._C import Arena, GraphLoop, cuda_available, upload_graph
 
 KIB64 = 65536
 
@@ -79,6 +79,18 @@ def case_a_failed_launch_names_the_graph(driver: Driver) -> None:
     assert names(driver.calls()) == ["cuGraphLaunch", "cuGraphLaunch", *USE]
     loop.launch(9)
     del loop
+    driver.check_clean()
+
+
+def case_a_graph_is_uploaded_before_its_first_launch_and_errors_are_told(driver: Driver) -> None:
+    upload_graph(1, 0x11, 0x77)
+    assert [(name, hex(value)) for name, value in driver.calls() if "Graph" in name] == [
+        ("cuGraphUpload", "0x110077")
+    ]
+    driver.fail("cuGraphUpload")
+    assert "a graph on device 1" in str(error_of(upload_graph, 1, 0x11, 0x77))
+    for device, graph in ((0, 0), (2, 0x11)):
+        assert isinstance(error_of(upload_graph, device, graph, 0), ValueError)
     driver.check_clean()
 
 

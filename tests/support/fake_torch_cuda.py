@@ -25,6 +25,8 @@ class FakeCuda:
         self.capturing: FakeStream | None = None
         self.pools = 0
         self.open_pools: set[Any] = set()
+        self.held_pools: list[Any] = []
+        self.filling: set[Any] = set()
 
     def did(self, what: str, *details: Any) -> None:
         self.log.append((what, *details) if details else what)
@@ -53,6 +55,17 @@ class FakeCuda:
     def pool_handle(self) -> tuple[int, int]:
         self.pools += 1
         return (0, self.pools)
+
+    def begin_filling(self, device: int, pool: Any) -> None:
+        """Memory taken from now on is a pool's, without a capture; counted as a user of it."""
+        self.held_pools.append(pool)
+        self.filling.add(pool)
+
+    def end_filling(self, device: int, pool: Any) -> None:
+        if pool in self.filling:
+            self.filling.discard(pool)
+        else:
+            self.did("endAllocateToPool", device, pool)
 
 
 class FakeStream:
@@ -138,9 +151,14 @@ def stand_in_for_cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
         monkeypatch.setattr(torch.cuda, name, value)
     waited = "l2c_rt.device.streams.wait_for_event"
     monkeypatch.setattr(waited, lambda device, event: fake.did("wait_for_event", device, event))
-    for name in ("_cuda_clearCublasWorkspaces", "_cuda_endAllocateToPool"):
-        short = name.removeprefix("_cuda_")
-        monkeypatch.setattr(
-            torch._C, name, lambda *args, short=short: fake.did(short, *args), raising=False
-        )
+    uploads = "l2c_rt.device.graphs.upload_graph"
+    monkeypatch.setattr(uploads, lambda *args: fake.did("upload", *args))
+    private: dict[str, Any] = {
+        "clearCublasWorkspaces": lambda: fake.did("clearCublasWorkspaces"),
+        "beginAllocateCurrentThreadToPool": fake.begin_filling,
+        "endAllocateToPool": fake.end_filling,
+        "releasePool": lambda device, pool: fake.held_pools.remove(pool),
+    }
+    for name, value in private.items():
+        monkeypatch.setattr(torch._C, f"_cuda_{name}", value, raising=False)
     return fake

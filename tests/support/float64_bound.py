@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from triton.runtime import interpreter
 
 from l2c_rt.doctor.kernel_calls import kernel, truth
 from l2c_rt.doctor.kernel_operands import Arguments
@@ -20,9 +21,29 @@ from l2c_rt.doctor.tensor_trees import cloned, float64, poisoned_like, tensors
 WARNINGS = [
     # A sigmoid far out; it is 0 or 1 there, as it should be.
     pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
-    # Triton 3.6's interpreter takes loop bounds from arrays; it needs a numpy before 2.4.
-    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
 ]
+
+
+class _Scope:
+    """Where the interpreter puts the methods of tensors, with bounds of loops that are numbers.
+
+    Triton 3.6 takes them from arrays of one element, which numpy 2.5 no longer converts.
+    """
+
+    def __init__(self, scope: Any) -> None:
+        self._scope = scope
+
+    def set_attr(self, owner: Any, name: str, value: Any) -> None:
+        if name == "__index__":
+            value = lambda tensor: int(tensor.handle.data.item())  # noqa: E731
+        self._scope.set_attr(owner, name, value)
+
+
+def _patched(owner: Any, scope: Any, patch: Any = interpreter._patch_lang_tensor) -> None:
+    patch(owner, _Scope(scope))
+
+
+interpreter._patch_lang_tensor = _patched
 
 ROUNDING = {torch.float32: 2.0**-21, torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
 DTYPES = pytest.mark.parametrize("dtype", ROUNDING, ids=["fp32", "fp16", "bf16"])

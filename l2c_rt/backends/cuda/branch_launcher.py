@@ -62,7 +62,7 @@ class BranchLauncher:
             if isinstance(problem, AttentionProblem):
                 self._attentions[problem] = choice
             else:
-                self._linears.choices[problem] = choice
+                self._linears.choose(problem, choice, self._buffers.h.device)
                 if choice.kind == "split":
                     # Taken now: a buffer allocated in a capture would belong to one graph.
                     self._partial_sums(choice.splits)
@@ -77,7 +77,7 @@ class BranchLauncher:
         if isinstance(part.inner, FusableAttention):
             self._attention(branch, part.inner, slot)
         else:
-            self._mlp(part.inner, slot)
+            self._mlp(branch, part.inner, slot)
 
     def partial_sums_of(self, terms: tuple[Term, ...]) -> Tensor | None:
         """The partial sums of a lone term, for a kernel that sums them itself."""
@@ -101,11 +101,14 @@ class BranchLauncher:
         weight, bias = self._weights.qkv(branch, inner)
         qkv, mixed = self._attention_buffers(inner)
         self._linears.run(b.h, weight, bias, None, qkv)
-        choice = self._attentions[self._attention_problem(inner)]
-        run_attention(choice, self._kernels, qkv, inner.heads, inner.scale, mixed)
+        self._attend(inner, qkv, mixed)
         self._into_slot(mixed, inner.proj, slot)
 
-    def _mlp(self, inner: FusableMlp, slot: int) -> None:
+    def _attend(self, inner: FusableAttention, qkv: Tensor, mixed: Tensor) -> None:
+        choice = self._attentions[self._attention_problem(inner)]
+        run_attention(choice, self._kernels, qkv, inner.heads, inner.scale, mixed)
+
+    def _mlp(self, branch: str, inner: FusableMlp, slot: int) -> None:
         hidden = self._hidden(inner)
         weight, bias = weight_and_bias(inner.fc1)
         self._linears.run(self._buffers.h, weight, bias, inner.gelu, hidden)

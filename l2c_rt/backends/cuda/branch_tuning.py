@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l2c_rt.backends.cuda.cublas_lt import workspace_on
 from l2c_rt.backends.cuda.tuning.candidates import run_attention, run_linear, run_split
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.tuning.problems import (
@@ -61,7 +62,8 @@ class LinearTask:
         x, out, gelu = self.x, self.out, self.problem.gelu
         turn = itertools.cycle(self.weights)
         if choice.kind != "split":
-            return lambda: run_linear(choice, kernels, x, *next(turn), gelu, out)
+            room = workspace_on(x.device) if choice.kind == "lt" else None
+            return lambda: run_linear(choice, kernels, x, *next(turn), gelu, out, workspace=room)
         sizes = (choice.splits, self.problem.rows, self.problem.columns)
         partial_sums = x.new_empty(sizes, dtype=torch.float32)
 
@@ -101,13 +103,14 @@ Task = LinearTask | AttentionTask
 def settle(tasks: Iterable[Task], tuner: Tuner, kernels: Any) -> dict[Any, Any]:
     """The choice of every task's problem.
 
-    All candidates that are to be measured are compiled first, side by side.
+    All candidates of ours that are to be measured are compiled first, side by side.
     """
     tasks = list(tasks)
     tuner.compile_ahead([
         task.call(kernels, choice)  # type: ignore[arg-type]
         for task in tasks
         for choice in tuner.to_measure(task.problem)
+        if choice.kind != "lt"  # Nothing to compile, and a workspace for each would be gigabytes.
     ])  # fmt: skip
     settled: dict[Any, Any] = {}
     for task in tasks:

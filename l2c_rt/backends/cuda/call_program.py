@@ -72,18 +72,17 @@ class CallProgram:
         elif step not in self._window or not self._same_labels(y):
             self._window = range(0)
         window = self._window
-        if step not in window:
-            p.fill(_timestep(state.t, p.tables.t), y, step)
-        elif timesteps is not None:
+        if step in window and timesteps is not None:
             if begins:
                 p.fill(timesteps[window.start : window.stop], y, window.start)
-        elif isinstance(state.t, Tensor) and state.t.device.type != "cpu":
-            # Nobody can read it here, so that this loop is never known ahead.
-            p.fill(state.t, y, step)
-        else:
-            # The very product of a loop that is known, whose last bits depend on its shape.
-            p.fill([_number(state.t)] * len(window), y, window.start)
-            p.buffers.counter[:1].fill_(step - window.start)
+            return
+        t = _timestep(state.t, p.tables.t)
+        if step not in window:
+            p.fill(t, y, step)
+            return
+        # The very product of a loop that is known, whose last bits depend on its shape.
+        p.fill(t.expand(len(window)), y, window.start)
+        p.buffers.counter[:1].fill_(step - window.start)
 
     def _same_labels(self, y: Tensor | None) -> bool:
         """The very tensor that was tabulated, not written to since."""
@@ -139,9 +138,9 @@ def unpatchify_into(image: Tensor, tokens: Tensor, patch: int) -> None:
 
 
 def _timestep(t: Tensor | float, like: Tensor) -> Tensor:
-    """On the device already, or a number of the host in a launch; a copy of it would wait."""
+    """Shape [1], on the device already or a number of the host in a launch; a copy would wait."""
     if isinstance(t, Tensor) and t.device == like.device:
-        return t
+        return t.reshape(-1)[:1]
     return torch.full((1,), _number(t), dtype=like.dtype, device=like.device)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 
 from l2c_rt.adapters.bound_model import BoundModel, FusableModel, OuterLayers
 from l2c_rt.backends.cuda.checking.checked_file import CheckedShapes
+from l2c_rt.backends.cuda.cublas_lt import CublasLt
 from l2c_rt.backends.cuda.tuning.tuner import Tuner, cuda_measure, default_path, describe_device
 from l2c_rt.backends.options import Options
 from l2c_rt.device.graphs import CudaRecorder, Eager, Recorder
@@ -42,6 +44,8 @@ FUNCTIONS = {
     "linear": ("linear",),
     "split_linear": ("split_linear", "split_sum"),
     "skip_linear": ("skip_linear",),
+    "quantize_rows": ("quantize_rows",),
+    "scaled_linear": ("scaled_linear",),
 }
 """File of l2c_rt.kernels -> the functions that the backend calls."""
 
@@ -94,8 +98,17 @@ def cuda_parts_for(device: torch.device, options: Options) -> CudaParts:
     """The real ones, for a GPU: Triton's kernels, CUDA graphs, measured configurations."""
     measure = cuda_measure(device=device) if options.tune else None
     path = default_path()
+    kernels = triton_kernels()
     tuner = Tuner(describe_device(device), path if options.tune else None, measure)
+    if options.tune:
+        try:
+            library = CublasLt(device)
+        except RuntimeError as error:
+            tuner.notes.append(f"products without cuBLASLt's algorithms: {error}")
+        else:
+            kernels.linear, tuner.algorithms = library.beside(kernels.linear), library.algorithms
     kept = None if path is None else path.with_name("checked.json")
     checked = CheckedShapes(tuner.machine, kept) if options.check else None
-    recorder = Eager if options.graph == "off" else CudaRecorder
-    return CudaParts(triton_kernels(), recorder, tuner, checked)
+    captured = partial(CudaRecorder, places=options.places)
+    recorder = Eager if options.graph == "off" else captured
+    return CudaParts(kernels, recorder, tuner, checked)

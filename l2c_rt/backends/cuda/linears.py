@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from l2c_rt.backends.cuda.branch_tuning import LinearTask
+from l2c_rt.backends.cuda.cublas_lt import workspace_on
 from l2c_rt.backends.cuda.tuning.candidates import run_linear
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.tuning.problems import LinearConfig, LinearProblem
@@ -18,6 +20,20 @@ class Linears:
     def __init__(self, kernels: Any, tuner: Tuner) -> None:
         self._kernels, self._tuner = kernels, tuner
         self.choices: dict[LinearProblem, LinearConfig] = {}
+        self._workspace: Tensor | None = None
+
+    def choose(self, problem: LinearProblem, choice: LinearConfig, device: torch.device) -> None:
+        """Compute a shape this way from now on."""
+        self.choices[problem] = choice
+        if choice.kind == "lt" and self._workspace is None:
+            # Taken now: memory allocated in a capture would belong to one graph.  A program's own:
+            # it runs on one stream at a time, and its graphs keep the address.
+            self._workspace = workspace_on(device)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the workspace."""
+        return 0 if self._workspace is None else self._workspace.numel()
 
     def run(
         self,
@@ -30,7 +46,7 @@ class Linears:
     ) -> None:
         """Write gelu(x weight^T + bias) to `out`, by `choice` or the one that its shape has."""
         choice = choice or self.choices[problem_of(x, weight, bias, gelu)]
-        run_linear(choice, self._kernels, x, weight, bias, gelu, out)
+        run_linear(choice, self._kernels, x, weight, bias, gelu, out, workspace=self._workspace)
 
     def tune(
         self,
@@ -47,7 +63,7 @@ class Linears:
         if problem in self.choices:
             return self.choices[problem]
         task = LinearTask(problem, x, [(weight, bias)], out)
-        self.choices[problem] = task.settle(self._tuner, self._kernels)
+        self.choose(problem, task.settle(self._tuner, self._kernels), x.device)
         return self.choices[problem]
 
 

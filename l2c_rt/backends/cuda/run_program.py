@@ -16,7 +16,7 @@ from l2c_rt.backends.cuda.checking.first_step import model_output
 from l2c_rt.backends.cuda.checking.nan_check import NanCheck
 from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.backends.cuda.shape_program import ShapeProgram, host_tensor
-from l2c_rt.device.graphs import GraphSequence
+from l2c_rt.device.graph_sequence import GraphSequence
 from l2c_rt.kernels import reference
 from l2c_rt.kernels.operands import Reuses, Solver
 from l2c_rt.memory.slots import Slots

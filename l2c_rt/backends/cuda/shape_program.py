@@ -19,12 +19,15 @@ from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.backends.cuda.linears import Linears
 from l2c_rt.backends.cuda.modulation_table import ModulationTable
 from l2c_rt.backends.cuda.prediction_table import PredictionTable
+from l2c_rt.backends.cuda.quantized_branches import QuantizedBranches
+from l2c_rt.backends.cuda.quantized_weights import QuantizedWeights
 from l2c_rt.backends.cuda.step_launcher import Finish, StepLauncher
 from l2c_rt.backends.cuda.token_launcher import TokenLauncher
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.device.event_times import EventTimes
-from l2c_rt.device.graphs import Eager, Graph, GraphSequence, GraphStats, Recorder, Work
+from l2c_rt.device.graph_sequence import GraphSequence
+from l2c_rt.device.graphs import Eager, Graph, GraphStats, Recorder, Work
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.lowering import LoweredStep, buffers, can_be_one_kernel, launch_kernels, lower
 
@@ -71,8 +74,14 @@ class ShapeProgram:
 
     def _make_launchers(self, fusable: FusableModel, tuner: Tuner) -> None:
         buffers, tables, kernels = self.buffers, self.tables, self.kernels
-        linears = Linears(kernels, tuner)
-        self.branches = BranchLauncher(fusable, buffers, self.weights, kernels, tuner, linears)
+        self._linears = linears = Linears(kernels, tuner)
+        common = (fusable, buffers, self.weights, kernels, tuner, linears)
+        self.quantized = None
+        if self.options.precision == "fp8":
+            self.quantized = QuantizedWeights(fusable, kernels)
+            self.branches: BranchLauncher = QuantizedBranches(*common, self.quantized)
+        else:
+            self.branches = BranchLauncher(*common)
         self.tokens = None
         if self.plan.tokens is not None:
             self.tokens = TokenLauncher(
@@ -96,12 +105,12 @@ class ShapeProgram:
         for variant in self.variants:
             self.launcher.prepare(variant)
         fill = self.tables.fill
-        fills: list[Work] = [self.weights.refresh, partial(fill, self.tables.steps),
+        fills: list[Work] = [self._take_weights, partial(fill, self.tables.steps),
                              partial(fill, 1)]  # fmt: skip
         work: list[Work] = [partial(self.launcher.run, v, finish) for v in self.variants]
         # The kernels of every step, where they are Triton's: otherwise one after the other.
         self._tuner.compile_ahead(work)
-        self._first_pass(fills, work, FirstStep(self.model, meaning, result, self.buffers.h.dtype))
+        self._first_pass(fills, work, FirstStep(self.model, meaning, result, self._narrowest))
         self._refresh, self._fill_all, self._fill_one, *graphs = self.record([*fills, *work])
         self.variant_graphs = tuple(graphs)
         if self.recorder.captures:
@@ -133,6 +142,11 @@ class ShapeProgram:
         checked.remember(digest)
         self.notes += checked.notes
 
+    @property
+    def _narrowest(self) -> torch.dtype:
+        """Of the dtypes that an evaluation rounds to."""
+        return self.buffers.h.dtype if self.quantized is None else torch.float8_e4m3fn
+
     def _seed(self) -> None:
         """An input that no kernel can be right on by chance."""
         latents = self.buffers.latents
@@ -146,7 +160,8 @@ class ShapeProgram:
         b = self.buffers
         tensors = {name: (tuple(x.shape), x.dtype) for name, x in (("h", b.h), *b.streams.items())}
         facts = (self.model.program, self.plan.steps, self.plan.tokens, self.variants, b.shape,
-                 tensors, sorted(map(repr, self.branches.choices.items())))  # fmt: skip
+                 tensors, self.options.precision,
+                 sorted(map(repr, self.branches.choices.items())))  # fmt: skip
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def record(self, work: Sequence[Callable[[], None]]) -> list[Graph]:
@@ -174,6 +189,11 @@ class ShapeProgram:
         self._count_anew()
         return self.recorder.capture(work)
 
+    def _take_weights(self) -> None:
+        self.weights.refresh()
+        if self.quantized is not None:
+            self.quantized.refresh()
+
     def _count_anew(self) -> None:
         self.buffers.counter.zero_()
 
@@ -191,17 +211,14 @@ class ShapeProgram:
 
         Shapes: t [w] with w = 1 or at most the window; y int64 [labels].
         """
-        tables = self.tables
+        tables, count = self.tables, len(t)
         if isinstance(t, Tensor):
-            tables.t[:1].copy_(t.reshape(-1)[:1])
-            count = 1
+            tables.t[:count].copy_(t)
         elif self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             # A user's capture would read the numbers again, in memory that is others' by then.
-            count = len(t)
             for k, value in enumerate(t):
                 tables.t[k].fill_(value)
         else:
-            count = len(t)
             tables.t[:count].copy_(host_tensor(t, tables.t), non_blocking=True)
         if self.predictions is not None:
             self.predictions.fill(first, count)
@@ -215,8 +232,9 @@ class ShapeProgram:
 
     @property
     def graph_stats(self) -> GraphStats:
-        static = self.buffers.nbytes + self.weights.nbytes
+        static = self.buffers.nbytes + self.weights.nbytes + self._linears.nbytes
         static += 0 if self.tokens is None else self.tokens.nbytes
+        static += 0 if self.quantized is None else self.quantized.nbytes
         return GraphStats(
             self.graphs, self.nodes, self.recorder.nbytes, static, self.seconds, self.replays,
             tuple(self.notes),

@@ -8,6 +8,7 @@ from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend, WholeRuns, fused_passes
 from l2c_rt.backends.cpu.branches import custom_forward
 from l2c_rt.backends.cuda.cuda_parts import CudaParts, FusedModel, cuda_parts_for
+from l2c_rt.backends.cuda.quantized_weights import why_not_quantized
 from l2c_rt.backends.cuda.step_launcher import why_not_launched
 from l2c_rt.backends.cuda.toolchain import why_no_launchers, why_not_triton
 from l2c_rt.backends.cuda.workspace import CudaWorkspace
@@ -16,7 +17,13 @@ from l2c_rt.memory.arena import SlotMemory
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.program import Fixed
 
+__all__ = ["fused_backend_on_gpu", "fused_cuda_backend", "why_not", "why_not_model",
+           "why_not_quantized"]  # fmt: skip
+
 OLDEST_GPU = (8, 0)
+NARROW = (
+    "products of attention and MLP in float8_e4m3fn, by rows and output channels with a scale each"
+)
 
 
 def why_not(model: BoundModel, options: Options) -> str:
@@ -33,10 +40,19 @@ def fused_cuda_backend(model: BoundModel, cuda: CudaParts, options: Options) -> 
     """The fused backend of a GPU, made from these parts."""
 
     def workspace(plan: Plan) -> WholeRuns:
+        if plan.tokens is not None and options.precision is not None:
+            raise ValueError(
+                'precision="fp8": the schedule computes some tokens of a branch, whose products '
+                "are those of the model; leave precision= out"
+            )
         return CudaWorkspace(FusedModel(model, plan, cuda, options))
 
     # One slot more, for outputs that nobody reads later.
-    return Backend("fused", fused_passes, workspace, extra_slots=1, replaceable=options.forgiving)
+    narrow = options.precision is not None
+    return Backend(
+        "fused", fused_passes, workspace, extra_slots=1, replaceable=options.forgiving,
+        notes=(NARROW,) if narrow else (), dtype=torch.float8_e4m3fn if narrow else None,
+    )  # fmt: skip
 
 
 def _why_not_here(device: torch.device) -> str:

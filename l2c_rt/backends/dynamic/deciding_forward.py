@@ -86,8 +86,7 @@ class DecidingForward(OwnWorkspace):
         self._reused = {path for site in kept for path in site.children}
         self.decider = Decider(model.dynamic, row_plans, change)
         self.mode, self.decided = Mode.ALL, _nothing
-        self.ahead = Ahead(paths)
-        self.always_looks_ahead = False
+        self.ahead, self.always_looks_ahead = Ahead(paths), False
         self._entered, self._looking_ahead = dict[str, Tensor](), False
 
     def begin(self, evaluation: Evaluation) -> None:
@@ -147,6 +146,7 @@ class DecidingForward(OwnWorkspace):
 
     def end(self, out: object) -> object:
         """The evaluation is done."""
+        self.decided = _nothing
         self.decider.end(first_tensor("the model", out))
         return out
 

@@ -152,8 +152,8 @@ class DecidingGraphs(CallGraphs):
         captures, key = self._captures, self._key(evaluation)
         self._is_plain = key not in captures.seen
         captures.seen.add(key)
-        if captures.segments is not None:
-            captures.segments.key = key
+        if self._segments is not None:
+            self._segments.key = key
 
     def _visit_unit(
         self, path: str, run: RunUnit, args: tuple[Any, ...], kwargs: dict[str, Any]

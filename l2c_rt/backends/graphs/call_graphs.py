@@ -47,6 +47,8 @@ class CallGraphs:
         self._volatile: set[str] = set()
         self.is_off = self._only_parts = False
         self._replays = 0
+        # Not with the captures, which it refers to: what is dropped must not wait for a collection.
+        self._segments: Segments | None = None
         self._captures = self._begin_anew()
 
     def begin(self) -> None:
@@ -109,9 +111,10 @@ class CallGraphs:
         if key not in captures.seen:
             captures.seen.add(key)
             return self.forward.carry_out(step, evaluation)
-        if captures.segments is None:
+        if self._segments is None:
             return self._observe(step, evaluation)
-        captures.segments.begin(key)
+        segments = self._segments
+        segments.begin(key)
         try:
             out = self._visited(self._visit_unit, step, evaluation)
         except ChangedError as error:
@@ -121,16 +124,16 @@ class CallGraphs:
                 return self._in_parts(step, evaluation)
             self.refuse(f"the forward did other calls than before: {error}")
             return self.forward.carry_out(step, evaluation)
-        for problem in captures.segments.problems:
+        for problem in segments.problems:
             self._note(f"not captured: {problem}")
-        self._replays += captures.segments.replayed
-        return _copied(out, captures.segments.addresses())
+        self._replays += segments.replayed
+        return _copied(out, segments.addresses())
 
     def _visit_unit(
         self, path: str, run: RunUnit, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        assert self._captures.segments is not None
-        return self._captures.segments.visit(path, run, args, kwargs)
+        assert self._segments is not None
+        return self._segments.visit(path, run, args, kwargs)
 
     def _visited(self, visit: VisitUnit, step: StepPlan, evaluation: Evaluation) -> object:
         self.forward.visit_unit = visit
@@ -143,11 +146,11 @@ class CallGraphs:
         observer = CallObserver(self.forward.continues)
         with observer:
             out = self._visited(observer.visit, step, evaluation)
-        captures, values = self._captures, evaluation.slots.values
-        captures.segments = Segments(
+        captures, forward, values = self._captures, self.forward, evaluation.slots.values
+        self._segments = Segments(
             observer.finish(out),
             partial(captures.capture, values=values),
-            lambda: self.forward.calls,
+            lambda: forward.calls,
             lambda: captures.moved(values),
         )
         return out
@@ -208,6 +211,7 @@ class CallGraphs:
     def _drop(self) -> None:
         """Forget graphs; distinct steps are computed once more before they are captured."""
         wait_for_current_stream(self._device)
+        self._segments = None
         self._captures = self._begin_anew()
 
     def _begin_anew(self) -> Captures:
@@ -223,12 +227,13 @@ class CallGraphs:
     @property
     def stats(self) -> GraphStats:
         """What was captured and replayed."""
-        captures, recorder = self._captures, self._captures.recorder
+        graphs, recorder = len(self._captures.whole), self._captures.recorder
         buffers = self._inputs.nbytes + self.forward.numbers.nbytes
-        if captures.segments is not None:
-            buffers += captures.segments.nbytes
+        if self._segments is not None:
+            graphs += self._segments.graphs
+            buffers += self._segments.nbytes
         return GraphStats(
-            captures.graphs, 0, recorder.nbytes, buffers, recorder.seconds, self._replays,
+            graphs, 0, recorder.nbytes, buffers, recorder.seconds, self._replays,
             tuple(self.reasons),
         )  # fmt: skip
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from l2c_rt.adapters.wrappers import compiled_by_torch
 from l2c_rt.backends.graphs.attributes import Attributes
 from l2c_rt.backends.graphs.capture_watch import CaptureWatch, NotRepeatableError
-from l2c_rt.backends.graphs.segments import Segments
-from l2c_rt.device.graphs import GraphSequence, Recorder
+from l2c_rt.device.graph_sequence import GraphSequence
+from l2c_rt.device.graphs import Recorder
 from l2c_rt.memory.kept_values import KeptValues
 
 StepKey = tuple[int, tuple[object, ...]]
@@ -44,7 +44,6 @@ class Captures:
     ) -> None:
         self.recorder = recorder
         self.whole: dict[StepKey, WholeForward] = {}
-        self.segments: Segments | None = None
         self.seen: set[StepKey] = set()
         self._models, self._device, self._volatile = models, device, volatile
         self._compiled = any(compiled_by_torch(module) for m in models for module in m.modules())
@@ -89,7 +88,3 @@ class Captures:
         """Whether attributes of the model are others: a scale of LoRA, an attention processor."""
         attributes = self._attributes
         return attributes is not None and bool(attributes.difference(self._volatile))
-
-    @property
-    def graphs(self) -> int:
-        return len(self.whole) + (0 if self.segments is None else self.segments.graphs)

@@ -27,7 +27,7 @@ from l2c_rt.backends.graphs.unit_calls import (
     problems,
     segments,
 )  # fmt: skip
-from l2c_rt.device.graphs import GraphSequence
+from l2c_rt.device.graph_sequence import GraphSequence
 
 Capture = Callable[[Callable[[], object]], GraphSequence]
 """Makes a graph of work; raises NotRepeatableError where that cannot be, with the reason."""

@@ -18,8 +18,8 @@ HALF_DTYPES = ("bfloat16", "float16")
 
 ATTENTION_KINDS = ("cudnn", "flash", "efficient", "math", "sdpa", "native")
 """Those without a tile."""
-LINEAR_TILE, ATTENTION_TILE = 6, 5
-"""Numbers in a tile: the fields of `MatrixTile` and of `AttentionTile`."""
+LINEAR_TILE, ATTENTION_TILE, LT_NAME = 6, 5, 11
+"""Numbers in a tile: the fields of `MatrixTile` and `AttentionTile`, a name of cuBLASLt's."""
 LARGEST = 1 << 40
 MAX_SPLITS = 16
 
@@ -87,10 +87,12 @@ class AttentionProblem:
 @dataclass(frozen=True, slots=True)
 class LinearConfig:
     """`kind`: "addmm" (an activation follows on its own), "packed" (oneDNN's on a CPU, activation
-    included), "addmm_activation" (tanh GELU in cuBLASLt's epilogue), "triton" (`kernels.linear`),
-    "split" (`kernels.split_linear`).
+    included), "addmm_activation" (tanh GELU in cuBLASLt's epilogue), "lt" (an algorithm of
+    cuBLASLt's that the tuner picked), "triton" (`kernels.linear`), "split"
+    (`kernels.split_linear`).
 
-    `tile`: the fields of a `MatrixTile`, for the last two kinds only.
+    `tile`: the algorithm's name for "lt" (`cublas_lt.Name`), the fields of a `MatrixTile` for the
+    last two; None for the others.
     """
 
     kind: str
@@ -113,6 +115,8 @@ class LinearConfig:
             return None
         if kind in ("addmm", "packed", "addmm_activation") and tile is None and splits == 1:
             return cls(kind)
+        if kind == "lt" and splits == 1 and _tile(tile, LT_NAME, least=0):
+            return cls(kind, tuple(tile))
         count = 1 if kind == "triton" else min(max(2, splits), MAX_SPLITS)
         if kind in ("triton", "split") and _tile(tile, LINEAR_TILE) and splits == count:
             return cls(kind, tuple(tile), splits)
@@ -152,9 +156,9 @@ def _named(kind: str, tile: tuple[int, ...] | None) -> str:
     return kind if tile is None else f"{kind} {'x'.join(map(str, tile))}"
 
 
-def _sizes(got: Iterable[object]) -> bool:
-    return all(type(size) is int and 1 <= size <= LARGEST for size in got)
+def _sizes(got: Iterable[object], least: int = 1) -> bool:
+    return all(type(size) is int and least <= size <= LARGEST for size in got)
 
 
-def _tile(got: object, length: int) -> bool:
-    return isinstance(got, list) and len(got) == length and _sizes(got)
+def _tile(got: object, length: int, least: int = 1) -> bool:
+    return isinstance(got, list) and len(got) == length and _sizes(got, least)

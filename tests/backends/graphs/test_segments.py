@@ -45,7 +45,7 @@ def graphs_of(net: Any, **options: Any) -> tuple[list[tuple[int, int]], tuple[st
 
 def segments_of(fast: Any) -> Segments:
     (lane,) = fast.run.lanes.all()
-    segments: Segments = lane.workspace._kinds[-1]._captures.segments
+    segments: Segments = lane.workspace._kinds[-1]._segments
     return segments
 
 

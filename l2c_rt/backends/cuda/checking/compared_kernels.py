@@ -14,7 +14,8 @@ from l2c_rt.backends.backend import WrongResultError
 from l2c_rt.kernels import reference
 from l2c_rt.kernels.operands import FinalLinear, Modulation, PatchEmbedding, Reuses, Solver
 
-TOLERANCES = {torch.bfloat16: 2**-5, torch.float16: 2**-8, torch.float32: 2e-3}
+TOLERANCES = {torch.float8_e4m3fn: 2**-3, torch.bfloat16: 2**-5, torch.float16: 2**-8,
+              torch.float32: 2e-3}  # fmt: skip
 """Of the largest value: some eight roundings; for float32 those of TF32, which a user may allow."""
 
 Place = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]

@@ -11,7 +11,8 @@ from torch import Tensor
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import WrongResultError
 
-ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-11, torch.float32: 2**-13}
+ROUNDING = {torch.float8_e4m3fn: 2**-5, torch.bfloat16: 2**-8, torch.float16: 2**-11,
+            torch.float32: 2**-13}  # fmt: skip
 """Of one branch; that of float32 is TF32's with its sums."""
 
 

@@ -7,12 +7,13 @@ Nothing here tracks gradients; callers run it under `torch.no_grad` or in infere
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from l2c_rt.backends.cuda.cublas_lt import LtAlgorithm, Name
 from l2c_rt.backends.cuda.tuning.pruning import MULTIPROCESSORS, Cut, promising
 from l2c_rt.backends.tuning.problems import (
     HALF_DTYPES,
@@ -38,7 +39,7 @@ SDPA_KINDS = ("cudnn", "flash", "efficient", "math")
 
 
 class Kernels(Protocol):
-    """What is called of the kernels, with the signatures of `l2c_rt.kernels.reference`."""
+    """What is called, with the signatures of `l2c_rt.kernels.reference`; see `CublasLt.beside`."""
 
     @property
     def linear(self) -> Callable[..., Any]: ...
@@ -71,9 +72,12 @@ def default_attention(problem: AttentionProblem, device: str = "cuda") -> Attent
     return AttentionConfig("efficient" if takes else "math")
 
 
-def linear_candidates(problem: LinearProblem, device: str = "cuda") -> tuple[LinearConfig, ...]:
-    """All that is worth measuring, the default first."""
+def linear_candidates(
+    problem: LinearProblem, device: str = "cuda", algorithms: Sequence[Name] = ()
+) -> tuple[LinearConfig, ...]:
+    """All that is worth measuring, the default first; `algorithms` are cuBLASLt's for it."""
     configs = [default_linear(problem, device), LinearConfig("addmm")]
+    configs += [LinearConfig("lt", name) for name in algorithms]
     # With many rows cuBLAS fills the GPU; our tiles are then worth a compilation each only for
     # the activation that it has no epilogue for.
     if _kernel_multiplies(problem) and (problem.rows <= MANY_ROWS or problem.gelu == "none"):
@@ -134,14 +138,18 @@ def run_linear(
     bias: Tensor | None,
     gelu: str | None,
     out: Tensor,
+    workspace: Tensor | None = None,
 ) -> None:
     """Write gelu(x weight^T + bias) to `out`, which may be a slot.
 
-    Shapes: x [..., K]; weight [N, K]; bias [N]; out [..., N], contiguous.
+    Shapes: x [..., K]; weight [N, K]; bias [N]; out [..., N], contiguous; workspace [bytes].
     Raises: ValueError for a choice that does not compute this, or not on this device.
     """
     if choice.kind == "triton":
         kernels.linear(x, weight, bias, gelu=gelu, out=out, tile=_matrix_tile(choice))
+    elif choice.kind == "lt" and choice.tile and workspace is not None:
+        algorithm = LtAlgorithm(choice.tile, workspace)
+        kernels.linear(x, weight, bias, gelu=gelu, out=out, tile=algorithm)
     elif choice.kind == "addmm_activation":
         _refuse_wrong_gelu(x, bias, gelu)
         flat, y = x.view(-1, x.shape[-1]), out.view(-1, out.shape[-1])
@@ -156,8 +164,8 @@ def run_linear(
             torch.ops.aten.gelu_(y, approximate=gelu)
     else:
         raise ValueError(
-            f'run_linear: kind is {choice.kind!r}, wanted "addmm", "addmm_activation" or "triton"; '
-            '"split" leaves parts and is for run_split'
+            f'run_linear: kind is {choice.kind!r}, wanted "addmm", "addmm_activation", "triton" or '
+            '"lt", which needs a workspace; "split" leaves parts and is for run_split'
         )
 
 

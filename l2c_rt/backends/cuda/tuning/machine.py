@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from l2c_rt._C import cublas_lt_version
 from l2c_rt.backends.cuda.tuning.candidates import SPLITS
 from l2c_rt.kernels._launch import ATTENTION_TILES, LINEAR_TILES, WIDE_TILES
 
@@ -65,8 +66,16 @@ def describe_device(device: torch.device | int = 0) -> str:
     cudnn: Callable[[], int | None] = torch.backends.cudnn.version
     return (
         f"{properties.name}, {properties.multi_processor_count} multiprocessors, "
-        f"driver {_driver_version()}, cuDNN {cudnn()}"
+        f"driver {_driver_version()}, cuDNN {cudnn()}, cuBLASLt {_cublas_lt()}"
     )
+
+
+def _cublas_lt() -> str:
+    """Algorithms have other names in another version."""
+    try:
+        return str(cublas_lt_version())
+    except RuntimeError:
+        return "none"
 
 
 def _driver_version() -> str:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from l2c_rt.backends.cuda.cublas_lt import Name
 from l2c_rt.backends.cuda.tuning.candidates import attention_candidates, linear_candidates
 from l2c_rt.backends.cuda.tuning.machine import describe_device, machine_key
 from l2c_rt.backends.cuda.tuning.side_by_side import compile_side_by_side
@@ -27,6 +28,7 @@ class Tuner(Chooser):
 
     `device_name` tells GPUs apart (`describe_device`).
     `device` is "cuda", or "cpu" where kernels.reference stands in.
+    `algorithms` gives cuBLASLt's names for a problem; without it those are no candidates.
     """
 
     def __init__(
@@ -36,9 +38,12 @@ class Tuner(Chooser):
         measure: Measure | None,
         *,
         device: str = "cuda",
+        algorithms: Callable[[LinearProblem], Sequence[Name]] = lambda problem: (),
     ) -> None:
-        super().__init__(machine_key(device_name), path, measure)
+        # There and back: the clock falls under load, which would favour what comes first.
+        super().__init__(machine_key(device_name), path, measure, rounds=2)
         self.device = device
+        self.algorithms = algorithms
 
     def linear(
         self,
@@ -51,7 +56,7 @@ class Tuner(Chooser):
         For a splittable problem `make` should include what reads the output: adding parts costs
         that kernel more reads than y would.
         """
-        return self.choose(problem, linear_candidates(problem, self.device), make, check)
+        return self.choose(problem, self._linears(problem), make, check)
 
     def attention(
         self,
@@ -68,7 +73,10 @@ class Tuner(Chooser):
 
     def to_measure(self, problem: Problem) -> tuple[LinearConfig | AttentionConfig, ...]:
         """The candidates of a problem that nothing is known of; none without a clock."""
-        candidates = _candidates(problem, self.device)
+        if isinstance(problem, LinearProblem):
+            candidates: tuple[LinearConfig | AttentionConfig, ...] = self._linears(problem)
+        else:
+            candidates = attention_candidates(problem, self.device)
         return () if self.knows(problem, candidates) else candidates
 
     def compile_ahead(self, calls: Sequence[Call]) -> None:
@@ -83,8 +91,13 @@ class Tuner(Chooser):
             return super().failures()
         return (*super().failures(), TritonError)
 
-
-def _candidates(problem: Problem, device: str) -> tuple[LinearConfig | AttentionConfig, ...]:
-    if isinstance(problem, LinearProblem):
-        return linear_candidates(problem, device)
-    return attention_candidates(problem, device)
+    def _linears(self, problem: LinearProblem) -> tuple[LinearConfig, ...]:
+        """What is read of cuBLASLt's from a file is one of those that it names now, or unknown."""
+        algorithms: Sequence[Name] = ()
+        try:
+            algorithms = self.algorithms(problem)
+        except RuntimeError as error:
+            reason = f"{problem}: no algorithms: {error}".splitlines()[0][:300]
+            if reason not in self.skipped:
+                self.skipped.append(reason)
+        return linear_candidates(problem, self.device, algorithms)

@@ -1,0 +1,64 @@
+"""Rows in e4m3: machine code, refusals, and what the references mean.
+
+That the kernel says what its reference says is shown in interpreted_quantized.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from aot import read_back
+from compiled_kernels import waits_before_it_touches_memory
+from recording_driver import recorded_launches
+
+from l2c_rt.kernels import reference
+from l2c_rt.kernels.quantize_rows import quantize_rows, quantize_rows_bytes
+
+
+@pytest.mark.parametrize("gelu", [None, "tanh", "none"])
+@pytest.mark.parametrize("width", [1152, 4608])
+def test_rows_are_read_and_written_16_bytes_at_a_time(width: int, gelu: str | None) -> None:
+    with recorded_launches(90) as launches:
+        quantize_rows(torch.zeros(2, 7, width, dtype=torch.bfloat16), gelu)
+    (launch,) = launches
+    code = read_back(launch.cubin)
+    assert launch.pdl
+    assert waits_before_it_touches_memory(code)
+    assert code.spills == 0
+    assert set(code.widths("LDG")) == {16}
+    # And the scale, one for each row.
+    assert code.widths("STG") == {16: 1, 4: 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gelu": "erf"}, "gelu is 'erf'"),
+        ({"x": torch.zeros(2, 12)}, "width 12"),
+        ({"x": torch.zeros(2, 16).double()}, "x is torch.float64"),
+        ({"out": (torch.zeros(2, 16), torch.zeros(2))}, r"out\[0\] is torch.float32"),
+        ({"out": (torch.zeros(2, 16).to(torch.float8_e4m3fn), torch.zeros(3))}, r"out\[1\] has"),
+    ],
+)
+def test_what_the_kernel_does_not_take_is_refused(change: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        quantize_rows(**{"x": torch.zeros(2, 16)} | change)
+
+
+def test_a_product_of_quantised_rows_is_near_the_exact_one() -> None:
+    x, weight, bias = torch.randn(2, 3, 64), torch.randn(32, 64) / 8, torch.randn(32)
+    # A channel and a token that are much larger than the others keep their own scales.
+    x[0, 0] *= 1e3
+    weight[5] *= 1e3
+    rows, columns = reference.quantize_rows(x), reference.quantize_rows(weight)
+    y = reference.scaled_linear(rows, columns, bias, out=torch.empty(2, 3, 32))
+    exact = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
+    for channel in (slice(5), slice(6, None)):
+        error = (y - exact)[1, :, channel].norm() / exact[1, :, channel].norm()
+        assert 1e-3 < error < 0.06
+
+
+def test_the_bytes_are_a_read_and_half_a_write() -> None:
+    assert quantize_rows_bytes(10, 64, 2) == 10 * (64 * 3 + 4)
