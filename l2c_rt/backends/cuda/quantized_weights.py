@@ -112,10 +112,10 @@ def why_not_these_weights(fusable: FusableModel) -> str:
 
 
 def _room_for(*linears: nn.Linear) -> QuantizedLinear:
-    like, bias = linears[0].weight, linears[0].bias
+    like, bias = linears[0].weight, None if linears[0].bias is None else linears[0].bias.detach()
     n = sum(linear.out_features for linear in linears)
     values = torch.empty(n, like.shape[1], dtype=torch.float8_e4m3fn, device=like.device)
     scales = torch.empty(n, dtype=torch.float32, device=like.device)
-    if bias is not None:
-        bias = bias.detach() if len(linears) == 1 else bias.new_empty(n).detach()
+    if bias is not None and len(linears) > 1:
+        bias = bias.new_empty(n)
     return QuantizedLinear(linears, values, scales, bias)
