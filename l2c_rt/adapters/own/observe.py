@@ -156,7 +156,7 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         formula = self._formulas.get(getattr(func, "_overloadpacket", None))
-        if formula is None and getattr(func, "namespace", "") == "aten":
+        if formula is None and _is_made_of_others(func, args):
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
@@ -171,6 +171,16 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 formula(*args, **kwargs, out_val=out) // 2
             )
         return out
+
+
+def _is_made_of_others(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operation may be taken apart without another result: where its device has a kernel
+    of its own for it, as a GPU for RMSNorm, that kernel's last bits are its own too."""
+    if getattr(func, "namespace", "") != "aten":
+        return False
+    device = next((x.device.type for x in tree_leaves(args) if isinstance(x, Tensor)), "cpu")
+    key = torch._C._dispatch_key_for_device(device)
+    return not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
 
 
 def named_arguments(
