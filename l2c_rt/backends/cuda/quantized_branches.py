@@ -19,6 +19,7 @@ from l2c_rt.backends.cuda.quantized_weights import QuantizedLinear, QuantizedWei
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.kernels.operands import Rows
+from l2c_rt.plan.lowering import Embed, Launch, Run
 
 Narrow = tuple[Tensor, Tensor]
 """Values in e4m3 and a scale for each row."""
@@ -52,6 +53,10 @@ class QuantizedBranches(BranchLauncher):
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in (*self._input, *self._inner))
+
+    def more_kernels(self, launch: Launch) -> int:
+        embeds = isinstance(launch, Embed) and launch.branch is not None
+        return int(isinstance(launch, Run) or embeds)
 
     def take_embedded(self) -> None:
         self._kernels.quantize_rows(self._buffers.h, out=self._input)
