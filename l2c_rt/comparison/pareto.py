@@ -10,7 +10,7 @@ from typing import Any
 from l2c_rt.comparison.results import FULL, Row
 from l2c_rt.figures import GRID, Series, method_series, new_figure, save_figure
 
-LEGEND_COLUMNS = 5
+LEGEND_COLUMNS, UNTIMED_COLUMNS = 5, 3
 
 
 def draw_pareto(path: str | Path, rows: Sequence[Row], title: str) -> None:
@@ -20,7 +20,8 @@ def draw_pareto(path: str | Path, rows: Sequence[Row], title: str) -> None:
     """
     timed = [row for row in rows if row.speedup is not None]
     names = list(dict.fromkeys(row.method for row in rows if row.method != FULL))
-    height = 3.9 + 0.22 * -(-len(names) // LEGEND_COLUMNS)
+    columns = LEGEND_COLUMNS if timed else UNTIMED_COLUMNS
+    height = 3.9 + 0.22 * -(-len(names) // columns)
     figure = new_figure(8.6 if timed else 5.6, height)
     axes = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)[0]
     series = dict(zip(names, method_series(names), strict=True))
@@ -34,7 +35,7 @@ def draw_pareto(path: str | Path, rows: Sequence[Row], title: str) -> None:
     figure.suptitle(title, fontsize="medium")
     figure.legend(
         handles, labels, loc="outside lower center", frameon=False, fontsize="small",
-        ncols=min(LEGEND_COLUMNS, max(1, len(names))),
+        ncols=min(columns, max(1, len(names))),
     )  # fmt: skip
     save_figure(figure, path, dpi=170)
 

@@ -6,8 +6,10 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from drawn_texts import misplaced_texts
 
 from l2c_rt.comparison.comparison import Comparison
 from l2c_rt.comparison.results import Row, SeedResult
@@ -60,14 +62,33 @@ def test_a_result_is_the_same_after_a_trip_to_disk() -> None:
         SeedResult.from_dict({"seed": 1})
 
 
-def test_the_picture_has_a_line_per_method_over_compute_and_over_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that are saved, in place of files."""
     pytest.importorskip("matplotlib")
-    figures = []
+    saved: list[Any] = []
     monkeypatch.setattr(
-        "l2c_rt.comparison.pareto.save_figure", lambda figure, *_, **__: figures.append(figure)
+        "l2c_rt.comparison.pareto.save_figure", lambda figure, *_, **__: saved.append(figure)
     )
+    return saved
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_names_of_many_methods_stay_on_the_picture(
+    timed: bool, figures: list[Any], tmp_path: Path
+) -> None:
+    names = [f"First-Block-Cache {k}" for k in range(14)]
+    rows = [row_of(name, 50, 0.1, 1.0, 1.0) for name in ("full", *names)]
+    if not timed:
+        untimed = [replace(row.results[0], seconds=(), full_seconds=()) for row in rows]
+        rows = [replace(row, results=(one,)) for row, one in zip(rows, untimed, strict=True)]
+    replace(comparison(), rows=tuple(rows)).plot(tmp_path / "x.png")
+    assert not misplaced_texts(figures[0])
+
+
+def test_the_picture_has_a_line_per_method_over_compute_and_over_time(
+    tmp_path: Path, figures: list[Any]
+) -> None:
     comparison(row_of("other", 50, 0.0, 1.0, 1.0)).plot(tmp_path / "x.png")
     by_compute, by_time = figures[0].axes
     lines = {line.get_label(): line for line in by_compute.get_lines()}
