@@ -43,6 +43,21 @@ def peer_rows(results: dict[str, Any]) -> list[str]:
     return lines if cases else []
 
 
+def method_rows(results: dict[str, Any]) -> list[str]:
+    """Each method's time against the bound that its counted arithmetic sets."""
+    lines = [
+        "| method | setting | route | computed | speed-up | bound | share of it |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for bench in results["benchmarks"]:
+        for name, facts in bench["extra_info"].get("methods", {}).items():
+            lines.append(
+                f"| {name} | {facts['setting']} | {facts['backend']} | {facts['computed']:.1%} | "
+                f"{facts['speedup'][1]:.2f}x | {facts['bound']:.2f}x | {facts['of_bound']:.2f} |"
+            )
+    return lines if len(lines) > 2 else []
+
+
 def machine_of(results: dict[str, Any]) -> str:
     machine = results["machine_info"]
     return (
@@ -54,7 +69,8 @@ def machine_of(results: dict[str, Any]) -> str:
 def main() -> None:
     default = Path(__file__).parent / "results" / "cpu.json"
     results = json.loads(Path(sys.argv[1] if len(sys.argv) > 1 else default).read_text())
-    print("\n".join([*rows_of(results), "", *peer_rows(results), "", machine_of(results)]))
+    parts = [*rows_of(results), "", *peer_rows(results), "", *method_rows(results), ""]
+    print("\n".join([*parts, machine_of(results)]))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from l2c_rt.measure.clocks import host_seconds
 from l2c_rt.measure.interleaved import Spread, ratios, side_by_side, spread
 from l2c_rt.policies import Full
 from l2c_rt.sampling.solvers import ddim
+from l2c_rt.schedule.calibration import Calibration
 
 STEPS = 20
 SHARE = 0.5
@@ -70,16 +71,8 @@ class EveryMethod:
                          prior=of == "branch")
             for of in ("branch", "block")
         )  # fmt: skip
-        fora = methods.FORA(2)
-        corrected = {
-            "goc": rt.correctors.Goc(0.8, None),
-            "eoc": rt.correctors.EOC(of_branches),
-            "taylorseer": rt.correctors.Taylor(2),
-            "hicache": rt.correctors.HiCache(),
-        }
         return {
-            "fora": (fora, {}),
-            **{name: (fora, {"corrector": corrector}) for name, corrector in corrected.items()},
+            **_fora(of_branches),
             "smoothcache": (methods.SmoothCache(of_branches), {}),
             "block-caching": (methods.BlockCaching(of_blocks), {}),
             "magcache": (methods.MagCache(of_blocks), {}),
@@ -124,3 +117,16 @@ class EveryMethod:
 
     def _run(self, models: Sequence[rt.Compiled]) -> None:
         self.subject.run(models, 0)
+
+
+def _fora(calibration: Calibration) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Every second evaluation, reused plainly and by each corrector."""
+    correctors = {
+        "goc": rt.correctors.Goc(0.8, None),
+        "eoc": rt.correctors.EOC(calibration),
+        "taylorseer": rt.correctors.Taylor(2),
+        "hicache": rt.correctors.HiCache(),
+    }
+    every_second = rt.methods.FORA(2)
+    named = {name: (every_second, {"corrector": c}) for name, c in correctors.items()}
+    return {"fora": (every_second, {}), **named}

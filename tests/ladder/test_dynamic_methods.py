@@ -17,6 +17,23 @@ from l2c_rt.methods import DBCache, FirstBlockCache, SpeCa, TeaCache
 from l2c_rt.runtime.last_run import Act
 
 FILE = "dynamic-methods"
+STATIC: dict[str, Any] = {"steps_computation_mask": "fast", "steps_computation_policy": "static"}
+DBCACHE_ON_FLUX = {
+    "flux_F1B0": DBCache(1, 0, 0.12, 2),
+    "flux_F4B0_default": DBCache(4),
+    "flux_F4B0_MC2": DBCache(4, 0, 0.3, 4, max_continuous_cached_steps=2),
+    "flux_F4B0_M6": DBCache(4, 0, 0.3, 4, max_cached_steps=6),
+    "flux_F4B4": DBCache(4, 4, 0.14, 4),
+    "flux_F4B0_acc": DBCache(4, 0, 0.3, 4, max_accumulated_residual_diff_threshold=1.0),
+    "flux_F1B0_taylor1": DBCache(1, 0, 0.16, 4, taylorseer_order=1),
+    "flux_F1B0_taylor2_hs": DBCache(
+        1, 0, 0.16, 4, taylorseer_order=2, calibrator_cache_type="hidden_states"
+    ),
+    "flux_SCM_static": DBCache(1, **STATIC),
+    "flux_SCM_static_taylor1": DBCache(1, taylorseer_order=1, **STATIC),
+    "flux_SCM_dynamic": DBCache(4, 0, 0.14, steps_computation_mask="ultra"),
+    "flux_warmup_interval": DBCache(4, 0, 0.16, 9, 3),
+}  # fmt: skip
 CASES: dict[str, tuple[str, tuple[int, ...], Any]] = {
     # case: model, its numbers of blocks, method
     "fbc_flux_a": ("flux", (), FirstBlockCache(0.105)),
@@ -31,6 +48,10 @@ CASES: dict[str, tuple[str, tuple[int, ...], Any]] = {
         "dit", (12,),
         DBCache(1, steps_computation_mask="medium", steps_computation_policy="static"),
     ),
+    **{name: ("flux", (4, 8), method) for name, method in DBCACHE_ON_FLUX.items()},
+    "wan_F1B0_cfg": ("wan", (6,), DBCache(1, 0, 0.08, 3)),
+    "wan_F1B0_cfg_shared": ("wan", (6,), DBCache(1, 0, 0.085, 3, cfg_diff_compute_separate=False)),
+    "wan_F2B1_taylor1_cfg": ("wan", (6,), DBCache(2, 1, 0.11, 3, taylorseer_order=1)),
     "flux28_a": ("flux", (), TeaCache(0.25)),
     "flux28_b": ("flux", (), TeaCache(0.5)),
     "ltx30_a": ("ltx", (), TeaCache(0.05)),
@@ -72,7 +93,8 @@ def test_a_method_decides_and_gives_what_its_published_program_does(case: str) -
 @pytest.mark.parametrize(
     ("case", "method"),
     [("fbc_flux_a", FirstBlockCache(0.12)), ("dit_F1B0", DBCache(2, 0, 0.21, 2)),
-     ("flux28_a", TeaCache(0.25, (1.0, 0.0))),
+     ("flux_F4B0_MC2", DBCache(4, 0, 0.3, 4, max_continuous_cached_steps=3)),
+     ("wan_F1B0_cfg_shared", DBCache(1, 0, 0.085, 3)), ("flux28_a", TeaCache(0.25, (1.0, 0.0))),
      ("ltx30_b", TeaCache(0.2, indicator="proj_in"))],
 )  # fmt: skip
 def test_another_threshold_polynomial_or_indicator_decides_otherwise(

@@ -9,14 +9,14 @@ from __future__ import annotations
 import inspect
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode_temporarily
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
@@ -120,6 +120,18 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if is_last:
             pairs = zip(tensors.items(), versions, strict=True)
             self._end(out, {s.name: t for (s, t), count in pairs if write_count(t) != count})
+        return out
+
+    def product(self, linear: nn.Module, run: Callable[[], Any]) -> Any:
+        """The output of a linear, as `run` gives it where nobody watches."""
+        if torch._C._len_torch_dispatch_stack() > 1:
+            return run()
+        assert isinstance(linear, nn.Linear)
+        with _pop_mode_temporarily():
+            out = run()
+        self.linear_macs[self._inside[-1] if self._inside else ""] += (
+            out.numel() * linear.in_features
+        )
         return out
 
     def _begin(self, site: Site, kind: type, arguments: Mapping[Stream, Any]) -> None:
