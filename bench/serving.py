@@ -1,10 +1,13 @@
 """Many requests at once: the engine against one request at a time and static batches.
 
-The shipped digits model with its learned schedule, and uncached; Poisson arrivals at 50, 80 and
-95 % of the engine's capacity, the same ones for all three.  Writes JSON:
+The shipped digits model with its learned schedule, and uncached; or a DiT of 12 blocks and width
+384, 16 tokens, with the published schedule of the first 12 blocks of DiT-XL/2, and uncached.
+Poisson arrivals at shares of the engine's capacity, the same ones for all three.  Writes JSON:
 
     python bench/serving.py bench/results/serving.json [--requests 200] [--steps 20]
+    python bench/serving.py bench/results/serving-12x384.json --model 12x384
 
+The second chooses the number of requests so that it takes less than `--seconds`, five minutes.
 Static batches: as many whole requests as wait, up to a batch, all of whose steps are done before
 the next are begun.  Latency is from arrival to latents, in seconds.
 """
@@ -25,24 +28,18 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from served_models import LOADS, affordable, compiled, cost_curve, image
 from torch import Tensor
 
 import l2c_rt as rt
-from l2c_rt.demo.run import load_demo_model, load_demo_router
 from l2c_rt.serving.request import Request
 from l2c_rt.serving.ticks import choose
 
-LOADS = (0.5, 0.8, 0.95)
 MAX_BATCH = 8
 RUNNING = 64
 Latencies = list[float]
 Server = Callable[[rt.Compiled, Sequence[float]], Latencies]
 """(model, arrivals in seconds from now) -> seconds of each request."""
-
-
-def image(i: int) -> tuple[Tensor, int]:
-    """Noise and label of request i."""
-    return torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(i)), i % 10
 
 
 def by_engine(fast: rt.Compiled, arrivals: Sequence[float]) -> Latencies:
@@ -56,7 +53,7 @@ def by_engine(fast: rt.Compiled, arrivals: Sequence[float]) -> Latencies:
         start = time.perf_counter()
         for i, at in enumerate(arrivals):
             time.sleep(max(0.0, start + at - time.perf_counter()))
-            engine.submit(*image(i)).add_done_callback(note(i))
+            engine.submit(*image(fast, i)).add_done_callback(note(i))
         engine.drain()
     return [ends[i] - start - at for i, at in enumerate(arrivals)]
 
@@ -72,7 +69,7 @@ def in_batches_of(size: int) -> Server:
             time.sleep(max(0.0, start + arrivals[first] - time.perf_counter()))
             now = time.perf_counter() - start
             waiting = [i for i in range(first, len(arrivals)) if arrivals[i] <= now][:size]
-            images = [image(i) for i in waiting]
+            images = [image(fast, i) for i in waiting]
             fast.sample(torch.cat([noise for noise, _ in images]), [y for _, y in images])
             end = time.perf_counter() - start
             latencies += [end - arrivals[i] for i in waiting]
@@ -112,21 +109,6 @@ def under_load(serve: Server, fast: rt.Compiled, arrivals: Sequence[float]) -> d
     }
 
 
-def cost_curve(fast: rt.Compiled) -> dict[int, float]:
-    """CPU seconds of a whole run by the number of images in it, the median of three: what other
-    programs take of a shared machine does not count."""
-    curve = {}
-    for size in (1, 2, 4, 8, 16):
-        noise = torch.cat([image(i)[0] for i in range(size)])
-        times = []
-        for _ in range(4):
-            began = time.process_time()
-            fast.sample(noise, [i % 10 for i in range(size)])
-            times.append(time.process_time() - began)
-        curve[size] = median(times[1:])
-    return curve
-
-
 def tick_overhead(fast: rt.Compiled) -> dict[str, float]:
     """Microseconds of a tick beside its evaluation, with RUNNING requests that have begun."""
     with rt.Engine(fast, max_batch=MAX_BATCH, max_running=RUNNING) as engine:
@@ -152,56 +134,66 @@ def tick_overhead(fast: rt.Compiled) -> dict[str, float]:
         for i in range(2 * RUNNING):
             while len(engine._worker.running) + len(engine._waiting) >= RUNNING:
                 time.sleep(0.001)
-            engine.submit(*image(i))
+            engine.submit(*image(fast, i))
         engine.drain()
     gaps = [b - a for a, b in pairwise(starts)]
     beside = [gap - done for gap, done in zip(gaps, evaluations, strict=False)]
     return {"choose_us": 1e6 * median(choices), "tick_beside_evaluation_us": 1e6 * median(beside)}
 
 
-def measured(fast: rt.Compiled, requests: int) -> dict[str, Any]:
+def measured(fast: rt.Compiled, requests: int, loads: Sequence[float]) -> dict[str, Any]:
     """All servers on one model."""
     for serve in SERVERS.values():
         serve(fast, [0.0] * MAX_BATCH)
+    curve = cost_curve(fast)
     capacities = {name: capacity(serve, fast, requests) for name, serve in SERVERS.items()}
-    loads = {}
-    for load in LOADS:
+    rows = {}
+    for load in loads:
         arrivals = poisson(load * capacities["engine"], requests)
-        loads[f"{load:.0%}"] = {
+        rows[f"{load:.0%}"] = {
             name: under_load(serve, fast, arrivals) for name, serve in SERVERS.items()
         }
-    return {
-        "cost_curve_cpu_s": cost_curve(fast), "capacity_per_s": capacities, "loads": loads,
-    }  # fmt: skip
+    return {"cost_curve_cpu_s": curve, "capacity_per_s": capacities, "loads": rows}
 
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--requests", default=200, show_default=True)
+@click.option("--model", "name", type=click.Choice(list(LOADS)), default="digits")
+@click.option("--requests", type=int, help="200 of the digits; of 12x384 what --seconds allow.")
+@click.option("--seconds", default=270.0, show_default=True)
 @click.option("--steps", default=20, show_default=True)
 @click.option("--backend", default="fused", show_default=True)
-def main(path: Path, requests: int, steps: int, backend: str) -> None:
+def main(
+    path: Path, name: str, requests: int | None, seconds: float, steps: int, backend: str
+) -> None:
     """Measure, print a table, write JSON."""
-    model, router = load_demo_model(), load_demo_router(steps)
-    schedules = {"learned": router.schedule(), "uncached": rt.policies.Full()}
+    began, loads = time.perf_counter(), LOADS[name]
+    models = compiled(name, steps, backend)
+    if requests is None:
+        runs = [len(SERVERS) * (1 + sum(1 / load for load in loads)), len(SERVERS) * MAX_BATCH]
+        requests = 200 if name == "digits" else affordable(models, *runs, seconds)
     result: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(), "load_average": os.getloadavg(),
+        "cores": os.cpu_count(), "load_average": os.getloadavg(), "model": name,
         "requests": requests, "steps": steps, "backend": backend, "max_batch": MAX_BATCH,
     }  # fmt: skip
-    for name, schedule in schedules.items():
-        fast = rt.compile(model, schedule, steps=steps, backend=backend)
-        result[name] = measured(fast, requests)
-        show(name, result[name])
-        if name == "learned":
-            result["overhead"] = tick_overhead(fast)
-            click.echo(f"overhead {result['overhead']}")
+    for key, fast in models.items():
+        result[key] = measured(fast, requests, loads)
+        show(key, result[key])
+    if name == "digits":  # Of any model; here its requests are short.
+        result["overhead"] = tick_overhead(models["cached"])
+        click.echo(f"overhead {result['overhead']}")
+    result["seconds"] = time.perf_counter() - began
+    click.echo(f"{result['seconds']:.0f} s in all")
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def show(name: str, result: dict[str, Any]) -> None:
     """A table for people."""
-    click.echo(f"{name}: CPU seconds of a run by images {result['cost_curve_cpu_s']}")
+    click.echo(f"{name}: CPU seconds of a run by its images, and images per second beside one's")
+    curve = result["cost_curve_cpu_s"]
+    for size, seconds in curve.items():
+        click.echo(f"  {size:>3} {seconds:8.4f} s  {size * curve[1] / seconds:5.2f}x")
     click.echo(f"  capacity per second {result['capacity_per_s']}")
     for load, servers in result["loads"].items():
         for server, row in servers.items():

@@ -3,9 +3,10 @@
 #pragma once
 
 #include <new>
-#include <sstream>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <type_traits>
 #include <utility>
 
 namespace l2c {
@@ -19,11 +20,21 @@ class OutOfMemory : public std::bad_alloc {
   std::string what_;
 };
 
+template <typename Part>
+void append(std::string& text, const Part& part) {
+  if constexpr (std::is_arithmetic_v<Part> || std::is_enum_v<Part>)
+    text += std::to_string(+part);
+  else
+    text += std::string_view(part);
+}
+
+// Without streams, whose locales break where a process has a second C++ library, as of a module
+// that is linked statically beside torch: numbers are left out then, or the process ends.
 template <typename... Parts>
 std::string join(const Parts&... parts) {
-  std::ostringstream out;
-  (out << ... << parts);
-  return out.str();
+  std::string text;
+  (append(text, parts), ...);
+  return text;
 }
 
 }  // namespace l2c

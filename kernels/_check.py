@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from l2c_rt.kernels import operands
 from l2c_rt.kernels._launch import MAX_WIDTH
-from l2c_rt.kernels.operands import FinalLinear, Modulation, PatchEmbedding, Solver
+from l2c_rt.kernels.operands import FinalLinear, Modulation, PatchEmbedding, Rows, Solver
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 INT32 = (torch.int32,)
 FLOAT32 = (torch.float32,)
+E4M3 = (torch.float8_e4m3fn,)
 
 Shape = tuple[int, ...]
 Dtypes = tuple[torch.dtype, ...]
@@ -197,18 +199,26 @@ def counter(op: str, got: Tensor, like: Tensor) -> None:
 
 
 def pair(
-    op: str, x: Tensor, dtype: torch.dtype, out: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor]:
+    op: str, x: Tensor, dtype: torch.dtype, out: tuple[Tensor, Rows] | None
+) -> tuple[Tensor, Rows]:
     """x' and h: what the caller gave, or new ones with h in `dtype`."""
     shape = tuple(x.shape)
     if out is None:
         return torch.empty_like(x), torch.empty_like(x, dtype=dtype)
     x_out, h = out
     tensor(op, "out[0]", x_out, shape, x, (x.dtype,))
-    tensor(op, "out[1]", h, shape, x)
-    distinct(op, "out[1]", h, "x", x)
-    distinct(op, "out[1]", h, "out[0]", x_out)
+    branch_input(op, "out[1]", h, x)
+    distinct(op, "out[1]", operands.parts_of(h, x)[0], "out[0]", x_out)
     return x_out, h
+
+
+def branch_input(op: str, name: str, h: Rows, x: Tensor) -> None:
+    """h of the shape of x and not in its place, or values in e4m3 with a scale for each row."""
+    values, scales = operands.parts_of(h, x)
+    tensor(op, name, values, tuple(x.shape), x, FLOATS if h is values else E4M3)
+    distinct(op, name, values, "x", x)
+    if h is not values:
+        tensor(op, f"{name}'s scales", scales, (x.numel() // x.shape[-1],), x, FLOAT32)
 
 
 def distinct(op: str, name: str, got: Tensor, other_name: str, other: Tensor) -> None:

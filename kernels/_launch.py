@@ -149,6 +149,11 @@ def two_parts(width: int) -> tuple[int, int]:
     return first, max(16, power_of_2(rest)) if rest > 0 else 0
 
 
+def narrowed_bytes(h: Any, rows: int, width: int, itemsize: int) -> int:
+    """What a row kernel leaves out where it writes h in 8 bits, with a scale for each row."""
+    return rows * (width * (itemsize - 1) - 4) if h.element_size() == 1 else 0
+
+
 def options(warps: int, *, pdl: bool = False, **more: int) -> dict[str, Any]:
     """Launch options of every kernel.
 

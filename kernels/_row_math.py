@@ -100,11 +100,37 @@ def stored(ptr, offsets, value, inside):
 
 
 @triton.jit
+def in_eights(values_ptr):
+    """The same address, of which the compiler does not know that it is a multiple of 16: a thread
+    then writes the 8 elements that it read, where it would write 16, and for that compute the whole
+    row twice, once for its maximum."""
+    return values_ptr + 8 * tl.program_id(1)
+
+
+@triton.jit
+def row_scale(x):
+    """What the largest of a row is 448 times of, e4m3's largest number; x is 0 outside."""
+    return tl.maximum(tl.max(tl.abs(x), axis=1), 1e-12) / 448.0
+
+
+@triton.jit
 def stored_narrow(values_ptr, scales_ptr, row, columns, x, inside, D: tl.constexpr):
-    """One row in e4m3, whose largest number is 448, and its scale; x is 0 outside."""
-    scale = tl.maximum(tl.max(tl.abs(x), axis=1), 1e-12) / 448.0
-    stored(values_ptr + row * D, columns, x / scale[:, None], inside)
+    """One row in e4m3, and its scale; x is 0 outside."""
+    scale = row_scale(x)
+    # The inverse once, where a division of every element would cost as much as all the rest.
+    stored(in_eights(values_ptr) + row * D, columns, x * (1.0 / scale)[:, None], inside)
     tl.store(scales_ptr + row + tl.zeros((1,), tl.int32), scale)
+
+
+@triton.jit
+def stored_input(h_ptr, scales_ptr, row, columns, h, inside, D: tl.constexpr):
+    """One row of a branch's input, as it is or, in e4m3, with its scale; h is 0 outside."""
+    if h_ptr.dtype.element_ty == tl.float8e4nv:
+        # As if it had been kept in bfloat16 and quantised from there.
+        h = h.to(tl.bfloat16).to(tl.float32)
+        stored_narrow(h_ptr, scales_ptr, row, columns, h, inside, D)
+    else:
+        stored(h_ptr + row * D, columns, h, inside)
 
 
 @triton.jit

@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import RowTile, row_block, row_tile
+from l2c_rt.kernels._launch import RowTile, narrowed_bytes, row_block, row_tile
 from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._row_math import (
     branch_output,
@@ -31,10 +31,11 @@ from l2c_rt.kernels._row_math import (
     own_image,
     own_row,
     stored,
+    stored_input,
     table_row,
     wait_with,
 )
-from l2c_rt.kernels.operands import Modulation
+from l2c_rt.kernels.operands import Modulation, Rows, parts_of
 
 
 def gate_residual_norm_modulate_bytes(batch: int, tokens: int, width: int, itemsize: int) -> int:
@@ -64,6 +65,7 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
         moved = gate_residual_norm_modulate_bytes(batch, tokens, width, size)
     else:
         moved = gate_residual_bytes(batch, tokens, width, size)
+    moved -= narrowed_bytes(args["h_ptr"], batch * tokens, width, size)
     return {
         "name": f"{metadata.name} [{batch}, {tokens}, {width}] s={splits}",
         "bytes": moved,
@@ -78,7 +80,7 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 )
 def _gate_residual_kernel(
     x_ptr, partial_sums_ptr, y_ptr, table_ptr, rows_ptr, counter_ptr, x_out_ptr, h_ptr,
-    T, num_rows, num_chunks, gate, shift, scale, eps,
+    scales_ptr, T, num_rows, num_chunks, gate, shift, scale, eps,
     D: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr, WRITE_H: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
@@ -98,7 +100,7 @@ def _gate_residual_kernel(
     let_next_kernel_start(PDL)
     if WRITE_H:
         h = normalised(x, inside, eps, D) * (1.0 + scales) + shifts
-        stored(h_ptr + row * D, columns, h, inside)
+        stored_input(h_ptr, scales_ptr, row, columns, h, inside, D)
 
 
 def gate_residual_norm_modulate(
@@ -109,9 +111,9 @@ def gate_residual_norm_modulate(
     shift: int,
     scale: int,
     eps: float = 1e-6,
-    out: tuple[Tensor, Tensor] | None = None,
+    out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Rows]:
     """x' and h.  x' may be x itself; h has y's dtype where it is allocated here.
 
     Raises: ValueError for a shape, dtype, layout or alignment that the kernel does not take.
@@ -133,9 +135,9 @@ def split_gate_residual_norm_modulate(
     shift: int,
     scale: int,
     eps: float = 1e-6,
-    out: tuple[Tensor, Tensor] | None = None,
+    out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Rows]:
     """x' and h; the sum is written to y.  x' may be x itself.
 
     Raises: ValueError for a shape, dtype, layout or alignment that the kernel does not take.
@@ -183,7 +185,7 @@ def _launch(
     chunks: tuple[int, int, int],
     eps: float,
     x_out: Tensor,
-    h: Tensor | None,
+    h: Rows | None,
     tile: RowTile | None,
 ) -> None:
     b, t, d = x.shape
@@ -191,7 +193,7 @@ def _launch(
     # Pointers that the flags leave unread still need an address.
     launched(_gate_residual_kernel, b * t)(
         x, y if partial_sums is None else partial_sums, y, table, modulation.rows,
-        modulation.counter, x_out, x if h is None else h,
+        modulation.counter, x_out, *parts_of(h, x),
         t, table.shape[1], table.shape[2], *chunks, eps, D=d, BLOCK=row_block(d),
         SPLITS=0 if partial_sums is None else len(partial_sums), WRITE_H=h is not None,
         **row_options(_gate_residual_kernel, tile),

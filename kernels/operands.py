@@ -7,6 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Rows = Tensor | tuple[Tensor, Tensor]
+"""A branch's input: a tensor, or values in e4m3 like it and a float32 scale for each row."""
+
+
+def parts_of(h: Rows | None, unread: Tensor) -> tuple[Tensor, Tensor]:
+    """What a kernel is given for h: values and scales, `unread` where there are none."""
+    if h is None:
+        return unread, unread
+    return h if isinstance(h, tuple) else (h, unread)
+
 
 @dataclass(frozen=True, slots=True)
 class Modulation:

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import RowTile, row_block, row_tile
+from l2c_rt.kernels._launch import RowTile, narrowed_bytes, row_block, row_tile
 from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._row_math import (
     branch_output,
@@ -28,8 +28,10 @@ from l2c_rt.kernels._row_math import (
     normalised,
     own_row,
     stored,
+    stored_input,
     wait_for_kernel_before,
 )
+from l2c_rt.kernels.operands import Rows, parts_of
 
 
 def residual_norm_bytes(batch: int, tokens: int, width: int, itemsize: int) -> int:
@@ -50,6 +52,7 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
         moved = split_residual_norm_bytes(1, rows, width, splits, size)
     else:
         moved = residual_norm_bytes(1, rows, width, size)
+    moved -= narrowed_bytes(args["h_ptr"], rows, width, size)
     return {
         "name": f"{metadata.name} [{rows}, {width}] s={splits}",
         "bytes": moved,
@@ -59,7 +62,7 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 
 @triton.jit(launch_metadata=_metadata)
 def _residual_norm_kernel(
-    x_ptr, partial_sums_ptr, y_ptr, weight_ptr, bias_ptr, x_out_ptr, h_ptr, eps,
+    x_ptr, partial_sums_ptr, y_ptr, weight_ptr, bias_ptr, x_out_ptr, h_ptr, scales_ptr, eps,
     D: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     row, columns, inside = own_row(D, BLOCK)
@@ -71,7 +74,8 @@ def _residual_norm_kernel(
     x += branch_output(partial_sums_ptr, y_ptr, row, columns, inside, D, SPLITS)
     stored(x_out_ptr + row * D, columns, x, inside)
     let_next_kernel_start(PDL)
-    stored(h_ptr + row * D, columns, normalised(x, inside, eps, D) * weight + bias, inside)
+    h = normalised(x, inside, eps, D) * weight + bias
+    stored_input(h_ptr, scales_ptr, row, columns, h, inside, D)
 
 
 def residual_norm(
@@ -80,9 +84,9 @@ def residual_norm(
     weight: Tensor,
     bias: Tensor,
     eps: float = 1e-5,
-    out: tuple[Tensor, Tensor] | None = None,
+    out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Rows]:
     """x' and h.  x' may be x itself; h has y's dtype where it is allocated here.
 
     Raises: ValueError for a shape, dtype, layout or alignment that the kernel does not take.
@@ -98,9 +102,9 @@ def split_residual_norm(
     weight: Tensor,
     bias: Tensor,
     eps: float = 1e-5,
-    out: tuple[Tensor, Tensor] | None = None,
+    out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Rows]:
     """x' and h; the sum is written to y.  x' may be x itself.
 
     Raises: ValueError for a shape, dtype, layout or alignment that the kernel does not take.
@@ -117,9 +121,9 @@ def _launch(
     weight: Tensor,
     bias: Tensor,
     eps: float,
-    out: tuple[Tensor, Tensor] | None,
+    out: tuple[Tensor, Rows] | None,
     tile: RowTile | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Rows]:
     b, t, d = _check.rows(op, x)
     _check.tensor(op, "y", y, (b, t, d), x)
     if partial_sums is not None:
@@ -128,8 +132,9 @@ def _launch(
     x_out, h = _check.pair(op, x, y.dtype, out)
     tile = tile or row_tile(d)
     launched(_residual_norm_kernel, b * t)(
-        x, y if partial_sums is None else partial_sums, y, weight, bias, x_out, h, eps,
-        D=d, BLOCK=row_block(d), SPLITS=0 if partial_sums is None else len(partial_sums),
+        x, y if partial_sums is None else partial_sums, y, weight, bias, x_out,
+        *parts_of(h, x), eps, D=d, BLOCK=row_block(d),
+        SPLITS=0 if partial_sums is None else len(partial_sums),
         **row_options(_residual_norm_kernel, tile),
     )  # fmt: skip
     return x_out, h

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check, _check_lists
-from l2c_rt.kernels._launch import RowTile, row_block, row_tile
+from l2c_rt.kernels._launch import RowTile, narrowed_bytes, row_block, row_tile
 from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
@@ -31,11 +31,12 @@ from l2c_rt.kernels._row_math import (
     own_weights,
     slot_offsets,
     stored,
+    stored_input,
     table_row,
     table_weights,
     wait_with,
 )
-from l2c_rt.kernels.operands import Modulation, Reuses, weights_of
+from l2c_rt.kernels.operands import Modulation, Reuses, Rows, parts_of, weights_of
 
 
 def reuse_run_bytes(batch: int, tokens: int, width: int, count: int, itemsize: int) -> int:
@@ -48,6 +49,7 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
     batch, tokens = args["rows_ptr"].numel(), args["T"]
     moved = reuse_run_bytes(batch, tokens, width, count, size)
     moved -= (2 - args["WRITE_X"] - args["WRITE_H"]) * batch * tokens * width * size
+    moved -= narrowed_bytes(args["h_ptr"], batch * tokens, width, size)
     elements = batch * tokens * width
     return {
         "name": f"{metadata.name} [{batch}, {tokens}, {width}] k={count}",
@@ -72,8 +74,8 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 )
 def _reuse_run_kernel(
     x_ptr, arena_ptr, slots_ptr, gates_ptr, table_ptr, rows_ptr, counter_ptr, weights_ptr,
-    columns_ptr, x_out_ptr, h_ptr, T, K, stride_slot_vectors, num_rows, num_chunks, num_weights,
-    shift, scale, eps, D: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
+    columns_ptr, x_out_ptr, h_ptr, scales_ptr, T, K, stride_slot_vectors, num_rows, num_chunks,
+    num_weights, shift, scale, eps, D: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
     WEIGHTED: tl.constexpr, WRITE_X: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     row, columns, inside = own_row(D, BLOCK)
@@ -104,7 +106,7 @@ def _reuse_run_kernel(
     let_next_kernel_start(PDL)
     if WRITE_H:
         h = normalised(x, inside, eps, D) * (1.0 + scales) + shifts
-        stored(h_ptr + row * D, columns, h, inside)
+        stored_input(h_ptr, scales_ptr, row, columns, h, inside, D)
 
 
 def reuse_run(
@@ -114,9 +116,9 @@ def reuse_run(
     shift: int,
     scale: int,
     eps: float = 1e-6,
-    out: tuple[Tensor, Tensor] | None = None,
+    out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Rows]:
     """x' and h.  x' may be x itself; h has the slots' dtype where it is allocated here.
 
     Raises: ValueError for a shape, dtype, layout or alignment that the kernel does not take.
@@ -158,9 +160,9 @@ def norm_modulate(
     shift: int,
     scale: int,
     eps: float = 1e-6,
-    out: Tensor | None = None,
+    out: Rows | None = None,
     tile: RowTile | None = None,
-) -> Tensor:
+) -> Rows:
     """h of x itself, without reuses and x'.  It has the table's dtype where it is allocated here.
 
     Launches: _reuse_run_kernel.
@@ -169,8 +171,7 @@ def norm_modulate(
     _check.rows(op, x)
     _check.modulation(op, modulation, x.shape, x, shift, scale)
     out = torch.empty_like(x, dtype=modulation.table.dtype) if out is None else out
-    _check.tensor(op, "out", out, tuple(x.shape), x)
-    _check.distinct(op, "out", out, "x", x)
+    _check.branch_input(op, "out", out, x)
     _launch(x, Reuses.none(x), modulation, (shift, scale), eps, None, out, tile)
     return out
 
@@ -182,7 +183,7 @@ def _launch(
     chunks: tuple[int, int],
     eps: float,
     x_out: Tensor | None,
-    h: Tensor | None,
+    h: Rows | None,
     tile: RowTile | None,
 ) -> None:
     b, t, d = x.shape
@@ -190,7 +191,7 @@ def _launch(
     arena, table, weights = reuses.arena, modulation.table, weights_of(reuses)
     launched(_reuse_run_kernel, b * t)(
         x, arena, reuses.slots, reuses.gates, table, modulation.rows, modulation.counter,
-        weights.table, weights.columns, x if x_out is None else x_out, x if h is None else h,
+        weights.table, weights.columns, x if x_out is None else x_out, *parts_of(h, x),
         t, len(reuses.slots), arena.stride(0) // 8, table.shape[1], table.shape[2],
         weights.table.shape[-1], *chunks, eps,
         D=d, BLOCK=row_block(d), UNROLL=tile.unroll, WEIGHTED=reuses.weights is weights,

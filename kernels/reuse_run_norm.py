@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check, _check_lists
-from l2c_rt.kernels._launch import RowTile, row_block, row_tile
+from l2c_rt.kernels._launch import RowTile, narrowed_bytes, row_block, row_tile
 from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
@@ -28,10 +28,11 @@ from l2c_rt.kernels._row_math import (
     own_weights,
     slot_offsets,
     stored,
+    stored_input,
     table_weights,
     wait_for_kernel_before,
 )
-from l2c_rt.kernels.operands import Reuses, weights_of
+from l2c_rt.kernels.operands import Reuses, Rows, parts_of, weights_of
 
 
 def reuse_run_norm_bytes(batch: int, tokens: int, width: int, count: int, itemsize: int) -> int:
@@ -42,6 +43,7 @@ def reuse_run_norm_bytes(batch: int, tokens: int, width: int, count: int, itemsi
 def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
     size, width, count, rows = args["x_ptr"].element_size(), args["D"], args["K"], grid[0]
     moved = reuse_run_norm_bytes(1, rows, width, count, size)
+    moved -= narrowed_bytes(args["h_ptr"], rows, width, size)
     moved -= (2 - args["WRITE_X"] - args["WRITE_H"]) * rows * width * size
     return {
         "name": f"{metadata.name} [{rows}, {width}] k={count}",
@@ -57,7 +59,7 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 )
 def _reuse_run_norm_kernel(
     x_ptr, arena_ptr, slots_ptr, weights_ptr, columns_ptr, counter_ptr, weight_ptr, bias_ptr,
-    x_out_ptr, h_ptr, K, stride_slot_vectors, num_weights, eps, D: tl.constexpr,
+    x_out_ptr, h_ptr, scales_ptr, K, stride_slot_vectors, num_weights, eps, D: tl.constexpr,
     BLOCK: tl.constexpr, UNROLL: tl.constexpr, WEIGHTED: tl.constexpr,
     WRITE_X: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -83,7 +85,8 @@ def _reuse_run_norm_kernel(
         stored(x_out_ptr + row * D, columns, x, inside)
     let_next_kernel_start(PDL)
     if WRITE_H:
-        stored(h_ptr + row * D, columns, normalised(x, inside, eps, D) * weight + bias, inside)
+        h = normalised(x, inside, eps, D) * weight + bias
+        stored_input(h_ptr, scales_ptr, row, columns, h, inside, D)
 
 
 def reuse_run_norm(
@@ -92,9 +95,9 @@ def reuse_run_norm(
     weight: Tensor,
     bias: Tensor,
     eps: float = 1e-5,
-    out: tuple[Tensor, Tensor] | None = None,
+    out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Rows]:
     """x' and h.  x' may be x itself; h has the slots' dtype where it is allocated here.
 
     Raises: ValueError for a shape, dtype, layout or alignment that the kernel does not take.
@@ -133,9 +136,9 @@ def norm(
     weight: Tensor,
     bias: Tensor,
     eps: float = 1e-5,
-    out: Tensor | None = None,
+    out: Rows | None = None,
     tile: RowTile | None = None,
-) -> Tensor:
+) -> Rows:
     """h of x itself, without reuses and x'.  It has the weight's dtype where it is allocated here.
 
     Launches: _reuse_run_norm_kernel.
@@ -144,8 +147,7 @@ def norm(
     _check.rows(op, x)
     _check.affine(op, weight, bias, x)
     out = torch.empty_like(x, dtype=weight.dtype) if out is None else out
-    _check.tensor(op, "out", out, tuple(x.shape), x)
-    _check.distinct(op, "out", out, "x", x)
+    _check.branch_input(op, "out", out, x)
     _launch(x, Reuses.none(x), (weight, bias), eps, None, out, tile)
     return out
 
@@ -156,7 +158,7 @@ def _launch(
     affine: tuple[Tensor, Tensor],
     eps: float,
     x_out: Tensor | None,
-    h: Tensor | None,
+    h: Rows | None,
     tile: RowTile | None,
 ) -> None:
     b, t, d = x.shape
@@ -164,7 +166,7 @@ def _launch(
     arena, weights = reuses.arena, weights_of(reuses)
     launched(_reuse_run_norm_kernel, b * t)(
         x, arena, reuses.slots, weights.table, weights.columns, weights.counter, *affine,
-        x if x_out is None else x_out, x if h is None else h, len(reuses.slots),
+        x if x_out is None else x_out, *parts_of(h, x), len(reuses.slots),
         arena.stride(0) // 8, weights.table.shape[-1], eps,
         D=d, BLOCK=row_block(d), UNROLL=tile.unroll, WEIGHTED=reuses.weights is weights,
         WRITE_X=x_out is not None, WRITE_H=h is not None,

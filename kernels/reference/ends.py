@@ -8,8 +8,13 @@ from torch import Tensor
 
 from l2c_rt.kernels._launch import RowTile
 from l2c_rt.kernels.operands import FinalLinear, Modulation, PatchEmbedding, Reuses, Solver
-from l2c_rt.kernels.reference._outputs import Pair, into, into_both
-from l2c_rt.kernels.reference.rows import norm, norm_modulate, reuse_sum, ungated_reuse_sum
+from l2c_rt.kernels.reference._outputs import Pair, into, into_pair
+from l2c_rt.kernels.reference.rows import (
+    modulated,
+    normalised,
+    reuse_sum,
+    ungated_reuse_sum,
+)
 
 
 def patch_embed(
@@ -43,7 +48,7 @@ def patch_embed_norm(
     tile: RowTile | None = None,
 ) -> Pair:
     x = patch_embed(latents, embedding, batch, prefix)
-    return into_both(out, x, norm(x, weight, bias, eps))
+    return into_pair(out, x, normalised(x, weight, bias, eps).to(weight.dtype))
 
 
 def patch_embed_norm_modulate(
@@ -58,7 +63,8 @@ def patch_embed_norm_modulate(
     tile: RowTile | None = None,
 ) -> Pair:
     x = patch_embed(latents, embedding, batch)
-    return into_both(out, x, norm_modulate(x, modulation, shift, scale, eps))
+    h = modulated(x, modulation, shift, scale, eps).to(modulation.table.dtype)
+    return into_pair(out, x, h)
 
 
 def guided_update(
@@ -101,7 +107,7 @@ def final_update(
     tile: RowTile | None = None,
 ) -> Tensor:
     total = reuse_sum(x, reuses, modulation)
-    h = norm_modulate(total, modulation, shift, scale, eps)
+    h = modulated(total, modulation, shift, scale, eps).to(modulation.table.dtype)
     return _finish(h, final, latents, solver, out)
 
 
@@ -134,7 +140,7 @@ def final_update_norm(
     out: Tensor | None = None,
     tile: RowTile | None = None,
 ) -> Tensor:
-    h = norm(ungated_reuse_sum(x, reuses), weight, bias, eps)
+    h = normalised(ungated_reuse_sum(x, reuses), weight, bias, eps).to(weight.dtype)
     patches = latents.shape[2] * latents.shape[3] // final.patch**2
     return _finish(h[:, x.shape[1] - patches :], final, latents, solver, out)
 

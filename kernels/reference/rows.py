@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from l2c_rt.kernels._launch import RowTile
-from l2c_rt.kernels.operands import Modulation, OperandBank, Reuses
-from l2c_rt.kernels.reference._outputs import Pair, into, into_both
+from l2c_rt.kernels.operands import Modulation, OperandBank, Reuses, Rows
+from l2c_rt.kernels.reference._outputs import into, into_both, into_rows
 from l2c_rt.kernels.reference.products import split_sum
 
 
@@ -18,12 +18,10 @@ def norm_modulate(
     shift: int,
     scale: int,
     eps: float = 1e-6,
-    out: Tensor | None = None,
+    out: Rows | None = None,
     tile: RowTile | None = None,
-) -> Tensor:
-    shifts, scales = modulation.chunk(shift)[:, None], modulation.chunk(scale)[:, None]
-    h = F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scales) + shifts
-    return into(out, h.to(modulation.table.dtype if out is None else out.dtype))
+) -> Rows:
+    return into_rows(out, modulated(x, modulation, shift, scale, eps), modulation.table.dtype)
 
 
 def reuse_sum(
@@ -48,11 +46,11 @@ def reuse_run(
     shift: int,
     scale: int,
     eps: float = 1e-6,
-    out: Pair | None = None,
+    out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
-) -> Pair:
+) -> tuple[Tensor, Rows]:
     total = reuse_sum(x, reuses, modulation)
-    h = norm_modulate(total, modulation, shift, scale, eps).to(reuses.arena.dtype)
+    h = modulated(total, modulation, shift, scale, eps).to(reuses.arena.dtype)
     return into_both(out, total, h)
 
 
@@ -75,11 +73,11 @@ def gate_residual_norm_modulate(
     shift: int,
     scale: int,
     eps: float = 1e-6,
-    out: Pair | None = None,
+    out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
-) -> Pair:
+) -> tuple[Tensor, Rows]:
     total = gate_residual(x, y, modulation, gate)
-    h = norm_modulate(total, modulation, shift, scale, eps).to(y.dtype)
+    h = modulated(total, modulation, shift, scale, eps).to(y.dtype)
     return into_both(out, total, h)
 
 
@@ -92,9 +90,9 @@ def split_gate_residual_norm_modulate(
     shift: int,
     scale: int,
     eps: float = 1e-6,
-    out: Pair | None = None,
+    out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
-) -> Pair:
+) -> tuple[Tensor, Rows]:
     split_sum(partial_sums, y)
     return gate_residual_norm_modulate(x, y, modulation, gate, shift, scale, eps, out)
 
@@ -104,12 +102,10 @@ def norm(
     weight: Tensor,
     bias: Tensor,
     eps: float = 1e-5,
-    out: Tensor | None = None,
+    out: Rows | None = None,
     tile: RowTile | None = None,
-) -> Tensor:
-    wide = torch.promote_types(x.dtype, weight.dtype)
-    h = F.layer_norm(x.to(wide), x.shape[-1:], weight.to(wide), bias.to(wide), eps)
-    return into(out, h.to(weight.dtype if out is None else out.dtype))
+) -> Rows:
+    return into_rows(out, normalised(x, weight, bias, eps), weight.dtype)
 
 
 def ungated_reuse_sum(
@@ -144,11 +140,11 @@ def reuse_run_norm(
     weight: Tensor,
     bias: Tensor,
     eps: float = 1e-5,
-    out: Pair | None = None,
+    out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
-) -> Pair:
+) -> tuple[Tensor, Rows]:
     total = ungated_reuse_sum(x, reuses)
-    return into_both(out, total, norm(total, weight, bias, eps).to(reuses.arena.dtype))
+    return into_both(out, total, normalised(total, weight, bias, eps).to(reuses.arena.dtype))
 
 
 def residual_norm(
@@ -157,11 +153,11 @@ def residual_norm(
     weight: Tensor,
     bias: Tensor,
     eps: float = 1e-5,
-    out: Pair | None = None,
+    out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
-) -> Pair:
+) -> tuple[Tensor, Rows]:
     total = (x + y).to(x.dtype)
-    return into_both(out, total, norm(total, weight, bias, eps).to(y.dtype))
+    return into_both(out, total, normalised(total, weight, bias, eps).to(y.dtype))
 
 
 def split_residual_norm(
@@ -171,8 +167,20 @@ def split_residual_norm(
     weight: Tensor,
     bias: Tensor,
     eps: float = 1e-5,
-    out: Pair | None = None,
+    out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
-) -> Pair:
+) -> tuple[Tensor, Rows]:
     split_sum(partial_sums, y)
     return residual_norm(x, y, weight, bias, eps, out)
+
+
+def modulated(x: Tensor, modulation: Modulation, shift: int, scale: int, eps: float) -> Tensor:
+    """LayerNorm, shift and scale, in the widest dtype of both."""
+    shifts, scales = modulation.chunk(shift)[:, None], modulation.chunk(scale)[:, None]
+    return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scales) + shifts
+
+
+def normalised(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """LayerNorm with weight and bias, in the widest dtype of both."""
+    wide = torch.promote_types(x.dtype, weight.dtype)
+    return F.layer_norm(x.to(wide), x.shape[-1:], weight.to(wide), bias.to(wide), eps)

@@ -161,7 +161,7 @@ class OwnWorkspace:
     ) -> Any:
         linears = self._linears
         if linears is not None and path in linears.paths and path not in self._cut:
-            return linears.call(module, args, kwargs)
+            return self._lane.product(module, partial(linears.call, module, args, kwargs))
         inside = module if path not in self._cut else partial(self._at_site, path, module)
         if self.visit_unit is not None and path in self._units:
             return self.visit_unit(path, inside, args, kwargs)

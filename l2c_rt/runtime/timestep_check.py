@@ -146,13 +146,16 @@ class DeferredCheck:
     def __init__(self, timesteps: Sequence[float], device: torch.device) -> None:
         self.timesteps, self.device = tuple(timesteps), device
         self._order = StreamOrder(device, replays=False)
+        steps, pinned = len(self.timesteps), device.type == "cuda"
+        known = torch.empty(steps, dtype=torch.float64, device="cpu", pin_memory=pinned)
+        known.copy_(torch.tensor(self.timesteps, dtype=torch.float64, device="cpu"))
         with self._on_device():
-            self._expected = torch.tensor(timesteps, dtype=torch.float64, device=device)
+            self._expected = torch.empty(steps, dtype=torch.float64, device=device)
+            # From pinned memory: a copy from other memory waits.
+            self._expected.copy_(known, non_blocking=True)
             self._verdict = torch.empty(3, dtype=torch.float64, device=device)
         self._check = _check_for(device)
-        self._host = torch.empty(
-            3, dtype=torch.float64, device="cpu", pin_memory=device.type == "cuda"
-        )
+        self._host = torch.empty(3, dtype=torch.float64, device="cpu", pin_memory=pinned)
         self.clear()
 
     def clear(self) -> None:

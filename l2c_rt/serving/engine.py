@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from l2c_rt.adapters.model_checks import check_device
@@ -18,9 +18,9 @@ from l2c_rt.runtime.compiled import Compiled
 from l2c_rt.runtime.fingerprint import fingerprint
 from l2c_rt.runtime.previews import Previews
 from l2c_rt.serving.counts import Counts, EngineStats, Outcome, ResultStats
-from l2c_rt.serving.evaluator import Evaluator
+from l2c_rt.serving.evaluator import Evaluator, RefutedError
 from l2c_rt.serving.intake import Asked, Intake, PublishedIntake, SolverIntake
-from l2c_rt.serving.request import QueueFullError, Request
+from l2c_rt.serving.request import QueueFullError, Request, expiry
 from l2c_rt.serving.result_cache import ResultCache
 from l2c_rt.serving.results import ApproximateResults, ExactResults
 from l2c_rt.serving.ticks import longest_wait
@@ -37,8 +37,10 @@ class Engine:
     requests share an evaluation, `max_running` (by default twice as many) have begun, and
     `max_waiting` wait for that.  One that waits for `max_age` ticks goes before fuller batches.
     `solver` is a scheduler as diffusers has them, without noise and with its timesteps set, for a
-    model without a published loop.  `results` lets requests be served from finished ones, so that
-    a future may be done at once; those with a callback are computed.
+    model without a published loop; an `example`, arguments of `submit`, shows the sizes of what it
+    keeps, in one evaluation of each kind, so that its memory too is taken now.
+    `results` lets requests be served from finished ones, so that a future may be done at once;
+    those with a callback are computed.
     A `tracer` of OpenTelemetry gives a span to each request.
     All methods may be called from any thread.  The compiled model may be used beside the engine.
     Raises TypeError or ValueError for a model, plan or number that cannot be served, MemoryError
@@ -54,6 +56,7 @@ class Engine:
         max_running: int | None = None,
         max_age: int = 64,
         solver: Any = None,
+        example: Mapping[str, Any] | None = None,
         results: ExactResults | ApproximateResults | None = None,
         tracer: Tracer | None = None,
     ) -> None:
@@ -70,10 +73,8 @@ class Engine:
         self._intake: Intake = (
             PublishedIntake(self._shared) if solver is None else SolverIntake(self._shared, solver)
         )
-        model = self._shared.version.model.model
-        self._results = (
-            None if results is None else ResultCache(results, lambda: fingerprint(model))
-        )
+        self._example = None if example is None else Asked(**example)
+        self._results = None if results is None else ResultCache(results, self._weights)
         self._counts, self._spans = Counts(), RequestSpans(tracer)
         self._ended = threading.Condition()
         self._open = 0
@@ -191,7 +192,15 @@ class Engine:
         self.shutdown(cancel_futures=error is not None)
 
     def _evaluator(self) -> Evaluator:
-        return Evaluator(self._shared, self._intake, self._limits.max_running)
+        evaluator = Evaluator(self._shared, self._intake, self._limits.max_running)
+        if self._example is None:
+            return evaluator
+        try:
+            with torch.no_grad():
+                evaluator.rehearse(self._request(self._example, None, None))
+        except RefutedError:  # The model has another version, which is not refuted again.
+            return self._evaluator()
+        return evaluator
 
     def _request(self, asked: Asked, callback: Callback | None, deadline: float | None) -> Request:
         if self._shared.asleep:
@@ -202,7 +211,7 @@ class Engine:
         return Request(
             order=-1, future=Future(), loop=start.loop, latents=start.latents,
             labels=start.labels, inputs=start.inputs, rows=start.rows, cfg_scale=start.cfg_scale,
-            submitted=now, expires=_expiry(now, deadline),
+            submitted=now, expires=expiry(now, deadline),
             callback=None if callback is None else Previews(callback, self._shared.notices),
         )  # fmt: skip
 
@@ -236,11 +245,3 @@ class Engine:
     def _refuse_inside(self, action: str) -> None:
         if threading.current_thread() is self._thread:
             raise RuntimeError(f"Engine: {action} from inside a callback would wait for itself")
-
-
-def _expiry(now: float, deadline: float | None) -> float | None:
-    if deadline is None:
-        return None
-    if not (math.isfinite(deadline) and deadline > 0):
-        raise ValueError(f"Engine: deadline must be seconds from now, above 0, got {deadline!r}")
-    return now + deadline

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -26,12 +26,12 @@ class Asked:
     """What was asked for.  `inputs` and `null_inputs` are further arguments of the model's forward,
     [1, ...] each."""
 
-    noise: Tensor | None
-    y: Any
-    seed: int | None
-    cfg_scale: float | None
-    inputs: Mapping[str, Tensor]
-    null_inputs: Mapping[str, Tensor]
+    noise: Tensor | None = None
+    y: Any = None
+    seed: int | None = None
+    cfg_scale: float | None = None
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    null_inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

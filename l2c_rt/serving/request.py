@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -87,3 +88,12 @@ class Request:
     def is_over(self, now: float) -> bool:
         """Whether it was cancelled, or its deadline has passed."""
         return self.future.cancelled() or (self.expires is not None and now >= self.expires)
+
+
+def expiry(now: float, deadline: float | None) -> float | None:
+    """When a request of `deadline` seconds expires; ValueError for no such number."""
+    if deadline is None:
+        return None
+    if not (math.isfinite(deadline) and deadline > 0):
+        raise ValueError(f"Engine: deadline must be seconds from now, above 0, got {deadline!r}")
+    return now + deadline

@@ -115,6 +115,7 @@ class Worker:
         decides = version.model.dynamic is not None
         check_served(version.plan, version.model.program, decides=decides)
         self.evaluator = self._new_evaluator()
+        version = self.evaluator.version
         self._kinds = kinds_of(version.plan)
         self._reused = reused_share(version.plan, version.model.program)
         for request in self.running:

@@ -52,6 +52,16 @@ class Layer:
         operands = (self.x, self.weight, self.bias, self.problem.gelu)
         self.library.linear(*operands, self.out, LtAlgorithm(name, self.room))
 
+    def takes(self, name: Name) -> bool:
+        """Whether the library does not refuse what it proposed; the tuner passes over those."""
+        try:
+            self.run(name)
+        except RuntimeError as error:
+            if "CUBLAS_STATUS" in str(error):
+                return False
+            raise
+        return True
+
     def plain(self, dtype: torch.dtype) -> Tensor:
         bias = None if self.bias is None else self.bias.to(dtype)
         y = F.linear(self.x.to(dtype), self.weight.to(dtype), bias)
@@ -63,19 +73,14 @@ def test_every_algorithm_computes_the_layer(problem: LinearProblem) -> None:
     layer = Layer(problem)
     eager, true = layer.plain(layer.x.dtype), layer.plain(torch.float64)
     limit = 2 * (eager.double() - true).abs().max() + torch.finfo(eager.dtype).eps
-    names, refused = layer.library.algorithms(problem), list[str]()
+    names, ran = layer.library.algorithms(problem), 0
     for name in names:
         layer.out.fill_(float("nan"))
-        try:
-            layer.run(name)
-        except RuntimeError as error:
-            # The tuner passes over what the library then refuses.
-            refused.append(str(error))
-            continue
-        assert (layer.out.double() - true).abs().max() <= limit, name
-    assert all("CUBLAS_STATUS" in text for text in refused)
+        if layer.takes(name):
+            assert (layer.out.double() - true).abs().max() <= limit, name
+            ran += 1
     assert (layer.whole[[0, -1]] == 7).all()
-    assert len(refused) < len(names) / 2
+    assert ran > len(names) / 2
 
 
 @pytest.mark.parametrize("problem", LINEARS[:3], ids=str)
@@ -88,8 +93,8 @@ def test_names_are_the_same_whenever_they_are_asked_for(problem: LinearProblem) 
 
 def test_a_captured_product_with_cuts_replays_bitwise_on_new_values() -> None:
     layer = Layer(LINEARS[5])
-    names = layer.library.algorithms(layer.problem)
     # The inner dimension is long: some algorithm of these cuts it.
+    names = [name for name in layer.library.algorithms(layer.problem) if layer.takes(name)]
     name = max(names, key=lambda name: name[3])
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

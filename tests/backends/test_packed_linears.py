@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from composed_flux import FLUX, STEPS, compiled, flux_loop
+from diffusers_families import first_tensor
+from diffusers_image_families import IMAGE_FAMILIES
 from torch import Tensor, nn
 
 import l2c_rt as rt
@@ -71,6 +73,22 @@ def test_what_is_kept_and_reused_is_that_of_the_packed_products() -> None:
     outputs = flux_loop(packed)
     assert 0 < error(outputs, flux_loop(plain)) < 1e-5
     assert equal(outputs, flux_loop(packed))
+
+
+def test_a_first_run_that_is_observed_has_the_last_bits_of_the_later_ones() -> None:
+    family = IMAGE_FAMILIES["HiDream"]  # Whose routing no probe without data can follow.
+    model = family.build()
+    packed, plain = (rt.compile(model, EveryN(2), steps=STEPS, pack=pack) for pack in (True, False))
+
+    def run(fast: Any) -> list[Tensor]:
+        with torch.no_grad():
+            return [first_tensor(fast(**family.at(step))) for step in range(STEPS)]
+
+    outputs = run(packed)
+    assert 0 < error(outputs, run(plain)) < 1e-5
+    assert equal(run(packed), outputs)
+    costs = [fast.run.lanes.all()[0].workspace.counted.cost for fast in (packed, plain)]
+    assert costs[0] == costs[1]
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def test_a_branch_is_its_two_products_in_quantised_arithmetic_bit_for_bit(make: 
     block = next(module for module in model.modules() if hasattr(module, "attn"))
     h, slot = program.buffers.h.normal_(), program.buffers.memory.slots[0]
     with torch.no_grad():
+        program.branches.take_embedded()
         program.branches.run(names[0], 0)
         mixed = reference.attention(product(h, block.attn.qkv), 2)
         assert torch.equal(slot, product(mixed, block.attn.proj))
@@ -104,6 +105,29 @@ def test_all_four_products_are_quantised_and_no_other(make: Any) -> None:
     assert ran["scaled_linear"] > 0
     assert ran["linear"] == ran["split_linear"] == 0
     assert "float8_e4m3fn" in str(fast.summary())
+
+
+def test_kernels_that_quantise_are_counted() -> None:
+    nodes = []
+    for options in ({}, {"precision": "fp8"}):
+        fast = compile_taped(toy_dit().bfloat16(), Full(), steps=1, **options)
+        fast.sample(noise(), [1, 2])
+        nodes.append(fast.summary().graphs.nodes)
+    # One for each branch, and one for the input of the first.
+    assert nodes[1] - nodes[0] == 6 + 1
+
+
+def test_programs_of_several_shapes_share_the_quantised_weights() -> None:
+    kernels = TapedKernels()
+    fast = fresh(toy_dit().bfloat16(), precision="fp8", kernels=kernels)
+    for images in (1, 2):
+        fast.sample(noise(images=images), list(range(images)))
+    weights = {
+        kwargs["out"][0].data_ptr()
+        for name, args, kwargs in kernels.log
+        if name == "quantize_rows" and args[0].dim() == 2
+    }
+    assert len(weights) == 2 * len(fast.bound_model.program.branch_names)
 
 
 def test_the_first_run_check_holds_these_kernels_to_their_meaning_too() -> None:

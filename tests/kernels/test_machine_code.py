@@ -204,7 +204,7 @@ def test_addresses_that_the_compiler_cannot_trust_would_be_read_two_bytes_at_a_t
     with recorded_launches() as launches:
         module._gate_residual_kernel[(1,)](
             x, off, off, table, operands["modulation"].rows, operands["modulation"].counter, x, x,
-            256, 3, 8, 0, 0, 0, 0.0, D=1152, BLOCK=2048, SPLITS=0, WRITE_H=False, PDL=False,
+            x, 256, 3, 8, 0, 0, 0, 0.0, D=1152, BLOCK=2048, SPLITS=0, WRITE_H=False, PDL=False,
             **options(4),
         )  # fmt: skip
     assert read_back(launches[0].cubin).widths(r"LDG")[2] > 0

@@ -28,12 +28,21 @@ def check(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> DeferredCheck:
     for name in ("tensor", "empty"):
         real = getattr(torch, name)
 
-        def made(*args: Any, real: Any = real, **kwargs: Any) -> torch.Tensor:
+        def made(*args: Any, real: Any = real, name: str = name, **kwargs: Any) -> torch.Tensor:
+            if name == "tensor" and torch.device(kwargs["device"]).type == "cuda":
+                cuda.did("a copy that waits")
             result: torch.Tensor = real(*args, dtype=kwargs["dtype"])
             return result
 
         monkeypatch.setattr(torch, name, made)
     return DeferredCheck((9.0, 8.0, 7.0, 6.0), GPU)
+
+
+def test_what_is_compared_with_comes_to_the_device_without_a_wait(
+    cuda: FakeCuda, check: DeferredCheck
+) -> None:
+    assert check._expected.tolist() == [9.0, 8.0, 7.0, 6.0]
+    assert "a copy that waits" not in cuda.log
 
 
 def test_a_timestep_is_checked_on_its_own_device_whichever_is_the_current_one(

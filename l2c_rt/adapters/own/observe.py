@@ -9,14 +9,14 @@ from __future__ import annotations
 import inspect
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode_temporarily
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
@@ -122,6 +122,18 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._end(out, {s.name: t for (s, t), count in pairs if write_count(t) != count})
         return out
 
+    def product(self, linear: nn.Module, run: Callable[[], Any]) -> Any:
+        """The output of a linear, as `run` gives it where nobody watches."""
+        if torch._C._len_torch_dispatch_stack() > 1:
+            return run()
+        assert isinstance(linear, nn.Linear)
+        with _pop_mode_temporarily():
+            out = run()
+        self.linear_macs[self._inside[-1] if self._inside else ""] += (
+            out.numel() * linear.in_features
+        )
+        return out
+
     def _begin(self, site: Site, kind: type, arguments: Mapping[Stream, Any]) -> None:
         continued: dict[str, int] = {}
         for stream, value in arguments.items():
@@ -156,7 +168,7 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         formula = self._formulas.get(getattr(func, "_overloadpacket", None))
-        if formula is None and getattr(func, "namespace", "") == "aten":
+        if formula is None and _is_made_of_others(func, args):
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
@@ -171,6 +183,16 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 formula(*args, **kwargs, out_val=out) // 2
             )
         return out
+
+
+def _is_made_of_others(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operation may be taken apart without another result: where its device has a kernel
+    of its own for it, as a GPU for RMSNorm, that kernel's last bits are its own too."""
+    if getattr(func, "namespace", "") != "aten":
+        return False
+    device = next((x.device.type for x in tree_leaves(args) if isinstance(x, Tensor)), "cpu")
+    key = torch._C._dispatch_key_for_device(device)
+    return not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
 
 
 def named_arguments(

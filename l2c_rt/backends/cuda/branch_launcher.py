@@ -25,7 +25,8 @@ from l2c_rt.backends.cuda.tuning.candidates import run_attention, run_split
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.backends.tuning.problems import AttentionConfig, AttentionProblem, LinearProblem
-from l2c_rt.plan.lowering import Term
+from l2c_rt.kernels.operands import Rows
+from l2c_rt.plan.lowering import Launch, Term
 
 Tasks = dict[LinearProblem | AttentionProblem, Task]
 
@@ -70,6 +71,18 @@ class BranchLauncher:
     def begin(self) -> None:
         """Forget partial sums that a step which failed midway has left."""
         self._pending.clear()
+
+    @property
+    def input(self) -> Rows:
+        """Where a sum leaves the input of the branch that runs next."""
+        return self._buffers.h
+
+    def more_kernels(self, launch: Launch) -> int:
+        """Kernels of a launch beside those that its plan counts."""
+        return 0
+
+    def take_embedded(self) -> None:
+        """The input of the first branch is in `buffers.h`: take it from there."""
 
     def run(self, branch: str, slot: int) -> None:
         """Launch a branch."""

@@ -18,6 +18,7 @@ import torch
 from l2c_rt.adapters.bound_model import BoundModel, FusableModel, OuterLayers
 from l2c_rt.backends.cuda.checking.checked_file import CheckedShapes
 from l2c_rt.backends.cuda.cublas_lt import CublasLt
+from l2c_rt.backends.cuda.quantized_weights import QuantizedWeights
 from l2c_rt.backends.cuda.tuning.tuner import Tuner, cuda_measure, default_path, describe_device
 from l2c_rt.backends.options import Options
 from l2c_rt.device.graphs import CudaRecorder, Eager, Recorder
@@ -65,13 +66,15 @@ class CudaParts:
 class FusedModel:
     """A described model with its plan: what every program of the backend is made from.
 
-    `fusable` and `outer` are the model's, known to be there.
+    `fusable` and `outer` are the model's, known to be there; `quantized` are the weights of its
+    branches with `precision="fp8"`.
     """
 
     model: BoundModel
     plan: Plan
     cuda: CudaParts
     options: Options
+    quantized: QuantizedWeights | None = None
 
     @property
     def fusable(self) -> FusableModel:

@@ -14,14 +14,19 @@ from torch import Tensor
 from l2c_rt.adapters.bound_model import FusableAttention, FusableMlp, FusableModel
 from l2c_rt.backends.cuda.branch_launcher import BranchLauncher
 from l2c_rt.backends.cuda.buffers import Buffers
-from l2c_rt.backends.cuda.linears import Linears
+from l2c_rt.backends.cuda.linears import Linears, narrowed
 from l2c_rt.backends.cuda.quantized_weights import QuantizedLinear, QuantizedWeights
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
+from l2c_rt.kernels.operands import Rows
+from l2c_rt.plan.lowering import Embed, Launch, Run
+
+Narrow = tuple[Tensor, Tensor]
+"""Values in e4m3 and a scale for each row."""
 
 
 class QuantizedBranches(BranchLauncher):
-    """Runs branches from `buffers.h` to slots, by `quantized` weights."""
+    """Runs branches from `input`, values in e4m3 and scales, to slots, by `quantized` weights."""
 
     def __init__(
         self,
@@ -35,34 +40,56 @@ class QuantizedBranches(BranchLauncher):
     ) -> None:
         super().__init__(fusable, buffers, weights, kernels, tuner, linears)
         self._quantized = quantized
-        widest = max(buffers.h.shape[-1], buffers.mixed.shape[-1], buffers.hidden.shape[-1])
-        rows, like = buffers.h.shape[0] * buffers.h.shape[1], buffers.h
-        self._values = torch.empty(rows * widest, dtype=torch.float8_e4m3fn, device=like.device)
-        self._scales = torch.empty(rows, dtype=torch.float32, device=like.device)
+        rows, width = buffers.h.shape[0] * buffers.h.shape[1], buffers.h.shape[-1]
+        self._input = _rows_of(buffers.h, rows, width)
+        self._inner = _rows_of(
+            buffers.h, rows, max(buffers.mixed.shape[-1], buffers.hidden.shape[-1])
+        )
+
+    @property
+    def input(self) -> Rows:
+        return self._input
 
     @property
     def nbytes(self) -> int:
-        return self._values.nbytes + self._scales.nbytes
+        return sum(tensor.nbytes for tensor in (*self._input, *self._inner))
+
+    def more_kernels(self, launch: Launch) -> int:
+        embeds = isinstance(launch, Embed) and launch.branch is not None
+        return int(isinstance(launch, Run) or embeds)
+
+    def take_embedded(self) -> None:
+        self._kernels.quantize_rows(self._buffers.h, out=self._input)
 
     def _attention(self, branch: str, inner: FusableAttention, slot: int) -> None:
         first, last = self._quantized.of(branch)
         qkv, mixed = self._attention_buffers(inner)
-        self._product(self._buffers.h, None, first, qkv)
+        self._product(self._input, first, qkv)
         self._attend(inner, qkv, mixed)
-        self._product(mixed, None, last, self._buffers.memory.slots[slot])
+        self._product(self._narrowed(mixed, None), last, self._buffers.memory.slots[slot])
 
     def _mlp(self, branch: str, inner: FusableMlp, slot: int) -> None:
         first, last = self._quantized.of(branch)
         hidden = self._hidden(inner)
-        self._product(self._buffers.h, None, first, hidden)
-        self._product(hidden, inner.gelu, last, self._buffers.memory.slots[slot])
+        self._product(self._input, first, hidden)
+        self._product(
+            self._narrowed(hidden, inner.gelu), last, self._buffers.memory.slots[slot]
+        )  # fmt: skip
 
-    def _product(self, x: Tensor, gelu: str | None, weight: QuantizedLinear, out: Tensor) -> None:
-        """Write gelu(x) weight^T + bias to `out`."""
-        values = self._values[: x.numel()].view(x.shape)
-        self._kernels.quantize_rows(x, gelu, out=(values, self._scales))
-        rows = values, self._scales
-        self._kernels.scaled_linear(rows, weight.rows, weight.bias, out=out)
+    def _narrowed(self, x: Tensor, gelu: str | None) -> Narrow:
+        values, scales = self._inner
+        rows = narrowed(values, x.shape[-1]), scales
+        self._kernels.quantize_rows(x, gelu, out=rows)
+        return rows
+
+    def _product(self, x: Narrow, weight: QuantizedLinear, out: Tensor) -> None:
+        self._kernels.scaled_linear(x, weight.rows, weight.bias, out=out)
 
     def _add_linear(self, *args: Any, **kwargs: Any) -> None:
         """Nothing is measured: there is one way to compute these products."""
+
+
+def _rows_of(like: Tensor, rows: int, width: int) -> Narrow:
+    shape = (*like.shape[:-1], width)
+    values = torch.empty(shape, dtype=torch.float8_e4m3fn, device=like.device)
+    return values, torch.empty(rows, dtype=torch.float32, device=like.device)

@@ -37,10 +37,13 @@ class QuantizedLinear:
 
 
 class QuantizedWeights:
-    """Those of both products of every branch, quantised by `kernels`."""
+    """Those of both products of every branch: one copy, which all programs of a backend read.
 
-    def __init__(self, fusable: FusableModel, kernels: Any) -> None:
-        self._kernels = kernels
+    A run that quantises them anew while another reads them writes what is there already, or, where
+    a weight was written to, what that run would have read of the weight itself.
+    """
+
+    def __init__(self, fusable: FusableModel) -> None:
         self._of = {
             name: (_room_for(*inputs_of(part)), _room_for(output_of(part)))
             for name, part in fusable.branches.items()
@@ -50,21 +53,11 @@ class QuantizedWeights:
         """The product that reads a branch's input, and the one that gives its output."""
         return self._of[branch]
 
-    def refresh(self) -> None:
+    def refresh(self, kernels: Any) -> None:
         """Take the weights as they are now; capturable."""
         for products in self._of.values():
             for product in products:
-                self._quantize(product)
-
-    def _quantize(self, product: QuantizedLinear) -> None:
-        first = 0
-        for linear in product.linears:
-            rows = slice(first, first + linear.out_features)
-            out = product.values[rows], product.scales[rows]
-            self._kernels.quantize_rows(linear.weight.detach(), out=out)
-            if product.bias is not None and len(product.linears) > 1:
-                product.bias[rows].copy_(linear.bias.detach())
-            first = rows.stop
+                _quantize(product, kernels)
 
     @property
     def nbytes(self) -> int:
@@ -111,11 +104,22 @@ def why_not_these_weights(fusable: FusableModel) -> str:
     return ""
 
 
+def _quantize(product: QuantizedLinear, kernels: Any) -> None:
+    first = 0
+    for linear in product.linears:
+        rows = slice(first, first + linear.out_features)
+        out = product.values[rows], product.scales[rows]
+        kernels.quantize_rows(linear.weight.detach(), out=out)
+        if product.bias is not None and len(product.linears) > 1:
+            product.bias[rows].copy_(linear.bias.detach())
+        first = rows.stop
+
+
 def _room_for(*linears: nn.Linear) -> QuantizedLinear:
-    like, bias = linears[0].weight, linears[0].bias
+    like, bias = linears[0].weight, None if linears[0].bias is None else linears[0].bias.detach()
     n = sum(linear.out_features for linear in linears)
     values = torch.empty(n, like.shape[1], dtype=torch.float8_e4m3fn, device=like.device)
     scales = torch.empty(n, dtype=torch.float32, device=like.device)
-    if bias is not None:
-        bias = bias.detach() if len(linears) == 1 else bias.new_empty(n).detach()
+    if bias is not None and len(linears) > 1:
+        bias = bias.new_empty(n)
     return QuantizedLinear(linears, values, scales, bias)

@@ -20,7 +20,6 @@ from l2c_rt.backends.cuda.linears import Linears
 from l2c_rt.backends.cuda.modulation_table import ModulationTable
 from l2c_rt.backends.cuda.prediction_table import PredictionTable
 from l2c_rt.backends.cuda.quantized_branches import QuantizedBranches
-from l2c_rt.backends.cuda.quantized_weights import QuantizedWeights
 from l2c_rt.backends.cuda.step_launcher import Finish, StepLauncher
 from l2c_rt.backends.cuda.token_launcher import TokenLauncher
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
@@ -62,7 +61,7 @@ class ShapeProgram:
         if plan.coefficients:
             rows = (self.buffers.h.shape[1], self.buffers.h.shape[2])
             self.predictions = PredictionTable(plan, self.tables.steps, self.buffers.counter, rows)
-        self.weights = WeightCopies(fusable, outer, guided)
+        self.weights, self.quantized = WeightCopies(fusable, outer, guided), fused.quantized
         self._checked, self._tuner = cuda.checked, cuda.tuner
         self.kernels = cuda.kernels if cuda.checked is None else ComparedKernels(cuda.kernels)
         self._make_launchers(fusable, cuda.tuner)
@@ -76,12 +75,10 @@ class ShapeProgram:
         buffers, tables, kernels = self.buffers, self.tables, self.kernels
         self._linears = linears = Linears(kernels, tuner)
         common = (fusable, buffers, self.weights, kernels, tuner, linears)
-        self.quantized = None
-        if self.options.precision == "fp8":
-            self.quantized = QuantizedWeights(fusable, kernels)
-            self.branches: BranchLauncher = QuantizedBranches(*common, self.quantized)
-        else:
-            self.branches = BranchLauncher(*common)
+        self.branches = (
+            BranchLauncher(*common) if self.quantized is None
+            else QuantizedBranches(*common, self.quantized)
+        )  # fmt: skip
         self.tokens = None
         if self.plan.tokens is not None:
             self.tokens = TokenLauncher(
@@ -115,7 +112,9 @@ class ShapeProgram:
         self.variant_graphs = tuple(graphs)
         if self.recorder.captures:
             nodes = {node.name: node for node in self.model.program.nodes}
-            self.nodes = sum(launch_kernels(launch, nodes) for v in self.variants for launch in v)
+            launches = [launch for variant in self.variants for launch in variant]
+            self.nodes = sum(launch_kernels(launch, nodes) for launch in launches)
+            self.nodes += sum(map(self.branches.more_kernels, launches))
         self.seconds += time.perf_counter() - began
 
     def _first_pass(self, fills: list[Work], steps: list[Work], first: FirstStep) -> None:
@@ -192,7 +191,7 @@ class ShapeProgram:
     def _take_weights(self) -> None:
         self.weights.refresh()
         if self.quantized is not None:
-            self.quantized.refresh()
+            self.quantized.refresh(self.kernels)
 
     def _count_anew(self) -> None:
         self.buffers.counter.zero_()
@@ -234,7 +233,6 @@ class ShapeProgram:
     def graph_stats(self) -> GraphStats:
         static = self.buffers.nbytes + self.weights.nbytes + self._linears.nbytes
         static += 0 if self.tokens is None else self.tokens.nbytes
-        static += 0 if self.quantized is None else self.quantized.nbytes
         return GraphStats(
             self.graphs, self.nodes, self.recorder.nbytes, static, self.seconds, self.replays,
             tuple(self.notes),

@@ -152,7 +152,7 @@ class StepLauncher:
         partial_sums: Tensor | None,
     ) -> None:
         assert launch.branch is not None
-        k, modulation, h = self._kernels, self.tables.modulation, self.buffers.h
+        k, modulation, h = self._kernels, self.tables.modulation, self._branches.input
         shift, scale = self._chunk(launch.branch, 0), self._chunk(launch.branch, 1)
         norm = (shift, scale, part.norm.eps)
         if not launch.terms and target is source:
@@ -178,7 +178,7 @@ class StepLauncher:
         target: Tensor,
         partial_sums: Tensor | None,
     ) -> None:
-        k, h = self._kernels, self.buffers.h
+        k, h = self._kernels, self._branches.input
         norm = (part.norm.weight.detach(), part.norm.bias.detach(), part.norm.eps)
         if not launch.terms and target is source:
             k.norm(source, *norm, out=h)
@@ -206,9 +206,11 @@ class StepLauncher:
             k.patch_embed_norm_modulate(
                 latents, embedding, batch, tables.modulation, *chunks, norm.eps, out=out
             )
+            self._branches.take_embedded()
             return
         affine = norm.weight.detach(), norm.bias.detach()
         k.patch_embed_norm(latents, embedding, batch, *affine, prefix, norm.eps, out=out)
+        self._branches.take_embedded()
 
     def _skip_linear(self, launch: SkipLinear) -> None:
         self._branches.settle()

@@ -8,7 +8,7 @@ from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend, WholeRuns, fused_passes
 from l2c_rt.backends.cpu.branches import custom_forward
 from l2c_rt.backends.cuda.cuda_parts import CudaParts, FusedModel, cuda_parts_for
-from l2c_rt.backends.cuda.quantized_weights import why_not_quantized
+from l2c_rt.backends.cuda.quantized_weights import QuantizedWeights, why_not_quantized
 from l2c_rt.backends.cuda.step_launcher import why_not_launched
 from l2c_rt.backends.cuda.toolchain import why_no_launchers, why_not_triton
 from l2c_rt.backends.cuda.workspace import CudaWorkspace
@@ -39,16 +39,19 @@ def fused_backend_on_gpu(model: BoundModel, options: Options) -> Backend:
 def fused_cuda_backend(model: BoundModel, cuda: CudaParts, options: Options) -> Backend:
     """The fused backend of a GPU, made from these parts."""
 
+    narrow = options.precision is not None
+    assert model.fusable is not None
+    quantized = QuantizedWeights(model.fusable) if narrow else None
+
     def workspace(plan: Plan) -> WholeRuns:
-        if plan.tokens is not None and options.precision is not None:
+        if plan.tokens is not None and narrow:
             raise ValueError(
                 'precision="fp8": the schedule computes some tokens of a branch, whose products '
                 "are those of the model; leave precision= out"
             )
-        return CudaWorkspace(FusedModel(model, plan, cuda, options))
+        return CudaWorkspace(FusedModel(model, plan, cuda, options, quantized))
 
     # One slot more, for outputs that nobody reads later.
-    narrow = options.precision is not None
     return Backend(
         "fused", fused_passes, workspace, extra_slots=1, replaceable=options.forgiving,
         notes=(NARROW,) if narrow else (), dtype=torch.float8_e4m3fn if narrow else None,

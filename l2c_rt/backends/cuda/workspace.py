@@ -67,7 +67,9 @@ class CudaWorkspace:
 
     @property
     def graph_stats(self) -> GraphStats:
-        return sum((program.graph_stats for program in self.programs), GraphStats())
+        stats = sum((program.graph_stats for program in self.programs), GraphStats())
+        quantized = self._fused.quantized
+        return stats if quantized is None else stats + GraphStats(buffer_bytes=quantized.nbytes)
 
     def step_seconds(self) -> list[tuple[int, float]]:
         return [] if self._call is None else self._call.shape_program.times.ended()
