@@ -2,9 +2,9 @@
 
 The shipped model and routers, three shares of the full run's multiply-accumulates; three seeds, one
 at DDIM-50.  Nothing is timed, so that it may run beside other work: what time a method takes is
-measured by `bench_methods.py`.  Writes every figure as JSON and draws both runs, of the methods in `DRAWN`; the
-folder keeps what was fitted, searched and measured, so that an interrupted bench goes on, and runs
-that the results have stay in them:
+measured by `bench_methods.py`.  Writes every figure as JSON and draws both runs, of the methods in
+`DRAWN`; the folder keeps what was fitted, searched and measured, so that an interrupted bench goes
+on, and runs that the results have stay in them:
 
     python bench/digits_pareto.py bench/results/digits-pareto.json docs/images FOLDER [STEPS ...]
 """
@@ -48,8 +48,8 @@ def measure(steps: int, folder: Path) -> Comparison:
     model = load_demo_model()
     return rt.compare(
         model, Digits(model, steps, COMPUTE, folder).entries(), compute=COMPUTE,
-        seeds=SEEDS.get(steps, 3), steps=steps, images=IMAGES, cfg_scale=GUIDANCE, rounds=0, folder=folder / "comparison",
-        features=train_classifier(load_digits(), 0).features,
+        seeds=SEEDS.get(steps, 3), steps=steps, images=IMAGES, cfg_scale=GUIDANCE, rounds=0,
+        folder=folder / "comparison", features=train_classifier(load_digits(), 0).features,
     )  # fmt: skip
 
 
