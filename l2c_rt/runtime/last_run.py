@@ -28,6 +28,8 @@ class Act(IntEnum):
     REUSED = 1
     PREDICTED = 2
     LEFT_OUT = 3
+    """Neither run nor added: what stands after it is put there as a whole."""
+
     REFRESHED = 4
     """Computed on some of its tokens, and reused on the others."""
 
@@ -87,6 +89,7 @@ class LastRun:
         lines = [
             f"{steps} evaluations{calls} x {width} branches: # computed, . reused, ~ predicted"
             + (", % some tokens computed" if self.tokens.any() else "")
+            + (", blank passed over" if (self.acts == Act.LEFT_OUT).any() else "")
         ]
         for step in range(steps):
             for lane in range(lanes):

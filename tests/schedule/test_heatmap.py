@@ -118,6 +118,7 @@ def test_the_map_of_a_run_shows_what_it_did(tmp_path):
     fast.last_run.plot(tmp_path / "run.png")
     fast.schedule.plot(tmp_path / "plan.png")
     assert ((run.acts[:, 0] == Act.LEFT_OUT) == planned.passed).all()
+    assert "blank passed over" in str(run)
     assert ((run.acts[:, 0] == Act.REFRESHED) == (planned.shares * 16 >= 1)).all()
     a, b = (pixels(tmp_path / name) for name in ("run.png", "plan.png"))
     assert abs(share_of(PASSED, a) - share_of(PASSED, b)) < 0.02
