@@ -22,7 +22,7 @@ CURVE_RUNS = 4 * sum(SIZES)
 """Of a cost curve, in images."""
 
 
-def compiled(name: str, steps: int, backend: str) -> dict[str, rt.Compiled]:
+def compiled(name: str, steps: int, backend: str, device: str) -> dict[str, rt.Compiled]:
     """The model on its schedule, and uncached."""
     if name == "digits":
         model, schedule = load_demo_model(), load_demo_router(steps).schedule()
@@ -31,6 +31,7 @@ def compiled(name: str, steps: int, backend: str) -> dict[str, rt.Compiled]:
         fill_deterministic(model, seed=0)
         published = rt.presets.load(f"l2c/dit-xl-2-256/ddim-{steps}")
         schedule = rt.CacheSchedule(published.compute[:, :24], family="dit", sampler="ddim")
+    model.to(device)
     schedules = {"cached": schedule, "uncached": rt.policies.Full()}
     return {key: rt.compile(model, s, steps=steps, backend=backend) for key, s in schedules.items()}
 
@@ -40,20 +41,25 @@ def image(fast: rt.Compiled, i: int) -> tuple[Tensor, int]:
     loop = fast.bound_model.checked_loop
     assert loop is not None
     shape = (1, loop.channels, loop.size, loop.size)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(i)), i % 10
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(i))
+    return noise.to(fast.bound_model.device), i % 10
 
 
 def cost_curve(fast: rt.Compiled) -> dict[int, float]:
-    """CPU seconds of a whole run by the number of images in it, the median of three: what other
-    programs take of a shared machine does not count."""
+    """Seconds of a whole run by the number of images in it, the median of three.
+
+    On a CPU they are those of this process: what other programs take of a shared machine does not
+    count.
+    """
+    clock = time.process_time if fast.bound_model.device.type == "cpu" else time.perf_counter
     curve = {}
     for size in SIZES:
         noise = torch.cat([image(fast, i)[0] for i in range(size)])
         times = []
         for _ in range(4):
-            began = time.process_time()
-            fast.sample(noise, [i % 10 for i in range(size)])
-            times.append(time.process_time() - began)
+            began = clock()
+            fast.sample(noise, [i % 10 for i in range(size)]).cpu()
+            times.append(clock() - began)
         curve[size] = median(times[1:])
     return curve
 
@@ -68,7 +74,7 @@ def affordable(
         noise, label = image(fast, 0)
         for _ in range(2):
             began = time.perf_counter()
-            fast.sample(noise, [label])
+            fast.sample(noise, [label]).cpu()
             alone = time.perf_counter() - began
         one += alone
     # Nobody takes longer than one request at a time, nor than the arrivals at that rate.

@@ -70,7 +70,7 @@ def in_batches_of(size: int) -> Server:
             now = time.perf_counter() - start
             waiting = [i for i in range(first, len(arrivals)) if arrivals[i] <= now][:size]
             images = [image(fast, i) for i in waiting]
-            fast.sample(torch.cat([noise for noise, _ in images]), [y for _, y in images])
+            fast.sample(torch.cat([noise for noise, _ in images]), [y for _, y in images]).cpu()
             end = time.perf_counter() - start
             latencies += [end - arrivals[i] for i in waiting]
         return latencies
@@ -153,7 +153,7 @@ def measured(fast: rt.Compiled, requests: int, loads: Sequence[float]) -> dict[s
         rows[f"{load:.0%}"] = {
             name: under_load(serve, fast, arrivals) for name, serve in SERVERS.items()
         }
-    return {"cost_curve_cpu_s": curve, "capacity_per_s": capacities, "loads": rows}
+    return {"cost_curve_s": curve, "capacity_per_s": capacities, "loads": rows}
 
 
 @click.command()
@@ -162,19 +162,22 @@ def measured(fast: rt.Compiled, requests: int, loads: Sequence[float]) -> dict[s
 @click.option("--requests", type=int, help="200 of the digits; of 12x384 what --seconds allow.")
 @click.option("--seconds", default=270.0, show_default=True)
 @click.option("--steps", default=20, show_default=True)
-@click.option("--backend", default="fused", show_default=True)
+@click.option("--backend", help="fused on a CPU, reference on a GPU.")
+@click.option("--device", default="cpu", show_default=True)
 def main(
-    path: Path, name: str, requests: int | None, seconds: float, steps: int, backend: str
-) -> None:
+    path: Path, name: str, requests: int | None, seconds: float, steps: int, backend: str | None,
+    device: str,
+) -> None:  # fmt: skip
     """Measure, print a table, write JSON."""
     began, loads = time.perf_counter(), LOADS[name]
-    models = compiled(name, steps, backend)
+    backend = backend or ("fused" if device == "cpu" else "reference")
+    models = compiled(name, steps, backend, device)
     if requests is None:
         runs = [len(SERVERS) * (1 + sum(1 / load for load in loads)), len(SERVERS) * MAX_BATCH]
         requests = 200 if name == "digits" else affordable(models, *runs, seconds)
     result: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(), "load_average": os.getloadavg(), "model": name,
+        "cores": os.cpu_count(), "load_average": os.getloadavg(), "model": name, "device": device,
         "requests": requests, "steps": steps, "backend": backend, "max_batch": MAX_BATCH,
     }  # fmt: skip
     for key, fast in models.items():
@@ -190,8 +193,8 @@ def main(
 
 def show(name: str, result: dict[str, Any]) -> None:
     """A table for people."""
-    click.echo(f"{name}: CPU seconds of a run by its images, and images per second beside one's")
-    curve = result["cost_curve_cpu_s"]
+    click.echo(f"{name}: seconds of a run by its images, and images per second beside one's")
+    curve = result["cost_curve_s"]
     for size, seconds in curve.items():
         click.echo(f"  {size:>3} {seconds:8.4f} s  {size * curve[1] / seconds:5.2f}x")
     click.echo(f"  capacity per second {result['capacity_per_s']}")

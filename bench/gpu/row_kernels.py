@@ -38,7 +38,7 @@ def row_kernel_rates(
 
     for batch in batches:
         shape = batch, tokens, width
-        sets = [_Operands(rig, *shape) for _ in range(SETS)]
+        sets = [_Operands(rig, *shape, slots=max(counts)) for _ in range(SETS)]
         for count in counts:
             moved = reused.reuse_run_bytes(*shape, count, rig.dtype.itemsize)
             calls = [operands.reuse(reused.reuse_run, count) for operands in sets]
@@ -52,20 +52,20 @@ def row_kernel_rates(
 class _Operands:
     """x, one slot per reuse, a modulation table of one step, and outputs."""
 
-    def __init__(self, rig: Rig, batch: int, tokens: int, width: int) -> None:
+    def __init__(self, rig: Rig, batch: int, tokens: int, width: int, *, slots: int) -> None:
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, device=rig.device).to(rig.dtype)
 
         self.x, self.y, *out = (normal(batch, tokens, width) for _ in range(4))
         self.out = tuple(out)
-        # More slots than any cache holds are not needed: four operand sets already exceed it.
-        self.arena = normal(8, batch, tokens, width)
+        # As many slots as a call reads: one read twice would come from a cache.
+        self.arena = normal(slots, batch, tokens, width)
         rows = torch.arange(batch, dtype=torch.int32, device=rig.device)
         counter = torch.zeros(2, dtype=torch.int32, device=rig.device)
         self.modulation = Modulation(normal(1, batch, 8, width), rows, counter)
 
     def reuse(self, kernel: Callable[..., object], count: int) -> Callable[[], object]:
-        slots = torch.arange(count, dtype=torch.int32, device=self.x.device) % len(self.arena)
+        slots = torch.arange(count, dtype=torch.int32, device=self.x.device)
         reuses = Reuses(self.arena, slots, torch.full_like(slots, 2))
         return lambda: kernel(self.x, reuses, self.modulation, 0, 1, out=self.out)
 

@@ -22,8 +22,8 @@ class EngineCollector(Collector):
 
     The names are l2c_rt_requests_total{outcome}, l2c_rt_requests_refused_total,
     l2c_rt_requests_waiting and _running, l2c_rt_ticks_total, l2c_rt_evaluations_total{kind},
-    l2c_rt_batches_total{size}, l2c_rt_reuse_share, l2c_rt_memory_bytes; of results served again
-    l2c_rt_results_total{event}, l2c_rt_results_bytes, l2c_rt_results_mean_error and
+    l2c_rt_batches_total{size}, l2c_rt_reuse_share, l2c_rt_memory_bytes, l2c_rt_graphs; of results
+    served again l2c_rt_results_total{event}, l2c_rt_results_bytes, l2c_rt_results_mean_error and
     _largest_error; and the histograms l2c_rt_request_seconds, l2c_rt_begin_seconds and
     l2c_rt_wait_ticks.
     """
@@ -39,6 +39,7 @@ class EngineCollector(Collector):
             ("requests_running", "Requests that have begun", stats.running),
             ("reuse_share", "Share of branch calls reused or predicted", stats.reuse_share),
             ("memory_bytes", "Memory of slots and tables", stats.nbytes),
+            ("graphs", "CUDA graphs of the current weights", stats.graphs),
             ("results_bytes", "Memory of results that may be served again", stats.results.nbytes),
             ("results_mean_error", "Mean error found by refreshes", stats.results.mean_error),
             ("results_largest_error", "Largest of these errors", stats.results.largest_error),

@@ -30,7 +30,19 @@ class RequestSlots:
 
     def of(self, rows: Sequence[int]) -> BatchSlots:
         """The slots of a batch whose samples are at `rows`."""
-        return BatchSlots(() if self._memory is None else self._memory.slots, rows, self.device)
+        together = list(rows) == list(range(rows[0], rows[0] + len(rows)))
+        if together:
+            return BatchSlots(self._tensors, slice(rows[0], rows[0] + len(rows)))
+        return self.at(torch.tensor(rows, device=self.device))
+
+    def at(self, rows: Tensor) -> BatchSlots:
+        """The same with `rows` int64 on the device, which may be written to between evaluations of
+        what was captured."""
+        return BatchSlots(self._tensors, rows)
+
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return () if self._memory is None else self._memory.slots
 
     def poison(self) -> None:
         """Fill every slot with NaN, so that a stale read would show."""
@@ -49,14 +61,9 @@ class BatchSlots(Slots):
     access to a slot, and what was written is put in its place by `commit`.
     """
 
-    def __init__(
-        self, memory: tuple[Tensor, ...], rows: Sequence[int], device: torch.device
-    ) -> None:
+    def __init__(self, memory: tuple[Tensor, ...], rows: Tensor | slice) -> None:
         super().__init__(len(memory))
-        self._slots = memory
-        self._together = list(rows) == list(range(rows[0], rows[0] + len(rows)))
-        self._span = slice(rows[0], rows[0] + len(rows))
-        self._rows = torch.empty(0) if self._together else torch.tensor(rows, device=device)
+        self._slots, self._rows = memory, rows
         self._gathered: dict[int, Tensor] = {}
 
     def target(self, slot: int, like: Tensor) -> Tensor:
@@ -69,8 +76,8 @@ class BatchSlots(Slots):
                 f"hold {tuple(place.shape[1:])} {place.dtype} for each sample; every branch must "
                 "give the same shape and dtype (check autocast regions)"
             )
-        if self._together:
-            return place[self._span]
+        if isinstance(self._rows, slice):
+            return place[self._rows]
         if slot not in self._gathered:
             self._gathered[slot] = place.new_empty((len(self._rows), *place.shape[1:]))
         return self._gathered[slot]
@@ -80,8 +87,8 @@ class BatchSlots(Slots):
 
     def load(self, slot: int) -> Tensor:
         place = self._slots[slot]
-        if self._together:
-            return place[self._span]
+        if isinstance(self._rows, slice):
+            return place[self._rows]
         if slot not in self._gathered:
             self._gathered[slot] = place.index_select(0, self._rows)
         return self._gathered[slot]
@@ -89,5 +96,5 @@ class BatchSlots(Slots):
     def commit(self, written: Iterable[int]) -> None:
         """Put the slots that an evaluation has written in their places."""
         for slot in written:
-            if slot in self._gathered:
+            if slot in self._gathered and isinstance(self._rows, Tensor):
                 self._slots[slot].index_copy_(0, self._rows, self._gathered[slot])

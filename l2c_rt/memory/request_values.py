@@ -36,7 +36,8 @@ class RequestValues:
         return sum(tensor.nbytes for tensor in self._tensors())
 
     def _tensors(self) -> list[Tensor]:
-        parts = [part for _, parts in self.kept.values() for part in parts]
+        # A copy: other threads ask for the memory.
+        parts = [part for _, parts in list(self.kept.values()) for part in parts]
         return [part for part in parts if isinstance(part, Tensor)]
 
 

@@ -63,7 +63,8 @@ class EngineStats:
 
     submitted = finished + failed + cancelled + expired + waiting + running; `refused` were not
     taken on.  `evaluations` [ticks by size of the batch], `branches` and `reused` are counted per
-    request; `kinds` are evaluations by kind.  Times in seconds, `tick_waits` in ticks.
+    request; `kinds` are evaluations by kind; `graphs` were captured of the current weights, and
+    launched for `replays` ticks.  Times in seconds, `tick_waits` in ticks.
     """
 
     submitted: int
@@ -82,6 +83,8 @@ class EngineStats:
     tick_waits: Histogram
     nbytes: int
     results: ResultStats
+    graphs: int
+    replays: int
 
     @property
     def evaluations(self) -> int:
@@ -109,14 +112,20 @@ class Counts:
         self.tick_waits = Histogram(TICKS)
 
     def stats(
-        self, *, waiting: int, running: int, nbytes: int, results: ResultStats
+        self,
+        *,
+        waiting: int,
+        running: int,
+        nbytes: int,
+        results: ResultStats,
+        graphs: tuple[int, int],
     ) -> EngineStats:
         """A copy, which stays as it is."""
         return EngineStats(
             self.submitted, self.refused, {name: self.outcomes[name] for name in OUTCOMES},
             waiting, running, self.ticks, dict(self.batch_sizes), dict(self.kinds),
             self.branches, self.reused, self.longest_wait_ticks, self.begin_seconds.copy(),
-            self.total_seconds.copy(), self.tick_waits.copy(), nbytes, results,
+            self.total_seconds.copy(), self.tick_waits.copy(), nbytes, results, *graphs,
         )  # fmt: skip
 
     @property

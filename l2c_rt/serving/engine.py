@@ -167,8 +167,9 @@ class Engine:
             waiting, running = len(self._waiting), len(self._worker.running)
             results = ResultStats() if self._results is None else self._results.stats()
             return self._counts.stats(
-                waiting=waiting, running=running, nbytes=self.nbytes, results=results
-            )
+                waiting=waiting, running=running, nbytes=self.nbytes, results=results,
+                graphs=self._worker.evaluator.graph_counts,
+            )  # fmt: skip
 
     @property
     def nbytes(self) -> int:

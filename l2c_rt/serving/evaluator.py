@@ -9,13 +9,17 @@ from torch import Tensor
 
 from l2c_rt.adapters.bound_model import State
 from l2c_rt.backends.backend import Evaluation
-from l2c_rt.memory.request_slots import RequestSlots
+from l2c_rt.memory.request_slots import BatchSlots, RequestSlots
 from l2c_rt.memory.request_values import RequestValues
 from l2c_rt.runtime.profiler_ranges import trace_range
 from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.serving.intake import ROWS, Intake
-from l2c_rt.serving.kinds import written_slots
+from l2c_rt.serving.kinds import kinds_of, written_slots
 from l2c_rt.serving.request import Request
+from l2c_rt.serving.step_graphs import StepGraphs, recorder_for
+
+Inputs = tuple[Tensor, Tensor, Tensor | None]
+"""Of a batch: x [n, ...], t [n] and labels [n] or None."""
 
 
 class Evaluator:
@@ -38,18 +42,32 @@ class Evaluator:
         program = version.model.program
         # A model that runs its own forward keeps values of any shape.
         own = version.model.open_stage is not None
+        recorder = (
+            None if own or version.backend.name != "reference" else recorder_for(self._device)
+        )
+        # Samples that fill up a batch have a place behind all others.
+        rows = ROWS * requests + (recorder is not None)
         self._slots = RequestSlots(
-            0 if own else version.num_slots, ROWS * requests, (program.tokens, program.width),
-            self._dtype, self._device,
+            0 if own else version.num_slots, rows, (program.tokens, program.width), self._dtype,
+            self._device,
         )  # fmt: skip
+        self.graphs = None if recorder is None else StepGraphs(recorder, self._slots, rows - 1)
+        self._is_proved = False
+        self.kinds = kinds_of(version.plan)
         self._values = RequestValues(ROWS * requests)
         self._written = [written_slots(step) for step in version.plan.steps]
         self._workspace = version.backend.batched(version.plan, requests)
 
     @property
     def nbytes(self) -> int:
-        """Of the slots, and of the tables so far."""
-        return self._slots.nbytes + self._values.nbytes + self._workspace.nbytes
+        """Of the slots, and of the tables and graphs so far."""
+        graphs = 0 if self.graphs is None else self.graphs.nbytes
+        return self._slots.nbytes + self._values.nbytes + self._workspace.nbytes + graphs
+
+    @property
+    def graph_counts(self) -> tuple[int, int]:
+        """Graphs that were captured, and how often they were launched."""
+        return (0, 0) if self.graphs is None else (self.graphs.count, self.graphs.replays)
 
     def begin(self) -> None:
         """Requests begin where none was running: nothing made from weights or labels is used."""
@@ -64,8 +82,8 @@ class Evaluator:
         self.begin()
         request.place = 0
         # The first of each kind, in order: what it reads has a place by then, and no value matters.
-        for step in sorted(map(self.version.plan.order.index, set(self.version.plan.order))):
-            request.step = step
+        for step in sorted(map(self.kinds.index, set(self.kinds))):
+            request.step, request.kind = step, self.kinds[step]
             self.predictions((request,))
 
     def poison(self) -> None:
@@ -87,16 +105,35 @@ class Evaluator:
         return predictions
 
     def _outputs(self, batch: Sequence[Request]) -> Tensor:
-        model = self.version.model
-        kwargs = model.arguments(*self._inputs(batch)) | _joined(batch)
-        out = self._evaluate(batch, model.begin(**kwargs))
+        model, inputs = self.version.model, self._inputs(batch)
+        rows = [ROWS * request.place + row for request in batch for row in range(request.rows)]
+        with trace_range("tick", len(batch)):
+            if (replayed := self._replayed(batch, inputs, rows)) is not None:
+                return replayed
+            kwargs = model.arguments(*inputs) | _joined(batch)
+            slots = self._slots.of(rows)
+            slots.values = self._values.of(rows)
+            out = self._evaluate(batch[0].step, model.begin(**kwargs), slots)
         order = self.version.plan.order
-        computes_all = order[batch[0].step] == order[0]
-        if computes_all and self._shared.refuted(self.version, (), kwargs, out):
-            raise RefutedError
+        if order[batch[0].step] == order[0]:
+            if self._shared.refuted(self.version, (), kwargs, out):
+                raise RefutedError
+            self._is_proved = True
         return model.to_tensor(out)
 
-    def _inputs(self, batch: Sequence[Request]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _replayed(self, batch: Sequence[Request], inputs: Inputs, rows: list[int]) -> Tensor | None:
+        """The outputs by a graph, once an evaluation has been compared with the model's own."""
+        if self.graphs is None or not self._is_proved:
+            return None
+        model, step = self.version.model, batch[0].step
+
+        def evaluate(x: Tensor, t: Tensor, labels: Tensor | None, slots: BatchSlots) -> Tensor:
+            state = model.begin(**model.arguments(x, t, labels))
+            return model.to_tensor(self._evaluate(step, state, slots))
+
+        return self.graphs.evaluate(batch[0].kind, evaluate, *inputs, rows)
+
+    def _inputs(self, batch: Sequence[Request]) -> Inputs:
         x: list[Tensor] = []
         t: list[float] = []
         for request in batch:
@@ -110,19 +147,15 @@ class Evaluator:
             torch.cat(labels) if labels else None,
         )
 
-    def _evaluate(self, batch: Sequence[Request], state: State) -> object:
-        version, step = self.version, batch[0].step
-        rows = [ROWS * request.place + row for request in batch for row in range(request.rows)]
-        slots = self._slots.of(rows)
-        slots.values = self._values.of(rows)
+    def _evaluate(self, step: int, state: State, slots: BatchSlots) -> object:
+        version = self.version
         variant = version.plan.order[step]
         evaluation = Evaluation(
             state, slots, step, variant, tuple(self._intake.timesteps),
             version.plan.coefficients_at(step), version.operands.at(step, self._device),
         )  # fmt: skip
-        with trace_range("tick", len(batch)):
-            out = self._workspace.evaluate(version.plan.steps[variant], evaluation)
-            slots.commit(self._written[variant])
+        out = self._workspace.evaluate(version.plan.steps[variant], evaluation)
+        slots.commit(self._written[variant])
         return out
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.serving.counts import Counts, Outcome
 from l2c_rt.serving.evaluator import Evaluator, RefutedError
-from l2c_rt.serving.kinds import check_served, kinds_of, reused_share
+from l2c_rt.serving.kinds import check_served, reused_share
 from l2c_rt.serving.request import DeadlineError, Request
 from l2c_rt.serving.ticks import choose
 from l2c_rt.serving.waiting_room import WaitingRoom
@@ -116,7 +116,7 @@ class Worker:
         check_served(version.plan, version.model.program, decides=decides)
         self.evaluator = self._new_evaluator()
         version = self.evaluator.version
-        self._kinds = kinds_of(version.plan)
+        self._kinds = self.evaluator.kinds
         self._reused = reused_share(version.plan, version.model.program)
         for request in self.running:
             request.kind = self._kinds[request.step]

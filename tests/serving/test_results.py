@@ -150,6 +150,29 @@ def test_a_refresh_that_fails_leaves_the_next_to_another() -> None:
         assert engine.stats().results.refreshes == 2
 
 
+def test_a_refresh_during_which_weights_change_measures_nothing() -> None:
+    fast = compiled()
+    model: Any = fast.bound_model.model
+    refreshes: list[Any] = []
+    results = ApproximateResults(first_values, tolerance=0.01, bound=0.5)
+    with rt.Engine(fast, results=results) as engine:
+
+        def refresh_and_change(step: int, latents: Tensor) -> None:
+            if step == 0:
+                refreshes.append(engine.submit(image(0), 3))
+            if step == STEPS - 1:
+                with torch.no_grad():
+                    model.blocks[0].mlp.fc1.weight.mul_(0.5)
+
+        engine.submit(image(0), 3).result(60)
+        engine.submit(image(1), 3, callback=refresh_and_change).result(60)
+        refreshes[0].result(60)
+        engine.drain(60)
+        stats = engine.stats().results
+    assert stats.refreshes == 1
+    assert (stats.replaced, stats.largest_error) == (0, 0.0)
+
+
 def test_eight_threads_get_their_own_results() -> None:
     fast, wrong = compiled(), list[int]()
     expected = [solo(fast, seed, 3) for seed in range(6)]

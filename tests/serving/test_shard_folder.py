@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,20 @@ def test_a_shard_is_claimed_by_one_at_a_time_and_by_others_once_that_one_has_lef
     make(first, 0)
     theirs.close()
     assert list(folder(tmp_path).claims(0, 1)) == [1, 2]
+
+
+def test_a_shard_that_another_has_made_before_the_lock_came_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards, lock = folder(tmp_path), ShardFolder._locked
+
+    def late(self: ShardFolder, shard: int) -> AbstractContextManager[bool]:
+        make(shards, shard)
+        return lock(self, shard)
+
+    monkeypatch.setattr(ShardFolder, "_locked", late)
+    assert list(shards.claims(0, 1)) == []
+    assert shards.finished() == 3
 
 
 def test_what_killed_processes_left_goes_once_all_is_there(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def fused_backend_on_gpu(model: BoundModel, options: Options) -> Backend:
 def fused_cuda_backend(model: BoundModel, cuda: CudaParts, options: Options) -> Backend:
     """The fused backend of a GPU, made from these parts."""
 
-    narrow = options.precision is not None
+    narrow = options.precision == "fp8"
     assert model.fusable is not None
     quantized = QuantizedWeights(model.fusable) if narrow else None
 
