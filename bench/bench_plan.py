@@ -22,7 +22,8 @@ from l2c_rt.policies import Random
 PLAN_SECONDS = {(50, 56): 0.005, (50, 400): 0.025, (1000, 400): 0.5}
 """By steps and branches."""
 WIDTH = 64
-IMPORT_SECONDS = 0.150
+IMPORT_SECONDS = 0.250
+"""A collection of all objects of torch, a tenth of a second, falls into it."""
 
 
 @pytest.mark.parametrize(("steps", "branches"), PLAN_SECONDS)

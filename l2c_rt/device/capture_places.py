@@ -11,8 +11,8 @@ a stream that captures goes into the graph: so these have a priority of their ow
 from __future__ import annotations
 
 import threading
+import warnings
 import weakref
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -28,20 +28,16 @@ class CapturePlace:
         self.stream = torch.cuda.Stream(device, priority=PRIORITY)  # type: ignore[no-untyped-call]
         self.nbytes = 0
         self._pool: Any = None
-        self._release: weakref.finalize[..., Any] | None = None
+        self._keeper: object = None
         self._users: weakref.WeakSet[object] = weakref.WeakSet()
 
     def pool_for(self, graph: object) -> Any:
-        """The handle of the pool that a graph is to be captured into."""
+        """The handle of the pool that a graph is to be captured into, on the current stream."""
         self.add_user(graph)
         if self._pool is None:
-            self._pool = pool = torch.cuda.graph_pool_handle()
-            index = torch.cuda.current_device() if self.device.index is None else self.device.index
-            # Counted as one more that uses the pool, which without any takes no capture again.
-            torch._C._cuda_beginAllocateCurrentThreadToPool(index, pool)
-            torch._C._cuda_endAllocateToPool(index, pool)
-            self._release = weakref.finalize(self, torch._C._cuda_releasePool, index, pool)
-            self._release.atexit = False
+            pool = torch.cuda.graph_pool_handle()
+            self._keeper = keeper_of(pool)
+            self._pool = pool
         return self._pool
 
     def leave_pool(self) -> None:
@@ -50,10 +46,7 @@ class CapturePlace:
         For after a capture that the driver has ended: versions of PyTorch leave its pool open for
         host memory, and refuse another capture into it.
         """
-        if self._release is not None:
-            with suppress(RuntimeError):
-                self._release()
-        self._pool = self._release = None
+        self._pool = self._keeper = None
 
     def add_user(self, user: object) -> None:
         """As long as it lives, the place is taken."""
@@ -63,6 +56,20 @@ class CapturePlace:
     def is_free(self) -> bool:
         """Whether all graphs are gone, which were dropped after their work."""
         return not self._users
+
+
+def keeper_of(pool: Any) -> object:
+    """A graph of nothing, by which a pool lives when all others there are gone.
+
+    A pool without graphs takes no capture again: device memory alone could be held otherwise, but
+    it has memory of the host too.
+    """
+    graph: Any = torch.cuda.CUDAGraph()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The CUDA Graph is empty")
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        graph.capture_end()
+    return graph
 
 
 class CapturePlaces:

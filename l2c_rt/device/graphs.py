@@ -165,10 +165,10 @@ class CudaRecorder:
 
     def _attempt(self, work: Work) -> Any:
         graph: Any = torch.cuda.CUDAGraph()
-        pool = self._place.pool_for(graph)
         with undisturbed(), _fresh_cublas_workspaces(), torch.cuda.stream(self._stream):
             # Not torch.cuda.graph, which collects garbage and empties caches for every graph.
             self._stream.synchronize()
+            pool = self._place.pool_for(graph)
             try:
                 graph.capture_begin(pool=pool, capture_error_mode="thread_local")
                 work()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +27,6 @@ class FakeCuda:
         self.pools = 0
         self.open_pools: set[Any] = set()
         self.held_pools: list[Any] = []
-        self.filling: set[Any] = set()
 
     def did(self, what: str, *details: Any) -> None:
         self.log.append((what, *details) if details else what)
@@ -56,16 +56,12 @@ class FakeCuda:
         self.pools += 1
         return (0, self.pools)
 
-    def begin_filling(self, device: int, pool: Any) -> None:
-        """Memory taken from now on is a pool's, without a capture; counted as a user of it."""
+    def keeper_of(self, pool: Any) -> object:
+        """What holds a pool open, as long as it lives."""
         self.held_pools.append(pool)
-        self.filling.add(pool)
-
-    def end_filling(self, device: int, pool: Any) -> None:
-        if pool in self.filling:
-            self.filling.discard(pool)
-        else:
-            self.did("endAllocateToPool", device, pool)
+        keeper = FakeGraph(self)
+        weakref.finalize(keeper, self.held_pools.remove, pool)
+        return keeper
 
 
 class FakeStream:
@@ -153,11 +149,10 @@ def stand_in_for_cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     monkeypatch.setattr(waited, lambda device, event: fake.did("wait_for_event", device, event))
     uploads = "l2c_rt.device.graphs.upload_graph"
     monkeypatch.setattr(uploads, lambda *args: fake.did("upload", *args))
+    monkeypatch.setattr("l2c_rt.device.capture_places.keeper_of", fake.keeper_of)
     private: dict[str, Any] = {
         "clearCublasWorkspaces": lambda: fake.did("clearCublasWorkspaces"),
-        "beginAllocateCurrentThreadToPool": fake.begin_filling,
-        "endAllocateToPool": fake.end_filling,
-        "releasePool": lambda device, pool: fake.held_pools.remove(pool),
+        "endAllocateToPool": lambda *args: fake.did("endAllocateToPool", *args),
     }
     for name, value in private.items():
         monkeypatch.setattr(torch._C, f"_cuda_{name}", value, raising=False)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode_temporarily
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from l2c_rt.adapters.own.sites import Site
 
@@ -95,6 +94,9 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.attention_macs: Counter[str] = Counter()
         self._follow = follow
         self._site_of = {path: site for site in sites for path in site.children}
+        # Here, since it imports triton where that is installed: a tenth of a second.
+        from torch.utils.flop_counter import flop_registry
+
         self._formulas = dict(flop_registry)
         self._formulas[aten._scaled_dot_product_flash_attention_for_cpu] = _cpu_attention
         self._inside: list[str] = []
@@ -218,5 +220,7 @@ def write_count(tensor: Tensor) -> int:
 
 def _cpu_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
     shapes = query.shape, key.shape, value.shape
+    from torch.utils.flop_counter import sdpa_flop_count
+
     count: int = sdpa_flop_count(*shapes)  # type: ignore[no-untyped-call]
     return count
