@@ -157,8 +157,8 @@ def gpu_sentences() -> Iterator[str]:
     yield f"**On an {runs[0]['device']['name'].removeprefix('NVIDIA ')}**"
     yield (
         f"DiT-XL/2, 256 pixels, bfloat16, DDIM-50: {full:.1f} ms becomes {cached:.1f} ms for one "
-        f"image, {speedups[0]:.3f}x of at most {runs[0]['limit']:.3f}x, and {speedups[1]:.3f}x for 32; "
-        f"the published program is {run_ratio(peer, 'published-bf16'):.1f}x slower"
+        f"image, {speedups[0]:.3f}x of at most {runs[0]['limit']:.3f}x, and "
+        f"{speedups[1]:.3f}x for 32; the published program is {run_ratio(peer, 'published-bf16'):.1f}x slower"
     )
 
 
@@ -169,8 +169,8 @@ def run_ratio(samples: dict[str, list[float]], name: str) -> float:
 
 def expected() -> list[str]:
     return [
-        *peer_rows(), *peer_sentences(), *run_sentences(), *overhead_sentences(), *demo_sentences(), *lead_sentences(),
-        *gpu_sentences(),
+        *peer_rows(), *peer_sentences(), *run_sentences(), *overhead_sentences(),
+        *demo_sentences(), *lead_sentences(), *gpu_sentences(),
     ]  # fmt: skip
 
 
