@@ -158,7 +158,8 @@ def gpu_sentences() -> Iterator[str]:
     yield (
         f"DiT-XL/2, 256 pixels, bfloat16, DDIM-50: {full:.1f} ms becomes {cached:.1f} ms for one "
         f"image, {speedups[0]:.3f}x of at most {runs[0]['limit']:.3f}x, and "
-        f"{speedups[1]:.3f}x for 32; the published program is {run_ratio(peer, 'published-bf16'):.1f}x slower"
+        f"{speedups[1]:.3f}x for 32; the published program is "
+        f"{run_ratio(peer, 'published-bf16'):.1f}x slower"
     )
 
 
