@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from fake_torch_cuda import GPU, FakeCuda
+import warnings
 
-from l2c_rt.device.capture_places import CapturePlaces
+import pytest
+from fake_torch_cuda import GPU, FakeCuda, FakeGraph
+
+from l2c_rt.device.capture_places import CapturePlaces, keeper_of
 from l2c_rt.device.graphs import CudaRecorder
 
 
@@ -61,3 +64,18 @@ def test_memory_that_captures_have_taken_stays_with_their_place(cuda: FakeCuda) 
     del first
     assert cuda.held_pools == [(0, 1)]
     assert CudaRecorder(GPU, places).nbytes == taken
+
+
+def test_a_pool_is_held_by_a_graph_of_nothing_of_which_nobody_is_warned(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = FakeGraph.capture_end
+
+    def end(graph: FakeGraph) -> None:
+        ends(graph)
+        warnings.warn("The CUDA Graph is empty. This usually means", stacklevel=2)
+
+    monkeypatch.setattr(FakeGraph, "capture_end", end)
+    keeper = keeper_of((0, 9))
+    assert keeper.pool == (0, 9)  # type: ignore[attr-defined]
+    assert cuda.names() == ["capture_begin", "capture_end"]
