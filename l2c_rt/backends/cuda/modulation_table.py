@@ -62,6 +62,10 @@ class ModulationTable:
         """The chunk of the final norm's shift; its scale follows."""
         return 6 * self._blocks
 
+    def seed(self) -> None:
+        """A timestep to check the first step at."""
+        self.t.fill_(500.0)
+
     def of_images(self) -> Tensor | None:
         """The label of every image of the batch."""
         return None if self.y is None else self.y[self.modulation.rows.long()]
