@@ -12,7 +12,8 @@ Poisson arrivals at shares of the engine's capacity, the same ones for all three
 
 The second chooses the number of requests so that it takes less than `--seconds`, five minutes.
 Static batches: as many whole requests as wait, up to a batch, all of whose steps are done before
-the next are begun; on a GPU filled up to a power of two, each of which has its graphs.  Latency is from arrival to latents, in seconds.
+the next are begun; on a GPU filled up to a power of two, each of which has its graphs.  Latency is
+from arrival to latents, in seconds.
 """
 
 from __future__ import annotations

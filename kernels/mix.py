@@ -5,7 +5,8 @@
 
 Scale and shift, where there are any, are tensors [T, D] of a bank, which a table names for every
 evaluation.  Shapes: out [B, T, D], which may be one of the slots; arena [N, B, T, D]; slots int32
-[k].  With `places` out is [R, T, D] and the arena [N, R, T, D].  Passes over [B, T, D]: k reads and 1 write.
+[k]; with `places` out is [R, T, D] and the arena [N, R, T, D].  Passes over [B, T, D]: k reads and
+1 write.
 """
 
 from __future__ import annotations

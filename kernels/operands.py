@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +49,7 @@ class Weights:
     columns: Tensor
     counter: Tensor
 
-    def now(self, places: Tensor | None = None) -> list[float] | tuple[Tensor, ...]:
+    def now(self, places: Tensor | None = None) -> Sequence[float | Tensor]:
         """The factors of the evaluation under way; with places [B, 1, 1] each, of every image's."""
         columns = self.columns.long()
         if places is not None:
@@ -65,8 +66,8 @@ class Reuses:
     With `places` image b has its outputs at `places[b, 0]` of every slot, where R images have room,
     and is itself at the evaluation `places[b, 1]`, which the weights are of.
 
-    Shapes: arena [N, B, T, D] or [N, B T, D], with places [N, R, T, D], each slot contiguous; slots,
-    gates int32 [k]; places int32 [B, 2].
+    Shapes: arena [N, B, T, D] or [N, B T, D], with places [N, R, T, D], each slot contiguous;
+    slots, gates int32 [k]; places int32 [B, 2].
     """
 
     arena: Tensor
@@ -75,7 +76,7 @@ class Reuses:
     weights: Weights | None = None
     places: Tensor | None = None
 
-    def factors(self) -> list[float] | tuple[Tensor, ...]:
+    def factors(self) -> Sequence[float | Tensor]:
         """What each slot is multiplied by, beside its gate."""
         return [1.0] * len(self.slots) if self.weights is None else self.weights.now(self.places)
 

@@ -6,7 +6,8 @@
 With weights each term is also multiplied by its factor: predictions are such sums.
 
 Shapes: x, x', h [B, T, D]; arena [N, B, T, D], slots contiguous, or with `places` [N, R, T, D];
-slots, gates int32 [k], k >= 0; chunk numbers in `gates`, shift, scale.  k is read at run time: one kernel serves every plan.
+slots, gates int32 [k], k >= 0; chunk numbers in `gates`, shift, scale.  k is read at run time: one
+kernel serves every plan.
 Passes over [B, T, D]: k + 1 reads and 2 writes, where one reuse after another makes 3 k + 2.
 """
 
@@ -76,9 +77,10 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 )
 def _reuse_run_kernel(
     x_ptr, arena_ptr, slots_ptr, gates_ptr, table_ptr, rows_ptr, counter_ptr, weights_ptr,
-    columns_ptr, places_ptr, x_out_ptr, h_ptr, scales_ptr, T, K, stride_slot_vectors, num_rows, num_chunks,
-    num_weights, shift, scale, eps, D: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
-    WEIGHTED: tl.constexpr, WRITE_X: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
+    columns_ptr, places_ptr, x_out_ptr, h_ptr, scales_ptr, T, K, stride_slot_vectors, num_rows,
+    num_chunks, num_weights, shift, scale, eps, D: tl.constexpr, BLOCK: tl.constexpr,
+    UNROLL: tl.constexpr, WEIGHTED: tl.constexpr, WRITE_X: tl.constexpr, WRITE_H: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     row, columns, inside = own_row(D, BLOCK)
     image = own_image(T)
@@ -195,8 +197,8 @@ def _launch(
     arena, table, weights = reuses.arena, modulation.table, weights_of(reuses)
     launched(_reuse_run_kernel, b * t)(
         x, arena, reuses.slots, reuses.gates, table, modulation.rows, modulation.counter,
-        weights.table, weights.columns, reuses.places, x if x_out is None else x_out, *parts_of(h, x),
-        t, len(reuses.slots), arena.stride(0) // 8, table.shape[1], table.shape[2],
+        weights.table, weights.columns, reuses.places, x if x_out is None else x_out,
+        *parts_of(h, x), t, len(reuses.slots), arena.stride(0) // 8, table.shape[1], table.shape[2],
         weights.table.shape[-1], *chunks, eps,
         D=d, BLOCK=row_block(d), UNROLL=tile.unroll, WEIGHTED=reuses.weights is weights,
         WRITE_X=x_out is not None, WRITE_H=h is not None, **row_options(_reuse_run_kernel, tile),

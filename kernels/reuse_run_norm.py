@@ -55,8 +55,13 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 
 @triton.jit(
     do_not_specialize=["T", "K", "num_weights"],
-    do_not_specialize_on_alignment=["slots_ptr", "weights_ptr", "columns_ptr", "counter_ptr",
-                                    "places_ptr"],
+    do_not_specialize_on_alignment=[
+        "slots_ptr",
+        "weights_ptr",
+        "columns_ptr",
+        "counter_ptr",
+        "places_ptr",
+    ],
     launch_metadata=_metadata,
 )
 def _reuse_run_norm_kernel(

@@ -37,11 +37,11 @@ class WrongResultError(RuntimeError):
 
 
 class Member(NamedTuple):
-    """A request in a batch of several: its `count` samples are from `sample` on in the slots, and
+    """A request in a batch of several: its `samples` samples are from `first` on in the slots, and
     at evaluation `step`."""
 
-    sample: int
-    count: int
+    first: int
+    samples: int
     step: int
 
 

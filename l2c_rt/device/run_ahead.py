@@ -22,4 +22,4 @@ class RunAhead:
         event.record(torch.cuda.current_stream(self._device))
         self._queued.append(event)
         if len(self._queued) > 1:
-            self._queued.popleft().synchronize()  # type: ignore[no-untyped-call]
+            self._queued.popleft().synchronize()

@@ -45,16 +45,15 @@ class Evaluator:
         program = version.model.program
         # A model that runs its own forward keeps values of any shape.
         own = version.model.open_stage is not None
-        recorder = (
-            None if own or version.backend.name != "reference" else recorder_for(self._device)
-        )
+        is_reference = not own and version.backend.name == "reference"
+        recorder = recorder_for(self._device) if is_reference else None
         own_coefficients = version.backend.fills_batches
         # Its first evaluation takes the memory of all sizes of batches.
         self.example = intake.example if own_coefficients else None
-        fills = recorder is not None or own_coefficients
-        most = min(most, requests)
-        # Samples that fill up a batch have a place behind all others, and are apart at first.
-        rows = max(ROWS * requests + 1, filled(ROWS * most)) if fills else ROWS * requests
+        most, rows = ROWS * min(most, requests), ROWS * requests
+        if recorder is not None or own_coefficients:
+            # Samples that fill up a batch have a place behind all others, and are apart at first.
+            rows = max(rows + 1, filled(most))
         self._slots = RequestSlots(
             0 if own else version.num_slots, rows, (program.tokens, program.width), self._dtype,
             self._device,
@@ -64,7 +63,7 @@ class Evaluator:
         self.kinds = kinds_of(version.plan, own_coefficients=own_coefficients)
         self._values = RequestValues(ROWS * requests)
         self._written = [written_slots(step) for step in version.plan.steps]
-        self._workspace = version.backend.batched(version.plan, requests, ROWS * most)
+        self._workspace = version.backend.batched(version.plan, requests, most)
 
     @property
     def nbytes(self) -> int:

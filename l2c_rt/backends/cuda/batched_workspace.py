@@ -69,22 +69,26 @@ class BatchedWorkspace:
         """Shapes: the state's x [n, C, H, W] and y [n], for the n samples of the members."""
         refuse_autocast(self._device.type)
         state, members = evaluation.state, evaluation.members
-        samples = [s for m in members for s in range(m.sample, m.sample + m.count)]
-        steps = [m.step for m in members for _ in range(m.count)]
+        samples = [s for m in members for s in range(m.first, m.first + m.samples)]
+        steps = [m.step for m in members for _ in range(m.samples)]
         with on(self._device), self._order():
             requests = self._requests or self._captured(evaluation)
             if not self._begun:
                 requests.take_weights()
                 self._begun = True
-            y, first = state.y if isinstance(state.y, Tensor) else None, 0
-            for m in members:
-                if m.step == 0:
-                    labels = None if y is None else y[first : first + m.count]
-                    requests.tabulate(m.sample, labels, m.count)
-                first += m.count
+            self._tabulate(requests, evaluation)
             program = self._programs[power_of_2(len(samples))]
             state.x = program.evaluate(evaluation.variant, state.x, samples, steps)
         return self._fused.model.finish(state)
+
+    def _tabulate(self, requests: RequestTables, evaluation: Evaluation) -> None:
+        """The rows of those that begin."""
+        y, at = evaluation.state.y, 0
+        for member in evaluation.members:
+            if member.step == 0:
+                labels = y[at : at + member.samples] if isinstance(y, Tensor) else None
+                requests.tabulate(member.first, labels, member.samples)
+            at += member.samples
 
     def drop_tables(self) -> None:
         self._begun = False

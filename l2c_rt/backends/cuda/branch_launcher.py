@@ -50,9 +50,9 @@ class BranchLauncher:
         self._attentions: dict[AttentionProblem, AttentionConfig] = {}
         self._splits: dict[int, Tensor] = {}
         self._pending: dict[int, Tensor] = {}
-        h = buffers.h
         # Where the samples of a slot do not lie together, no product can write there.
-        self._whole = None if buffers.places is None else h.new_empty(1, h[..., 0].numel(), h.shape[-1])
+        b, t, d = buffers.h.shape
+        self._whole = None if buffers.places is None else buffers.h.new_empty(1, b * t, d)
 
     def tune(self) -> None:
         """Settle every choice; measures on the branches' own buffers where it is not known yet."""

@@ -58,16 +58,14 @@ class ShapeProgram:
             lower(step, model.program, plan.num_slots, one_kernel=one_kernel) for step in plan.steps
         )
         self.device = outer.linear.weight.device
-        batch = rows if isinstance(rows, BatchTable) else None
-        places = None if batch is None else batch.places
+        places = rows.places if isinstance(rows, BatchTable) else None
         self.buffers = allocate(shape, fused, slots, buffers(self.variants), places)
-        counter, (_, *token_shape) = self.buffers.counter, self.buffers.h.shape
-        self.tables = batch or ModulationTable(fused, counter, rows)
-        self.predictions = None
-        if plan.coefficients:
-            self.predictions = PredictionTable(plan, self.tables.steps, counter, token_shape)
-        self._own_weights = None if batch is not None else WeightCopies(fusable, outer, guided)
-        self.weights = batch.weights if self._own_weights is None else self._own_weights
+        self.tables: ModulationTable | BatchTable
+        if isinstance(rows, BatchTable):
+            self.tables, self.weights = rows, rows.weights
+        else:
+            self.tables = ModulationTable(fused, self.buffers.counter, rows)
+            self.weights = WeightCopies(fusable, outer, guided)
         self.quantized = fused.quantized
         self._checked, self._tuner = cuda.checked, cuda.tuner
         self.kernels = cuda.kernels if cuda.checked is None else ComparedKernels(cuda.kernels)
@@ -79,7 +77,9 @@ class ShapeProgram:
         self.times = EventTimes(self.device)
 
     def _make_launchers(self, fusable: FusableModel, tuner: Tuner) -> None:
-        buffers, tables, kernels = self.buffers, self.tables, self.kernels
+        buffers, tables, kernels, plan = self.buffers, self.tables, self.kernels, self.plan
+        of_tokens = (plan, tables.steps, buffers.counter, buffers.h.shape[1:])
+        self.predictions = PredictionTable(*of_tokens) if plan.coefficients else None
         self._linears = linears = Linears(kernels, tuner)
         common = (fusable, buffers, self.weights, kernels, tuner, linears)
         self.branches = (
@@ -87,9 +87,9 @@ class ShapeProgram:
             else QuantizedBranches(*common, self.quantized)
         )  # fmt: skip
         self.tokens = None
-        if self.plan.tokens is not None:
+        if plan.tokens is not None:
             self.tokens = TokenLauncher(
-                fusable, buffers, tables, self.plan, self.variants, kernels, linears
+                fusable, buffers, tables, plan, self.variants, kernels, linears
             )
         self.launcher = StepLauncher(
             fusable, buffers, tables, self.weights, self.branches, kernels, self.predictions,
@@ -226,7 +226,7 @@ class ShapeProgram:
             for k, value in enumerate(t):
                 tables.t[k].fill_(value)
         else:
-            host = host_tensor([float(v) for v in t], tables.t.dtype, self.device)
+            host = host_tensor(t, tables.t.dtype, self.device)
             tables.t[:count].copy_(host, non_blocking=True)
         if self.predictions is not None:
             self.predictions.fill(first, count)
@@ -240,7 +240,8 @@ class ShapeProgram:
 
     @property
     def graph_stats(self) -> GraphStats:
-        static = self.buffers.nbytes + self.weights.nbytes + self._linears.nbytes
+        static = self.buffers.nbytes + self._linears.nbytes
+        static += self.weights.nbytes if isinstance(self.tables, ModulationTable) else 0
         static += 0 if self.tokens is None else self.tokens.nbytes
         return GraphStats(
             self.graphs, self.nodes, self.recorder.nbytes, static, self.seconds, self.replays,

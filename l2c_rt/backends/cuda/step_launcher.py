@@ -11,7 +11,7 @@ from torch import Tensor
 from l2c_rt.adapters.bound_model import FusableAttention, FusableBranch, FusableModel, OuterLayers
 from l2c_rt.backends.cuda.branch_launcher import BranchLauncher
 from l2c_rt.backends.cuda.buffers import Buffers
-from l2c_rt.backends.cuda.modulation_table import ModulationTable, chunk_of
+from l2c_rt.backends.cuda.modulation_table import Tables, chunk_of
 from l2c_rt.backends.cuda.prediction_table import PredictionTable
 from l2c_rt.backends.cuda.token_launcher import TokenLauncher
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
@@ -39,7 +39,7 @@ class StepLauncher:
         self,
         fusable: FusableModel,
         buffers: Buffers,
-        tables: ModulationTable,
+        tables: Tables,
         weights: WeightCopies,
         branches: BranchLauncher,
         kernels: Any,
