@@ -68,7 +68,8 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 )
 def _residual_norm_kernel(
     x_ptr, partial_sums_ptr, y_ptr, places_ptr, weight_ptr, bias_ptr, x_out_ptr, h_ptr, scales_ptr,
-    eps, T: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
+    eps, T: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     row, columns, inside = own_row(D, BLOCK)
     wait_for_kernel_before(PDL)
