@@ -121,7 +121,8 @@ INLINE void pass_rows(const RowPass& pass, std::int64_t begin, std::int64_t end)
   float *row = buffer.data(), *scratch = row + width;
   for (std::int64_t r = begin; r < end; ++r) {
     const std::int64_t batch = r / pass.rows_per_batch;
-    const X* x = static_cast<const X*>(pass.x) + r * width;
+    const std::int64_t at = pass.places == nullptr ? r : batch * pass.x_rows + pass.places[r];
+    const X* x = static_cast<const X*>(pass.x) + at * width;
 #pragma omp simd
     for (std::int64_t j = 0; j < width; ++j) row[j] = load(x, j);
     for (const Term& term : pass.terms) {
