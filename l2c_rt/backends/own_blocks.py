@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
+from l2c_rt.adapters.own.block_sites import WHOLE_MODEL
 from l2c_rt.adapters.own.observe import write_count
 from l2c_rt.adapters.own.probe import streams_by_shape
 from l2c_rt.backends.backend import Evaluation
@@ -77,6 +78,7 @@ class BlockVisits:
         self._row: BlockRow = {}
         self._values = KeptValues()
         self._returned: dict[str, Any] = {}
+        self._structure: TreeSpec | None = None
         self._kept, self._group = set[ValueKey](), _Group.of({})
 
     def begin(self, evaluation: Evaluation, values: KeptValues) -> None:
@@ -107,11 +109,25 @@ class BlockVisits:
         Raises ValueError where the model's code changes a tensor between two blocks of a group, or
         a block writes to an argument that it continues.
         """
+        out = self._visited(call)
+        if call.path != WHOLE_MODEL.name:
+            return out
+        assert self._structure is not None
+        return tree_unflatten(out, self._structure)
+
+    def _flat(self, call: BlockCall, out: Any) -> Any:
+        """What a block gives; of a whole model, whatever holds its tensors, the tensors in it."""
+        if call.path != WHOLE_MODEL.name:
+            return out
+        leaves, self._structure = tree_flatten(out)
+        return tuple(leaves)
+
+    def _visited(self, call: BlockCall) -> Any:
         if self._planned is None:
             return self._observed(call)
         action = self._row.get(call.path)
         if action is None:
-            return call.module(*call.args, **call.kwargs)
+            return self._flat(call, call.module(*call.args, **call.kwargs))
         arguments = _arguments(call, action.streams)
         if action.is_first:
             self._group = _Group.of(arguments, copies=action.computes and action.in_place)
@@ -130,7 +146,7 @@ class BlockVisits:
 
     def _observed(self, call: BlockCall) -> Any:
         """A call of an evaluation 0 that no probe has foreseen: each block is kept by itself."""
-        out = self._calls.call(call.path, call.module, call.args, call.kwargs)
+        out = self._flat(call, self._calls.call(call.path, call.module, call.args, call.kwargs))
         slot = self._calls.slot_of(call.path)
         if slot is not None:
             observed = self._calls.last_call
@@ -141,7 +157,7 @@ class BlockVisits:
         return out
 
     def _computed(self, call: BlockCall, action: BlockAction) -> Any:
-        out = call.module(*call.args, **call.kwargs)
+        out = self._flat(call, call.module(*call.args, **call.kwargs))
         if action.is_last and not self._has_exit:
             _refuse_writes(call.path, self._group.written())
             self._keep(call, action.slot, action.streams, out)

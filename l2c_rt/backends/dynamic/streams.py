@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -26,6 +27,19 @@ def first_tensor(path: str, value: object) -> Tensor:
         if isinstance(leaf, Tensor):
             return leaf
     raise ValueError(f"{path} has no tensor, so there is nothing to observe")
+
+
+def in_a_row(value: object) -> Tensor:
+    """All numbers of the tensors in a value."""
+    return torch.cat([leaf.flatten() for leaf in tree_leaves(value) if isinstance(leaf, Tensor)])
+
+
+def list_with(first: Tensor, arguments: Iterable[object]) -> list[Tensor] | None:
+    """The argument that is a list of images, of which this is the first one, if one is."""
+    for value in arguments:
+        if isinstance(value, list) and value and value[0] is first:
+            return value
+    return None
 
 
 def part_of(path: str, out: object, index: int) -> Tensor:
