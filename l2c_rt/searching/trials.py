@@ -90,7 +90,5 @@ class Trials:
     def _error_of(self, i: int, predictor: Predictor) -> float:
         return log_error(self._run(i, predictor)[1], self._full[i])
 
-    def _run(
-        self, i: int, predictor: Predictor
-    ) -> tuple[tuple[float, ...] | None, list[Tensor]]:
+    def _run(self, i: int, predictor: Predictor) -> tuple[tuple[float, ...] | None, list[Tensor]]:
         return self.runs.run(i, CachedWalk(self.runs.bound_model, predictor), lambda *_: None)
