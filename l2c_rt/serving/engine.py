@@ -20,7 +20,7 @@ from l2c_rt.runtime.previews import Previews
 from l2c_rt.serving.counts import Counts, EngineStats, Outcome, ResultStats
 from l2c_rt.serving.evaluator import Evaluator, RefutedError
 from l2c_rt.serving.intake import Asked, Intake, PublishedIntake, SolverIntake
-from l2c_rt.serving.request import QueueFullError, Request, expiry
+from l2c_rt.serving.request import QueueFullError, Request, RequestFuture, expiry
 from l2c_rt.serving.result_cache import ResultCache
 from l2c_rt.serving.results import ApproximateResults, ExactResults
 from l2c_rt.serving.ticks import longest_wait
@@ -210,7 +210,7 @@ class Engine:
             raise ValueError("Engine: give either noise or seed=, one of them")
         start, now = self._intake.start(asked), time.monotonic()
         return Request(
-            order=-1, future=Future(), loop=start.loop, latents=start.latents,
+            future=RequestFuture(self._waiting.alarm), loop=start.loop, latents=start.latents,
             labels=start.labels, inputs=start.inputs, rows=start.rows, cfg_scale=start.cfg_scale,
             submitted=now, expires=expiry(now, deadline),
             callback=None if callback is None else Previews(callback, self._shared.notices),

@@ -91,18 +91,17 @@ class Evaluator:
         self._slots.poison()
         self._values.poison()
 
-    def predictions(self, batch: Sequence[Request]) -> list[Tensor]:
+    def moved(self, batch: Sequence[Request]) -> Sequence[Tensor | BaseException]:
+        """The latents of each of these requests, which are of one kind, after its evaluation, or
+        what its solver raised.  Shapes: [1, C, H, W] each."""
+        return self._intake.moved(batch, self.predictions(batch))
+
+    def predictions(self, batch: Sequence[Request]) -> Sequence[Tensor]:
         """What the model predicts for each of these requests, which are of one kind, guided.
 
         Shapes: [1, C, H, W] each, in the dtype of the request's latents.
         """
-        outputs = self._outputs(batch)
-        predictions, row = [], 0
-        for request in batch:
-            own = outputs[row : row + request.rows]
-            predictions.append(self._intake.predicted(own, request.latents, request.cfg_scale))
-            row += request.rows
-        return predictions
+        return self._intake.predicted(self._outputs(batch), batch)
 
     def _outputs(self, batch: Sequence[Request]) -> Tensor:
         model, inputs = self.version.model, self._inputs(batch)
