@@ -12,6 +12,9 @@ from l2c_rt.sampling import loops
 from l2c_rt.sampling.solvers import PublishedSolver
 from l2c_rt.serving.request import PublishedSteps, Request
 
+Predictions = Tensor | Sequence[Tensor]
+"""Of all requests in one tensor [n, C, H, W], or of each [1, C, H, W]."""
+
 EXACT = (torch.float32, torch.float64)
 """Arithmetic with a tensor of one number per request rounds as that with the number itself."""
 
@@ -23,11 +26,11 @@ class BatchedLoop:
         self._loop, self._solver = loop, solver
         self._numbers = torch.from_numpy(solver.numbers())
 
-    def predicted(self, out: Tensor, batch: Sequence[Request]) -> Sequence[Tensor]:
+    def predicted(self, out: Tensor, batch: Sequence[Request]) -> Predictions:
         """What the model predicts for each request, guided.
 
         Shapes: out [samples, ...], cond and uncond of a guided request one after another; results
-        [1, C, H, W] in the dtype of the request's latents.
+        in the dtype of the request's latents.
         """
         if not _alike(batch):
             return [
@@ -36,13 +39,13 @@ class BatchedLoop:
             ]
         first, scales = batch[0], [request.cfg_scale for request in batch]
         if scales.count(first.cfg_scale) == len(scales):
-            return self._guided(out, first, first.cfg_scale).split(1)
+            return self._guided(out, first, first.cfg_scale)
         column = torch.tensor(scales, dtype=first.latents.dtype).view(-1, 1, 1, 1)
-        return self._guided(out, first, _on_device(column, out.device)).split(1)
+        return self._guided(out, first, _on_device(column, out.device))
 
-    def moved(self, batch: Sequence[Request], predictions: Sequence[Tensor]) -> Sequence[Tensor]:
+    def moved(self, batch: Sequence[Request], predictions: Predictions) -> Sequence[Tensor]:
         """The latents of each request after this evaluation."""
-        if not _alike(batch):
+        if not isinstance(predictions, Tensor):
             return [
                 request.loop.update(request.step, request.latents, prediction)
                 for request, prediction in zip(batch, predictions, strict=True)
@@ -51,14 +54,13 @@ class BatchedLoop:
         if self._solver.evaluations_per_step > 1:
             anchor = torch.cat([_anchor(request) for request in batch])
         steps = [request.step for request in batch]
-        eps = torch.cat(tuple(predictions))
         if steps.count(steps[0]) == len(steps):
-            return self._solver.update(steps[0], x, eps, anchor).split(1)
+            return self._solver.update(steps[0], x, predictions, anchor).split(1)
         numbers = _on_device(
             self._numbers.index_select(0, torch.tensor(steps)).to(x.dtype), x.device
         )
         columns = numbers.view(len(steps), -1, 1, 1, 1).unbind(1)
-        return self._solver.moved(columns, x, eps, anchor).split(1)
+        return self._solver.moved(columns, x, predictions, anchor).split(1)
 
     def _guided(self, out: Tensor, like: Request, scale: float | Tensor) -> Tensor:
         own = out.to(like.latents.dtype)[:, : self._loop.channels]

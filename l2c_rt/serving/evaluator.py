@@ -13,6 +13,7 @@ from l2c_rt.memory.request_slots import BatchSlots, RequestSlots
 from l2c_rt.memory.request_values import RequestValues
 from l2c_rt.runtime.profiler_ranges import trace_range
 from l2c_rt.runtime.shared import SharedModel
+from l2c_rt.serving.batched_loop import Predictions
 from l2c_rt.serving.intake import ROWS, Intake
 from l2c_rt.serving.kinds import kinds_of, written_slots
 from l2c_rt.serving.request import Request
@@ -96,11 +97,9 @@ class Evaluator:
         what its solver raised.  Shapes: [1, C, H, W] each."""
         return self._intake.moved(batch, self.predictions(batch))
 
-    def predictions(self, batch: Sequence[Request]) -> Sequence[Tensor]:
-        """What the model predicts for each of these requests, which are of one kind, guided.
-
-        Shapes: [1, C, H, W] each, in the dtype of the request's latents.
-        """
+    def predictions(self, batch: Sequence[Request]) -> Predictions:
+        """What the model predicts for each of these requests, which are of one kind, guided, in the
+        dtype of the request's latents."""
         return self._intake.predicted(self._outputs(batch), batch)
 
     def _outputs(self, batch: Sequence[Request]) -> Tensor:

@@ -15,7 +15,7 @@ from l2c_rt.runtime.known_loop import same_timestep
 from l2c_rt.runtime.sample import published_loop, published_solver
 from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.sampling import inputs, loops
-from l2c_rt.serving.batched_loop import BatchedLoop, parts
+from l2c_rt.serving.batched_loop import BatchedLoop, Predictions, parts
 from l2c_rt.serving.request import PublishedSteps, Request, RequestLoop
 
 ROWS = 2
@@ -60,12 +60,12 @@ class Intake(Protocol):
     def start(self, asked: Asked) -> Start:
         """Raises TypeError or ValueError where the inputs do not fit."""
 
-    def predicted(self, out: Tensor, batch: Sequence[Request]) -> Sequence[Tensor]:
+    def predicted(self, out: Tensor, batch: Sequence[Request]) -> Predictions:
         """What the model predicts for each request, guided.  Shapes: out [samples, ...], those of a
-        request one after another, each result [1, ...]."""
+        request one after another."""
 
     def moved(
-        self, batch: Sequence[Request], predictions: Sequence[Tensor]
+        self, batch: Sequence[Request], predictions: Predictions
     ) -> Sequence[Tensor | BaseException]:
         """The latents of each request after its evaluation, or what its solver raised."""
 
@@ -106,11 +106,11 @@ class PublishedIntake:
         latents = noise.detach().clone()
         return Start(latents, PublishedSteps(self._solver), scale, rows, labels)
 
-    def predicted(self, out: Tensor, batch: Sequence[Request]) -> Sequence[Tensor]:
+    def predicted(self, out: Tensor, batch: Sequence[Request]) -> Predictions:
         return self._batched.predicted(out, batch)
 
     def moved(
-        self, batch: Sequence[Request], predictions: Sequence[Tensor]
+        self, batch: Sequence[Request], predictions: Predictions
     ) -> Sequence[Tensor | BaseException]:
         return self._batched.moved(batch, predictions)
 
@@ -161,7 +161,7 @@ class SolverIntake:
             float(asked.cfg_scale or 1.0), len(samples), inputs=samples,
         )  # fmt: skip
 
-    def predicted(self, out: Tensor, batch: Sequence[Request]) -> Sequence[Tensor]:
+    def predicted(self, out: Tensor, batch: Sequence[Request]) -> Predictions:
         predictions = []
         for part, request in parts(out, batch):
             own = part.to(request.latents.dtype)
@@ -171,7 +171,7 @@ class SolverIntake:
         return predictions
 
     def moved(
-        self, batch: Sequence[Request], predictions: Sequence[Tensor]
+        self, batch: Sequence[Request], predictions: Predictions
     ) -> Sequence[Tensor | BaseException]:
         return [
             _moved(request, prediction)

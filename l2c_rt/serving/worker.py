@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.runtime.shared import SharedModel
-from l2c_rt.serving.counts import Counts, Outcome
+from l2c_rt.serving.counts import Counts, Outcome, Tick
 from l2c_rt.serving.evaluator import Evaluator, RefutedError
 from l2c_rt.serving.kinds import check_served, reused_share
 from l2c_rt.serving.request import DeadlineError, Request
@@ -125,7 +125,12 @@ class Worker:
         self.evaluator = self._new_evaluator()
         version = self.evaluator.version
         self._kinds = self.evaluator.kinds
-        self._reused = reused_share(version.plan, version.model.program)
+        shares = reused_share(version.plan, version.model.program)
+        self._branches = len(version.model.program.branches)
+        self._reused = {
+            kind: shares[variant] * self._branches
+            for kind, variant in zip(self._kinds, version.plan.order, strict=True)
+        }
         for request in self.running:
             request.kind = self._kinds[request.step]
 
@@ -160,19 +165,9 @@ class Worker:
         return False
 
     def _count(self, batch: Sequence[Request]) -> None:
-        counts, version = self.counts, self.evaluator.version
-        waits = [self._tick - request.since for request in batch]
-        longest = max(waits)
-        with counts.lock:
-            counts.ticks += 1
-            counts.batch_sizes[len(batch)] += 1
-            counts.kinds[batch[0].kind] += len(batch)
-            branches = len(version.model.program.branches) * len(batch)
-            counts.branches += branches
-            counts.reused += branches * self._reused[version.plan.order[batch[0].step]]
-            for wait in set(waits):
-                counts.tick_waits.add(wait, waits.count(wait))
-            counts.longest_wait_ticks = max(counts.longest_wait_ticks, longest)
+        kind, tick = batch[0].kind, self._tick
+        waits = tuple([tick - request.since for request in batch])
+        self.counts.note(Tick(kind, self._branches, self._reused[kind], waits))
 
     def _evaluate(self, batch: Sequence[Request]) -> None:
         try:

@@ -65,9 +65,9 @@ def test_a_batch_is_bitwise_what_its_requests_are_by_themselves(
     moved = batched.moved(together, predictions)
     row = 0
     for request, prediction, latents in zip(batch(), predictions, moved, strict=True):
-        own = batched.predicted(out[row : row + request.rows], [request])
+        (own,) = batched.predicted(out[row : row + request.rows], [request])
         row += request.rows
-        assert torch.equal(prediction, own[0])
-        alone = request.loop.update(request.step, request.latents, own[0])
+        assert torch.equal(prediction.view_as(own), own)
+        alone = request.loop.update(request.step, request.latents, own)
         assert latents.dtype == alone.dtype
         assert torch.equal(latents, alone)
