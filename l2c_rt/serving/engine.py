@@ -37,8 +37,9 @@ class Engine:
     requests share an evaluation, `max_running` (by default twice as many) have begun, and
     `max_waiting` wait for that.  One that waits for `max_age` ticks goes before fuller batches.
     `solver` is a scheduler as diffusers has them, without noise and with its timesteps set, for a
-    model without a published loop; an `example`, arguments of `submit`, shows the sizes of what it
-    keeps, in one evaluation of each kind, so that its memory too is taken now.
+    model without a published loop.  With an `example`, arguments of `submit`, evaluations of it are
+    done first: what is measured, copied or captured for batches of each size, and what a model that
+    runs its own forward keeps, then delays no request.
     `results` lets requests be served from finished ones, so that a future may be done at once;
     those with a callback are computed.
     A `tracer` of OpenTelemetry gives a span to each request.
@@ -198,7 +199,8 @@ class Engine:
             return evaluator
         try:
             with torch.no_grad():
-                evaluator.rehearse(self._request(self._example, None, None))
+                size = min(self._limits.max_batch, self._limits.max_running)
+                evaluator.rehearse([self._request(self._example, None, None) for _ in range(size)])
         except RefutedError:  # The model has another version, which is not refuted again.
             return self._evaluator()
         return evaluator

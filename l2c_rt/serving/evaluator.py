@@ -75,17 +75,29 @@ class Evaluator:
         self.version.begin_run()
         self._workspace.drop_tables()
 
-    def rehearse(self, request: Request) -> None:
-        """Take the memory of all that requests such as this one keep; its latents stay as they are.
+    def rehearse(self, batch: Sequence[Request]) -> None:
+        """Take the memory of all that requests such as these keep, and measure, copy and capture
+        what batches of up to so many take; their latents stay as they are.
 
         Raises RefutedError as `predictions` does.
         """
         self.begin()
-        request.place = 0
+        for place, request in enumerate(batch):
+            request.place = place
+        # The first evaluation is compared with the model's own, and not captured.
+        for size in (1, *range(1, len(batch) + 1)):
+            for step in self._rehearsed_steps(size):
+                for request in batch[:size]:
+                    request.step, request.kind = step, self.kinds[step]
+                self.predictions(batch[:size])
+
+    def _rehearsed_steps(self, size: int) -> list[int]:
         # The first of each kind, in order: what it reads has a place by then, and no value matters.
-        for step in sorted(map(self.kinds.index, set(self.kinds))):
-            request.step, request.kind = step, self.kinds[step]
-            self.predictions((request,))
+        steps = sorted(map(self.kinds.index, set(self.kinds)))
+        # Products are those of the first, which computes everything; graphs are of a kind, and of a
+        # power of two.
+        captures = self.graphs is not None or self._device.type == "cuda"
+        return steps if size == 1 or (captures and size.bit_count() == 1) else steps[:1]
 
     def poison(self) -> None:
         """Fill every slot with NaN, so that a stale read would show."""
