@@ -14,10 +14,11 @@ import l2c_rt as rt
 from l2c_rt.demo.run import load_demo_model, load_demo_router
 from l2c_rt.models import DiT
 
-LOADS = {"digits": (0.5, 0.8, 0.95), "12x384": (0.8, 0.95)}
-"""Shares of the engine's capacity at which requests arrive, by model."""
+MODELS = ("digits", "12x384")
+LOADS = (0.5, 0.8, 0.95)
+"""Shares of the engine's capacity at which requests arrive."""
 
-SIZES = (1, 2, 4, 8)
+SIZES = (1, 2, 3, 4, 6, 8)
 CURVE_RUNS = 4 * sum(SIZES)
 """Of a cost curve, in images."""
 
@@ -77,5 +78,4 @@ def affordable(
             fast.sample(noise, [label]).cpu()
             alone = time.perf_counter() - began
         one += alone
-    # Nobody takes longer than one request at a time, nor than the arrivals at that rate.
     return max(16, min(1000, int((seconds / one - beside - CURVE_RUNS) / runs)))
