@@ -55,12 +55,12 @@ class BatchedLoop:
             anchor = torch.cat([_anchor(request) for request in batch])
         steps = [request.step for request in batch]
         if steps.count(steps[0]) == len(steps):
-            return self._solver.update(steps[0], x, predictions, anchor).split(1)
+            return self._solver.update(steps[0], x, predictions, anchor).chunk(len(batch))
         numbers = _on_device(
             self._numbers.index_select(0, torch.tensor(steps)).to(x.dtype), x.device
         )
         columns = numbers.view(len(steps), -1, 1, 1, 1).unbind(1)
-        return self._solver.moved(columns, x, predictions, anchor).split(1)
+        return self._solver.moved(columns, x, predictions, anchor).chunk(len(batch))
 
     def _guided(self, out: Tensor, like: Request, scale: float | Tensor) -> Tensor:
         own = out.to(like.latents.dtype)[:, : self._loop.channels]
@@ -71,7 +71,7 @@ class BatchedLoop:
 
 def parts(out: Tensor, batch: Sequence[Request]) -> Iterator[tuple[Tensor, Request]]:
     """The samples of each request."""
-    return zip(out.split([request.rows for request in batch]), batch, strict=True)
+    return zip(torch.split_with_sizes(out, [request.rows for request in batch]), batch, strict=True)
 
 
 def _alike(batch: Sequence[Request]) -> bool:
