@@ -1,18 +1,22 @@
 """Many requests at once: the engine against one request at a time and static batches.
 
 The shipped digits model with its learned schedule, and uncached; or a DiT of 12 blocks and width
-384, 16 tokens, with the published schedule of the first 12 blocks of DiT-XL/2, and uncached.
+384, 16 tokens, with the published schedule of the first 12 blocks of DiT-XL/2, and uncached; or
+DiT-XL/2 itself, in bfloat16, on a GPU.
 Poisson arrivals at shares of the engine's capacity, the same ones for all three, which take turns
 in several rounds.  Writes JSON:
 
     python bench/serving.py bench/results/serving-digits.json
     python bench/serving.py bench/results/serving-12x384.json --model 12x384
+    python bench/serving.py bench/results/gpu/serving-dit-xl-2.json --model dit-xl-2 \
+        --device cuda --steps 50 --requests 80 --only cached --no-tune
 
 The number of requests is chosen so that it takes some `--seconds`, ten minutes.
 Static batches: as many whole requests as wait, up to a batch, all of whose steps are done before
-the next are begun.  Latency is from arrival to latents, in seconds.  What is measured about the
-machine when a batch of some size comes for the first time, all have behind them: the engine by its
-`example`, the others by one batch of each size.
+the next are begun; on a GPU filled up to a power of two, each of which has its graphs.  Latency is
+from arrival to latents, in seconds.  What is measured about the machine when a batch of some size
+comes for the first time, all have behind them: the engine by its `example`, the others by one batch
+of each size.
 """
 
 from __future__ import annotations
@@ -21,26 +25,24 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from itertools import pairwise
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 import click
 import numpy as np
 import torch
 from served_models import LOADS, MODELS, affordable, compiled, cost_curve, image
+from tick_overhead import tick_overhead
 from torch import Tensor
 
 import l2c_rt as rt
-from l2c_rt.serving.batched_loop import Predictions
-from l2c_rt.serving.request import Request
-from l2c_rt.serving.ticks import choose, reach_of
+from l2c_rt.serving.step_graphs import filled
 
 MAX_BATCH = 8
-RUNNING = 64
 ROUNDS = 2
 BATCHED = 1.5
 """About how many times as many requests the engine serves as one at a time, where batches pay."""
@@ -50,21 +52,18 @@ Server = Callable[[rt.Compiled, Sequence[float]], Latencies]
 """(model, arrivals in seconds from now) -> seconds of each request."""
 
 
-def by_engine(fast: rt.Compiled, arrivals: Sequence[float]) -> Latencies:
+def by_engine(engine: rt.Engine, fast: rt.Compiled, arrivals: Sequence[float]) -> Latencies:
     """Step-level batches."""
     ends: dict[int, float] = {}
 
     def note(i: int) -> Callable[[Future[Tensor]], None]:
         return lambda future: ends.update({i: time.perf_counter()})
 
-    example = {"noise": image(fast, 0)[0], "y": 0}
-    options: dict[str, Any] = {"max_waiting": len(arrivals), "example": example}
-    with rt.Engine(fast, max_batch=MAX_BATCH, **options) as engine:
-        start = time.perf_counter()
-        for i, at in enumerate(arrivals):
-            time.sleep(max(0.0, start + at - time.perf_counter()))
-            engine.submit(*image(fast, i)).add_done_callback(note(i))
-        engine.drain()
+    start = time.perf_counter()
+    for i, at in enumerate(arrivals):
+        time.sleep(max(0.0, start + at - time.perf_counter()))
+        engine.submit(*image(fast, i)).add_done_callback(note(i))
+    engine.drain()
     return [ends[i] - start - at for i, at in enumerate(arrivals)]
 
 
@@ -79,7 +78,9 @@ def in_batches_of(size: int) -> Server:
             time.sleep(max(0.0, start + arrivals[first] - time.perf_counter()))
             now = time.perf_counter() - start
             waiting = [i for i in range(first, len(arrivals)) if arrivals[i] <= now][:size]
+            size_now = filled(len(waiting)) if fast.bound_model.device.type == "cuda" else 0
             images = [image(fast, i) for i in waiting]
+            images += images[-1:] * (size_now - len(images))
             fast.sample(torch.cat([noise for noise, _ in images]), [y for _, y in images]).cpu()
             end = time.perf_counter() - start
             latencies += [end - arrivals[i] for i in waiting]
@@ -88,11 +89,18 @@ def in_batches_of(size: int) -> Server:
     return serve
 
 
-SERVERS: dict[str, Server] = {
-    "engine": by_engine,
-    "one at a time": in_batches_of(1),
-    "static batches": in_batches_of(MAX_BATCH),
-}
+@contextmanager
+def servers(fast: rt.Compiled, requests: int) -> Iterator[dict[str, Server]]:
+    """All three, by name; what batches of a size take for the first time is behind them."""
+    for size in range(1, MAX_BATCH + 1):
+        in_batches_of(size)(fast, [0.0] * size)
+    example = {"noise": image(fast, 0)[0], "y": 0}
+    with rt.Engine(fast, max_batch=MAX_BATCH, max_waiting=requests, example=example) as engine:
+        yield {
+            "engine": partial(by_engine, engine),
+            "one at a time": in_batches_of(1),
+            "static batches": in_batches_of(MAX_BATCH),
+        }
 
 
 def capacity(serve: Server, fast: rt.Compiled, requests: int) -> float:
@@ -121,59 +129,28 @@ def facts(arrivals: Rounds, latencies: Rounds) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def under_load(fast: rt.Compiled, rate: float, requests: int) -> dict[str, Any]:
+def under_load(
+    named: Mapping[str, Server], fast: rt.Compiled, rate: float, requests: int
+) -> dict[str, Any]:
     """All servers on the same arrivals, in turns."""
     arrivals = [poisson(rate, requests // ROUNDS, seed) for seed in range(ROUNDS)]
-    latencies: dict[str, list[Latencies]] = {name: [] for name in SERVERS}
+    latencies: dict[str, list[Latencies]] = {name: [] for name in named}
     for several in arrivals:
-        for name, serve in SERVERS.items():
+        for name, serve in named.items():
             latencies[name].append(serve(fast, several))
     return {name: facts(arrivals, several) for name, several in latencies.items()}
 
 
-def tick_overhead(fast: rt.Compiled) -> dict[str, float]:
-    """Microseconds of a tick beside its evaluation, with RUNNING requests that have begun, and of
-    its choice alone."""
-    with rt.Engine(fast, max_batch=MAX_BATCH, max_running=RUNNING) as engine:
-        worker, choices, evaluations, starts = engine._worker, [], [], []
-        predict, reach = worker.evaluator.predictions, reach_of(len(worker.evaluator.kinds))
-
-        def timed(batch: Sequence[Request]) -> Predictions:
-            began = time.perf_counter()
-            choose(worker.running, worker._tick, MAX_BATCH, 64, reach)
-            middle = time.perf_counter()
-            predictions = predict(batch)
-            if len(worker.running) == RUNNING:
-                choices.append(middle - began)
-                evaluations.append(time.perf_counter() - began)
-                starts.append((worker._tick, began))
-            return predictions
-
-        worker.evaluator.predictions = timed  # type: ignore[method-assign]
-        for i in range(2 * RUNNING):
-            while len(worker.running) + len(engine._waiting) >= RUNNING:
-                time.sleep(0.001)
-            engine.submit(*image(fast, i))
-        engine.drain()
-    both = zip(pairwise(starts), evaluations, strict=False)
-    # Ticks with fewer requests lie between others.
-    beside = [b - a - done for ((tick, a), (then, b)), done in both if then == tick + 1]
-    return {
-        "choose_us": 1e6 * median(choices), "tick_beside_evaluation_us": 1e6 * median(beside),
-        "mean_us": 1e6 * fmean(beside), "ticks": len(beside),
-    }  # fmt: skip
-
-
 def measured(fast: rt.Compiled, requests: int, loads: Sequence[float]) -> dict[str, Any]:
     """All servers on one model."""
-    for size in range(1, MAX_BATCH + 1):
-        in_batches_of(size)(fast, [0.0] * size)
-    curve = cost_curve(fast)
-    whole = requests // ROUNDS // MAX_BATCH * MAX_BATCH
-    capacities = {name: capacity(serve, fast, whole) for name, serve in SERVERS.items()}
-    rows = {
-        f"{load:.0%}": under_load(fast, load * capacities["engine"], requests) for load in loads
-    }
+    whole = max(1, requests // ROUNDS // MAX_BATCH) * MAX_BATCH
+    with servers(fast, requests) as named:
+        curve = cost_curve(fast)
+        capacities = {name: capacity(serve, fast, whole) for name, serve in named.items()}
+        rows = {
+            f"{load:.0%}": under_load(named, fast, load * capacities["engine"], requests)
+            for load in loads
+        }
     return {"cost_curve_s": curve, "capacity_per_s": capacities, "loads": rows}
 
 
@@ -183,35 +160,44 @@ def measured(fast: rt.Compiled, requests: int, loads: Sequence[float]) -> dict[s
 @click.option("--requests", type=int, help="By default what --seconds allow.")
 @click.option("--seconds", default=600.0, show_default=True)
 @click.option("--steps", default=20, show_default=True)
-@click.option("--backend", help="fused on a CPU, reference on a GPU.")
+@click.option("--backend", default="fused", show_default=True)
 @click.option("--device", default="cpu", show_default=True)
+@click.option("--only", type=click.Choice(["cached", "uncached"]), help="One of both schedules.")
+@click.option("--tune/--no-tune", default=True, help="Measure products, which takes its time.")
 def main(
-    path: Path, name: str, requests: int | None, seconds: float, steps: int, backend: str | None,
-    device: str,
+    path: Path, name: str, requests: int | None, seconds: float, steps: int, backend: str,
+    device: str, only: str | None, tune: bool,
 ) -> None:  # fmt: skip
     """Measure, print a table, write JSON."""
     began = time.perf_counter()
-    backend = backend or ("fused" if device == "cpu" else "reference")
-    models = compiled(name, steps, backend, device)
+    models = compiled(name, steps, backend, device, tune=tune)
+    models = {key: fast for key, fast in models.items() if only in (None, key)}
     if requests is None:
         # A round of capacity, and each load once at the engine's rate.
-        runs = len(SERVERS) * (1 / ROUNDS + sum(1 / load for load in LOADS) / BATCHED)
+        runs = 3 * (1 / ROUNDS + sum(1 / load for load in LOADS) / BATCHED)
         requests = affordable(models, runs, sum(range(MAX_BATCH + 1)), seconds)
     result: dict[str, Any] = {
-        "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
+        "machine": machine(device), "threads": torch.get_num_threads(),
         "cores": os.cpu_count(), "load_average": os.getloadavg(), "model": name, "device": device,
         "requests": requests, "steps": steps, "backend": backend, "max_batch": MAX_BATCH,
-        "rounds": ROUNDS,
+        "rounds": ROUNDS, "tuned": tune,
     }  # fmt: skip
     for key, fast in models.items():
         result[key] = measured(fast, requests, LOADS)
         show(key, result[key])
     if name == "digits":  # Of any model; here its requests are short.
-        result["overhead"] = tick_overhead(models["cached"])
+        result["overhead"] = tick_overhead(models["cached"], MAX_BATCH)
         click.echo(f"overhead {result['overhead']}")
     result["seconds"] = time.perf_counter() - began
     click.echo(f"{result['seconds']:.0f} s in all")
     path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def machine(device: str) -> str:
+    """What ran it."""
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
 
 
 def show(name: str, result: dict[str, Any]) -> None:

@@ -79,7 +79,7 @@ class Engine:
         self._counts, self._spans = Counts(), RequestSpans(tracer)
         self._ended = threading.Condition()
         self._open = 0
-        self._waiting = WaitingRoom(max_waiting, self._drop)
+        self._waiting = WaitingRoom(max_waiting, lambda request: self._worker.drop(request))
         self._worker = Worker(
             self._shared, self._evaluator, self._limits, self._counts, self._note_end
         )
@@ -194,13 +194,16 @@ class Engine:
         self.shutdown(cancel_futures=error is not None)
 
     def _evaluator(self) -> Evaluator:
-        evaluator = Evaluator(self._shared, self._intake, self._limits.max_running)
-        if self._example is None:
+        limits = self._limits
+        evaluator = Evaluator(self._shared, self._intake, limits.max_running, limits.max_batch)
+        example = self._example or evaluator.example
+        if example is None:
             return evaluator
         try:
             with torch.no_grad():
-                size = min(self._limits.max_batch, self._limits.max_running)
-                evaluator.rehearse([self._request(self._example, None, None) for _ in range(size)])
+                # What nobody asked for is kept short.
+                size = 1 if self._example is None else min(limits.max_batch, limits.max_running)
+                evaluator.rehearse([self._request(example, None, None) for _ in range(size)])
         except RefutedError:  # The model has another version, which is not refuted again.
             return self._evaluator()
         return evaluator
@@ -233,9 +236,6 @@ class Engine:
         self._spans.end(request, "finished")
         request.future.set_result(latents)
         return request.future
-
-    def _drop(self, request: Request) -> None:
-        self._worker.drop(request)
 
     def _note_end(self, request: Request, outcome: Outcome) -> None:
         self._spans.end(request, outcome)
