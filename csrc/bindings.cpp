@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -188,10 +189,11 @@ Pointer at(std::uintptr_t address) {
   return reinterpret_cast<Pointer>(address);
 }
 
-Term term_of(const TermArguments& arguments) {
+Term term_of(const TermArguments& arguments, std::size_t lanes) {
   const auto& [sources, coefficients, gate, gate_stride, store] = arguments;
-  CHECK_ARGUMENT(coefficients.empty() ? sources.size() == 1 : sources.size() == coefficients.size(),
-                 sources.size(), " sources and ", coefficients.size(), " coefficients");
+  const std::size_t wanted = coefficients.empty() ? 1 : coefficients.size() / lanes;
+  CHECK_ARGUMENT(sources.size() == wanted && coefficients.size() % lanes == 0, sources.size(),
+                 " sources and ", coefficients.size(), " coefficients in ", lanes, " lanes");
   Term term{{}, coefficients, at<const float*>(gate), gate_stride, at<void*>(store)};
   for (const std::uintptr_t source : sources) term.sources.push_back(at<const void*>(source));
   return term;
@@ -199,7 +201,8 @@ Term term_of(const TermArguments& arguments) {
 
 void row_pass(std::pair<std::uintptr_t, std::uintptr_t> x, std::pair<bool, bool> narrow,
               std::tuple<std::int64_t, std::int64_t, std::int64_t> shape,
-              const std::vector<TermArguments>& terms, const NormArguments& norm, int threads) {
+              const std::vector<TermArguments>& terms, const NormArguments& norm, int threads,
+              const std::vector<std::int32_t>& lanes) {
   const auto [rows, rows_per_batch, width] = shape;
   CHECK_ARGUMENT(rows >= 0 && rows_per_batch > 0 && width > 0, "rows ", rows, ", per batch ",
                  rows_per_batch, ", width ", width);
@@ -211,9 +214,18 @@ void row_pass(std::pair<std::uintptr_t, std::uintptr_t> x, std::pair<bool, bool>
                rows,
                rows_per_batch,
                width,
+               lanes,
                {},
                {}};
-  for (const TermArguments& term : terms) pass.terms.push_back(term_of(term));
+  const auto batches = static_cast<std::size_t>(rows / rows_per_batch);
+  CHECK_ARGUMENT(lanes.empty() || lanes.size() == batches, lanes.size(), " lanes of ", batches);
+  std::int32_t most = 0;
+  for (const std::int32_t lane : lanes) {
+    CHECK_ARGUMENT(lane >= 0, "lane ", lane);
+    most = std::max(most, lane);
+  }
+  const auto count = static_cast<std::size_t>(most) + 1;
+  for (const TermArguments& term : terms) pass.terms.push_back(term_of(term, count));
   const auto& [h, epsilon, weight, bias, shift, scale, stride] = norm;
   pass.norm = {at<void*>(h),
                epsilon,
@@ -266,7 +278,8 @@ PYBIND11_MODULE(_C, m) {
   l2c::bind_graph_loop(m);
   l2c::bind_cublas_lt(m);
   m.def("arena_bytes", &l2c::arena_bytes, "num_slots"_a, "slot_bytes"_a, "granularity"_a);
-  m.def("row_pass", &l2c::row_pass, "x"_a, "narrow"_a, "shape"_a, "terms"_a, "norm"_a, "threads"_a);
+  m.def("row_pass", &l2c::row_pass, "x"_a, "narrow"_a, "shape"_a, "terms"_a, "norm"_a, "threads"_a,
+        "lanes"_a = std::vector<std::int32_t>());
   m.def("attention", &l2c::attention, "tensors"_a, "shape"_a, "strides"_a, "scale"_a, "narrow"_a,
         "threads"_a, l2c::NoGil());
   m.def("checksum", &l2c::checksum_at, "address"_a, "nbytes"_a, "threads"_a, l2c::NoGil());

@@ -13,11 +13,14 @@ namespace {
 constexpr std::int64_t kGrain = 1 << 14;  // Elements for which a second thread is worth waking.
 
 template <typename V>
-INLINE void weighted_sum(const Term& term, std::int64_t at, std::int64_t width, float* sum) {
+INLINE void weighted_sum(const Term& term, std::int64_t at, std::int64_t lane, std::int64_t width,
+                         float* sum) {
+  const float* coefficients =
+      term.coefficients.data() + lane * static_cast<std::int64_t>(term.sources.size());
   for (std::int64_t j = 0; j < width; ++j) sum[j] = 0;
   for (std::size_t i = 0; i < term.sources.size(); ++i) {
     const V* source = static_cast<const V*>(term.sources[i]) + at;
-    const float coefficient = term.coefficients[i];
+    const float coefficient = coefficients[i];
 #pragma omp simd
     for (std::int64_t j = 0; j < width; ++j) sum[j] += coefficient * load(source, j);
   }
@@ -39,15 +42,15 @@ INLINE void add(const Value* value, const float* gate, V* store, std::int64_t wi
 }
 
 template <typename V>
-INLINE void add_term(const Term& term, std::int64_t r, std::int64_t batch, std::int64_t width,
-                     float* row, float* sum) {
+INLINE void add_term(const Term& term, std::int64_t r, std::int64_t batch, std::int64_t lane,
+                     std::int64_t width, float* row, float* sum) {
   const std::int64_t at = r * width;
   const float* gate = term.gate == nullptr ? nullptr : term.gate + batch * term.gate_stride;
   V* store = term.store == nullptr ? nullptr : static_cast<V*>(term.store) + at;
   if (term.coefficients.empty()) {
     add(static_cast<const V*>(term.sources[0]) + at, gate, store, width, row);
   } else {
-    weighted_sum<V>(term, at, width, sum);
+    weighted_sum<V>(term, at, lane, width, sum);
     add(sum, gate, store, width, row);
   }
 }
@@ -89,10 +92,11 @@ INLINE void pass_rows(const RowPass& pass, std::int64_t begin, std::int64_t end)
   float *row = buffer.data(), *scratch = row + width;
   for (std::int64_t r = begin; r < end; ++r) {
     const std::int64_t batch = r / pass.rows_per_batch;
+    const std::int64_t lane = pass.lanes.empty() ? 0 : pass.lanes[static_cast<std::size_t>(batch)];
     const X* x = static_cast<const X*>(pass.x) + r * width;
 #pragma omp simd
     for (std::int64_t j = 0; j < width; ++j) row[j] = load(x, j);
-    for (const Term& term : pass.terms) add_term<V>(term, r, batch, width, row, scratch);
+    for (const Term& term : pass.terms) add_term<V>(term, r, batch, lane, width, row, scratch);
     if (!pass.terms.empty() || pass.x_out != pass.x) {
       X* x_out = static_cast<X*>(pass.x_out) + r * width;
       for (std::int64_t j = 0; j < width; ++j) save(x_out, j, row[j]);

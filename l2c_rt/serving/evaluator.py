@@ -12,6 +12,7 @@ from l2c_rt.backends.backend import Evaluation
 from l2c_rt.memory.request_slots import BatchSlots, RequestSlots
 from l2c_rt.memory.request_values import RequestValues
 from l2c_rt.runtime.profiler_ranges import trace_range
+from l2c_rt.runtime.sample_lanes import check_lanes
 from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.serving.intake import ROWS, Intake
 from l2c_rt.serving.kinds import kinds_of, written_slots
@@ -31,6 +32,7 @@ class Evaluator:
 
     def __init__(self, shared: SharedModel, intake: Intake, requests: int) -> None:
         version = shared.version
+        check_lanes(version.plan.lanes, 1)
         if version.backend.batched is None:
             raise ValueError(
                 f"Engine: the {version.backend.name} backend on {version.model.device} has one "
@@ -113,7 +115,8 @@ class Evaluator:
             kwargs = model.arguments(*inputs) | _joined(batch)
             slots = self._slots.of(rows)
             slots.values = self._values.of(rows)
-            out = self._evaluate(batch[0].step, model.begin(**kwargs), slots)
+            lanes = self._lanes(batch)
+            out = self._evaluate(batch[0].step, model.begin(**kwargs), slots, lanes)
         order = self.version.plan.order
         if order[batch[0].step] == order[0]:
             if self._shared.refuted(self.version, (), kwargs, out):
@@ -125,13 +128,20 @@ class Evaluator:
         """The outputs by a graph, once an evaluation has been compared with the model's own."""
         if self.graphs is None or not self._is_proved:
             return None
-        model, step = self.version.model, batch[0].step
+        model, step, lanes = self.version.model, batch[0].step, self._lanes(batch)
 
         def evaluate(x: Tensor, t: Tensor, labels: Tensor | None, slots: BatchSlots) -> Tensor:
             state = model.begin(**model.arguments(x, t, labels))
-            return model.to_tensor(self._evaluate(step, state, slots))
+            filled = lanes and (*lanes, *[0] * (len(x) - len(lanes)))
+            return model.to_tensor(self._evaluate(step, state, slots, filled))
 
-        return self.graphs.evaluate(batch[0].kind, evaluate, *inputs, rows)
+        return self.graphs.evaluate((batch[0].kind, lanes), evaluate, *inputs, rows)
+
+    def _lanes(self, batch: Sequence[Request]) -> tuple[int, ...]:
+        """The lane of every sample, where predictions have coefficients for each: cond first."""
+        if self.version.plan.lanes == 1:
+            return ()
+        return tuple(row for request in batch for row in range(request.rows))
 
     def _inputs(self, batch: Sequence[Request]) -> Inputs:
         x: list[Tensor] = []
@@ -147,12 +157,15 @@ class Evaluator:
             torch.cat(labels) if labels else None,
         )
 
-    def _evaluate(self, step: int, state: State, slots: BatchSlots) -> object:
+    def _evaluate(
+        self, step: int, state: State, slots: BatchSlots, lanes: tuple[int, ...]
+    ) -> object:
         version = self.version
         variant = version.plan.order[step]
         evaluation = Evaluation(
             state, slots, step, variant, tuple(self._intake.timesteps),
             version.plan.coefficients_at(step), version.operands.at(step, self._device),
+            lanes=lanes,
         )  # fmt: skip
         out = self._workspace.evaluate(version.plan.steps[variant], evaluation)
         slots.commit(self._written[variant])
