@@ -21,7 +21,7 @@ from l2c_rt.backends.cuda.linears import (
     problem_of,
     weight_and_bias,
 )
-from l2c_rt.backends.cuda.tuning.candidates import run_attention, run_split
+from l2c_rt.backends.cuda.tuning.runs import run_attention, run_split
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.backends.tuning.problems import AttentionConfig, AttentionProblem, LinearProblem
@@ -114,12 +114,11 @@ class BranchLauncher:
         weight, bias = self._weights.qkv(branch, inner)
         qkv, mixed = self._attention_buffers(inner)
         self._linears.run(b.h, weight, bias, None, qkv)
-        self._attend(inner, qkv, mixed)
-        self._into_slot(mixed, inner.proj, slot)
+        self._into_slot(self._attend(inner, qkv, mixed), inner.proj, slot)
 
-    def _attend(self, inner: FusableAttention, qkv: Tensor, mixed: Tensor) -> None:
+    def _attend(self, inner: FusableAttention, qkv: Tensor, mixed: Tensor) -> Tensor:
         choice = self._attentions[self._attention_problem(inner)]
-        run_attention(choice, self._kernels, qkv, inner.heads, inner.scale, mixed)
+        return run_attention(choice, self._kernels, qkv, inner.heads, inner.scale, mixed)
 
     def _mlp(self, branch: str, inner: FusableMlp, slot: int) -> None:
         hidden = self._hidden(inner)

@@ -65,7 +65,7 @@ class QuantizedBranches(BranchLauncher):
         first, last = self._quantized.of(branch)
         qkv, mixed = self._attention_buffers(inner)
         self._product(self._input, first, qkv)
-        self._attend(inner, qkv, mixed)
+        mixed = self._attend(inner, qkv, mixed)
         self._product(self._narrowed(mixed, None), last, self._buffers.memory.slots[slot])
 
     def _mlp(self, branch: str, inner: FusableMlp, slot: int) -> None:

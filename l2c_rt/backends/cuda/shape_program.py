@@ -20,6 +20,7 @@ from l2c_rt.backends.cuda.linears import Linears
 from l2c_rt.backends.cuda.modulation_table import ModulationTable
 from l2c_rt.backends.cuda.prediction_table import PredictionTable
 from l2c_rt.backends.cuda.quantized_branches import QuantizedBranches
+from l2c_rt.backends.cuda.skip_linears import SkipLinears
 from l2c_rt.backends.cuda.step_launcher import Finish, StepLauncher
 from l2c_rt.backends.cuda.token_launcher import TokenLauncher
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
@@ -79,14 +80,16 @@ class ShapeProgram:
             BranchLauncher(*common) if self.quantized is None
             else QuantizedBranches(*common, self.quantized)
         )  # fmt: skip
+        skip_linears = {} if fusable.outer is None else fusable.outer.skip_linears
+        self.skips = SkipLinears(skip_linears, buffers, kernels, linears)
         self.tokens = None
         if self.plan.tokens is not None:
             self.tokens = TokenLauncher(
                 fusable, buffers, tables, self.plan, self.variants, kernels, linears
             )
         self.launcher = StepLauncher(
-            fusable, buffers, tables, self.weights, self.branches, kernels, self.predictions,
-            self.tokens,
+            fusable, buffers, tables, self.weights, self.branches, self.skips, kernels,
+            self.predictions, self.tokens,
         )  # fmt: skip
 
     def capture(self, finish: Finish, meaning: Callable[[], Tensor], result: Tensor) -> None:
@@ -97,6 +100,7 @@ class ShapeProgram:
         """
         began = time.perf_counter()
         self.branches.tune()
+        self.skips.tune(self._tuner)
         if self.tokens is not None:
             self.tokens.tune()
         for variant in self.variants:
@@ -115,6 +119,7 @@ class ShapeProgram:
             launches = [launch for variant in self.variants for launch in variant]
             self.nodes = sum(launch_kernels(launch, nodes) for launch in launches)
             self.nodes += sum(map(self.branches.more_kernels, launches))
+            self.nodes += sum(map(self.skips.more_kernels, launches))
         self.seconds += time.perf_counter() - began
 
     def _first_pass(self, fills: list[Work], steps: list[Work], first: FirstStep) -> None:

@@ -13,6 +13,7 @@ from l2c_rt.backends.cuda.branch_launcher import BranchLauncher
 from l2c_rt.backends.cuda.buffers import Buffers
 from l2c_rt.backends.cuda.modulation_table import ModulationTable, chunk_of
 from l2c_rt.backends.cuda.prediction_table import PredictionTable
+from l2c_rt.backends.cuda.skip_linears import SkipLinears
 from l2c_rt.backends.cuda.token_launcher import TokenLauncher
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.kernels.operands import Reuses
@@ -42,6 +43,7 @@ class StepLauncher:
         tables: ModulationTable,
         weights: WeightCopies,
         branches: BranchLauncher,
+        skips: SkipLinears,
         kernels: Any,
         predictions: PredictionTable | None,
         tokens: TokenLauncher | None,
@@ -50,7 +52,7 @@ class StepLauncher:
         self._predictions, self._tokens = predictions, tokens
         self._fusable, self._outer = fusable, fusable.outer
         self.buffers, self.tables, self.weights = buffers, tables, weights
-        self._branches, self._kernels = branches, kernels
+        self._branches, self._skips, self._kernels = branches, skips, kernels
         self._gated = fusable.modulation is not None
         self._lists: dict[tuple[Term, ...], Reuses] = {}
         self._mixed: dict[Mix, Reuses] = {}
@@ -71,7 +73,8 @@ class StepLauncher:
             elif isinstance(launch, Embed):
                 self._embed(launch)
             elif isinstance(launch, SkipLinear):
-                self._skip_linear(launch)
+                self._branches.settle()
+                self._skips.run(launch)
             else:
                 assert isinstance(launch, Final)
                 self._branches.settle()
@@ -211,15 +214,6 @@ class StepLauncher:
         affine = norm.weight.detach(), norm.bias.detach()
         k.patch_embed_norm(latents, embedding, batch, *affine, prefix, norm.eps, out=out)
         self._branches.take_embedded()
-
-    def _skip_linear(self, launch: SkipLinear) -> None:
-        self._branches.settle()
-        linear, streams = self._outer.skip_linears[launch.node], self.buffers.streams
-        bias = None if linear.bias is None else linear.bias.detach()
-        self._kernels.skip_linear(
-            streams[launch.source], streams[launch.skip], linear.weight.detach(), bias,
-            out=streams[launch.target],
-        )  # fmt: skip
 
 
 def why_not_launched(fusable: FusableModel, outer: OuterLayers) -> str:
