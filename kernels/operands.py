@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,19 +40,28 @@ class Modulation:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What the slots of a list are multiplied by: entry i by `table[counter[0], columns[i]]`.
+    """What the slots of a list are multiplied by: entry i by `table[counter[0], columns[i]]`, of
+    image b, where there are offsets, by that of column `columns[i] + offsets[b]`.
 
-    Shapes: table float32 [S, W]; columns int32 [k]; counter int32 [2], see `Solver`.
+    Shapes: table float32 [S, W]; columns int32 [k]; counter int32 [2], see `Solver`; offsets int32
+    [B].
     """
 
     table: Tensor
     columns: Tensor
     counter: Tensor
+    offsets: Tensor | None = None
 
-    def now(self) -> list[float]:
-        """The factors of the evaluation under way."""
-        numbers: list[float] = self.table[self.counter[0], self.columns.long()].tolist()
-        return numbers
+    def now(self, places: Tensor | None = None) -> Sequence[float | Tensor]:
+        """The factors of the evaluation under way; [B, 1, 1] each, where images have their own."""
+        columns = self.columns.long()
+        if places is None and self.offsets is None:
+            numbers: list[float] = self.table[self.counter[0], columns].tolist()
+            return numbers
+        if self.offsets is not None:
+            columns = columns + self.offsets[:, None].long()
+        steps = self.counter[:1, None] if places is None else places[:, 1:]
+        return self.table[steps.long(), columns][..., None, None].unbind(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +69,27 @@ class Reuses:
     """A run of reuses: slots of one arena and, where branches have gates, the chunk number of each
     gate.  The lists are read on the device and may be empty.  With `weights` a sum of predictions.
 
-    Shapes: arena [N, B, T, D] or [N, B T, D], each slot contiguous; slots, gates int32 [k].
+    With `places` image b has its outputs at `places[b, 0]` of every slot, where R images have room,
+    and is itself at the evaluation `places[b, 1]`, which the weights are of.
+
+    Shapes: arena [N, B, T, D] or [N, B T, D], with places [N, R, T, D], each slot contiguous;
+    slots, gates int32 [k]; places int32 [B, 2].
     """
 
     arena: Tensor
     slots: Tensor
     gates: Tensor | None = None
     weights: Weights | None = None
+    places: Tensor | None = None
 
-    def factors(self) -> list[float]:
+    def factors(self) -> Sequence[float | Tensor]:
         """What each slot is multiplied by, beside its gate."""
-        return [1.0] * len(self.slots) if self.weights is None else self.weights.now()
+        return [1.0] * len(self.slots) if self.weights is None else self.weights.now(self.places)
+
+    def output(self, slot: int, like: Tensor) -> Tensor:
+        """What a slot holds of every image.  Shapes: like and the result [B, T, D]."""
+        kept = self.arena[slot]
+        return kept.view_as(like) if self.places is None else kept[self.places[:, 0].long()]
 
     @staticmethod
     def none(x: Tensor) -> Reuses:
@@ -91,9 +111,11 @@ class OperandBank:
     index: Tensor
     column: int
 
-    def now(self, counter: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift of the evaluation under way.  Shapes: [T, D]."""
-        scale, shift = self.index[counter[0], self.column].tolist()
+    def now(self, counter: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scale and shift of the evaluation under way, [T, D], or with places of every image's,
+        [B, T, D]."""
+        step = counter[0] if places is None else places[:, 1].long()
+        scale, shift = self.index[step, self.column].long().unbind(-1)
         return self.bank[scale], self.bank[shift]
 
 

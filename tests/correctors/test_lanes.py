@@ -28,9 +28,11 @@ from l2c_rt.schedule.predictions import Predictions
 STEPS, IMAGES, LANES = 9, 2, 2
 
 
-def two_lanes(model: nn.Module, *, terms: int = 3, swapped: bool = False) -> CacheSchedule:
+def two_lanes(
+    model: nn.Module, *, terms: int = 3, swapped: bool = False, steps: int = STEPS
+) -> CacheSchedule:
     """Every reused branch is predicted, by other coefficients in each lane."""
-    plain = random_schedule(STEPS, count_branches(model), seed=3)
+    plain = random_schedule(steps, count_branches(model), seed=3)
     random = np.random.default_rng(0)
     sources = np.full((*plain.compute.shape, terms), -1, np.int16)
     for s, k in np.argwhere(~plain.compute).tolist():
@@ -146,7 +148,7 @@ def test_whole_runs_on_a_gpu_take_each_half_its_own_coefficients(
     toy: Any, window: int, graph: str
 ) -> None:
     model = toy()
-    schedule = two_lanes(model)
+    schedule = two_lanes(model, steps=10)
     taped = compile_taped(model, schedule, graph=graph, table_bytes=window)
     reference = rt.compile(model, schedule, backend="reference")
     for scale in (1.5, reference.bound_model.sampling.guidance.neutral):

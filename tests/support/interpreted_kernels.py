@@ -37,10 +37,20 @@ def test_row_kernels(
 
 
 @DTYPES
+@pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("count", [0, 1, 5])
 @pytest.mark.parametrize("op", WEIGHTED_OPS)
-def test_lists_with_weights(op: str, count: int, dtype: torch.dtype) -> None:
-    check(op, arguments(op, Sizes(dtype, count=count, weighted=True)))
+def test_lists_with_weights(op: str, count: int, lanes: int, dtype: torch.dtype) -> None:
+    check(op, arguments(op, Sizes(dtype, images=2, count=count, weighted=True, lanes=lanes)))
+
+
+@pytest.mark.parametrize("op", WEIGHTED_OPS)
+def test_images_in_other_lanes_are_other_sums(op: str) -> None:
+    operands = arguments(op, Sizes(weighted=True, lanes=2))
+    expected = truth(op)(**cloned(operands))
+    operands["reuses"].weights.offsets.copy_(operands["reuses"].weights.offsets.flip(0))
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(kernel(op)(**operands), expected)
 
 
 def test_a_mixture_may_be_written_over_one_of_its_slots() -> None:

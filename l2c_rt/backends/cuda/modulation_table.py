@@ -12,6 +12,7 @@ bound by reading up to some 200 (DDIM-50 of one image has 100 rows).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from l2c_rt.adapters.bound_model import FusableBranch
 from l2c_rt.backends.cuda.cuda_parts import FusedModel
+from l2c_rt.device.host_tensors import host_tensor
 from l2c_rt.kernels.operands import Modulation
 
 
@@ -26,6 +28,13 @@ def chunk_of(part: FusableBranch, number: int) -> int:
     """The chunk of a branch's shift (0), scale (1) or gate (2)."""
     assert part.first is not None
     return 6 * part.block + part.first + number
+
+
+class Tables(Protocol):
+    """What the launches of an evaluation read of a table."""
+
+    modulation: Modulation
+    steps: int
 
 
 class ModulationTable:
@@ -62,9 +71,25 @@ class ModulationTable:
         """The chunk of the final norm's shift; its scale follows."""
         return 6 * self._blocks
 
+    def seed(self) -> None:
+        """A timestep to check the first step at."""
+        self.t.fill_(500.0)
+
     def of_images(self) -> Tensor | None:
         """The label of every image of the batch."""
         return None if self.y is None else self.y[self.modulation.rows.long()]
+
+    def take(self, t: Sequence[float] | Tensor) -> None:
+        """The timesteps of the first evaluations."""
+        if isinstance(t, Tensor):
+            self.t[: len(t)].copy_(t)
+        elif self.t.is_cuda and torch.cuda.is_current_stream_capturing():
+            # A user's capture would read the numbers again, in memory that is others' by then.
+            for k, value in enumerate(t):
+                self.t[k].fill_(value)
+        else:
+            host = host_tensor(t, self.t.dtype, self.t.device)
+            self.t[: len(t)].copy_(host, non_blocking=True)
 
     def fill(self, count: int) -> None:
         """Fill `count` evaluations from `t` and `y`, and go back to the first; capturable."""
