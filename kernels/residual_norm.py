@@ -63,13 +63,13 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 
 
 @triton.jit(
-    do_not_specialize=["T"],
     do_not_specialize_on_alignment=["places_ptr"],
     launch_metadata=_metadata,
 )
 def _residual_norm_kernel(
     x_ptr, partial_sums_ptr, y_ptr, places_ptr, weight_ptr, bias_ptr, x_out_ptr, h_ptr, scales_ptr,
-    T, eps, D: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
+    eps, T: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     row, columns, inside = own_row(D, BLOCK)
     wait_for_kernel_before(PDL)
@@ -145,7 +145,7 @@ def _launch(
     tile = tile or row_tile(d)
     launched(_residual_norm_kernel, b * t)(
         x, y if partial_sums is None else partial_sums, y, places, weight, bias, x_out,
-        *parts_of(h, x), None if places is None else t, eps, D=d, BLOCK=row_block(d),
+        *parts_of(h, x), eps, T=None if places is None else t, D=d, BLOCK=row_block(d),
         SPLITS=0 if partial_sums is None else len(partial_sums),
         **row_options(_residual_norm_kernel, tile),
     )  # fmt: skip

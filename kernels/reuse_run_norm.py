@@ -56,7 +56,7 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 
 
 @triton.jit(
-    do_not_specialize=["T", "K", "num_weights"],
+    do_not_specialize=["K", "num_weights"],
     do_not_specialize_on_alignment=[
         "slots_ptr",
         "weights_ptr",
@@ -69,9 +69,9 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 )
 def _reuse_run_norm_kernel(
     x_ptr, arena_ptr, slots_ptr, weights_ptr, columns_ptr, counter_ptr, offsets_ptr, places_ptr,
-    weight_ptr, bias_ptr, x_out_ptr, h_ptr, scales_ptr, T, K, stride_slot_vectors, num_weights, eps,
-    D: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr, WEIGHTED: tl.constexpr,
-    WRITE_X: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
+    weight_ptr, bias_ptr, x_out_ptr, h_ptr, scales_ptr, K, stride_slot_vectors, num_weights, eps,
+    T: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
+    WEIGHTED: tl.constexpr, WRITE_X: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     row, columns, inside = own_row(D, BLOCK)
     wait_for_kernel_before(PDL)
@@ -180,10 +180,10 @@ def _launch(
     arena, weights = reuses.arena, weights_of(reuses)
     launched(_reuse_run_norm_kernel, b * t)(
         x, arena, reuses.slots, weights.table, weights.columns, weights.counter, weights.offsets,
-        reuses.places, *affine, x if x_out is None else x_out, *parts_of(h, x),
-        None if reuses.places is None and weights.offsets is None else t, len(reuses.slots),
+        reuses.places, *affine, x if x_out is None else x_out, *parts_of(h, x), len(reuses.slots),
         arena.stride(0) // 8, weights.table.shape[-1], eps,
-        D=d, BLOCK=row_block(d), UNROLL=tile.unroll, WEIGHTED=reuses.weights is weights,
+        T=None if reuses.places is None and weights.offsets is None else t, D=d,
+        BLOCK=row_block(d), UNROLL=tile.unroll, WEIGHTED=reuses.weights is weights,
         WRITE_X=x_out is not None, WRITE_H=h is not None,
         **row_options(_reuse_run_norm_kernel, tile),
     )  # fmt: skip

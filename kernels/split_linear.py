@@ -119,12 +119,11 @@ def _store_part(
 
 
 @triton.jit(
-    do_not_specialize=["T"],
     do_not_specialize_on_alignment=["places_ptr"],
     launch_metadata=_sum_metadata,
 )
 def _split_sum_kernel(
-    partial_sums_ptr, y_ptr, places_ptr, T,
+    partial_sums_ptr, y_ptr, places_ptr, T: tl.constexpr,
     D: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     row, columns, inside = own_row(D, BLOCK)
@@ -188,7 +187,7 @@ def split_sum(
     _check_lists.partial_sums(op, partial_sums, out, out.dtype, rows)
     tile = tile or row_tile(d)
     launched(_split_sum_kernel, rows)(
-        partial_sums, out, places, t, D=d, BLOCK=row_block(d), SPLITS=len(partial_sums),
+        partial_sums, out, places, T=t, D=d, BLOCK=row_block(d), SPLITS=len(partial_sums),
         **row_options(_split_sum_kernel, tile),
     )  # fmt: skip
     return out

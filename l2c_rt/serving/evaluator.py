@@ -42,9 +42,8 @@ class Evaluator:
                 'timestep for a batch; compile with backend="reference"'
             )
         self.version, self._shared, self._intake = version, shared, intake
-        parameter = next(version.model.model.parameters())
+        program, parameter = version.model.program, next(version.model.model.parameters())
         self._dtype, self._device = parameter.dtype, parameter.device
-        program = version.model.program
         # A model that runs its own forward keeps values of any shape.
         own = version.model.open_stage is not None
         is_reference = not own and version.backend.name == "reference"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import torch
 from published_outputs import relative
 from served import STEPS, at_ticks, image, solo
 from taped_graphs import TapeRecorder
+from three_backends import compiled
 from toys import count_branches, random_schedule, toy_dit
 
 import l2c_rt as rt
@@ -21,7 +21,7 @@ SCALES = (2.0, 1.0, 3.0)
 """The second one is no guidance."""
 
 
-def compiled(backend: str, *, swapped: bool = False, **options: Any) -> rt.Compiled:
+def with_lanes(backend: str, *, swapped: bool = False) -> rt.Compiled:
     model = toy_dit()
     plain = random_schedule(STEPS, count_branches(model), seed=7)
     schedule = corrected(plain, Goc(0.5, None))
@@ -29,17 +29,19 @@ def compiled(backend: str, *, swapped: bool = False, **options: Any) -> rt.Compi
     first = schedule.predictions.coefficients[0]
     lanes = np.stack([first, -2.0 * first][:: -1 if swapped else 1])
     schedule = replace(schedule, predictions=replace(schedule.predictions, coefficients=lanes))
-    return rt.compile(model, schedule, backend=backend, **options)
+    return compiled(backend, model, schedule)
 
 
-@pytest.mark.parametrize("taped", [False, True])
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize(
+    ("backend", "taped"),
+    [("reference", False), ("reference", True), ("fused", False), ("cuda", False)],
+)
 def test_samples_of_every_request_take_the_coefficients_of_their_lanes(
     backend: str, taped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if taped:
         monkeypatch.setattr(evaluator, "recorder_for", TapeRecorder)
-    fast = compiled(backend)
+    fast = with_lanes(backend)
     with rt.Engine(fast, max_batch=4) as engine:
         for _ in range(2):
             _, futures = at_ticks(
@@ -48,7 +50,7 @@ def test_samples_of_every_request_take_the_coefficients_of_their_lanes(
                 lambda i: engine.submit(image(i), i % 10, cfg_scale=SCALES[i % 3]),
             )
         assert max(engine.stats().batch_sizes) > 1
-    others = compiled(backend, swapped=True)
+    others = with_lanes(backend, swapped=True)
     for i, future in enumerate(futures):
         scale = SCALES[i % 3]
         error = relative(future.result(0), solo(fast, i, i % 10, cfg_scale=scale))
@@ -57,7 +59,7 @@ def test_samples_of_every_request_take_the_coefficients_of_their_lanes(
 
 
 def test_one_guided_request_by_itself_is_bitwise_a_run_of_sample() -> None:
-    fast = compiled("reference")
+    fast = with_lanes("reference")
     with rt.Engine(fast) as engine:
         out = engine.submit(image(3), 3, cfg_scale=2.0).result(60)
     assert torch.equal(out, solo(fast, 3, 3, cfg_scale=2.0))

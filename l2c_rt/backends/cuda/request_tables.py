@@ -65,6 +65,15 @@ class RequestTables:
             rows[sample : sample + count, first : first + len(t)].copy_(filled)
 
 
+def tables_for(
+    fused: FusedModel, counter: Tensor, rows: Sequence[int] | BatchTable, guided: int
+) -> tuple[ModulationTable | BatchTable, WeightCopies]:
+    """The table and the copies of weights of one input shape: its own, or those of all requests."""
+    if isinstance(rows, BatchTable):
+        return rows, rows.weights
+    return ModulationTable(fused, counter, rows), WeightCopies(fused.fusable, fused.outer, guided)
+
+
 class BatchTable:
     """The rows of the samples of one batch, which its graphs read by `index`.
 

@@ -20,12 +20,11 @@ from l2c_rt.backends.cuda.linears import Linears
 from l2c_rt.backends.cuda.modulation_table import ModulationTable
 from l2c_rt.backends.cuda.prediction_table import PredictionTable
 from l2c_rt.backends.cuda.quantized_branches import QuantizedBranches
-from l2c_rt.backends.cuda.request_tables import BatchTable
+from l2c_rt.backends.cuda.request_tables import BatchTable, tables_for
 from l2c_rt.backends.cuda.skip_linears import SkipLinears
 from l2c_rt.backends.cuda.step_launcher import Finish, StepLauncher
 from l2c_rt.backends.cuda.token_launcher import TokenLauncher
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
-from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.device.event_times import EventTimes
 from l2c_rt.device.graph_sequence import GraphSequence
 from l2c_rt.device.graphs import Eager, Graph, GraphStats, Recorder, Work
@@ -60,12 +59,7 @@ class ShapeProgram:
         self.device = outer.linear.weight.device
         places = rows.places if isinstance(rows, BatchTable) else None
         self.buffers = allocate(shape, fused, slots, buffers(self.variants), places)
-        self.tables: ModulationTable | BatchTable
-        if isinstance(rows, BatchTable):
-            self.tables, self.weights = rows, rows.weights
-        else:
-            self.tables = ModulationTable(fused, self.buffers.counter, rows)
-            self.weights = WeightCopies(fusable, outer, guided)
+        self.tables, self.weights = tables_for(fused, self.buffers.counter, rows, guided)
         self.quantized = fused.quantized
         self._checked, self._tuner = cuda.checked, cuda.tuner
         self.kernels = cuda.kernels if cuda.checked is None else ComparedKernels(cuda.kernels)
