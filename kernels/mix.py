@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check, _check_lists
-from l2c_rt.kernels._launch import RowTile, row_block, row_tile
+from l2c_rt.kernels._launch import RowTile, mix_tile, row_block
 from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
@@ -111,7 +111,7 @@ def mix(
         raise ValueError(f"{op}: reuses have no weights; use ungated_reuse_sum")
     if operand is not None:
         _check_lists.operand(op, operand, (t, d), reuses.weights, out)
-    tile, weights = tile or row_tile(d), weights_of(reuses)
+    tile, weights = tile or mix_tile(d), weights_of(reuses)
     arena = reuses.arena
     bank, index = (arena, reuses.slots) if operand is None else (operand.bank, operand.index)
     launched(_mix_kernel, b * t)(

@@ -18,8 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check, _check_lists
-from l2c_rt.kernels._launch import RowTile, narrowed_bytes, row_block, row_tile
-from l2c_rt.kernels._launcher import launched, row_options
+from l2c_rt.kernels._launch import RowTile, narrowed_bytes, row_block
+from l2c_rt.kernels._launcher import launched, list_tile, row_options
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
     loaded,
@@ -176,7 +176,7 @@ def _launch(
     tile: RowTile | None,
 ) -> None:
     b, t, d = x.shape
-    tile = tile or row_tile(d)
+    tile = tile or list_tile(_reuse_run_norm_kernel, d)
     arena, weights = reuses.arena, weights_of(reuses)
     launched(_reuse_run_norm_kernel, b * t)(
         x, arena, reuses.slots, weights.table, weights.columns, weights.counter, weights.offsets,

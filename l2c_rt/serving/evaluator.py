@@ -14,7 +14,6 @@ from l2c_rt.device.run_ahead import RunAhead
 from l2c_rt.memory.request_slots import BatchSlots, RequestSlots
 from l2c_rt.memory.request_values import RequestValues
 from l2c_rt.runtime.profiler_ranges import trace_range
-from l2c_rt.runtime.sample_lanes import check_lanes
 from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.serving.intake import ROWS, Intake
 from l2c_rt.serving.kinds import kinds_of, written_slots
@@ -35,7 +34,6 @@ class Evaluator:
 
     def __init__(self, shared: SharedModel, intake: Intake, requests: int, most: int) -> None:
         version = shared.version
-        check_lanes(version.plan.lanes, 1)
         if version.backend.batched is None:
             raise ValueError(
                 f"Engine: the {version.backend.name} backend on {version.model.device} has one "

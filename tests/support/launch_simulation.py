@@ -40,7 +40,8 @@ class OnMemory:
         self._buffers = [*b.streams.values(), b.h, b.qkv, b.mixed, b.hidden]
         self._buffers += p.branches._splits.values()
         if isinstance(record.program, CallProgram):
-            self._buffers += [record.program._tokens, record.program._image]
+            output = record.program._output
+            self._buffers += [output._tokens, output._image]
         kept = [b.memory.all_slots, b.latents, b.anchor, b.counter]
         self._memory = Memory([*kept, *self._buffers])
         for given in (b.latents, b.counter):

@@ -55,6 +55,7 @@ class NormInput(NamedTuple):
 
 
 NO_NORM = (0, 0.0, 0, 0, 0, 0, 0)
+NO_PLACES = (0, 0)
 
 
 def vector(tensor: Tensor | None) -> Vector | None:
@@ -97,6 +98,27 @@ def row_pass(
         _plain_pass(x, out, terms, norm, lanes)
 
 
+def norm_some(x: Tensor, places: Tensor, norm: NormInput, h: Tensor) -> None:
+    """h = the norm of the rows at `places`, modulated; the norm's own rows are not written.
+
+    Shapes: x [B, T, D], contiguous; places int64 [B, k]; h [B, k, D], at the address of norm.h.
+    """
+    if not _is_native(x, h.dtype, ()):
+        some = x.gather(1, places.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        _plain_pass(some, some, (), norm._replace(h=h))
+        return
+    batch, count = places.shape
+    native_row_pass(
+        (x.data_ptr(), x.data_ptr()),
+        (x.dtype is torch.bfloat16, h.dtype is torch.bfloat16),
+        (batch * count, count, x.shape[2]),
+        [],
+        norm.arguments,
+        (places.data_ptr(), x.shape[1]),
+        torch.get_num_threads(),
+    )
+
+
 def _dtype_of(terms: Sequence[Term], x: Tensor) -> torch.dtype:
     return terms[0].sources[0].dtype if terms else x.dtype
 
@@ -130,6 +152,7 @@ def _native_pass(
         (batch * tokens, tokens, width),
         [_arguments(term, count) for term in terms],
         NO_NORM if norm is None else norm.arguments,
+        NO_PLACES,
         torch.get_num_threads(),
         lanes,
     )
