@@ -6,7 +6,6 @@ from l2c_rt.plan.ops import Compute, Iterate, Plan, Predict, ReuseRun, StepPlan
 from l2c_rt.plan.program import BlockProgram
 from l2c_rt.schedule.predictions import Predictions
 
-
 LANES = 2
 """Cond and uncond."""
 

@@ -188,3 +188,25 @@ def test_the_own_forward_tells_lanes_apart_also_in_merged_blocks(
             expected = torch.cat([cond.chunk(2)[0], uncond.chunk(2)[1]])
             assert torch.equal(out, expected)
     assert max(relative(a, b) for a, b in zip(*alone, strict=True)) > 1e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("toy", [toy_dit, toy_uvit])
+def test_a_gpu_tells_lanes_apart_in_calls_and_whole_runs(toy: Any) -> None:
+    schedule = two_lanes(toy(), steps=10)
+    options = {"backend": "fused", "tune": False}
+    fused = rt.compile(toy().cuda(), schedule, **options)
+    swapped = rt.compile(toy().cuda(), two_lanes(toy(), swapped=True, steps=10), **options)
+    reference = rt.compile(toy(), schedule, backend="reference")
+    expected = reference.sample(noise(0), [1, 2], cfg_scale=1.5)
+    assert relative(fused.sample(noise(0).cuda(), [1, 2], cfg_scale=1.5).cpu(), expected) < 1e-4
+    other = swapped.sample(noise(0).cuda(), [1, 2], cfg_scale=1.5).cpu()
+    assert relative(other, expected) > 1e-3
+    calls = rt.compile(toy().cuda(), two_lanes(toy()), timesteps=timesteps(STEPS), **options)
+    expected = guided_run(rt.compile(toy(), two_lanes(toy()), timesteps=timesteps(STEPS)))
+
+    def on_the_gpu(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return calls(x.cuda(), t.cuda(), y.cuda()).cpu()
+
+    for a, b in zip(guided_run(on_the_gpu), expected, strict=True):
+        assert relative(a, b) < 1e-4

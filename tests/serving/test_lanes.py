@@ -63,3 +63,13 @@ def test_one_guided_request_by_itself_is_bitwise_a_run_of_sample() -> None:
     with rt.Engine(fast) as engine:
         out = engine.submit(image(3), 3, cfg_scale=2.0).result(60)
     assert torch.equal(out, solo(fast, 3, 3, cfg_scale=2.0))
+
+
+def test_more_lanes_than_a_request_has_are_refused() -> None:
+    fast = with_lanes("reference")
+    predictions = fast.schedule.predictions
+    assert predictions is not None
+    three = replace(predictions, coefficients=np.repeat(predictions.coefficients[:1], 3, axis=0))
+    schedule = replace(fast.schedule, predictions=three)
+    with pytest.raises(ValueError, match="3 lanes, a request has 2"):
+        rt.Engine(rt.compile(toy_dit(), schedule, calls_per_step=3))
