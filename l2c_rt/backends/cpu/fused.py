@@ -141,10 +141,11 @@ class FusedCpu(OpByOp):
 
     def refresh(self, op: Refresh, evaluation: Evaluation) -> None:
         assert self._tokens is not None
+        if op.tokens:
+            self._pass(evaluation.state, None)
         places = chosen_tokens(self._tokens, op, evaluation, choose)
         out = evaluation.slots.load(op.slot)
         if op.tokens:
-            self._pass(evaluation.state, None)
             x = evaluation.state.x
             whole = self._input_like(x)
             h = whole.view(-1)[: places.numel() * x.shape[2]].view(*places.shape, -1)
