@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -108,11 +109,14 @@ class Evaluator:
         Shapes: [1, C, H, W] each, in the dtype of the request's latents.
         """
         outputs = self._outputs(batch)
-        predictions, row = [], 0
-        for request in batch:
-            own = outputs[row : row + request.rows]
-            predictions.append(self._intake.predicted(own, request.latents, request.cfg_scale))
-            row += request.rows
+        predictions: list[Tensor] = []
+        first = 0
+        # Neighbours with the same guidance in one go.
+        for alike, requests in groupby(batch, lambda r: (r.rows, r.cfg_scale, r.latents.dtype)):
+            samples = alike[0] * len(list(requests))
+            out = outputs[first : first + samples]
+            predictions += self._intake.predicted(out, *alike).split(1)
+            first += samples
         # Else requests that arrive would wait for all that was queued before.
         self._ahead.queued()
         return predictions

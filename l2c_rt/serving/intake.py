@@ -63,9 +63,9 @@ class Intake(Protocol):
     def start(self, asked: Asked) -> Start:
         """Raises TypeError or ValueError where the inputs do not fit."""
 
-    def predicted(self, out: Tensor, latents: Tensor, cfg_scale: float) -> Tensor:
-        """What the model predicts, guided where `out` has two samples.  Shapes: out [1 or 2, ...],
-        the result [1, ...]."""
+    def predicted(self, out: Tensor, rows: int, cfg_scale: float, dtype: torch.dtype) -> Tensor:
+        """What the model predicts, guided where a request has two samples.  Shapes: out
+        [n rows, ...] of n requests, the result [n, ...]."""
 
 
 class PublishedIntake:
@@ -104,9 +104,9 @@ class PublishedIntake:
         latents = noise.detach().clone()
         return Start(latents, PublishedSteps(self._solver), scale, rows, labels)
 
-    def predicted(self, out: Tensor, latents: Tensor, cfg_scale: float) -> Tensor:
-        own = out.to(latents.dtype)[:, : self._loop.channels]
-        return loops.guide(self._loop, own[:1], own[1:], cfg_scale) if len(own) == ROWS else own
+    def predicted(self, out: Tensor, rows: int, cfg_scale: float, dtype: torch.dtype) -> Tensor:
+        own = out.to(dtype)[:, : self._loop.channels]
+        return loops.guide(self._loop, own[::2], own[1::2], cfg_scale) if rows == ROWS else own
 
 
 class SolverIntake:
@@ -156,9 +156,10 @@ class SolverIntake:
             float(asked.cfg_scale or 1.0), len(samples), inputs=samples,
         )  # fmt: skip
 
-    def predicted(self, out: Tensor, latents: Tensor, cfg_scale: float) -> Tensor:
-        own = out.to(latents.dtype)
-        return own[1:] + cfg_scale * (own[:1] - own[1:]) if len(own) == ROWS else own
+    def predicted(self, out: Tensor, rows: int, cfg_scale: float, dtype: torch.dtype) -> Tensor:
+        own = out.to(dtype)
+        cond, uncond = own[::2], own[1::2]
+        return uncond + cfg_scale * (cond - uncond) if rows == ROWS else own
 
     def _check_known(self, shared: SharedModel) -> None:
         if shared.loop is None:
