@@ -114,7 +114,7 @@ def _final_update_kernel(
     for i in tl.range(0, K, loop_unroll_factor=UNROLL):
         y = loaded(arena_ptr + slot_offsets(slots_ptr, i, K, stride_slot_vectors), offsets, inside)
         if WEIGHTED:
-            # The offset anew at each: held, it is the register too many on sm_100.
+            # The offset anew at each: to hold it takes registers that there are none of.
             column = tl.load(columns_ptr + i) + own_offset(offsets_ptr, images)
             y *= tl.load(weights_ptr + column)
         x += loaded(table_ptr, table + tl.load(gates_ptr + i) * D + columns, inside) * y
@@ -217,7 +217,8 @@ def _launch(
     n, c, height, width = latents.shape
     arena, table, d = reuses.arena, modulation.table, final.weight.shape[-1]
     tokens = height * width // final.patch**2
-    tile, weights = tile or final_tile(d), weights_of(reuses)
+    weights = weights_of(reuses)
+    tile = tile or final_tile(d, lanes=weights.offsets is not None)
     # Pointers that the flags leave unread still need an address.
     unread = PatchEmbedding(final.weight, final.bias, final.bias, final.patch)
     x, embedding = (start, unread) if isinstance(start, Tensor) else (arena, start)

@@ -131,7 +131,8 @@ def final_update_norm(
     out = torch.empty_like(latents) if out is None else out
     _check.tensor(op, "out", out, tuple(latents.shape), latents, _check.FLOAT32)
     n, c, height, width = latents.shape
-    arena, tile, weights = reuses.arena, tile or final_tile(d), weights_of(reuses)
+    arena, weights = reuses.arena, weights_of(reuses)
+    tile = tile or final_tile(d, lanes=weights.offsets is not None)
     launched(_final_update_norm_kernel, n * (t - extras))(
         x, arena, reuses.slots, weights.table, weights.columns, weights.offsets, weight, bias,
         final.weight,

@@ -105,7 +105,7 @@ def norm_some(x: Tensor, places: Tensor, norm: NormInput, h: Tensor) -> None:
     """
     if not _is_native(x, h.dtype, ()):
         some = x.gather(1, places.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-        _plain_pass(some, some, (), norm._replace(h=h))
+        _plain_pass(some, some, (), norm._replace(h=h), ())
         return
     batch, count = places.shape
     native_row_pass(
