@@ -102,7 +102,7 @@ def reference_backend(
 ) -> Backend:
     """The reference for a described model."""
 
-    def workspace(plan: Plan, requests: int = 1) -> Reference:
+    def workspace(plan: Plan, requests: int = 1, most: int = 1) -> Reference:
         return Reference(model, plan.tokens)
 
     return Backend("reference", unchanged, workspace, reasons, notes=notes, batched=workspace)

@@ -234,7 +234,7 @@ def fused_cpu_backend(
     attention = Attention(chooser)
     notes = products.reasons(linears_of(model.model, fusable)) if packs else ()
 
-    def workspace(plan: Plan, requests: int | None = None) -> FusedCpu:
+    def workspace(plan: Plan, requests: int | None = None, most: int = 1) -> FusedCpu:
         return FusedCpu(model, fusable, products, attention, plan, requests)
 
     return Backend("fused", fused_passes, workspace, reasons, copies=products, notes=notes,
