@@ -47,17 +47,18 @@ def _describe(method: DynamicMethod, sites: Sequence[str] | None, model: nn.Modu
     if sites is None and wanted is not None:
         sites = wanted(model)
     described = describe(model, sites=sites, granularity=method.granularity)
+    adapters = None
     if described.open_stage is None:
         own = own_instead(described, f"{type(method).__name__} decides inside of it")
         # Nothing is refused: the method is for the own forward.
-        described = replace(own, refused="", notes=own.notes[1:])
+        adapters, described = described, replace(own, refused="", notes=own.notes[1:])
     facts = ModelFacts(
         type(model).__name__,
         _block_paths(model, described.sites),
         frozenset(path for path, _ in model.named_modules()),
         forward_order(model),
     )
-    return replace(described, dynamic=Dynamic.of(method, facts))
+    return replace(described, dynamic=Dynamic.of(method, facts), described=adapters)
 
 
 def _block_paths(model: nn.Module, sites: Sequence[Site]) -> tuple[str, ...]:

@@ -33,8 +33,8 @@ def value_norm_scores(v: Tensor) -> Tensor:
 
 
 def stream_scores(score: str, x: Tensor, kept: Tensor) -> Tensor:
-    """ "norm": |x|; "similarity": 1 - the cosine of a token and the output that is kept for it; as a
-    unit vector over the tokens, in float32.
+    """1 - the cosine of a token and the output that is kept for it ("similarity"), or |x| ("norm"),
+    as a unit vector over the tokens, in float32.
 
     Shapes: x, kept [B, T, D] -> [B, T].
     """
