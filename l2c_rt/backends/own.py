@@ -12,9 +12,10 @@ from torch.utils._pytree import tree_map
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.block_sites import WHOLE_MODEL
 from l2c_rt.backends.backend import Counted, Evaluation
+from l2c_rt.backends.block_calls import BlockCall
 from l2c_rt.backends.cpu.packed_linears import PackedLinears
 from l2c_rt.backends.graphs.forward import VisitUnit
-from l2c_rt.backends.own_blocks import ADDED, BlockCall, BlockVisits, Keeping
+from l2c_rt.backends.own_blocks import ADDED, BlockVisits, Keeping
 from l2c_rt.backends.own_calls import CallPlans, LaneCalls
 from l2c_rt.backends.own_rows import (
     STAND_INS,

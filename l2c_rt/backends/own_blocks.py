@@ -9,29 +9,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
+from l2c_rt.adapters.own.block_sites import WHOLE_MODEL
 from l2c_rt.adapters.own.observe import write_count
 from l2c_rt.adapters.own.probe import streams_by_shape
 from l2c_rt.backends.backend import Evaluation
+from l2c_rt.backends.block_calls import (
+    BlockCall,
+    continued_arguments,
+    parts_of,
+    refuse_writes,
+    sum_of,
+    without_tensors,
+)
 from l2c_rt.backends.block_rows import BlockAction, BlockRow, Streams, block_rows
 from l2c_rt.backends.own_calls import CallPlan, LaneCalls
 from l2c_rt.backends.own_rows import copy_of
 from l2c_rt.backends.step_numbers import StepNumbers
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
 from l2c_rt.memory.mixing import mixed_values
-
-
-class BlockCall(NamedTuple):
-    """A call of a block, and which one it is in this evaluation."""
-
-    path: str
-    number: int
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -77,6 +75,7 @@ class BlockVisits:
         self._row: BlockRow = {}
         self._values = KeptValues()
         self._returned: dict[str, Any] = {}
+        self._structure: TreeSpec | None = None
         self._kept, self._group = set[ValueKey](), _Group.of({})
 
     def begin(self, evaluation: Evaluation, values: KeptValues) -> None:
@@ -107,12 +106,26 @@ class BlockVisits:
         Raises ValueError where the model's code changes a tensor between two blocks of a group, or
         a block writes to an argument that it continues.
         """
+        out = self._visited(call)
+        if call.path != WHOLE_MODEL.name:
+            return out
+        assert self._structure is not None
+        return tree_unflatten(out, self._structure)
+
+    def _flat(self, call: BlockCall, out: Any) -> Any:
+        """What a block gives; of a whole model, whatever holds its tensors, the tensors in it."""
+        if call.path != WHOLE_MODEL.name:
+            return out
+        leaves, self._structure = tree_flatten(out)
+        return tuple(leaves)
+
+    def _visited(self, call: BlockCall) -> Any:
         if self._planned is None:
             return self._observed(call)
         action = self._row.get(call.path)
         if action is None:
-            return call.module(*call.args, **call.kwargs)
-        arguments = _arguments(call, action.streams)
+            return self._flat(call, call.module(*call.args, **call.kwargs))
+        arguments = continued_arguments(call, action.streams)
         if action.is_first:
             self._group = _Group.of(arguments, copies=action.computes and action.in_place)
         else:
@@ -123,30 +136,30 @@ class BlockVisits:
         elif action.is_last:
             self._group = _Group.of({})
         else:
-            pairs = zip(action.streams, _parts(out), strict=True)
+            pairs = zip(action.streams, parts_of(out), strict=True)
             self._group.handed = {s.name: part for s, part in pairs if s is not None}
             self._group.last = call.path
         return out
 
     def _observed(self, call: BlockCall) -> Any:
         """A call of an evaluation 0 that no probe has foreseen: each block is kept by itself."""
-        out = self._calls.call(call.path, call.module, call.args, call.kwargs)
+        out = self._flat(call, self._calls.call(call.path, call.module, call.args, call.kwargs))
         slot = self._calls.slot_of(call.path)
         if slot is not None:
             observed = self._calls.last_call
             streams = streams_by_shape(observed)
-            self._group = _Group.of(_arguments(call, streams))
-            _refuse_writes(call.path, [n for n in observed.overwritten if n in self._group.entered])
+            self._group = _Group.of(continued_arguments(call, streams))
+            refuse_writes(call.path, [n for n in observed.overwritten if n in self._group.entered])
             self._keep(call, slot, streams, out)
         return out
 
     def _computed(self, call: BlockCall, action: BlockAction) -> Any:
-        out = call.module(*call.args, **call.kwargs)
+        out = self._flat(call, call.module(*call.args, **call.kwargs))
         if action.is_last and not self._has_exit:
-            _refuse_writes(call.path, self._group.written())
+            refuse_writes(call.path, self._group.written())
             self._keep(call, action.slot, action.streams, out)
         elif call.path not in self._returned:
-            self._returned[call.path] = _without_tensors(out)
+            self._returned[call.path] = without_tensors(out)
         return out
 
     def _reused(self, call: BlockCall, action: BlockAction) -> Any:
@@ -165,7 +178,7 @@ class BlockVisits:
         if not action.computes:
             out: Tensor = self._sums(call, action)
             return out
-        _refuse_writes(call.path, self._group.written())
+        refuse_writes(call.path, self._group.written())
         self._keep(call, action.slot, action.streams, entering)
         return entering
 
@@ -174,8 +187,10 @@ class BlockVisits:
         if self._outputs:
             return tree_map(copy_of, kept)
         parts = [
-            part if s is None else _sum(self._group.entered[s.name], part, in_place=action.in_place)
-            for s, part in zip(action.streams, _parts(kept), strict=True)
+            part
+            if s is None
+            else sum_of(self._group.entered[s.name], part, in_place=action.in_place)
+            for s, part in zip(action.streams, parts_of(kept), strict=True)
         ]
         return parts[0] if isinstance(kept, Tensor) else type(kept)(parts)
 
@@ -217,32 +232,6 @@ class BlockVisits:
         """What an inner block of a group gives on reuse: only the next block of it is given it."""
         handed = [
             part if s is None else self._group.entered[s.name]
-            for s, part in zip(streams, _parts(returned), strict=True)
+            for s, part in zip(streams, parts_of(returned), strict=True)
         ]
         return type(returned)(handed) if isinstance(returned, tuple | list) else handed[0]
-
-
-def _arguments(call: BlockCall, streams: Streams) -> dict[str, Any]:
-    return {s.name: s.of(call.args, call.kwargs) for s in streams if s is not None}
-
-
-def _refuse_writes(path: str, names: list[str]) -> None:
-    if names:
-        raise ValueError(
-            f"{path}: its argument {names[0]} was written to in place, so what the block adds to "
-            'it is not known; compile with merge=False or granularity="branch"'
-        )
-
-
-def _sum(entered: Tensor, kept: Tensor, *, in_place: bool) -> Tensor:
-    return entered.add_(kept) if in_place else entered + kept
-
-
-def _parts(out: Any) -> tuple[Any, ...]:
-    return tuple(out) if isinstance(out, tuple | list) else (out,)
-
-
-def _without_tensors(out: Any) -> Any:
-    """The container of an output and what else stands in it, without the tensors' memory."""
-    parts = [torch.empty(0) if isinstance(part, Tensor) else part for part in _parts(out)]
-    return type(out)(parts) if isinstance(out, tuple | list) else parts[0]

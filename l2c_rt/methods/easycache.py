@@ -22,8 +22,10 @@ class EasyCache(Deciding):
     Of a model that also predicts variances (twice the channels out) v is the first half, as where
     the published program was run on DiT; the variances stay those of the last computed call, which
     is ours: the published models have none.
-    Kept: output - input of each call, and x', x, v.  Needs: an output of the shape of the input, or
-    with twice its channels.
+    Of a model whose input has conditions behind the latents (more channels in) x and v are as many
+    channels as come out; of a list of images all count.
+    Kept: output - input of each call, and x', x, v.  Needs: an output of the shape of the first
+    argument, but for channels: tokens, images or frames, in whatever container.
     Source: arXiv 2507.02860; github H-EmbodVis/EasyCache.
     """
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from l2c_rt.calibration.runs import Progress
@@ -13,6 +14,9 @@ from l2c_rt.regression.cached_walk import CachedWalk, FixedPredictor
 from l2c_rt.regression.calibration_runs import CalibrationRuns
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.schedule.predictions import Predictions
+
+LEAST_ERROR = 1e-20
+"""Of a relative squared error whose logarithm is taken."""
 
 
 def judged(
@@ -35,14 +39,28 @@ def judged(
 
         walk = CachedWalk(calibration.bound_model, FixedPredictor(candidate))
         ends.append(calibration.run(run, walk, advance)[1])
-    errors = [squared_error(end, ends[0]) for end in ends[1:]]
+    errors = [log_error(end, ends[0]) for end in ends[1:]]
     return candidates[int(np.nanargmin(errors))]
 
 
-def squared_error(ends: Sequence[Tensor], others: Sequence[Tensor]) -> float:
-    """The sum of squared differences."""
-    pairs = zip(ends, others, strict=True)
-    return sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
+def log_error(ends: Sequence[Tensor], full: Sequence[Tensor]) -> float:
+    """The logarithm of the relative squared error, its mean over images: PSNR but for a factor.
+
+    The errors' own mean would be that of the one image that any small change turns into another.
+    Shapes: [n, ...] each.
+    """
+    differences = [a.double() - b.double() for a, b in zip(ends, full, strict=True)]
+    errors, norms = _squares(differences), _squares([b.double() for b in full])
+    relative = errors / norms.clamp(min=LEAST_ERROR)
+    return float((relative + LEAST_ERROR).log().mean())
+
+
+def _squares(parts: Sequence[Tensor]) -> Tensor:
+    """Of each image.  Shapes: [n, ...] each -> [n]; their sum, [1], where they differ in n."""
+    squares = [part.reshape(len(part), -1).square().sum(dim=1) for part in parts]
+    if len({len(square) for square in squares}) > 1:
+        squares = [square.sum(dim=0, keepdim=True) for square in squares]
+    return torch.stack(squares).sum(dim=0)
 
 
 def _part(schedule: CacheSchedule, share: float) -> Predictions:

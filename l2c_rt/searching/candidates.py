@@ -1,67 +1,60 @@
 """Candidate schedules, tried in whole runs; the one that ends nearest to the full run is kept.
 
-A candidate is planned from the errors times factors: of the evaluation (how an error early or late
-counts in the end), of the age, and of each branch and evaluation by itself.  Factors start near
-those of the best candidate so far and are drawn by the number of the candidate, so that a search
-that is taken up tries what it would have.
+A candidate is planned from the errors.  The first ones take them as they are and growing with age,
+by single branches and by whole evaluations.  The later ones look around the best so far: what it
+computes is made dearer to reuse and what it reuses cheaper, and all is changed at random, so that a
+few cells, branches or evaluations change sides at the same share.  Changes are drawn by the number
+of the candidate, so that a search that is taken up tries what it would have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from l2c_rt.searching.columns import Array, BoolArray, planned
+from l2c_rt.searching.columns import Array, BoolArray, planned, planned_whole
 
-SHAPE = 4
-"""Factors of a candidate beside those of single evaluations and branches: the slope and bend over
-evaluations, the growth with age, and how much errors differ."""
+FIRST = tuple((whole, growth) for growth in (1.0, 0.0, 2.0) for whole in (True, False))
+"""Of the first candidates: whether whole evaluations are reused, and the power of the age that
+errors are multiplied by.  A branch that is reused twice running starts from what is off already."""
 
-WIDE, NARROW = 1.0, 0.3
-PHASE = 12
-"""Candidates that look around widely; the later ones stay near the best."""
+STICKINESS = (0.5, 1.0, 2.0)
+"""Logarithms of the factors that keep a candidate near the best."""
+
+WIDTHS = (0.0, 0.5, 1.0)
+"""Of the random changes of evaluations, of branches and of single cells."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Best:
-    """The best candidate so far, by the logarithms of its factors."""
+    """The best candidate so far, None before the first, and the digests of all."""
 
-    factors: Array
+    compute: BoolArray | None = None
     error: float = np.inf
     tried: int = 0
-    schedules: set[bytes] = field(default_factory=set)
-
-    @staticmethod
-    def unknown(steps: int, branches: int) -> Best:
-        """Before the first candidate, which is planned from the errors as they are."""
-        return Best(np.zeros(SHAPE + steps + branches))
+    seen: frozenset[bytes] = field(default_factory=frozenset)
 
 
-def factors_of(best: Best, seed: int) -> Array:
-    """The factors of the next candidate."""
-    if best.tried == 0:
-        return best.factors
+def candidate(best: Best, errors: Array, costs: Array, reuse: float, seed: int) -> BoolArray:
+    """The next one.  Shapes: errors [S, K, A], costs [K] -> [S, K]."""
+    ages = np.arange(1, errors.shape[2] + 1)
+    if best.compute is None or best.tried < len(FIRST):
+        whole, growth = FIRST[best.tried]
+        plan = planned_whole if whole else planned
+        return plan(errors * ages**growth, costs, reuse)
     random = np.random.default_rng([seed, best.tried])
-    changes = random.normal(size=len(best.factors))
-    width = WIDE if best.tried < PHASE else NARROW
-    changes[:SHAPE] *= width * np.array([3.0, 3.0, 1.0, 0.3])
-    changes[SHAPE:] *= width * (0.0 if best.tried < PHASE else 1.0)
-    return best.factors + changes
-
-
-def weighted(errors: Array, factors: Array) -> Array:
-    """The errors [S, K, A] that a candidate is planned from."""
-    steps, _, ages = errors.shape
-    slope, bend, growth, contrast = factors[:SHAPE]
-    place = np.linspace(-0.5, 0.5, steps)
-    by_step = slope * place + bend * (place**2 - 1 / 12) + factors[SHAPE : SHAPE + steps]
-    by_age = growth * np.log(np.arange(1, ages + 1))
-    logs = by_step[:, None, None] + factors[SHAPE + steps :][None, :, None] + by_age
-    with np.errstate(divide="ignore"):
-        result: Array = np.exp(np.log(errors) * np.exp(contrast) + logs)
-    return result
+    steps, branches, _ = errors.shape
+    widths = random.choice(WIDTHS, 3)
+    logs = (
+        widths[0] * random.normal(size=(steps, 1))
+        + widths[1] * random.normal(size=(1, branches))
+        + widths[2] * random.normal(size=(steps, branches))
+        + random.choice(STICKINESS) * np.where(best.compute, 1.0, -1.0)
+    )
+    plan = planned_whole if random.random() < 0.5 else planned
+    return plan(errors * np.exp(logs)[:, :, None] * ages, costs, reuse)
 
 
 def try_next(
@@ -69,12 +62,12 @@ def try_next(
     measure: Callable[[BoolArray], float],
 ) -> Best:  # fmt: skip
     """The best after one more candidate; one that was tried already costs nothing."""
-    factors = factors_of(best, seed)
-    compute = planned(weighted(errors, factors), costs, reuse)
-    seen = compute.tobytes()
-    if seen in best.schedules:
-        return Best(best.factors, best.error, best.tried + 1, best.schedules)
+    compute = candidate(best, errors, costs, reuse, seed)
+    digest = compute.tobytes()
+    after = replace(best, tried=best.tried + 1, seen=best.seen | {digest})
+    if digest in best.seen:
+        return after
     error = measure(compute)
-    if not error < best.error:
-        factors, error = best.factors, best.error
-    return Best(factors, error, best.tried + 1, best.schedules | {seen})
+    if best.compute is None or error < best.error:
+        return replace(after, compute=compute, error=error)
+    return after

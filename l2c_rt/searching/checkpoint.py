@@ -19,7 +19,7 @@ from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded
 from l2c_rt.untrusted.safetensors_file import SafetensorsFile
 
 FORMAT = "l2c_rt.search"
-VERSION = "1"
+VERSION = "2"
 MAX_FILE_BYTES = 1 << 29
 Known = tuple[Array, Best, float]
 """The errors, the best candidate, and the seconds that were spent."""
@@ -52,10 +52,11 @@ class Checkpoint:
 
         if self.path is None:
             return
+        assert best.compute is not None
         state = {"error": best.error, "tried": best.tried, "spent": spent}
         header = {"format": FORMAT, "version": VERSION, "options": self.options,
                   "model": self.fingerprint, "state": json.dumps(state)}  # fmt: skip
-        tables = {"errors": errors, "factors": best.factors}
+        tables = {"errors": errors, "compute": best.compute}
         write_whole(self.path, safetensors.numpy.save(tables, metadata=header))
 
     def load(self, shape: tuple[int, int, int]) -> Known | None:
@@ -69,12 +70,12 @@ class Checkpoint:
         with naming(self.path):
             file = SafetensorsFile(io.BytesIO(content), len(content))
             self._check(file)
-            size = len(Best.unknown(*shape[:2]).factors)
-            errors, factors = _table(file, "errors", shape), _table(file, "factors", (size,))
-            if np.isnan(errors).any() or (errors < 0).any() or not np.isfinite(factors).all():
-                raise ValueError("it holds numbers that are not finite, or negative")
+            errors = np.frombuffer(_bytes(file, "errors", "F64", shape), "<f8").reshape(shape)
+            table = np.frombuffer(_bytes(file, "compute", "BOOL", shape[:2]), np.uint8)
+            if np.isnan(errors).any() or (errors < 0).any() or (table > 1).any():
+                raise ValueError("it holds numbers that are none, or negative")
             error, tried, spent = _numbers(parse_json(file.metadata.get("state", "").encode()))
-        return errors, Best(factors, error, tried), spent
+        return errors, Best(table.astype(np.bool_).reshape(shape[:2]), error, tried), spent
 
     def remove(self) -> None:
         """The search is done."""
@@ -92,11 +93,11 @@ class Checkpoint:
             )
 
 
-def _table(file: SafetensorsFile, name: str, shape: tuple[int, ...]) -> Array:
+def _bytes(file: SafetensorsFile, name: str, kind: str, shape: tuple[int, ...]) -> bytes:
     entry = file.entries.get(name)
-    if entry is None or (entry.kind, entry.shape) != ("F64", shape):
+    if entry is None or (entry.kind, entry.shape) != (kind, shape):
         raise ValueError(f"it holds no {name} of shape {shape}")
-    return np.frombuffer(file.read(entry), "<f8").reshape(shape)
+    return file.read(entry)
 
 
 def _numbers(state: Any) -> tuple[float, int, float]:
@@ -105,10 +106,13 @@ def _numbers(state: Any) -> tuple[float, int, float]:
     tried = state.get("tried")
     if type(tried) is not int or not 0 <= tried < 1 << 40:
         raise ValueError(f"tried is {tried!r:.40}, wanted a count")
-    return _at_least_zero(state.get("error")), tried, _at_least_zero(state.get("spent"))
+    error, spent = _number(state.get("error")), _number(state.get("spent"))
+    if spent < 0:
+        raise ValueError(f"its state has {spent} seconds")
+    return error, tried, spent
 
 
-def _at_least_zero(number: Any) -> float:
-    if not isinstance(number, int | float) or math.isnan(number) or number < 0:
-        raise ValueError(f"its state has {number!r:.40}, wanted a number of at least 0")
+def _number(number: Any) -> float:
+    if isinstance(number, bool) or not isinstance(number, int | float) or math.isnan(number):
+        raise ValueError(f"its state has {number!r:.40}, wanted a number")
     return float(number)

@@ -32,6 +32,13 @@ def planned(errors: Array, costs: Array, reuse: float) -> BoolArray:
     return _trimmed(columns(errors, costs * np.exp(high)), errors, costs, reuse)
 
 
+def planned_whole(errors: Array, costs: Array, reuse: float) -> BoolArray:
+    """As `planned`, of whole evaluations: all branches are computed or none, but for those that
+    the share does not need reused."""
+    whole = planned(errors.sum(axis=1, keepdims=True), np.ones(1), reuse)
+    return _trimmed(whole.repeat(len(costs), axis=1), errors, costs, reuse)
+
+
 def reused_share(compute: BoolArray, costs: Array) -> float:
     """The share of the cost of all cells that is not computed."""
     return float((~compute * costs).sum() / (len(compute) * costs.sum()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -9,28 +10,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.adapters.model_fingerprint import model_fingerprint
 from l2c_rt.comparison.loop_runs import Loop
-from l2c_rt.regression.cached_walk import CachedWalk, FittingPredictor, FixedPredictor
 from l2c_rt.regression.calibration_runs import CalibrationRuns, described
 from l2c_rt.regression.fit_corrector import fit_corrector
-from l2c_rt.regression.fits import CARRIES, Fits
-from l2c_rt.regression.judgement import squared_error
 from l2c_rt.schedule.cache_schedule import CacheSchedule
-from l2c_rt.searching.candidates import Best, try_next, weighted
+from l2c_rt.searching.candidates import Best, try_next
 from l2c_rt.searching.checkpoint import Checkpoint
-from l2c_rt.searching.columns import Array, BoolArray, planned
+from l2c_rt.searching.columns import Array
 from l2c_rt.searching.sensitivity import Sensitivity, smoothed
+from l2c_rt.searching.trials import HISTORY, PLACES, Trials
 
 CALIBRATION_RUNS = 3
-TRIED_IN = 2
-"""Runs that every candidate is tried in."""
+TRIED = 2
+"""Candidates at least: one of whole evaluations, one of single branches."""
 
-HISTORY = 3
+DECIBELS = -10 / math.log(10)
+"""Times the logarithm of a relative squared error."""
 
 
 def search(
@@ -55,10 +55,13 @@ def search(
     """Find the schedule that reuses `reuse` of the branches' arithmetic at the least error.
 
     Three full runs with a backward pass each evaluation measure what reusing each branch at each
-    age up to `ages` does to the model's output.  The best schedule by their sum is exact; then, for
-    `minutes`, variants of it run whole beside the full run, and the one that ends nearest is kept.
-    With the corrector "fitted" reused branches are predicted, as `fit_corrector` fits them, and the
-    schedule has the predictions; with None they are reused plainly.
+    age up to `ages` does to the model's output, and up to 16 runs that each reuse one evaluation
+    how much that counts in the end.  Dynamic programming finds the schedule of least sum, by
+    branches and by whole evaluations; then, for `minutes`, variants of the best one run whole
+    beside the full run, and the one that ends nearest, image by image, is kept.
+    With the corrector "fitted" reused branches are predicted, as `fit_corrector` fits them, from
+    five values, and a variant is judged in a run that its predictions were not fitted on; with None
+    they are reused plainly.
     `loop`, `calls_per_step`, `granularity`, `sites`, `batch_size` and `cfg_scale` are those of
     `fit_corrector`.  `out` is a .json file that `compile` takes; until it is done, what is known so
     far lies beside it, and `resume` takes that up.
@@ -71,7 +74,7 @@ def search(
                "batch_size": batch_size, "seed": seed, "cfg_scale": cfg_scale}  # fmt: skip
     checkpoint = Checkpoint.of(out, options, model_fingerprint(model))
     with frozen(model):
-        known = Search(runs, reuse, corrector is not None, ages, progress)
+        known = Search(Trials(runs, corrector is not None), reuse, ages, progress)
         schedule = known.run(60.0 * minutes, checkpoint, resume)
     if corrector is not None:
         schedule = fit_corrector(
@@ -89,84 +92,66 @@ def search(
 class Search:
     """One search; see `search`."""
 
-    runs: CalibrationRuns
+    trials: Trials
     reuse: float
-    predicts: bool
     ages: int
     progress: bool
 
-    @property
-    def costs(self) -> Array:
-        """Of every branch, 1 on average."""
-        macs = [max(b.macs, 1) for b in self.runs.bound_model.program.branches]
-        costs: Array = np.asarray(macs, np.float64) / np.mean(macs)
-        return costs
-
     def run(self, seconds: float, checkpoint: Checkpoint, resume: bool) -> CacheSchedule:
         """The best schedule after so many seconds, those of an earlier part included."""
+        self.trials.begin()
         state = checkpoint.load(self.shape) if resume else None
-        errors, best, spent = state or (self._errors(), Best.unknown(*self.shape[:2]), 0.0)
-        timesteps, full = self._full()
+        errors, best, spent = state or (self._errors(), Best(), 0.0)
         began = time.monotonic() - spent
         with tqdm(total=round(seconds), desc="search", disable=not self.progress) as bar:
-            while best.tried == 0 or time.monotonic() - began < seconds:
+            while best.tried < TRIED or time.monotonic() - began < seconds:
                 best = try_next(
-                    best, errors, self.costs, self.reuse, self.runs.seed,
-                    lambda compute: self._tried(compute, full),
-                )  # fmt: skip
+                    best, errors, self.costs, self.reuse, self._runs.seed, self.trials.error
+                )
                 spent = time.monotonic() - began
                 checkpoint.save(errors, best, spent)
-                bar.set_postfix(tried=best.tried, error=f"{best.error:.3e}", refresh=False)
+                bar.set_postfix(tried=best.tried, decibels=f"{DECIBELS * best.error:.1f}",
+                                refresh=False)  # fmt: skip
                 bar.update(min(round(spent), bar.total) - bar.n)
-        compute = planned(weighted(errors, best.factors), self.costs, self.reuse)
+        assert best.compute is not None
         return replace(
-            self._plain(compute),
-            timesteps=timesteps,
+            self.trials.schedule(best.compute),
+            timesteps=self.trials.timesteps,
             fingerprint=checkpoint.fingerprint,
-            calls_per_step=self.runs.calls_per_step,
-            granularity="block" if self.runs.bound_model.sites[0].is_block else "branch",
-            sampler=self.runs.sampler,
-            source=f"l2c_rt.search, seed {self.runs.seed}, {best.tried} candidates",
+            calls_per_step=self._runs.calls_per_step,
+            granularity="block" if self._runs.bound_model.sites[0].is_block else "branch",
+            sampler=self._runs.sampler,
+            source=f"l2c_rt.search, seed {self._runs.seed}, {best.tried} candidates",
         )
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of the errors, [S, K, A]."""
-        return self.runs.steps, len(self.runs.bound_model.program.branches), self.ages
+        return self._runs.steps, len(self._runs.bound_model.program.branches), self.ages
+
+    @property
+    def costs(self) -> Array:
+        """Of every branch, 1 on average."""
+        macs = [max(b.macs, 1) for b in self._runs.bound_model.program.branches]
+        costs: Array = np.asarray(macs, np.float64) / np.mean(macs)
+        return costs
+
+    @property
+    def _runs(self) -> CalibrationRuns:
+        return self.trials.runs
 
     def _errors(self) -> Array:
-        runs = self.runs
+        """What reusing a branch at an age does to what a run ends in, as far as errors add up."""
+        runs, trials = self._runs, self.trials
         measured = Sensitivity(
-            runs.bound_model, runs.steps, self.ages, runs.seed, predicts=self.predicts
+            runs.bound_model, runs.steps, self.ages, runs.seed, predicts=trials.predicts
         )
-        total = CALIBRATION_RUNS * runs.steps
+        total = CALIBRATION_RUNS * runs.steps + min(PLACES, runs.steps - 1)
         with tqdm(total=total, desc="measure", disable=not self.progress) as bar:
             for i in range(CALIBRATION_RUNS):
                 runs.run(i, measured, lambda *_: _advance(bar))
-        return smoothed(measured.errors)
-
-    def _full(self) -> tuple[tuple[float, ...] | None, list[list[Tensor]]]:
-        """What full runs end in, of the numbers that candidates are tried in."""
-        compute = np.ones(self.shape[:2], np.bool_)
-        walk = CachedWalk(self.runs.bound_model, FixedPredictor(self._plain(compute)))
-        ends = [self.runs.run(i, walk, lambda *_: None) for i in range(TRIED_IN)]
-        return ends[0][0], [end for _, end in ends]
-
-    def _tried(self, compute: BoolArray, full: list[list[Tensor]]) -> float:
-        """The squared error in the end, with what is fitted on the way."""
-        predictor: FittingPredictor | FixedPredictor = FixedPredictor(self._plain(compute))
-        if self.predicts:
-            predictor = FittingPredictor(Fits(compute, HISTORY, TRIED_IN, CARRIES[0]))
-        walk, error = CachedWalk(self.runs.bound_model, predictor), 0.0
-        for i, end in enumerate(full):
-            if isinstance(predictor, FittingPredictor):
-                predictor.fold = i
-            error += squared_error(self.runs.run(i, walk, lambda *_: None)[1], end)
-        return error
-
-    def _plain(self, compute: BoolArray) -> CacheSchedule:
-        program = self.runs.bound_model.program
-        return CacheSchedule(compute, program.branch_names)
+            errors = smoothed(measured.errors)
+            return errors * trials.weights(errors, lambda: _advance(bar))[:, None, None]
 
 
 def _advance(bar: tqdm[Any]) -> None:

@@ -11,7 +11,7 @@ import l2c_rt as rt
 from l2c_rt.policies.static import EveryN
 from l2c_rt.regression.cached_walk import CachedWalk, FixedPredictor
 from l2c_rt.regression.calibration_runs import CalibrationRuns, described
-from l2c_rt.regression.judgement import judged
+from l2c_rt.regression.judgement import judged, log_error
 from l2c_rt.schedule.predictions import Predictions
 
 STEPS = 8
@@ -85,3 +85,11 @@ def test_predictions_that_end_farther_than_plain_reuse_are_not_taken():
     plain = Predictions.from_terms(STEPS, 6, {})
     chosen = judged(runs(), [schedule_of(-3.0, 0.0), schedule_of(1.0)], 0, lambda *_: None)
     assert chosen.predictions in (schedule_of(1.0).predictions, plain)
+
+
+def test_one_image_that_becomes_another_does_not_decide() -> None:
+    full = [torch.ones(3, 2)]
+    most_are_near = [torch.tensor([[1.01, 1.0], [1.0, 1.01], [-9.0, 9.0]])]
+    all_are_off = [torch.full((3, 2), 1.3)]
+    assert log_error(most_are_near, full) < log_error(all_are_off, full)
+    assert log_error(full, full) < log_error(most_are_near, full)

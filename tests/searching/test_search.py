@@ -9,8 +9,10 @@ from small_models import run_loop, times, two_stream_model
 from toys import toy_dit
 
 import l2c_rt as rt
-from l2c_rt.searching.candidates import Best, try_next
+from l2c_rt.searching.candidates import Best, candidate, try_next
 from l2c_rt.searching.checkpoint import Checkpoint
+from l2c_rt.searching.columns import reused_share
+from l2c_rt.searching.trials import PLACES, Trials
 
 STEPS = 6
 OPTIONS = {"steps": STEPS, "reuse": 0.4, "minutes": 0, "batch_size": 2, "progress": False}
@@ -53,17 +55,43 @@ def test_a_loop_of_the_users_own_is_searched():
 
 def test_later_candidates_are_kept_only_where_they_are_better():
     errors = np.random.default_rng(0).random((8, 4, 3)).cumsum(axis=2)
-    measured, best = [], Best.unknown(8, 4)
+    measured, best = {}, Best()
 
     def measure(compute):
-        measured.append(float(np.random.default_rng(len(measured)).random()))
-        return measured[-1]
+        measured[compute.tobytes()] = float(np.random.default_rng(len(measured)).random())
+        return measured[compute.tobytes()]
 
-    for _ in range(8):
+    for _ in range(20):
         best = try_next(best, errors, np.ones(4), 0.5, 0, measure)
-    assert best.error == min(measured)
-    assert best.tried == 8
-    assert len(set(measured)) > 3
+    assert best.error == min(measured.values())
+    assert measured[best.compute.tobytes()] == best.error
+    assert best.tried == 20
+    assert len(measured) > 3
+
+
+def test_candidates_are_of_branches_of_whole_evaluations_and_then_near_the_best():
+    errors = np.random.default_rng(0).random((12, 6, 3)).cumsum(axis=2)
+    costs = np.array([1.0, 2.0] * 3)
+    tables = [candidate(Best(None, np.inf, i), errors, costs, 0.5, 0) for i in range(2)]
+    mixed = [bool(((t.any(axis=1)) & ~t.all(axis=1)).sum() > 1) for t in tables]
+    assert mixed == [False, True]
+    best = tables[1]
+    near = [candidate(Best(best, 0.0, i), errors, costs, 0.5, 0) for i in range(6, 30)]
+    changed = [(table != best).mean() for table in near]
+    assert 0 < min(c for c in changed if c) < 0.2
+    for table in (*tables, *near):
+        assert 0.5 - 1e-9 <= reused_share(table, costs) <= 0.5 + 2 / (12 * costs.sum()) + 1e-9
+
+
+def test_an_evaluation_counts_as_much_as_a_run_that_reuses_it_alone_shows(monkeypatch):
+    """The errors say 2 of every evaluation; what runs end in grows as e^s."""
+    monkeypatch.setattr(
+        Trials, "_seen_error", lambda self, compute: float(np.flatnonzero(~compute.all(axis=1))[0])
+    )
+    seen = []
+    weights = Trials(None, predicts=False).weights(np.full((40, 2, 3), 1.0), lambda: seen.append(1))
+    assert len(seen) == PLACES
+    np.testing.assert_allclose(np.log(weights[1:]), np.arange(1, 40) - 39.0, atol=1e-6)
 
 
 def test_a_search_that_was_stopped_is_taken_up(tmp_path, monkeypatch):

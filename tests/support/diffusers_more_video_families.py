@@ -83,7 +83,7 @@ MORE_VIDEO_FAMILIES: dict[str, Family] = {
              encoder_hidden_states=normal(2, 12, 16))),
     "StableAudio": Family(
         "StableAudioDiTModel",
-        dict(sample_size=4, in_channels=3, num_layers=2, attention_head_dim=4,
+        dict(sample_size=4, in_channels=3, out_channels=3, num_layers=2, attention_head_dim=4,
              num_key_value_attention_heads=2, num_attention_heads=2, cross_attention_dim=8,
              time_proj_dim=8, cross_attention_input_dim=6, global_states_input_dim=8),
         dict(hidden_states=latents(2, 3, 4), timestep=time(2, first=0.5),

@@ -33,20 +33,27 @@ Kind = tuple[tuple[int, ...], torch.dtype]
 
 
 class Stream(NamedTuple):
-    """The argument of a block that one of its outputs continues, in the first of its channels where
-    it has `further` ones (dimension 1)."""
+    """The argument of a block that one of its outputs continues, or item `item` of an argument that
+    is a list.  Where `sizes` are given, the output has them, and other ones than the argument."""
 
     name: str
     position: int
-    further: int = 0
+    item: int | None = None
+    sizes: tuple[int, ...] = ()
 
     def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The argument in a call of the block, with zeros for the further channels."""
-        argument = kwargs[self.name] if self.name in kwargs else args[self.position]
-        if not self.further:
-            return argument
-        shape = (len(argument), self.further, *argument.shape[2:])
-        return torch.cat([argument, argument.new_zeros(shape)], dim=1)
+        """The argument in a call of the block, as large as the output: further channels, variances,
+        are zeros, and channels that the output has not, conditions, are left out."""
+        name = self.name.partition("[")[0]
+        argument = kwargs[name] if name in kwargs else args[self.position]
+        argument = argument if self.item is None else argument[self.item]
+        for dim, (size, wanted) in enumerate(zip(argument.shape, self.sizes, strict=False)):
+            if size > wanted:
+                argument = argument.narrow(dim, 0, wanted)
+            elif size < wanted:
+                missing = (*argument.shape[:dim], wanted - size, *argument.shape[dim + 1 :])
+                argument = torch.cat([argument, argument.new_zeros(missing)], dim=dim)
+        return argument
 
 
 @dataclass(slots=True)
@@ -110,6 +117,8 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         site = self._site_of[path]
         is_last = path == site.children[-1]
         arguments = dict(named_arguments(type(module), args, kwargs))
+        if not path:
+            arguments = dict(_with_items(arguments))
         tensors = {s: value for s, value in arguments.items() if isinstance(value, Tensor)}
         versions = [write_count(tensor) for tensor in tensors.values()]
         if is_last:
@@ -150,6 +159,8 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _end(self, out: object, overwritten: Mapping[str, Tensor]) -> None:
         call = self.calls[-1]
         parts = tuple(out) if isinstance(out, tuple | list) else (out,)
+        if not call.site.children[-1]:
+            parts = tuple(tree_leaves(out))
         call.outputs = tuple(kind_of(part) if isinstance(part, Tensor) else None for part in parts)
         call.overwritten = tuple(overwritten)
         call.returned = tuple(any(part is t for t in overwritten.values()) for part in parts)
@@ -207,6 +218,16 @@ def named_arguments(
         yield Stream(names[i], i), value
     for name, value in kwargs.items():
         yield Stream(name, names.index(name) if name in names else -1), value
+
+
+def _with_items(arguments: Mapping[Stream, Any]) -> Iterator[tuple[Stream, Any]]:
+    """Every argument, lists of tensors item by item."""
+    for stream, value in arguments.items():
+        if not isinstance(value, tuple | list):
+            yield stream, value
+            continue
+        for i, item in enumerate(value):
+            yield Stream(f"{stream.name}[{i}]", stream.position, i), item
 
 
 def kind_of(tensor: Tensor) -> Kind:

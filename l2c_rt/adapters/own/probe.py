@@ -155,37 +155,51 @@ def _streams(calls: Sequence[SiteCall]) -> list[tuple[Stream | None, ...]]:
             for name, number in call.continued.items():
                 votes.setdefault((call.kind, number), Counter())[name] += 1
     return [
-        tuple(_stream(call, kind, votes.get((call.kind, j))) for j, kind in enumerate(call.outputs))
+        tuple(
+            _stream(call, j, kind, votes.get((call.kind, j))) for j, kind in enumerate(call.outputs)
+        )
         for call in calls
     ]
 
 
 def streams_by_shape(call: SiteCall) -> tuple[Stream | None, ...]:
     """The argument that each output continues, by their shapes alone."""
-    return tuple(_stream(call, output, None) for output in call.outputs)
+    return tuple(_stream(call, j, output, None) for j, output in enumerate(call.outputs))
 
 
-def _stream(call: SiteCall, output: Kind | None, votes: Counter[str] | None) -> Stream | None:
+def _stream(
+    call: SiteCall, number: int, output: Kind | None, votes: Counter[str] | None
+) -> Stream | None:
     """By what other blocks of the class do with it; else the only argument of its shape."""
     if not call.site.is_block or output is None or not output[1].is_floating_point:
         return None
+    if call.site == WHOLE_MODEL and (latents := _latents(call, number, output)):
+        return latents
     alike = [stream for stream, kind in call.inputs.items() if kind == output]
     if votes:
         name = votes.most_common(1)[0][0]
         alike = [stream for stream in alike if stream.name == name]
-    if not alike and call.site == WHOLE_MODEL:
-        alike = _with_variances(call, output)
     return alike[0] if len(alike) == 1 else None
 
 
-def _with_variances(call: SiteCall, output: Kind) -> list[Stream]:
-    """The arguments that an output of a model continues which also predicts variances: it has twice
-    the channels, and the first half is what a loop steps by."""
-    shape, dtype = output
-    if len(shape) < 4 or shape[1] % 2:
-        return []
-    half = ((shape[0], shape[1] // 2, *shape[2:]), dtype)
-    return [
-        stream._replace(further=shape[1] // 2)
-        for stream, kind in call.inputs.items() if kind == half
-    ]  # fmt: skip
+def _latents(call: SiteCall, number: int, output: Kind) -> Stream | None:
+    """The latents are a model's first argument; where that is a list, output j continues item j.
+
+    The output has their shape, or another number of channels: twice as many where it also predicts
+    variances, fewer where conditions are put behind the latents.
+    """
+    first = min((stream.position for stream in call.inputs if stream.position >= 0), default=None)
+    streams = [s for s in call.inputs if s.position == first and s.item in (None, number)]
+    if len(streams) != 1:
+        return None
+    (sizes, dtype), (shape, own_dtype) = call.inputs[streams[0]], output
+    if dtype != own_dtype or len(sizes) != len(shape):
+        return None
+    other = [d for d, (a, b) in enumerate(zip(sizes, shape, strict=True)) if a != b]
+    if not other:
+        return streams[0]
+    # Of tokens [B, N, C] the last one; else before height and width, and frames may come first.
+    channels = range(1, len(shape) - 2) if len(shape) > 3 else (len(shape) - 1,)
+    d = other[0]
+    fits = len(other) == 1 and d in channels and (shape[d] == 2 * sizes[d] or shape[d] < sizes[d])
+    return streams[0]._replace(sizes=shape) if fits else None

@@ -18,6 +18,7 @@ from l2c_rt.backends.dynamic.ahead import Ahead, ahead_paths
 from l2c_rt.backends.dynamic.decider import CHECKED, Decider
 from l2c_rt.backends.dynamic.gauge import Change
 from l2c_rt.backends.dynamic.streams import (
+    WholeCall,
     copied_arguments,
     first_tensor,
     image_stream,
@@ -88,6 +89,7 @@ class DecidingForward(OwnWorkspace):
         self.mode, self.decided = Mode.ALL, _nothing
         self.ahead, self.always_looks_ahead = Ahead(paths), False
         self._entered, self._looking_ahead = dict[str, Tensor](), False
+        self._whole_call = WholeCall(all_images=self._look.measure == "output change")
 
     def begin(self, evaluation: Evaluation) -> None:
         """An evaluation begins."""
@@ -104,14 +106,13 @@ class DecidingForward(OwnWorkspace):
 
         Raises as `OwnWorkspace.carry_out`, and ValueError where nothing could be observed.
         """
-        decider = self.decider
         if self.mode is Mode.ALL:
             self.look_at_call(evaluation)
             evaluation = self.chosen(evaluation)
             self.load(evaluation)
         self.ahead.begin()
         out = super().carry_out(self._plan.steps[evaluation.variant], evaluation)
-        if decider.row is None:
+        if self.decider.row is None:
             raise ValueError(self._not_observed())
         if self._look.measure == "output change":
             self._check_continued()
@@ -120,7 +121,7 @@ class DecidingForward(OwnWorkspace):
     def look_at_call(self, evaluation: Evaluation) -> None:
         """Decide, where that is known before the forward runs."""
         if self._look.kind == "call" and not self.decider.is_shown:
-            self.decider.measure(evaluation.state.x)
+            self.decider.measure(self._whole_call.taken(evaluation.state))
             self.decider.shown()
 
     def look(self, evaluation: Evaluation) -> None:
@@ -129,7 +130,7 @@ class DecidingForward(OwnWorkspace):
         Raises NotRepeatableError where the rest could not take over from there.
         """
         if self._look.kind == "call":
-            self.decider.measure(evaluation.state.x)
+            self.decider.measure(self._whole_call.taken(evaluation.state))
             return
         self.mode = Mode.LOOK
         self.ahead.clear()
@@ -147,7 +148,7 @@ class DecidingForward(OwnWorkspace):
     def end(self, out: object) -> object:
         """The evaluation is done."""
         self.decided = _nothing
-        self.decider.end(first_tensor("the model", out))
+        self.decider.end(self._whole_call.given(out))
         return out
 
     @property
@@ -163,9 +164,8 @@ class DecidingForward(OwnWorkspace):
     def _check_continued(self) -> None:
         if self._streams_of("model")[0] is None:
             raise ValueError(
-                f"{type(self.decider.method).__name__}: the model's output does not have the "
-                "shape of its input, or is no plain tuple (return_dict=False), so what a call adds "
-                "to its input is not known; use a method that decides about blocks"
+                f"{type(self.decider.method).__name__}: the model's output does not have the shape "
+                "of its first argument, but for channels; use a method that decides about blocks"
             )
 
     def _visit(

@@ -103,8 +103,8 @@ class RelativeL1:
 
 class OutputChange:
     """k mean |x - x'| / mean |v|, with x' the input of the evaluation before, v the last computed
-    output, and k = mean |v - v'| / mean |x - x'| of the last two computed evaluations.  v has as
-    many channels as x: an output's further ones, variances, are not compared."""
+    output, and k = mean |v - v'| / mean |x - x'| of the last two computed evaluations.  Of both are
+    compared the channels that both have: no variances, and no conditions behind latents."""
 
     def __init__(self) -> None:
         self._before: Tensor | None = None
@@ -114,12 +114,13 @@ class OutputChange:
         self._k: Tensor | None = None
         self._metric: Tensor | None = None
         self._computed = 0
+        self._sizes: tuple[int, ...] = ()
 
     def begin_run(self) -> None:
         self._computed = 0
 
     def measure(self, value: Tensor, noise: float) -> None:
-        self._now = stored(value, self._now)
+        self._now = stored(common(value, self._sizes), self._now)
         if self._k is None or self._before is None:
             return
         assert self._computed_output is not None
@@ -139,9 +140,12 @@ class OutputChange:
 
     def end(self, out: Tensor, *, computed: bool) -> None:
         assert self._now is not None
+        if not self._sizes:
+            self._sizes = tuple(map(min, self._now.shape, out.shape))
+            # A graph that measures holds the address: where all is compared it stays.
+            self._now = stored(common(self._now, self._sizes), self._now)
         if computed:
-            if out.shape != self._now.shape:
-                out = out.narrow(1, 0, self._now.shape[1])
+            out = common(out, self._sizes)
             if self._computed and self._computed_output is not None:
                 assert self._computed_input is not None
                 rise = mean_change(out, self._computed_output)
@@ -195,6 +199,14 @@ class Check:
 
     def end(self, out: Tensor, *, computed: bool) -> None:
         self._is_shown = False
+
+
+def common(value: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """The value as far as the sizes go, all of it where there are none."""
+    for dim, size in enumerate(sizes):
+        if value.shape[dim] != size:
+            value = value.narrow(dim, 0, size)
+    return value
 
 
 def mean_change(a: Tensor, b: Tensor) -> Tensor:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from l2c_rt.adapters.bound_model import State
 from l2c_rt.adapters.own.observe import Stream, named_arguments
 
 
@@ -26,6 +28,32 @@ def first_tensor(path: str, value: object) -> Tensor:
         if isinstance(leaf, Tensor):
             return leaf
     raise ValueError(f"{path} has no tensor, so there is nothing to observe")
+
+
+class WholeCall:
+    """A model's call as a method sees it that looks at what goes in and comes out: the first
+    tensors, or with `all_images`, where the first argument is a list of images, all of them."""
+
+    def __init__(self, *, all_images: bool) -> None:
+        self._all_images, self._is_list = all_images, False
+
+    def taken(self, state: State) -> Tensor:
+        """The model's input."""
+        if self._all_images:
+            arguments = (*state.options["args"], *state.options["kwargs"].values())
+            images = [v for v in arguments if isinstance(v, list) and v and v[0] is state.x]
+            self._is_list = bool(images)
+            if images:
+                return _in_a_row(images[0])
+        return state.x
+
+    def given(self, out: object) -> Tensor:
+        """Its output, of the call whose input was taken last."""
+        return _in_a_row(out) if self._is_list else first_tensor("the model", out)
+
+
+def _in_a_row(value: object) -> Tensor:
+    return torch.cat([leaf.flatten() for leaf in tree_leaves(value) if isinstance(leaf, Tensor)])
 
 
 def part_of(path: str, out: object, index: int) -> Tensor:
