@@ -53,6 +53,7 @@ class BranchLauncher:
         self._splits: dict[int, Tensor] = {}
         self._pending: dict[int, Tensor] = {}
         # Where the samples of a slot do not lie together, no product can write there.
+        buffers = self._buffers
         b, t, d = buffers.h.shape
         self._whole = None if buffers.places is None else buffers.h.new_empty(1, b * t, d)
 
