@@ -113,10 +113,10 @@ class Evaluator:
         first = 0
         # Neighbours with the same guidance in one go.
         for alike, requests in groupby(batch, lambda r: (r.rows, r.cfg_scale, r.latents.dtype)):
-            samples = alike[0] * len(list(requests))
-            out = outputs[first : first + samples]
-            predictions += self._intake.predicted(out, *alike).split(1)
-            first += samples
+            count = len(list(requests))
+            out = outputs[first : first + alike[0] * count]
+            predictions += self._intake.predicted(out, *alike).chunk(count)
+            first += alike[0] * count
         # Else requests that arrive would wait for all that was queued before.
         self._ahead.queued()
         return predictions
@@ -141,8 +141,9 @@ class Evaluator:
         if order[batch[0].step] == order[0]:
             if self._shared.refuted(self.version, (), kwargs, out):
                 raise RefutedError
+            if not self._is_proved:
+                self._shared.tell(self._workspace.graph_stats.reasons)
             self._is_proved = True
-            self._shared.tell(self._workspace.graph_stats.reasons)
         return model.to_tensor(out)
 
     def _replayed(self, batch: Sequence[Request], inputs: Inputs, rows: list[int]) -> Tensor | None:
