@@ -128,12 +128,14 @@ def test_nothing_is_read_that_another_request_has_left(place: Place) -> None:
 
 
 @pytest.mark.parametrize("model", [toy_dit, toy_uvit])
-def test_one_request_alone_is_bitwise_a_loop_of_calls(model: Callable[[], Any]) -> None:
-    fast = Place("cpu").compiled(model(), timesteps=TIMESTEPS[model])
+def test_one_request_alone_is_bitwise_a_loop_of_calls(
+    model: Callable[[], Any], place: Place
+) -> None:
+    fast = place.compiled(model(), timesteps=TIMESTEPS[model])
     with rt.Engine(fast) as engine:
         for i in range(3):
-            out = engine.submit(image(i), i, cfg_scale=SCALES[i]).result(60)
-            assert torch.equal(out, by_calls(fast, image(i), i, SCALES[i]))
+            out = place.submit(engine, i).result(60)
+            assert torch.equal(out, by_calls(fast, place.image(i), i, SCALES[i]))
 
 
 def test_the_same_request_alone_gives_the_same_bits(place: Place) -> None:
