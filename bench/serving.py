@@ -47,20 +47,23 @@ Server = Callable[[rt.Compiled, Sequence[float]], Latencies]
 """(model, arrivals in seconds from now) -> seconds of each request."""
 
 
-def by_engine(fast: rt.Compiled, arrivals: Sequence[float]) -> Latencies:
+def by_engine(engine: rt.Engine) -> Server:
     """Step-level batches."""
-    ends: dict[int, float] = {}
 
-    def note(i: int) -> Callable[[Future[Tensor]], None]:
-        return lambda future: ends.update({i: time.perf_counter()})
+    def serve(fast: rt.Compiled, arrivals: Sequence[float]) -> Latencies:
+        ends: dict[int, float] = {}
 
-    with rt.Engine(fast, max_batch=MAX_BATCH, max_waiting=len(arrivals)) as engine:
+        def note(i: int) -> Callable[[Future[Tensor]], None]:
+            return lambda future: ends.update({i: time.perf_counter()})
+
         start = time.perf_counter()
         for i, at in enumerate(arrivals):
             time.sleep(max(0.0, start + at - time.perf_counter()))
             engine.submit(*image(fast, i)).add_done_callback(note(i))
         engine.drain()
-    return [ends[i] - start - at for i, at in enumerate(arrivals)]
+        return [ends[i] - start - at for i, at in enumerate(arrivals)]
+
+    return serve
 
 
 def in_batches_of(size: int) -> Server:
@@ -83,13 +86,6 @@ def in_batches_of(size: int) -> Server:
         return latencies
 
     return serve
-
-
-SERVERS: dict[str, Server] = {
-    "engine": by_engine,
-    "one at a time": in_batches_of(1),
-    "static batches": in_batches_of(MAX_BATCH),
-}
 
 
 def capacity(serve: Server, fast: rt.Compiled, requests: int) -> float:
@@ -150,17 +146,28 @@ def tick_overhead(fast: rt.Compiled) -> dict[str, float]:
 
 def measured(fast: rt.Compiled, requests: int, loads: Sequence[float]) -> dict[str, Any]:
     """All servers on one model."""
-    for serve in SERVERS.values():
-        serve(fast, [0.0] * MAX_BATCH)
-    curve = cost_curve(fast)
-    capacities = {name: capacity(serve, fast, requests) for name, serve in SERVERS.items()}
-    rows = {}
-    for load in loads:
-        arrivals = poisson(load * capacities["engine"], requests)
-        rows[f"{load:.0%}"] = {
-            name: under_load(serve, fast, arrivals) for name, serve in SERVERS.items()
+    waiting = max(requests, MAX_BATCH)
+    with rt.Engine(fast, max_batch=MAX_BATCH, max_waiting=waiting) as engine:
+        servers = {
+            "engine": by_engine(engine),
+            "one at a time": in_batches_of(1),
+            "static batches": in_batches_of(MAX_BATCH),
         }
-    return {"cost_curve_s": curve, "capacity_per_s": capacities, "loads": rows}
+        for serve in servers.values():
+            serve(fast, [0.0] * MAX_BATCH)
+        curve = cost_curve(fast)
+        capacities = {name: capacity(serve, fast, requests) for name, serve in servers.items()}
+        rows = {}
+        for load in loads:
+            arrivals = poisson(load * capacities["engine"], requests)
+            rows[f"{load:.0%}"] = {
+                name: under_load(serve, fast, arrivals) for name, serve in servers.items()
+            }
+        stats, nbytes = engine.stats(), engine.nbytes
+    return {
+        "cost_curve_s": curve, "capacity_per_s": capacities, "loads": rows,
+        "engine_bytes": nbytes, "graphs": stats.graphs, "batch_sizes": stats.batch_sizes,
+    }  # fmt: skip
 
 
 @click.command()
@@ -182,7 +189,7 @@ def main(
     models = compiled(name, steps, backend, device, tune=tune)
     models = {key: fast for key, fast in models.items() if only in (None, key)}
     if requests is None:
-        runs = [len(SERVERS) * (1 + sum(1 / load for load in loads)), len(SERVERS) * MAX_BATCH]
+        runs = [3 * (1 + sum(1 / load for load in loads)), 3 * MAX_BATCH]
         requests = 200 if name == "digits" else affordable(models, *runs, seconds)
     result: dict[str, Any] = {
         "machine": machine(device), "threads": torch.get_num_threads(),
