@@ -172,3 +172,27 @@ def test_changed_weights_are_seen_by_those_that_begin_after(place: Place) -> Non
         after = place.submit(engine, 0).result(60)
         assert relative(after, place.solo(fast, 0)) < BOUND[torch.float32]
         assert not torch.equal(after, before)
+
+
+def test_products_in_8_bits_are_batched_too() -> None:
+    fast = compile_taped(
+        toy_dit().bfloat16(), random_schedule(STEPS, 6, seed=7), precision="fp8", steps=STEPS
+    )
+    with rt.Engine(fast, max_batch=4) as engine:
+        for i, future in enumerate(Place("cpu").arrivals(engine, [0, 1, 2])):
+            assert relative(future.result(60), Place("cpu").solo(fast, i)) < 3e-2
+
+
+def test_a_scheduler_of_diffusers_drives_a_described_model() -> None:
+    scheduler = pytest.importorskip("diffusers").DDIMScheduler()
+    scheduler.set_timesteps(STEPS)
+    model = toy_dit(learn_sigma=False)
+    fast = Place("cpu").compiled(model, timesteps=scheduler.timesteps.tolist())
+    with rt.Engine(fast, max_batch=4, solver=scheduler) as engine:
+        futures = [engine.submit(image(i), inputs={"y": torch.tensor([i])}) for i in range(5)]
+        for i, future in enumerate(futures):
+            x = image(i)
+            for t in scheduler.timesteps:
+                out = fast(x, t.expand(1), torch.tensor([i]))
+                x = scheduler.step(out, t, x, return_dict=False)[0]
+            assert relative(future.result(60), x) < BOUND[torch.float32]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from launch_recorder import Choosing, Entry, LogRecorder
+from launch_effects import Memory
+from launch_recorder import Choosing, Entry, LogRecorder, span
 from recorded_runs import TWENTY_STEPS, model_of
 from recording_driver import Launch, recorded_launches
 
@@ -14,12 +15,9 @@ from l2c_rt.backends.cuda.cuda_parts import CudaParts, triton_kernels
 from l2c_rt.backends.cuda.support import fused_cuda_backend
 from l2c_rt.backends.options import Options
 
-PLACED = ("_reuse_run_kernel", "_reuse_run_norm_kernel", "_gate_residual_kernel",
-          "_residual_norm_kernel", "_split_sum_kernel")  # fmt: skip
 
-
-def recorded_engine(name: str, products: str) -> tuple[rt.Compiled, list[LogRecorder]]:
-    """An engine of batches of 1 and of 2 requests, made and shut down."""
+def recorded_engine(name: str, products: str) -> tuple[rt.Compiled, list[LogRecorder], Memory]:
+    """An engine of batches of 1 and of 2 requests, made and shut down; its slots."""
     recorders: list[LogRecorder] = []
     with recorded_launches() as log:
 
@@ -32,8 +30,10 @@ def recorded_engine(name: str, products: str) -> tuple[rt.Compiled, list[LogReco
             model_of(name), rt.presets.load(f"l2c/{name}"),
             lambda described: fused_cuda_backend(described, cuda, Options()), check="off",
         )  # fmt: skip
-        rt.Engine(compiled, max_batch=2).shutdown()
-    return compiled, recorders
+        with rt.Engine(compiled, max_batch=2) as engine:
+            memory = engine._worker.evaluator._slots._memory
+    assert memory is not None
+    return compiled, recorders, Memory([memory.all_slots])
 
 
 def launches(entries: list[Entry]) -> list[Launch]:
@@ -45,7 +45,7 @@ def launches(entries: list[Entry]) -> list[Launch]:
 def test_a_graph_for_each_distinct_step_and_size_is_captured_before_the_first_request(
     name: str, products: str
 ) -> None:
-    compiled, recorders = recorded_engine(name, products)
+    compiled, recorders, slots = recorded_engine(name, products)
     # 1, 2 and 4 samples.
     assert len(recorders) == 3
     for recorder in recorders:
@@ -55,14 +55,15 @@ def test_a_graph_for_each_distinct_step_and_size_is_captured_before_the_first_re
         captured = [e for begin, end in recorder.captured for e in recorder.log[begin:end]]
         before = {launch.cubin for launch in launches(recorder.log[:first])}
         assert {launch.cubin for launch in launches(captured)} <= before
-        assert all(finds_its_samples(launch) for launch in launches(captured))
+        assert all(finds_its_samples(entry, slots) for entry in captured)
 
 
-def finds_its_samples(launch: Launch) -> bool:
-    """Whether a kernel that reads or writes slots has been told where they are."""
-    arguments = launch.arguments
-    reads_slots = launch.kernel in PLACED and (arguments.get("K", 1) or not arguments["WRITE_H"])
-    if (y := arguments.get("y_ptr")) is not None and y.untyped_storage().nbytes() == y.nbytes:
-        # An output that nobody reads later is in a buffer of its own.
-        reads_slots = False
-    return not reads_slots or arguments["places_ptr"] is not None
+def finds_its_samples(entry: Entry, slots: Memory) -> bool:
+    """Whether what reads or writes slots has been told where each sample has its own, as PyTorch's
+    operators cannot be."""
+    if not isinstance(entry, Launch):
+        return not any(map(slots.has, (*entry.reads, *entry.writes)))
+    touched = (entry.arguments.get(name) for name in ("arena_ptr", "y_ptr", "out_ptr"))
+    if not any(slots.has(span(t)) for t in touched if t is not None and t.numel()):
+        return True
+    return entry.arguments["places_ptr"] is not None

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import torch
+from taped_graphs import compile_taped
 from torch import Tensor
 from toys import count_branches, noise, random_schedule, toy_dit, toy_uvit
 
@@ -20,9 +21,14 @@ MODELS: dict[str, Callable[[], Any]] = {"DiT": toy_dit, "U-ViT": toy_uvit}
 
 
 def compiled(model: str = "DiT", backend: str = "reference", **options: Any) -> Compiled:
-    """A toy of STEPS evaluations, half of its branches reused."""
+    """A toy of STEPS evaluations, half of its branches reused.
+
+    "cuda" is the fused CUDA backend with references for kernels and tapes for graphs.
+    """
     built = MODELS[model]()
     schedule = random_schedule(STEPS, count_branches(built), seed=7)
+    if backend == "cuda":
+        return compile_taped(built, schedule, **options)
     return rt.compile(built, schedule, backend=backend, **options)
 
 
