@@ -20,6 +20,7 @@ BEGIN, END = "<!-- results: made by bench/serving_table.py -->", "<!-- end of re
 MODELS = {
     "digits": "The digits model, DDIM-20",
     "12x384": "A DiT of 12 blocks and width 384 with 16 tokens, DDIM-20",
+    "dit-xl-2": "DiT-XL/2 with 256 tokens in bfloat16, DDIM-50",
 }
 SERVERS = {"one at a time": "#E69F00", "static batches": "#333333", "engine": "#009E73"}
 LOAD, GOAL_LOAD = "95%", "80%"
@@ -47,23 +48,23 @@ def tables(results: Mapping[str, Result]) -> str:
 
 def measured(title: str, result: Result) -> list[str]:
     """A model: what batches cost, then throughput and latency, then the goals."""
+    keys = [key for key in ("cached", "uncached") if key in result]
     lines = [
         f"### {title}",
         "",
-        f"{result['cores']} {result['machine']} CPU cores, {result['threads']} thread, batches of "
-        f"up to {result['max_batch']}, {result['requests']} requests at each load; the load "
-        f"average was {result['load_average'][0]:.1f} before. Seconds of CPU time of a run by its "
-        "images, and images a second beside those of one:",
+        f"{machine_of(result)}, batches of up to {result['max_batch']}, {result['requests']} "
+        "requests at each load. Seconds of a run by its images, and images a second beside those "
+        "of one:",
         "",
-        *curve_rows(result),
+        *curve_rows(result, keys),
         "",
         "| model | load | requests a second | p50, s | p99, s |",
         "|---|---|---|---|---|",
-        *(row for key in ("cached", "uncached") for row in load_rows(key, result[key])),
+        *(row for key in keys for row in load_rows(key, result[key])),
         "",
         f"Each cell: {', '.join(SERVERS)}.",
     ]
-    lines += [said for key in ("cached", "uncached") for said in goals(key, result[key])]
+    lines += [said for key in keys for said in goals(key, result[key])]
     if overhead := result.get("overhead"):
         lines.append(
             f"- A tick beside its evaluation, 64 requests running: "
@@ -72,10 +73,19 @@ def measured(title: str, result: Result) -> list[str]:
     return lines
 
 
-def curve_rows(result: Result) -> list[str]:
-    sizes = list(result["cached"]["cost_curve_s"])
+def machine_of(result: Result) -> str:
+    if result["device"] != "cpu":
+        return str(result["machine"])
+    return (
+        f"{result['cores']} {result['machine']} CPU cores, {result['threads']} thread, "
+        f"load average {result['load_average'][0]:.1f} before"
+    )
+
+
+def curve_rows(result: Result, keys: list[str]) -> list[str]:
+    sizes = list(result[keys[0]]["cost_curve_s"])
     lines = ["| images | " + " | ".join(sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
-    for key in ("cached", "uncached"):
+    for key in keys:
         curve = result[key]["cost_curve_s"]
         cells = [f"{curve[n]:.3f}, {int(n) * curve[sizes[0]] / curve[n]:.2f}x" for n in sizes]
         lines.append(f"| {key} | " + " | ".join(cells) + " |")

@@ -149,8 +149,9 @@ class Evaluator:
         if order[batch[0].step] == order[0]:
             if self._shared.refuted(self.version, (), kwargs, out):
                 raise RefutedError
+            if not self._is_proved:
+                self._shared.tell(self._workspace.graph_stats.reasons)
             self._is_proved = True
-            self._shared.tell(self._workspace.graph_stats.reasons)
         return model.to_tensor(out)
 
     def _replayed(self, batch: Sequence[Request], inputs: Inputs, rows: list[int]) -> Tensor | None:

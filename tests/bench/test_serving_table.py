@@ -27,7 +27,8 @@ def model() -> dict[str, Any]:
 
 def result() -> dict[str, Any]:
     return {
-        "machine": "made-up", "cores": 3, "threads": 1, "load_average": [0.25], "max_batch": 2,
+        "machine": "made-up", "device": "cpu", "cores": 3, "threads": 1,
+        "load_average": [0.25], "max_batch": 2,
         "requests": 7, "cached": model(), "uncached": model(),
         "overhead": {"tick_beside_evaluation_us": 61.2},
     }  # fmt: skip
@@ -46,6 +47,15 @@ def test_the_tables_hold_what_was_measured_and_how_it_compares(tmp_path: Path) -
     assert "- cached, throughput at 95%: 1.80x of one at a time; p99 at 80%: 0.62x of" in shown
     assert "61 us" in shown
     assert "Simulated" not in shown
+
+
+def test_a_gpu_is_named_and_one_schedule_is_enough(tmp_path: Path) -> None:
+    ours = result() | {"device": "cuda", "machine": "a GPU"}
+    del ours["uncached"], ours["overhead"]
+    (tmp_path / "serving-dit-xl-2.json").write_text(json.dumps(ours))
+    shown = tables(load(tmp_path))
+    assert "a GPU, batches of up to 2" in shown
+    assert "uncached" not in shown
 
 
 def test_without_results_there_is_no_table(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ SCALES = (None, 0.0, 2.0)
 """Of the family, none, and another."""
 
 every_case = pytest.mark.parametrize(
-    ("model", "backend"), [(m, b) for m in ("DiT", "U-ViT") for b in ("reference", "fused")]
+    ("model", "backend"),
+    [(model, backend) for model in ("DiT", "U-ViT") for backend in ("reference", "fused", "cuda")],
 )
 
 

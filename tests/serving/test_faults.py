@@ -31,7 +31,7 @@ def adds_up(engine: rt.Engine) -> bool:
     return stats.submitted == sum(stats.outcomes.values()) + stats.waiting + stats.running
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", ["reference", "fused", "cuda"])
 def test_a_request_of_nan_fails_and_the_others_are_bitwise_what_they_are_beside_a_healthy_one(
     backend: str,
 ) -> None:
@@ -232,7 +232,7 @@ def test_a_model_that_is_not_compiled_is_refused() -> None:
         rt.Engine(compiled().bound_model.model)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", ["reference", "fused", "cuda"])
 def test_all_memory_is_there_before_the_first_request(backend: str) -> None:
     fast, sizes = compiled("DiT", backend), []
     for max_running in (2, 4):

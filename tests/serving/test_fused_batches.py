@@ -11,15 +11,20 @@ from typing import Any
 import pytest
 import torch
 from published_outputs import relative
-from served import STEPS, at_ticks, image
+from served import STEPS, at_ticks, by_calls, image
 from taped_graphs import compile_taped
 from torch import Tensor
 from toys import count_branches, random_schedule, toy_dit, toy_uvit
 
 import l2c_rt as rt
+from l2c_rt.sampling.solvers import solver_for
 
 BOUND = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 3e-2}
 SCALES = (None, 0.0, 2.0)
+TIMESTEPS = {
+    toy_dit: solver_for("ddim", STEPS).timesteps,
+    toy_uvit: solver_for("dpm-solver", STEPS).timesteps,
+}
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,17 @@ def test_nothing_is_read_that_another_request_has_left(place: Place) -> None:
             assert relative(future.result(60), place.solo(fast, i)) < BOUND[torch.float32]
 
 
+@pytest.mark.parametrize("model", [toy_dit, toy_uvit])
+def test_one_request_alone_is_bitwise_a_loop_of_calls(
+    model: Callable[[], Any], place: Place
+) -> None:
+    fast = place.compiled(model(), timesteps=TIMESTEPS[model])
+    with rt.Engine(fast) as engine:
+        for i in range(3):
+            out = place.submit(engine, i).result(60)
+            assert torch.equal(out, by_calls(fast, place.image(i), i, SCALES[i]))
+
+
 def test_the_same_request_alone_gives_the_same_bits(place: Place) -> None:
     outs = []
     for _ in range(2):
@@ -156,3 +172,27 @@ def test_changed_weights_are_seen_by_those_that_begin_after(place: Place) -> Non
         after = place.submit(engine, 0).result(60)
         assert relative(after, place.solo(fast, 0)) < BOUND[torch.float32]
         assert not torch.equal(after, before)
+
+
+def test_products_in_8_bits_are_batched_too() -> None:
+    fast = compile_taped(
+        toy_dit().bfloat16(), random_schedule(STEPS, 6, seed=7), precision="fp8", steps=STEPS
+    )
+    with rt.Engine(fast, max_batch=4) as engine:
+        for i, future in enumerate(Place("cpu").arrivals(engine, [0, 1, 2])):
+            assert relative(future.result(60), Place("cpu").solo(fast, i)) < 3e-2
+
+
+def test_a_scheduler_of_diffusers_drives_a_described_model() -> None:
+    scheduler = pytest.importorskip("diffusers").DDIMScheduler()
+    scheduler.set_timesteps(STEPS)
+    model = toy_dit(learn_sigma=False)
+    fast = Place("cpu").compiled(model, timesteps=scheduler.timesteps.tolist())
+    with rt.Engine(fast, max_batch=4, solver=scheduler) as engine:
+        futures = [engine.submit(image(i), inputs={"y": torch.tensor([i])}) for i in range(5)]
+        for i, future in enumerate(futures):
+            x = image(i)
+            for t in scheduler.timesteps:
+                out = fast(x, t.expand(1), torch.tensor([i]))
+                x = scheduler.step(out, t, x, return_dict=False)[0]
+            assert relative(future.result(60), x) < BOUND[torch.float32]

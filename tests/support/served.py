@@ -7,20 +7,28 @@ from concurrent.futures import Future
 from typing import Any
 
 import torch
+from taped_graphs import compile_taped
 from torch import Tensor
 from toys import count_branches, noise, random_schedule, toy_dit, toy_uvit
 
 import l2c_rt as rt
 from l2c_rt.runtime.compiled import Compiled
+from l2c_rt.sampling import loops
+from l2c_rt.sampling.solvers import solver_for
 
 STEPS = 6
 MODELS: dict[str, Callable[[], Any]] = {"DiT": toy_dit, "U-ViT": toy_uvit}
 
 
 def compiled(model: str = "DiT", backend: str = "reference", **options: Any) -> Compiled:
-    """A toy of STEPS evaluations, half of its branches reused."""
+    """A toy of STEPS evaluations, half of its branches reused.
+
+    "cuda" is the fused CUDA backend with references for kernels and tapes for graphs.
+    """
     built = MODELS[model]()
     schedule = random_schedule(STEPS, count_branches(built), seed=7)
+    if backend == "cuda":
+        return compile_taped(built, schedule, **options)
     return rt.compile(built, schedule, backend=backend, **options)
 
 
@@ -32,6 +40,18 @@ def image(seed: int) -> Tensor:
 def solo(fast: Compiled, seed: int, y: int, **options: Any) -> Tensor:
     """What `sample` gives for one image by itself."""
     return fast.sample(image(seed), [y], **options)
+
+
+def by_calls(fast: Compiled, noise: Tensor, y: int, cfg_scale: float | None = None) -> Tensor:
+    """The latents of one image in the published loop over calls of the model."""
+    loop = fast.bound_model.checked_loop
+    assert loop is not None
+    solver = solver_for(loop.sampler, fast.schedule.steps)
+    scale = loop.cfg_scale if cfg_scale is None else cfg_scale
+    guided = loops.guided_call(fast, loop, torch.tensor([y], device=noise.device), scale)
+    with torch.no_grad():
+        *_, latents = loops.run(solver, guided, noise)
+    return latents
 
 
 def at_ticks(

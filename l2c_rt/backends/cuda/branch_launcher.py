@@ -102,6 +102,16 @@ class BranchLauncher:
             return None
         return self._pending.pop(terms[0].slot)
 
+    def output_of(
+        self, slot: int, partial_sums: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The output of a lone term, its partial sums and its places, as a kernel takes them."""
+        buffers = self._buffers
+        if partial_sums is not None and partial_sums is self._whole and slot == buffers.scratch:
+            # Nobody reads it later: it need not be put in its place.
+            return partial_sums.view_as(buffers.h), None, None
+        return buffers.memory.slots[slot], partial_sums, buffers.places
+
     def settle(self) -> None:
         """Sum what no other kernel will."""
         for slot, partial_sums in self._pending.items():
