@@ -139,8 +139,9 @@ class Evaluator:
             slots = self._slots.of(rows)
             slots.values = self._values.of(rows)
             members = tuple(Member(ROWS * r.place, r.rows, r.step) for r in batch)
+            lanes, step = self._lanes(batch), batch[0].step
             try:
-                out = self._evaluate(batch[0].step, model.begin(**kwargs), slots, members)
+                out = self._evaluate(step, model.begin(**kwargs), slots, lanes, members)
             except WrongResultError as error:
                 # At the first evaluation alone: the error itself where the backend has a name.
                 self._shared.replace_backend(self.version, error)
@@ -158,13 +159,20 @@ class Evaluator:
         """The outputs by a graph, once an evaluation has been compared with the model's own."""
         if self.graphs is None or not self._is_proved:
             return None
-        model, step = self.version.model, batch[0].step
+        model, step, lanes = self.version.model, batch[0].step, self._lanes(batch)
 
         def evaluate(x: Tensor, t: Tensor, labels: Tensor | None, slots: BatchSlots) -> Tensor:
             state = model.begin(**model.arguments(x, t, labels))
-            return model.to_tensor(self._evaluate(step, state, slots))
+            filled = lanes and (*lanes, *[0] * (len(x) - len(lanes)))
+            return model.to_tensor(self._evaluate(step, state, slots, filled))
 
-        return self.graphs.evaluate(batch[0].kind, evaluate, *inputs, rows)
+        return self.graphs.evaluate((batch[0].kind, lanes), evaluate, *inputs, rows)
+
+    def _lanes(self, batch: Sequence[Request]) -> tuple[int, ...]:
+        """The lane of every sample, where predictions have coefficients for each: cond first."""
+        if self.version.plan.lanes == 1:
+            return ()
+        return tuple(row for request in batch for row in range(request.rows))
 
     def _inputs(self, batch: Sequence[Request]) -> Inputs:
         x: list[Tensor] = []
@@ -182,14 +190,15 @@ class Evaluator:
         )
 
     def _evaluate(
-        self, step: int, state: State, slots: BatchSlots, members: tuple[Member, ...] = ()
+        self, step: int, state: State, slots: BatchSlots, lanes: tuple[int, ...],
+        members: tuple[Member, ...] = (),
     ) -> object:  # fmt: skip
         version = self.version
         variant = version.plan.order[step]
         evaluation = Evaluation(
             state, slots, step, variant, tuple(self._intake.timesteps),
             version.plan.coefficients_at(step), version.operands.at(step, self._device),
-            members=members,
+            lanes=lanes, members=members,
         )  # fmt: skip
         out = self._workspace.evaluate(version.plan.steps[variant], evaluation)
         slots.commit(self._written[variant])
