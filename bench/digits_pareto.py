@@ -27,7 +27,7 @@ from l2c_rt.comparison.comparison import Comparison
 from l2c_rt.comparison.results import FULL
 from l2c_rt.demo.classifier import train_classifier
 from l2c_rt.demo.digits import load_digits
-from l2c_rt.demo.run import load_demo_model
+from l2c_rt.demo.shipped import load_demo_model
 from l2c_rt.measure.machine import processor_name
 from l2c_rt.untrusted.atomic_write import write_whole
 

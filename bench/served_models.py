@@ -11,7 +11,7 @@ from torch import Tensor
 from weights import fill_deterministic
 
 import l2c_rt as rt
-from l2c_rt.demo.run import load_demo_model, load_demo_router
+from l2c_rt.demo.shipped import load_demo_model, load_demo_router
 from l2c_rt.models import DiT
 
 MODELS = ("digits", "12x384", "dit-xl-2")

@@ -8,7 +8,7 @@ in several rounds.  Writes JSON:
 
     python bench/serving.py bench/results/serving-digits.json
     python bench/serving.py bench/results/serving-12x384.json --model 12x384
-    python bench/serving.py bench/results/gpu/serving-dit-xl-2.json --model dit-xl-2 \
+    python bench/serving.py bench/results/serving-dit-xl-2.json --model dit-xl-2 \
         --device cuda --steps 50 --requests 80 --only cached --no-tune
 
 The number of requests is chosen so that it takes some `--seconds`, ten minutes.
@@ -25,9 +25,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,20 +88,6 @@ def in_batches_of(size: int) -> Server:
     return serve
 
 
-@contextmanager
-def servers(fast: rt.Compiled, requests: int) -> Iterator[dict[str, Server]]:
-    """All three, by name; what batches of a size take for the first time is behind them."""
-    for size in range(1, MAX_BATCH + 1):
-        in_batches_of(size)(fast, [0.0] * size)
-    example = {"noise": image(fast, 0)[0], "y": 0}
-    with rt.Engine(fast, max_batch=MAX_BATCH, max_waiting=requests, example=example) as engine:
-        yield {
-            "engine": partial(by_engine, engine),
-            "one at a time": in_batches_of(1),
-            "static batches": in_batches_of(MAX_BATCH),
-        }
-
-
 def capacity(serve: Server, fast: rt.Compiled, requests: int) -> float:
     """Requests per second where all are there from the start."""
     return requests / max(serve(fast, [0.0] * requests))
@@ -144,14 +129,27 @@ def under_load(
 def measured(fast: rt.Compiled, requests: int, loads: Sequence[float]) -> dict[str, Any]:
     """All servers on one model."""
     whole = max(1, requests // ROUNDS // MAX_BATCH) * MAX_BATCH
-    with servers(fast, requests) as named:
+    # What batches of a size take for the first time is behind all of them.
+    for size in range(1, MAX_BATCH + 1):
+        in_batches_of(size)(fast, [0.0] * size)
+    options: dict[str, Any] = {"example": {"noise": image(fast, 0)[0], "y": 0}}
+    with rt.Engine(fast, max_batch=MAX_BATCH, max_waiting=requests + whole, **options) as engine:
+        named: dict[str, Server] = {
+            "engine": partial(by_engine, engine),
+            "one at a time": in_batches_of(1),
+            "static batches": in_batches_of(MAX_BATCH),
+        }
         curve = cost_curve(fast)
         capacities = {name: capacity(serve, fast, whole) for name, serve in named.items()}
         rows = {
             f"{load:.0%}": under_load(named, fast, load * capacities["engine"], requests)
             for load in loads
         }
-    return {"cost_curve_s": curve, "capacity_per_s": capacities, "loads": rows}
+        stats, nbytes = engine.stats(), engine.nbytes
+    return {
+        "cost_curve_s": curve, "capacity_per_s": capacities, "loads": rows,
+        "engine_bytes": nbytes, "graphs": stats.graphs, "batch_sizes": stats.batch_sizes,
+    }  # fmt: skip
 
 
 @click.command()

@@ -17,7 +17,7 @@ from fastapi import FastAPI, HTTPException, Query, Request, Response
 from prometheus_client import CollectorRegistry, generate_latest
 
 import l2c_rt as rt
-from l2c_rt.demo.run import load_demo_model, load_demo_router
+from l2c_rt.demo.shipped import load_demo_model, load_demo_router
 from l2c_rt.integrations.prometheus import watch
 from l2c_rt.serving.request import DeadlineError, QueueFullError
 

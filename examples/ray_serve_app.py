@@ -13,7 +13,7 @@ from fastapi import FastAPI, HTTPException
 from ray import serve
 
 import l2c_rt as rt
-from l2c_rt.demo.run import load_demo_model, load_demo_router
+from l2c_rt.demo.shipped import load_demo_model, load_demo_router
 from l2c_rt.integrations.ray import application, generate
 
 http = FastAPI()

@@ -83,7 +83,7 @@ def _model(name: str, family: str, num_heads: int | None, key: str) -> nn.Module
     from l2c_rt.models import load_dit, load_uvit
 
     if name == DIGITS:
-        from l2c_rt.demo.run import load_demo_model
+        from l2c_rt.demo.shipped import load_demo_model
 
         return load_demo_model()
     if Path(name).is_dir():

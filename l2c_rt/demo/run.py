@@ -20,18 +20,16 @@ from l2c_rt.demo.digits import Digits, even_labels, load_digits
 from l2c_rt.demo.figures import Block, Samples, draw_samples, latency_figure
 from l2c_rt.demo.metrics import frechet_distance, psnr_per_image
 from l2c_rt.demo.report import Result, Timing, table, write_report
-from l2c_rt.demo.train_state import WEIGHTS_NAME
+from l2c_rt.demo.shipped import load_demo_model, load_demo_router
 from l2c_rt.figures import save_figure
 from l2c_rt.measure.clocks import host_seconds
 from l2c_rt.measure.interleaved import there_and_back
 from l2c_rt.measure.machine import processor_name
-from l2c_rt.models.load import load_dit
 from l2c_rt.policies import EveryN, Full, NoisiestFirst, Random
 from l2c_rt.policies.router import Router
 from l2c_rt.runtime.compiled import Compiled
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
-ASSETS = Path(__file__).parent / "assets"
 Key = tuple[str, float]
 NARROW = "learned, bf16"
 """The learned schedule with products in bfloat16: its PSNR is to the learned one in float32."""
@@ -63,16 +61,6 @@ class Trial:
     def sample(self, noise: Tensor, labels: Tensor, settings: DemoSettings) -> None:
         """One run, its images added to the others."""
         self.images.append(self.fast.sample(noise, labels, cfg_scale=settings.guidance))
-
-
-def load_demo_model() -> nn.Module:
-    """The DiT that `l2c-rt demo train` made and the package ships."""
-    return load_dit(ASSETS / WEIGHTS_NAME, num_heads=2).requires_grad_(False)
-
-
-def load_demo_router(steps: int) -> Router:
-    """The router that was learned for that model and DDIM with 20 or 50 steps."""
-    return Router.load(ASSETS / f"digits-ddim-{steps}.safetensors", steps=steps)
 
 
 def equal_compute(learned: CacheSchedule, seed: int) -> dict[str, CacheSchedule]:

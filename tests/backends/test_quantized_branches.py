@@ -18,7 +18,7 @@ from l2c_rt.backends.cuda import support
 from l2c_rt.backends.cuda.checking.checked_file import CheckedShapes
 from l2c_rt.backends.cuda.quantized_weights import why_not_these_weights
 from l2c_rt.demo.metrics import psnr_per_image
-from l2c_rt.demo.run import load_demo_model, load_demo_router
+from l2c_rt.demo.shipped import load_demo_model, load_demo_router
 from l2c_rt.device.graphs import Eager
 from l2c_rt.kernels import reference
 from l2c_rt.methods import ToCa

@@ -20,14 +20,8 @@ from l2c_rt.demo.classifier import Classifier, train_classifier
 from l2c_rt.demo.digits import Digits, load_digits, split_digits
 from l2c_rt.demo.metrics import frechet_distance, psnr_per_image
 from l2c_rt.demo.report import HEADINGS, Result, Timing, table
-from l2c_rt.demo.run import (
-    ASSETS,
-    DemoSettings,
-    equal_compute,
-    load_demo_model,
-    load_demo_router,
-    schedules_of,
-)
+from l2c_rt.demo.run import DemoSettings, equal_compute, schedules_of
+from l2c_rt.demo.shipped import ASSETS, load_demo_model, load_demo_router
 from l2c_rt.demo.train_state import WEIGHTS_NAME, TrainSettings, resume, save_checkpoint, start
 from l2c_rt.sampling.solvers import linear_alphas_bar
 
