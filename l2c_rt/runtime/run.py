@@ -109,12 +109,16 @@ class Run:
         self._check.reset(forget_timesteps=forget_timesteps)
         self._key, self._in_call = None, False
 
-    def close(self) -> None:
-        """Forget the run and give its memory back; it cannot be called any more."""
+    def end(self, event: str) -> None:
+        """Forget the run under way, with a warning: by `event` its loop is over."""
         if self.clock.mid_run:
             done, steps = self.clock.evaluations, self.clock.steps
-            self.shared.note_loop("closed", messages.closed(done, steps))
+            self.shared.note_loop("unfinished", messages.unfinished(event, done, steps))
         self.reset()
+
+    def close(self) -> None:
+        """Forget the run and give its memory back; it cannot be called any more."""
+        self.end("a session was closed")
         self._closed = True
         self.lanes.clear()
 

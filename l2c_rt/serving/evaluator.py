@@ -15,6 +15,7 @@ from l2c_rt.memory.request_slots import BatchSlots, RequestSlots
 from l2c_rt.memory.request_values import RequestValues
 from l2c_rt.runtime.profiler_ranges import trace_range
 from l2c_rt.runtime.shared import SharedModel
+from l2c_rt.serving.batched_loop import Predictions
 from l2c_rt.serving.intake import ROWS, Intake
 from l2c_rt.serving.kinds import kinds_of, written_slots
 from l2c_rt.serving.request import Request
@@ -85,34 +86,45 @@ class Evaluator:
         self.version.begin_run()
         self._workspace.drop_tables()
 
-    def rehearse(self, request: Request) -> None:
-        """Take the memory of all that requests such as this one keep; its latents stay as they are.
+    def rehearse(self, batch: Sequence[Request]) -> None:
+        """Take the memory of all that requests such as these keep, and measure, copy and capture
+        what batches of up to so many take; their latents stay as they are.
 
         Raises RefutedError as `predictions` does.
         """
         self.begin()
-        request.place = 0
+        for place, request in enumerate(batch):
+            request.place = place
+        for size in range(1, len(batch) + 1):
+            for step in self._rehearsed_steps(size):
+                for request in batch[:size]:
+                    request.step, request.kind = step, self.kinds[step]
+                self.predictions(batch[:size])
+
+    def _rehearsed_steps(self, size: int) -> list[int]:
         # The first of each kind, in order: what it reads has a place by then, and no value matters.
-        for step in sorted(map(self.kinds.index, set(self.kinds))):
-            request.step, request.kind = step, self.kinds[step]
-            self.predictions((request,))
+        steps = sorted(map(self.kinds.index, set(self.kinds)))
+        if self.graphs is None:
+            # The first computes everything, so that there is nothing else to measure.
+            return steps if size == 1 else steps[:1]
+        # The very first evaluation is compared with the model's own, and not captured.
+        again = [] if self._is_proved else steps[:1]
+        return [*again, *steps] if size.bit_count() == 1 else []
 
     def poison(self) -> None:
         """Fill every slot with NaN, so that a stale read would show."""
         self._slots.poison()
         self._values.poison()
 
-    def predictions(self, batch: Sequence[Request]) -> list[Tensor]:
-        """What the model predicts for each of these requests, which are of one kind, guided.
+    def moved(self, batch: Sequence[Request]) -> Sequence[Tensor | BaseException]:
+        """The latents of each of these requests, which are of one kind, after its evaluation, or
+        what its solver raised.  Shapes: [1, C, H, W] each."""
+        return self._intake.moved(batch, self.predictions(batch))
 
-        Shapes: [1, C, H, W] each, in the dtype of the request's latents.
-        """
-        outputs = self._outputs(batch)
-        predictions, row = [], 0
-        for request in batch:
-            own = outputs[row : row + request.rows]
-            predictions.append(self._intake.predicted(own, request.latents, request.cfg_scale))
-            row += request.rows
+    def predictions(self, batch: Sequence[Request]) -> Predictions:
+        """What the model predicts for each of these requests, which are of one kind, guided, in the
+        dtype of the request's latents."""
+        predictions = self._intake.predicted(self._outputs(batch), batch)
         # Else requests that arrive would wait for all that was queued before.
         self._ahead.queued()
         return predictions
@@ -138,8 +150,9 @@ class Evaluator:
         if order[batch[0].step] == order[0]:
             if self._shared.refuted(self.version, (), kwargs, out):
                 raise RefutedError
+            if not self._is_proved:
+                self._shared.tell(self._workspace.graph_stats.reasons)
             self._is_proved = True
-            self._shared.tell(self._workspace.graph_stats.reasons)
         return model.to_tensor(out)
 
     def _replayed(self, batch: Sequence[Request], inputs: Inputs, rows: list[int]) -> Tensor | None:

@@ -143,10 +143,12 @@ class FusedCpu(OpByOp):
 
     def refresh(self, op: Refresh, evaluation: Evaluation) -> None:
         assert self._tokens is not None
-        self._pass(evaluation.state, None)
-        out, x = evaluation.slots.load(op.slot), evaluation.state.x
-        places = chosen_tokens(self._tokens, op, evaluation, choose)
         if op.tokens:
+            self._pass(evaluation.state, None)
+        places = chosen_tokens(self._tokens, op, evaluation, choose)
+        out = evaluation.slots.load(op.slot)
+        if op.tokens:
+            x = evaluation.state.x
             whole = self._input_like(x)
             h = whole.view(-1)[: places.numel() * x.shape[2]].view(*places.shape, -1)
             norm_some(x, places, self._inputs.norm(op.branch, whole), h)

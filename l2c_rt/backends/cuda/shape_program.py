@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import FusableModel
-from l2c_rt.backends.cuda.branch_launcher import BranchLauncher
+from l2c_rt.backends.cuda.branch_launcher import BranchLauncher, BranchOperands
 from l2c_rt.backends.cuda.buffers import Shape, allocate
 from l2c_rt.backends.cuda.checking.compared_kernels import ComparedKernels
 from l2c_rt.backends.cuda.checking.first_step import FirstStep
@@ -75,10 +75,10 @@ class ShapeProgram:
         of_batch = (plan, tables.steps, buffers.counter, buffers.h.shape)
         self.predictions = PredictionTable(*of_batch) if plan.coefficients else None
         self._linears = linears = Linears(kernels, tuner)
-        common = (fusable, buffers, self.weights, kernels, tuner, linears)
+        operands = BranchOperands(fusable, buffers, self.weights, kernels, tuner, linears)
         self.branches = (
-            BranchLauncher(*common) if self.quantized is None
-            else QuantizedBranches(*common, self.quantized)
+            BranchLauncher(operands) if self.quantized is None
+            else QuantizedBranches(operands, self.quantized)
         )  # fmt: skip
         skip_linears = {} if fusable.outer is None else fusable.outer.skip_linears
         self.skips = SkipLinears(skip_linears, buffers, kernels, linears)
