@@ -20,7 +20,8 @@ class Fitted:
 
     `fit` is that schedule with its predictions: of every cell, coefficients over the branch's
     values at the evaluations before, computed or predicted, as they were used; cells where plain
-    reuse did as well on held-out runs have none.
+    reuse did as well on held-out runs have none.  Cond and uncond may have coefficients of their
+    own, see `Predictions`.
     Raises ValueError where it has no predictions; `predictions` for another schedule, step count,
     sampler or timesteps, and `compile` for another model.
     """

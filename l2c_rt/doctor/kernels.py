@@ -16,7 +16,7 @@ from l2c_rt.doctor.tensor_trees import float64, mapped, tensors
 # of 72 = 64 + 16 columns in bf16: two would have 36, which attention refuses.
 SIZES = (
     Sizes(torch.bfloat16, 2, grid=(3, 7), width=72, count=3, heads=1),
-    Sizes(torch.float32, count=5, heads=1),
+    Sizes(torch.float32, count=5, heads=1, weighted=True, lanes=2),
 )
 TOLERANCES = {torch.bfloat16: 0.1, torch.float32: 2e-4}
 

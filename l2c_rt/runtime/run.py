@@ -26,7 +26,7 @@ from l2c_rt.runtime import loop_messages as messages
 from l2c_rt.runtime.cache_context import StepHint
 from l2c_rt.runtime.calls import StepError, Tick
 from l2c_rt.runtime.known_loop import KnownLoop
-from l2c_rt.runtime.lanes import InputKey, Lane, Lanes
+from l2c_rt.runtime.lanes import InputKey, Lanes
 from l2c_rt.runtime.profiler_ranges import trace_range
 from l2c_rt.runtime.recording import Recording
 from l2c_rt.runtime.sample_lanes import SampleLanes
@@ -41,10 +41,9 @@ class Run:
 
     def __init__(self, shared: SharedModel, *, lanes: int, loop: KnownLoop | None = None) -> None:
         self.shared, self.version = shared, shared.version
-        steps = shared.schedule.steps
-        self.clock = StepClock(steps, lanes, loop, shared.counts, shared.note_loop)
+        self.clock = StepClock(shared.schedule.steps, lanes, loop, shared.counts, shared.note_loop)
         self._check = TimestepCheck(self.clock)
-        self._labels, self._sample_lanes = LabelCheck(), SampleLanes()
+        self._labels, self._sample_lanes = LabelCheck(), SampleLanes(lanes)
         self.lanes = Lanes(lanes, shared.memory_taken)
         self._key: InputKey | None = None
         self._in_call = self._asleep = self._closed = False
@@ -84,7 +83,8 @@ class Run:
 
     def whole(self, key: InputKey, request: RunRequest, callback: Callback | None) -> Tensor:
         """A run done by a workspace in one go."""
-        lane = self._lanes_of_new_run(key)[0]
+        self._key = key
+        lane = self.lanes.begin_run(key, self.version)[0]
         workspace = lane.workspace
         assert isinstance(workspace, WholeRuns)
         self.recording.begin()
@@ -157,7 +157,8 @@ class Run:
         if tick.first:
             self.recording.begin()
             self._check_first(state, loop, wants_grad)
-            self._lanes_of_new_run(key)
+            self._key = key
+            self.lanes.begin_run(key, self.version)
         elif key != self._key:
             raise StepError(messages.other_input(tick.step, key, self._key))
         if tick.step and not tick.first:
@@ -174,13 +175,12 @@ class Run:
 
     def _at(self, tick: Tick, key: InputKey, state: State, sigma: float | None) -> object:
         lane, began = self.lanes.at(key, self.version)[tick.lane], time.perf_counter()
-        plan, calls = self.version.plan, self.lanes.count
         evaluation = self.version.evaluation(
             state, lane.slots, tick, self.clock.timesteps, *self.recording.place(tick.lane),
-            sigma=sigma, lanes=self._sample_lanes.at(tick, state.x, plan, calls),
+            sigma=sigma, lanes=self._sample_lanes.at(tick, state.x, self.version.plan),
         )  # fmt: skip
         with lane.slots.in_use(), trace_range("evaluation", tick.step):
-            out = lane.workspace.evaluate(plan.steps[evaluation.variant], evaluation)
+            out = lane.workspace.evaluate(self.version.plan.steps[evaluation.variant], evaluation)
         done = carried_out(lane.workspace, evaluation.variant)
         self.recording.add(tick.step, tick.lane, done)
         host = time.perf_counter() - began if key.device.type == "cpu" else None
@@ -197,7 +197,3 @@ class Run:
         check_dtype(state.x, self.version.model.first_layer)
         if wants_grad and state.x.requires_grad:
             self.shared.notices.tell([messages.NO_GRADIENTS])
-
-    def _lanes_of_new_run(self, key: InputKey) -> list[Lane]:
-        self._key = key
-        return self.lanes.begin_run(key, self.version)

@@ -39,13 +39,14 @@ class SampleLanes:
     """The lane of each sample at the calls of runs; whether a batch is guided is seen at a run's
     first call."""
 
-    def __init__(self) -> None:
+    def __init__(self, calls_per_step: int) -> None:
+        self._calls = calls_per_step
         self._lanes: tuple[int, ...] = ()
 
-    def at(self, tick: Tick, x: Tensor, plan: Plan, calls_per_step: int) -> tuple[int, ...]:
+    def at(self, tick: Tick, x: Tensor, plan: Plan) -> tuple[int, ...]:
         """Those of a call.  Shapes: x [B, ...]."""
-        if tick.first or calls_per_step > 1:
-            self._lanes = sample_lanes(x, plan.lanes, tick.lane, calls_per_step)
+        if tick.first or self._calls > 1:
+            self._lanes = sample_lanes(x, plan.lanes, tick.lane, self._calls)
         return self._lanes
 
 

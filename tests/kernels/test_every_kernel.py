@@ -6,10 +6,11 @@ from recording_driver import recorded_launches
 
 from l2c_rt.doctor.kernel_calls import OPS, kernel
 from l2c_rt.doctor.kernels import calls
+from l2c_rt.doctor.placed_operands import PLACED_OPS
 
 
 def test_no_call_of_the_sanitizers_run_is_refused() -> None:
     with recorded_launches() as launches:
         operations = [op for op, _, operands in calls() if kernel(op)(**operands) is not None]
-    assert operations == [*OPS, *OPS]
+    assert operations == 2 * [*OPS, *PLACED_OPS]
     assert len(launches) == len(operations)

@@ -41,3 +41,23 @@ def test_the_table_is_what_was_measured(steps: int) -> None:
         if name in wanted and len(cells) == 3:
             shown[name] = [float(re.sub(r"\*|\(.*\)", "", cell)) for cell in cells if cell]
     assert shown == {name: [round(p, 1) for p in figures] for name, figures in wanted.items()}
+
+
+LANES = {
+    "plain reuse": "plain",
+    "fitted, shared": "shared",
+    "fitted, `lanes=True`": "lanes",
+    "each lane its own, not judged": "forced",
+}
+
+
+def test_the_table_of_lanes_is_what_was_measured() -> None:
+    measured = json.loads((ROOT / "bench/results/digits-lanes.json").read_text())["runs"]
+    psnr: dict[str, list[str]] = {}
+    for steps in (20, 50):
+        for schedule in ("L2C", "FORA"):
+            for row in measured[f"ddim-{steps}"][schedule]["rows"][1:]:
+                psnr.setdefault(row["method"], []).append(f"{row['mean_psnr']:.1f}")
+    page = (ROOT / "docs/predictors.md").read_text().partition("### Cond and uncond")[2]
+    for name, method in LANES.items():
+        assert f"| {name} | {' | '.join(psnr[method])} |" in page
