@@ -12,6 +12,7 @@ from torch import nn
 from l2c_rt.adapters import describe
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.describe import own_instead
+from l2c_rt.adapters.own.forward_order import forward_order
 from l2c_rt.adapters.own.sites import Site, blocks
 from l2c_rt.plan.decisions import Dynamic, DynamicMethod, ModelFacts
 
@@ -55,6 +56,7 @@ def _describe(method: DynamicMethod, sites: Sequence[str] | None, model: nn.Modu
         type(model).__name__,
         _block_paths(model, described.sites),
         frozenset(path for path, _ in model.named_modules()),
+        forward_order(model),
     )
     return replace(described, dynamic=Dynamic.of(method, facts), described=adapters)
 

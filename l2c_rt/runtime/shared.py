@@ -185,7 +185,7 @@ class SharedModel:
         nothing_kept = self.schedule.halves is None and bool(self.schedule.compute.all())
         if kind in ("late start", "not proved") and nothing_kept:
             return
-        if self.strict and kind not in ("restarted", "closed"):
+        if self.strict and kind not in ("restarted", "unfinished"):
             raise ValueError(f"strict: {text}")
         if kind not in self._loop_notes:
             self._loop_notes[kind] = text
