@@ -55,7 +55,13 @@ def method_rows(facts: dict[str, Any]) -> list[str]:
             f"{timed['speedup'][1]:.2f}x | {timed['bound']:.2f}x | {timed['of_bound']:.2f} |"
         )
     below = ", ".join(facts.get("below", ())) or "none"
-    return [*lines, "", f"Below 0.95 of the bound: {below}."] if len(lines) > 2 else []
+    unscored = ", ".join(
+        f"{name} {timed['without_scores']:.2f}" for name, timed in facts.get("methods", {}).items()
+        if timed.get("without_scores", timed["of_bound"]) < timed["of_bound"]
+    )  # fmt: skip
+    lines += ["", f"Below 0.95 of the bound: {below}."]
+    lines += [f"With nothing counted for scores of tokens: {unscored}."] if unscored else []
+    return lines if facts.get("methods") else []
 
 
 def machine_of(results: dict[str, Any]) -> str:

@@ -7,9 +7,9 @@
 namespace l2c {
 
 // x += gate * value, where value is the sum of coefficient * source over the sources. Sources are
-// [rows, width]; coefficients [lanes, sources], of which a batch takes those of its own lane; gate is
-// float32 [batch, width] with a stride between batches, or null for one.
-// Where `store` is not null the value goes there too, which may be one of the sources.
+// [rows, width]; coefficients [lanes, sources], of which a batch takes those of its own lane; gate
+// is float32 [batch, width] with a stride between batches, or null for one. Where `store` is not
+// null the value goes there too, which may be one of the sources.
 struct Term {
   std::vector<const void*> sources;
   std::vector<float> coefficients;  // Empty: one source, as it is.

@@ -14,6 +14,10 @@ from l2c_rt.comparison.arithmetic import counted
 from l2c_rt.comparison.subjects import PublishedLoopSubject
 from l2c_rt.measure.clocks import host_seconds
 from l2c_rt.measure.interleaved import Samples, Spread, ratios, side_by_side, spread
+from l2c_rt.plan.cost import cost
+from l2c_rt.plan.ops import Plan
+from l2c_rt.plan.program import BlockProgram
+from l2c_rt.plan.tokens import Scored
 from l2c_rt.policies import Full
 from l2c_rt.sampling.solvers import ddim
 from l2c_rt.schedule.calibration import Calibration
@@ -35,12 +39,15 @@ class Setting(NamedTuple):
 class Timed:
     """A method beside the full run by the same route: the model's own forward, or the backend's.
 
-    `computed` is its share of the full run's arithmetic, so that 1 / computed bounds the speed-up.
+    `computed` is its share of the full run's arithmetic, so that 1 / computed bounds the speed-up;
+    `scores` is the part of it that is counted for scores of tokens, as a GPU's kernels make them:
+    on a CPU they come with the attention itself.
     """
 
     setting: str
     backend: str
     computed: float
+    scores: float
     speedup: Spread
 
     @property
@@ -53,6 +60,7 @@ class Timed:
         return {
             "setting": self.setting, "backend": self.backend, "computed": self.computed,
             "bound": 1 / self.computed, "of_bound": self.of_bound,
+            "without_scores": self.speedup.median * (self.computed - self.scores),
             "speedup": [self.speedup.low, self.speedup.median, self.speedup.high],
         }  # fmt: skip
 
@@ -97,18 +105,18 @@ class EveryMethod:
         """Every method beside the full run by its own route, which is run once for all of them:
         full, A, B, C, C, B, A, full a round, so that a drift of the machine falls on all."""
         routes: dict[str, dict[str, Sequence[rt.Compiled]]] = {}
-        settings, shares = self.methods(), dict[str, float]()
+        settings, shares = self.methods(), dict[str, tuple[float, float]]()
         for name, setting in settings.items():
             own = self.subject.build(setting.method, setting.options)
             # The first run packs weights and measures products; it decides as the others do.
             _, computed = counted(own, partial(self._run, own))
-            shares[name] = computed.share
+            shares[name] = computed.share, _scores(own[0].plan, own[0].bound_model.program)
             routes.setdefault(own[0].backend.name, {})[name] = own
         for route, methods in routes.items():
             samples = self._samples(route, methods, rounds)
             for name in methods:
                 speedup = spread(ratios(samples[FULL], samples[name]))
-                yield name, Timed(settings[name].label, route, shares[name], speedup)
+                yield name, Timed(settings[name].label, route, *shares[name], speedup)
 
     def _samples(
         self, route: str, methods: Mapping[str, Sequence[rt.Compiled]], rounds: int
@@ -125,6 +133,16 @@ class EveryMethod:
 
     def _run(self, models: Sequence[rt.Compiled]) -> None:
         self.subject.run(models, 0)
+
+
+def _scores(plan: Plan, program: BlockProgram) -> float:
+    """The share of the full run's arithmetic that is counted for scores."""
+    scored = [op.branch for s in range(plan.num_evaluations) for op in plan.at(s)
+              if isinstance(op, Scored) and op.score == "attention"]  # fmt: skip
+    if not scored:
+        return 0.0
+    full = sum(evaluation.all_macs for evaluation in cost(program, plan).full)
+    return sum(program.branch_of[name].attention_macs for name in scored) / full
 
 
 def _set(method: Any, **fields: float) -> Setting:

@@ -11,6 +11,7 @@
 
 #include "attention.hpp"
 #include "row_pass.hpp"
+#include "tokens.hpp"
 
 #define EXPECT(condition)                                                           \
   do {                                                                              \
@@ -105,7 +106,7 @@ void sums_are_of_any_number_of_sources(std::int64_t rows, std::int64_t width, st
     term.coefficients.push_back(0.25f * static_cast<float>(k + 1));
   }
   for (const Floats& source : sources) term.sources.push_back(source.data());
-  run(RowPass{x.data(), x.data(), false, false, rows, rows, width, {term}, {}}, 1);
+  run(RowPass{x.data(), x.data(), false, false, rows, rows, width, {}, {term}, {}}, 1);
   for (std::size_t i = 0; i < x.size(); ++i) {
     double sum = start[i];
     for (std::size_t k = 0; k < count; ++k)
@@ -155,6 +156,35 @@ void attention_is_the_mean_of_the_values(std::int64_t batch, std::int64_t tokens
       }
 }
 
+void the_largest_tokens_are_chosen_and_put_back(std::int64_t samples, std::int64_t side,
+                                                std::int64_t count) {
+  const std::int64_t tokens = side * side + 1;
+  const Floats scores = waves(samples * tokens, 0), ages(scores.size(), 2);
+  std::vector<std::int64_t> places(static_cast<std::size_t>(samples * count));
+  choose({scores.data(), ages.data(), places.data(), samples, tokens, count, 0, 0.25f, 3, 0});
+  std::vector<std::uint16_t> rows(places.size() * 3), out(scores.size() * 3);
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::uint16_t>(i + 1);
+  scatter({rows.data(), out.data(), places.data(), samples, count, tokens, 6});
+  for (std::int64_t s = 0; s < samples; ++s) {
+    float least = 2, most_of_others = -2;
+    for (std::int64_t t = 0, i = 0; t < tokens; ++t) {
+      const float score = scores[static_cast<std::size_t>(s * tokens + t)];
+      const bool chosen = i < count && places[static_cast<std::size_t>(s * count + i)] == t;
+      const std::uint16_t got = out[static_cast<std::size_t>((s * tokens + t) * 3)];
+      EXPECT(got == (chosen ? rows[static_cast<std::size_t>((s * count + i) * 3)] : 0));
+      (chosen ? least : most_of_others) =
+          chosen ? std::fmin(least, score) : std::fmax(most_of_others, score);
+      i += chosen;
+    }
+    EXPECT(least >= most_of_others);
+  }
+  // With cells every choice of all tokens is all of them, whatever their sums.
+  std::vector<std::int64_t> all(scores.size());
+  choose({scores.data(), ages.data(), all.data(), samples, tokens, tokens, side, 0.25f, 3, 0.6f});
+  for (std::size_t i = 0; i < all.size(); ++i)
+    EXPECT(all[i] == static_cast<std::int64_t>(i) % tokens);
+}
+
 void checksums_tell_bytes_and_their_order(std::int64_t bytes) {
   std::vector<unsigned char> content(static_cast<std::size_t>(bytes));
   for (std::size_t i = 0; i < content.size(); ++i) content[i] = static_cast<unsigned char>(i * 7);
@@ -178,6 +208,8 @@ int run_all() {
     attention_is_the_mean_of_the_values(1, 64, 2, 32, threads);
   }
   for (std::size_t count = 1; count < 8; ++count) sums_are_of_any_number_of_sources(3, 19, count);
+  the_largest_tokens_are_chosen_and_put_back(2, 4, 5);
+  the_largest_tokens_are_chosen_and_put_back(3, 1, 0);
   narrow_values_are_rounded(5, 19);
   for (const std::int64_t bytes : {0, 1, 8, 16, 129, 1 << 20, (1 << 20) + 5})
     checksums_tell_bytes_and_their_order(bytes);

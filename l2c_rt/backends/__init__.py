@@ -14,7 +14,8 @@ from l2c_rt.backends.cpu.branches import custom_forward
 from l2c_rt.backends.cpu.fused import fused_cpu_backend
 from l2c_rt.backends.cpu.packed import why_not_narrow
 from l2c_rt.backends.cpu.products import Products, product_chooser
-from l2c_rt.backends.dynamic.backend import change_on, deciding_backend
+from l2c_rt.backends.dynamic.backend import change_on, deciding_backend, fused_deciding_backend
+from l2c_rt.backends.dynamic.fused import can_be_fused
 from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.options import Options
 from l2c_rt.backends.own_backend import own_backend
@@ -38,8 +39,9 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
     by_sites = model.open_stage is not None
     if options.precision is not None:
         _require_narrow_products(name, model, options)
-    if by_sites and (name in ("auto", "own") or model.refused):
-        return _own_route(model, options)
+    has_own = name in ("auto", "own") or (name == "fused" and can_be_fused(model))
+    if by_sites and (has_own or model.refused):
+        return _own_route(model, options, fused=name != "own")
     if by_sites or name == "own":
         kind, by = type(model.model).__name__, "its sites" if by_sites else "an adapter"
         raise ValueError(f"backend={name!r}: {kind} is described by {by}; leave backend= out")
@@ -62,18 +64,21 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
     return backend
 
 
-def _own_route(model: BoundModel, options: Options) -> Backend:
-    """The backend of a model that runs its own forward."""
+def _own_route(model: BoundModel, options: Options, *, fused: bool) -> Backend:
+    """The backend of a model that runs its own forward, or with `fused` the adapter's description
+    where a method can be carried by that."""
     unused = _unused_options(options, graphs=model.device.type == "cuda")
+    products = _products(model, options)
+    if fused and products is not None and can_be_fused(model):
+        return fused_deciding_backend(model, unused, merge=options.merge, products=products)
     if model.dynamic is not None:
         return deciding_backend(
             model, unused, merge=options.merge, graphs=_graphs(model, options),
-            change=change_on(model.device), products=_products(model, options),
+            change=change_on(model.device), products=products,
         )  # fmt: skip
     return own_backend(
-        model, unused, merge=options.merge, graphs=_graphs(model, options),
-        products=_products(model, options),
-    )  # fmt: skip
+        model, unused, merge=options.merge, graphs=_graphs(model, options), products=products
+    )
 
 
 def _require_narrow_products(name: str, model: BoundModel, options: Options) -> None:

@@ -92,6 +92,13 @@ def test_where_the_description_is_wrong_the_own_forward_runs() -> None:
     assert all(map(torch.equal, ours, run(compiled(model, METHODS[0], pack=False))))
 
 
+def test_the_backend_can_be_asked_for_by_name() -> None:
+    own, fused = (compiled(toy_dit(4), METHODS[0], backend=name) for name in ("own", "fused"))
+    assert [fast.run.version.backend.name for fast in (own, fused)] == ["own", "fused"]
+    with pytest.raises(ValueError, match="DiT is described by its sites"):
+        compiled(toy_dit(4), EasyCache(ret_steps=2), backend="fused")
+
+
 def test_what_looks_elsewhere_or_between_branches_keeps_the_own_forward() -> None:
     for model, method in ((toy_dit(4), EasyCache(ret_steps=2)), (toy_uvit(), METHODS[0])):
         assert compiled(model, method).run.version.backend.name == "own"

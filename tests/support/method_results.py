@@ -133,6 +133,8 @@ def _compiled(name: str, model: Any, times: list[float], backend: str = "auto") 
     fast = rt.compile(model, method, **loop)
     if backend == "auto" or fast.backend.name == "own":
         return fast
+    if fast.bound_model.dynamic is not None and backend != "fused":
+        return rt.compile(model, method, backend="own", **loop)
     if backend != "cuda":
         return rt.compile(model, method, backend=backend, **loop)
     if fast.bound_model.unfused_on_gpu:

@@ -17,7 +17,7 @@ from l2c_rt.backends.cpu.products import Products
 from l2c_rt.backends.dynamic.deciding import DecidingWorkspace
 from l2c_rt.backends.dynamic.deciding_forward import DecidingForward
 from l2c_rt.backends.dynamic.deciding_graphs import DecidingGraphs, DecidingGraphWorkspace
-from l2c_rt.backends.dynamic.fused import DecidingFused, can_be_fused
+from l2c_rt.backends.dynamic.fused import DecidingFused
 from l2c_rt.backends.dynamic.gauge import Change
 from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.graphs.refusals import why_not_captured
@@ -60,11 +60,8 @@ def deciding_backend(
 
     if graphs is None or why_not:
         plain = Backend("own", passes, partial(alone, None), reasons)
-        if products is None:
-            return plain
-        if can_be_fused(model):
-            return _fused(model, plain, row_plans, products)
-        return packed(plain, PackedLinears(model.model, products), alone)
+        linears = None if products is None else PackedLinears(model.model, products)
+        return plain if linears is None else packed(plain, linears, alone)
 
     def workspace(plan: Plan) -> Workspace:
         def open_graphs(arguments: Arguments, state: State) -> DecidingGraphs:
@@ -78,9 +75,15 @@ def deciding_backend(
     return Backend("own", passes, workspace, reasons)
 
 
-def _fused(model: BoundModel, plain: Backend, row_plans: RowPlans, products: Products) -> Backend:
-    """The adapter's description in place of the own forward, which runs where it is wrong."""
-    attention = Attention(products.chooser)
+def fused_deciding_backend(
+    model: BoundModel, reasons: tuple[str, ...], *, merge: bool, products: Products
+) -> Backend:
+    """The adapter's description, where `can_be_fused`, in place of the own forward, which runs
+    where it is wrong."""
+    assert model.dynamic is not None
+    method, attention = model.dynamic.method, Attention(products.chooser)
+    row_plans = RowPlans(len(method.rows(model.program.branch_names)), method.history)
+    plain = deciding_backend(model, reasons, merge=merge)
 
     def workspace(plan: Plan) -> Workspace:
         return DecidingFused(model, plan, row_plans, products, attention)
