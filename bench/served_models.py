@@ -14,7 +14,7 @@ import l2c_rt as rt
 from l2c_rt.demo.run import load_demo_model, load_demo_router
 from l2c_rt.models import DiT
 
-LOADS = {"digits": (0.5, 0.8, 0.95), "12x384": (0.8, 0.95)}
+LOADS = {"digits": (0.5, 0.8, 0.95), "12x384": (0.8, 0.95), "dit-xl-2": (0.5, 0.8, 0.95)}
 """Shares of the engine's capacity at which requests arrive, by model."""
 
 SIZES = (1, 2, 4, 8)
@@ -22,10 +22,17 @@ CURVE_RUNS = 4 * sum(SIZES)
 """Of a cost curve, in images."""
 
 
-def compiled(name: str, steps: int, backend: str, device: str) -> dict[str, rt.Compiled]:
-    """The model on its schedule, and uncached."""
+def compiled(
+    name: str, steps: int, backend: str, device: str, *, tune: bool = True
+) -> dict[str, rt.Compiled]:  # fmt: skip
+    """The model on its schedule, and uncached; the large one's weights are drawn on the device."""
+    check = "on"
     if name == "digits":
         model, schedule = load_demo_model(), load_demo_router(steps).schedule()
+    elif name == "dit-xl-2":
+        with torch.device(device):
+            model = DiT(input_size=32).to(torch.bfloat16).eval()
+        schedule, check = rt.presets.load(f"l2c/dit-xl-2-256/ddim-{steps}"), "off"
     else:
         model = DiT(input_size=8, hidden_size=384, depth=12, num_heads=6, num_classes=10).eval()
         fill_deterministic(model, seed=0)
@@ -33,7 +40,10 @@ def compiled(name: str, steps: int, backend: str, device: str) -> dict[str, rt.C
         schedule = rt.CacheSchedule(published.compute[:, :24], family="dit", sampler="ddim")
     model.to(device)
     schedules = {"cached": schedule, "uncached": rt.policies.Full()}
-    return {key: rt.compile(model, s, steps=steps, backend=backend) for key, s in schedules.items()}
+    return {
+        key: rt.compile(model, s, steps=steps, backend=backend, tune=tune, check=check)
+        for key, s in schedules.items()
+    }
 
 
 def image(fast: rt.Compiled, i: int) -> tuple[Tensor, int]:

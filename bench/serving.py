@@ -1,15 +1,19 @@
 """Many requests at once: the engine against one request at a time and static batches.
 
 The shipped digits model with its learned schedule, and uncached; or a DiT of 12 blocks and width
-384, 16 tokens, with the published schedule of the first 12 blocks of DiT-XL/2, and uncached.
+384, 16 tokens, with the published schedule of the first 12 blocks of DiT-XL/2, and uncached; or
+DiT-XL/2 itself, in bfloat16, on a GPU.
 Poisson arrivals at shares of the engine's capacity, the same ones for all three.  Writes JSON:
 
     python bench/serving.py bench/results/serving.json [--requests 200] [--steps 20]
     python bench/serving.py bench/results/serving-12x384.json --model 12x384
+    python bench/serving.py bench/results/gpu/serving-dit-xl-2.json --model dit-xl-2 \
+        --device cuda --steps 50 --requests 80 --only cached --no-tune
 
 The second chooses the number of requests so that it takes less than `--seconds`, five minutes.
 Static batches: as many whole requests as wait, up to a batch, all of whose steps are done before
-the next are begun.  Latency is from arrival to latents, in seconds.
+the next are begun; on a GPU filled up to a power of two, each of which has its graphs.  Latency is
+from arrival to latents, in seconds.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from torch import Tensor
 
 import l2c_rt as rt
 from l2c_rt.serving.request import Request
+from l2c_rt.serving.step_graphs import filled
 from l2c_rt.serving.ticks import choose
 
 MAX_BATCH = 8
@@ -69,7 +74,9 @@ def in_batches_of(size: int) -> Server:
             time.sleep(max(0.0, start + arrivals[first] - time.perf_counter()))
             now = time.perf_counter() - start
             waiting = [i for i in range(first, len(arrivals)) if arrivals[i] <= now][:size]
+            size_now = filled(len(waiting)) if fast.bound_model.device.type == "cuda" else 0
             images = [image(fast, i) for i in waiting]
+            images += images[-1:] * (size_now - len(images))
             fast.sample(torch.cat([noise for noise, _ in images]), [y for _, y in images]).cpu()
             end = time.perf_counter() - start
             latencies += [end - arrivals[i] for i in waiting]
@@ -162,23 +169,26 @@ def measured(fast: rt.Compiled, requests: int, loads: Sequence[float]) -> dict[s
 @click.option("--requests", type=int, help="200 of the digits; of 12x384 what --seconds allow.")
 @click.option("--seconds", default=270.0, show_default=True)
 @click.option("--steps", default=20, show_default=True)
-@click.option("--backend", help="fused on a CPU, reference on a GPU.")
+@click.option("--backend", default="fused", show_default=True)
 @click.option("--device", default="cpu", show_default=True)
+@click.option("--only", type=click.Choice(["cached", "uncached"]), help="One of both schedules.")
+@click.option("--tune/--no-tune", default=True, help="Measure products, which takes its time.")
 def main(
-    path: Path, name: str, requests: int | None, seconds: float, steps: int, backend: str | None,
-    device: str,
+    path: Path, name: str, requests: int | None, seconds: float, steps: int, backend: str,
+    device: str, only: str | None, tune: bool,
 ) -> None:  # fmt: skip
     """Measure, print a table, write JSON."""
     began, loads = time.perf_counter(), LOADS[name]
-    backend = backend or ("fused" if device == "cpu" else "reference")
-    models = compiled(name, steps, backend, device)
+    models = compiled(name, steps, backend, device, tune=tune)
+    models = {key: fast for key, fast in models.items() if only in (None, key)}
     if requests is None:
         runs = [len(SERVERS) * (1 + sum(1 / load for load in loads)), len(SERVERS) * MAX_BATCH]
         requests = 200 if name == "digits" else affordable(models, *runs, seconds)
     result: dict[str, Any] = {
-        "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
+        "machine": machine(device), "threads": torch.get_num_threads(),
         "cores": os.cpu_count(), "load_average": os.getloadavg(), "model": name, "device": device,
         "requests": requests, "steps": steps, "backend": backend, "max_batch": MAX_BATCH,
+        "tuned": tune,
     }  # fmt: skip
     for key, fast in models.items():
         result[key] = measured(fast, requests, loads)
@@ -189,6 +199,13 @@ def main(
     result["seconds"] = time.perf_counter() - began
     click.echo(f"{result['seconds']:.0f} s in all")
     path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def machine(device: str) -> str:
+    """What ran it."""
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
 
 
 def show(name: str, result: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ namespace l2c {
 namespace {
 
 constexpr std::int64_t kRows = 8, kColumns = 32, kLanes = 16;  // 16 registers of sums.
-constexpr std::int64_t kQueries = 64;                          // What a thread takes at a time.
 
 using Vector = float __attribute__((vector_size(64), aligned(4), may_alias));
 
@@ -104,7 +103,7 @@ INLINE void pack(const Attention& a, const V* k, const V* v, Buffers& buffers) {
 
 template <typename V>
 INLINE void attend(const Attention& a, const V* q, std::int64_t first, std::int64_t count, V* out,
-                   Buffers& b) {
+                   float* received, Buffers& b) {
   for (std::int64_t r = 0; r < kRows; ++r) {
     // Rows beyond the last one repeat it; they are not written.
     const V* query = q + (first + std::min(r, count - 1)) * a.token_stride;
@@ -120,6 +119,10 @@ INLINE void attend(const Attention& a, const V* q, std::int64_t first, std::int6
     const float *mixed = b.mixed.data() + r * b.width, inverse = 1 / sums[r];
 #pragma omp simd
     for (std::int64_t i = 0; i < a.head; ++i) save(row, i, mixed[i] * inverse);
+    if (received == nullptr) continue;
+    const float* scores = b.scores.data() + r * b.columns;
+#pragma omp simd
+    for (std::int64_t j = 0; j < a.tokens; ++j) received[j] += scores[j] * inverse;
   }
 }
 
@@ -127,7 +130,7 @@ template <typename V>
 INLINE void attend_blocks(const Attention& a, std::int64_t begin, std::int64_t end) {
   const V *q = static_cast<const V*>(a.q), *k = static_cast<const V*>(a.k);
   const V* v = static_cast<const V*>(a.v);
-  const std::int64_t blocks = (a.tokens + kQueries - 1) / kQueries;
+  const std::int64_t blocks = parts_of(a.tokens);
   Buffers buffers(a);
   std::int64_t packed = -1;
   for (std::int64_t task = begin; task < end; ++task) {
@@ -137,10 +140,12 @@ INLINE void attend_blocks(const Attention& a, std::int64_t begin, std::int64_t e
     packed = head;
     V* out =
         static_cast<V*>(a.out) + (head / a.heads * a.tokens * a.heads + head % a.heads) * a.head;
-    const std::int64_t first = task % blocks * kQueries;
-    const std::int64_t last = std::min(first + kQueries, a.tokens);
+    const std::int64_t first = task % blocks * kPart;
+    const std::int64_t last = std::min(first + kPart, a.tokens);
+    float* received = a.received == nullptr ? nullptr : a.received + task * a.tokens;
+    if (received != nullptr) std::fill_n(received, a.tokens, 0.0f);
     for (std::int64_t row = first; row < last; row += kRows)
-      attend(a, q + at, row, std::min(kRows, last - row), out, buffers);
+      attend(a, q + at, row, std::min(kRows, last - row), out, received, buffers);
   }
 }
 
@@ -155,7 +160,7 @@ FOR_EVERY_PROCESSOR void attend_halves(const Attention& a, std::int64_t begin, s
 }  // namespace
 
 void run(const Attention& a, int threads) {
-  const std::int64_t blocks = (a.tokens + kQueries - 1) / kQueries;
+  const std::int64_t blocks = parts_of(a.tokens);
   const auto part = a.narrow ? attend_halves : attend_floats;
   in_parts(a.batch * a.heads * blocks, 1, threads,
            [&a, part](std::int64_t begin, std::int64_t end) { part(a, begin, end); });

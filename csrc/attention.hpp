@@ -14,7 +14,14 @@ struct Attention {
   std::int64_t batch_stride, token_stride, head_stride;
   float scale;
   bool narrow;  // bfloat16.
+  // Where it is not null: what each token gets of the rows of every part of `kPart` queries,
+  // summed, float32 [batch, heads, parts, tokens].
+  float* received = nullptr;
 };
+
+constexpr std::int64_t kPart = 64;  // Queries that a thread takes at a time.
+
+inline std::int64_t parts_of(std::int64_t tokens) { return (tokens + kPart - 1) / kPart; }
 
 // Each row of queries in one order, whatever the number of threads.
 void run(const Attention& attention, int threads);

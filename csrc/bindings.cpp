@@ -13,13 +13,12 @@
 #include <vector>
 
 #include "arena.hpp"
-#include "attention.hpp"
 #include "cuda_device.hpp"
 #include "cuda_driver.hpp"
 #include "graph_loop.hpp"
 #include "layout.hpp"
+#include "loop_bindings.hpp"
 #include "lt_bindings.hpp"
-#include "row_pass.hpp"
 #include "view.hpp"
 
 namespace py = pybind11;
@@ -176,86 +175,6 @@ std::pair<std::int64_t, std::int64_t> arena_bytes(std::int64_t num_slots, std::i
   return {layout.stride_bytes, round_up(layout.total_bytes, granularity, "reservation")};
 }
 
-// (sources, coefficients, gate, elements from gate to gate, store), by address.
-using TermArguments = std::tuple<std::vector<std::uintptr_t>, std::vector<float>, std::uintptr_t,
-                                 std::int64_t, std::uintptr_t>;
-// (h, epsilon, weight, bias, shift, scale, elements from shift to shift), by address.
-using NormArguments = std::tuple<std::uintptr_t, float, std::uintptr_t, std::uintptr_t,
-                                 std::uintptr_t, std::uintptr_t, std::int64_t>;
-
-template <typename Pointer>
-Pointer at(std::uintptr_t address) {
-  return reinterpret_cast<Pointer>(address);
-}
-
-Term term_of(const TermArguments& arguments) {
-  const auto& [sources, coefficients, gate, gate_stride, store] = arguments;
-  CHECK_ARGUMENT(coefficients.empty() ? sources.size() == 1 : sources.size() == coefficients.size(),
-                 sources.size(), " sources and ", coefficients.size(), " coefficients");
-  Term term{{}, coefficients, at<const float*>(gate), gate_stride, at<void*>(store)};
-  for (const std::uintptr_t source : sources) term.sources.push_back(at<const void*>(source));
-  return term;
-}
-
-void row_pass(std::pair<std::uintptr_t, std::uintptr_t> x, std::pair<bool, bool> narrow,
-              std::tuple<std::int64_t, std::int64_t, std::int64_t> shape,
-              const std::vector<TermArguments>& terms, const NormArguments& norm, int threads) {
-  const auto [rows, rows_per_batch, width] = shape;
-  CHECK_ARGUMENT(rows >= 0 && rows_per_batch > 0 && width > 0, "rows ", rows, ", per batch ",
-                 rows_per_batch, ", width ", width);
-  CHECK_ARGUMENT(narrow.second || !narrow.first, "a narrow stream with wide values");
-  RowPass pass{at<const void*>(x.first),
-               at<void*>(x.second),
-               narrow.first,
-               narrow.second,
-               rows,
-               rows_per_batch,
-               width,
-               {},
-               {}};
-  for (const TermArguments& term : terms) pass.terms.push_back(term_of(term));
-  const auto& [h, epsilon, weight, bias, shift, scale, stride] = norm;
-  pass.norm = {at<void*>(h),
-               epsilon,
-               at<const float*>(weight),
-               at<const float*>(bias),
-               at<const float*>(shift),
-               at<const float*>(scale),
-               stride};
-  const py::gil_scoped_release released;
-  run(pass, threads);
-}
-
-void attention(std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t> tensors,
-               std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t> shape,
-               std::tuple<std::int64_t, std::int64_t, std::int64_t> strides, float scale,
-               bool narrow, int threads) {
-  const auto [q, k, v, out] = tensors;
-  const auto [batch, tokens, heads, head] = shape;
-  const auto [batch_stride, token_stride, head_stride] = strides;
-  CHECK_ARGUMENT(batch >= 0 && tokens > 0 && heads > 0 && head > 0, "shape [", batch, ", ", tokens,
-                 ", ", heads, ", ", head, "]");
-  const Attention arguments{at<const void*>(q),
-                            at<const void*>(k),
-                            at<const void*>(v),
-                            at<void*>(out),
-                            batch,
-                            tokens,
-                            heads,
-                            head,
-                            batch_stride,
-                            token_stride,
-                            head_stride,
-                            scale,
-                            narrow};
-  run(arguments, threads);
-}
-
-std::uint64_t checksum_at(std::uintptr_t address, std::int64_t bytes, int threads) {
-  CHECK_ARGUMENT(bytes >= 0, "bytes ", bytes);
-  return checksum(at<const void*>(address), bytes, threads);
-}
-
 }  // namespace
 }  // namespace l2c
 
@@ -265,11 +184,8 @@ PYBIND11_MODULE(_C, m) {
   l2c::bind_arena(m);
   l2c::bind_graph_loop(m);
   l2c::bind_cublas_lt(m);
+  l2c::bind_loops(m);
   m.def("arena_bytes", &l2c::arena_bytes, "num_slots"_a, "slot_bytes"_a, "granularity"_a);
-  m.def("row_pass", &l2c::row_pass, "x"_a, "narrow"_a, "shape"_a, "terms"_a, "norm"_a, "threads"_a);
-  m.def("attention", &l2c::attention, "tensors"_a, "shape"_a, "strides"_a, "scale"_a, "narrow"_a,
-        "threads"_a, l2c::NoGil());
-  m.def("checksum", &l2c::checksum_at, "address"_a, "nbytes"_a, "threads"_a, l2c::NoGil());
   m.def("wait_for_event", &l2c::wait_for_event, "device"_a, "event"_a, l2c::NoGil());
   m.def("cuda_available", &l2c::cuda_available, l2c::NoGil());
 }

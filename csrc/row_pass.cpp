@@ -12,15 +12,32 @@ namespace {
 
 constexpr std::int64_t kGrain = 1 << 14;  // Elements for which a second thread is worth waking.
 
+// sum = the weighted sum of `kCount` sources from `first` on, added to what it has of those before.
+template <typename V, int kCount>
+INLINE void weighted_part(const Term& term, std::size_t first, std::int64_t at, std::int64_t width,
+                          float* sum) {
+  const V* sources[kCount];
+  float coefficients[kCount];
+  for (int i = 0; i < kCount; ++i) {
+    sources[i] = static_cast<const V*>(term.sources[first + i]) + at;
+    coefficients[i] = term.coefficients[first + i];
+  }
+#pragma omp simd
+  for (std::int64_t j = 0; j < width; ++j) {
+    float total = first == 0 ? 0.0f : sum[j];
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount; ++i) total += coefficients[i] * load(sources[i], j);
+    sum[j] = total;
+  }
+}
+
 template <typename V>
 INLINE void weighted_sum(const Term& term, std::int64_t at, std::int64_t width, float* sum) {
-  for (std::int64_t j = 0; j < width; ++j) sum[j] = 0;
-  for (std::size_t i = 0; i < term.sources.size(); ++i) {
-    const V* source = static_cast<const V*>(term.sources[i]) + at;
-    const float coefficient = term.coefficients[i];
-#pragma omp simd
-    for (std::int64_t j = 0; j < width; ++j) sum[j] += coefficient * load(source, j);
-  }
+  std::size_t i = 0;
+  const std::size_t count = term.sources.size();
+  for (; i + 3 <= count; i += 3) weighted_part<V, 3>(term, i, at, width, sum);
+  if (count - i == 2) weighted_part<V, 2>(term, i, at, width, sum);
+  if (count - i == 1) weighted_part<V, 1>(term, i, at, width, sum);
 }
 
 // `value` may be float32 whatever the stream's values are, and `store` what it was read from.
@@ -36,6 +53,21 @@ INLINE void add(const Value* value, const float* gate, V* store, std::int64_t wi
   if (store != nullptr) {
     for (std::int64_t j = 0; j < width; ++j) save(store, j, load(value, j));
   }
+}
+
+// What the next row takes, asked for while this one is summed: of a hundred sources in turn the
+// processor foresees none.
+template <typename V, int kWrite>
+INLINE void ask_for(const void* tensor, std::int64_t r, std::int64_t width) {
+  constexpr std::int64_t kLine = 64 / sizeof(V);
+  const V* row = static_cast<const V*>(tensor) + r * width;
+  for (std::int64_t j = 0; j < width; j += kLine) __builtin_prefetch(row + j, kWrite, 2);
+}
+
+template <typename V>
+INLINE void ask_for_row(const Term& term, std::int64_t r, std::int64_t width) {
+  for (const void* source : term.sources) ask_for<V, 0>(source, r, width);
+  if (term.store != nullptr) ask_for<V, 1>(term.store, r, width);
 }
 
 template <typename V>
@@ -89,10 +121,14 @@ INLINE void pass_rows(const RowPass& pass, std::int64_t begin, std::int64_t end)
   float *row = buffer.data(), *scratch = row + width;
   for (std::int64_t r = begin; r < end; ++r) {
     const std::int64_t batch = r / pass.rows_per_batch;
-    const X* x = static_cast<const X*>(pass.x) + r * width;
+    const std::int64_t at = pass.places == nullptr ? r : batch * pass.x_rows + pass.places[r];
+    const X* x = static_cast<const X*>(pass.x) + at * width;
 #pragma omp simd
     for (std::int64_t j = 0; j < width; ++j) row[j] = load(x, j);
-    for (const Term& term : pass.terms) add_term<V>(term, r, batch, width, row, scratch);
+    for (const Term& term : pass.terms) {
+      if (r + 1 < end) ask_for_row<V>(term, r + 1, width);
+      add_term<V>(term, r, batch, width, row, scratch);
+    }
     if (!pass.terms.empty() || pass.x_out != pass.x) {
       X* x_out = static_cast<X*>(pass.x_out) + r * width;
       for (std::int64_t j = 0; j < width; ++j) save(x_out, j, row[j]);

@@ -38,6 +38,10 @@ struct RowPass {
   std::int64_t rows, rows_per_batch, width;
   std::vector<Term> terms;
   Norm norm;
+  // Where it is not null, [rows]: row r is read from row places[r] of its batch, of x_rows each. No
+  // terms then, and nothing is written but h.
+  const std::int64_t* places = nullptr;
+  std::int64_t x_rows = 0;
 };
 
 // Sums in float32, each row by one thread and in one order, whatever their number.

@@ -106,14 +106,6 @@ def affine(op: str, weight: Tensor, bias: Tensor, x: Tensor) -> None:
     tensor(op, "bias", bias, (x.shape[-1],), x)
 
 
-def partial_sums(op: str, got: Tensor, y: Tensor) -> None:
-    """What `split_linear` leaves of y: at least one float32 tensor of its rows."""
-    d = y.shape[-1]
-    tensor(op, "partial_sums", got, (-1, y.numel() // d, d), y, FLOAT32)
-    if not len(got):
-        raise ValueError(f"{op}: partial_sums is empty, wanted at least one to sum")
-
-
 def embedding(
     op: str, got: PatchEmbedding, latents: Tensor, batch: int, prefix: Modulation | None
 ) -> tuple[int, int, int]:

@@ -1,7 +1,8 @@
-"""Checks of lists of slots and of what belongs to them, before anything is launched."""
+"""Checks of slots, lists of them and what belongs to them, before anything is launched."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from l2c_rt.kernels import _check
@@ -14,6 +15,9 @@ def reuses(op: str, got: Reuses, x_shape: Shape, like: Tensor, *, gated: bool) -
     b, t, d = x_shape
     arena = got.arena
     _check.kind(op, "arena", arena, like, _check.FLOATS)
+    if got.places is not None:
+        places(op, got.places, like, b)
+        b = arena.shape[1] if arena.dim() == 4 else b
     if tuple(arena.shape[1:]) not in ((b, t, d), (b * t, d)):
         raise ValueError(
             f"{op}: arena has shape {tuple(arena.shape)}, wanted slots of {(b, t, d)} or "
@@ -51,3 +55,30 @@ def operand(
     _check.tensor(op, "operand.index", got.index, (steps, columns, 2), like, _check.INT32)
     if not 0 <= got.column < columns:
         raise ValueError(f"{op}: column {got.column} is outside the table's {columns} columns")
+
+
+def kept(op: str, name: str, got: Tensor, x: Tensor, placed: Tensor | None) -> None:
+    """A slot: shaped like x, or with places of any number of images."""
+    b, t, d = x.shape
+    _check.tensor(op, name, got, (b if placed is None else -1, t, d), x)
+    if placed is not None:
+        places(op, placed, x, b)
+
+
+def places(op: str, got: Tensor, like: Tensor, batch: int) -> None:
+    """Where the slots of each image of a batch are, and which evaluation it is at."""
+    _check.tensor(op, "places", got, (batch, 2), like, _check.INT32)
+
+
+def partial_sums(
+    op: str, got: Tensor, like: Tensor, dtype: torch.dtype, rows: int | None = None
+) -> None:  # fmt: skip
+    """What `split_linear` leaves of rows like these: at least one float32 tensor, or one in the
+    dtype of their sum."""
+    d = like.shape[-1]
+    rows = like.numel() // d if rows is None else rows
+    _check.tensor(op, "partial_sums", got, (-1, rows, d), like, (torch.float32, dtype))
+    if got.dtype != torch.float32 and len(got) > 1:
+        raise ValueError(f"{op}: {len(got)} partial_sums are {got.dtype}, wanted torch.float32")
+    if not len(got):
+        raise ValueError(f"{op}: partial_sums is empty, wanted at least one to sum")

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import triton
 
-from l2c_rt.kernels._launch import RowTile, options
+from l2c_rt.kernels._launch import RowTile, options, row_tile
 
 PDL_SWITCH = "L2C_RT_PDL"
 """Of the environment: 0 launches every kernel after the one before it, to tell faults apart."""
@@ -30,6 +31,13 @@ def row_options(kernel: Any, tile: RowTile) -> dict[str, Any]:
     """What every launch of a row kernel says of its tile."""
     pdl = dependent(kernel) if tile.pdl is None else tile.pdl
     return {"PDL": pdl, **options(tile.warps, pdl=pdl)}
+
+
+def list_tile(kernel: Any, width: int) -> RowTile:
+    """For a row and a list of slots."""
+    tile = row_tile(width)
+    # With four slots in flight the assembler spills a few registers there.
+    return replace(tile, unroll=2) if capability(kernel) >= 100 else tile
 
 
 def dependent(kernel: Any) -> bool:

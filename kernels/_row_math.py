@@ -55,6 +55,26 @@ def table_row(rows_ptr, counter_ptr, image, num_rows, num_chunks, D: tl.constexp
 
 
 @triton.jit
+def own_place(row, places_ptr, T):
+    """Where the program's row is in a slot: there, or, with places, where that of its image is.
+
+    Without places the pointer is None and no argument of the compiled kernel.
+    """
+    if places_ptr is not None:
+        image = own_image(T)
+        row += (tl.load(places_ptr + 2 * image) - image).to(tl.int64) * T
+    return row
+
+
+@triton.jit
+def own_step(counter_ptr, places_ptr, T):
+    """The evaluation under way: that of all images, or, with places, of the program's."""
+    if places_ptr is not None:
+        counter_ptr = places_ptr + 2 * own_image(T) + 1
+    return tl.load(counter_ptr).to(tl.int64)
+
+
+@triton.jit
 def slot_offsets(slots_ptr, i, K, stride_slot_vectors):
     """Where the slots of list entries i start in the arena."""
     slots = tl.load(slots_ptr + i, mask=i < K, other=0).to(tl.int64)
@@ -63,10 +83,12 @@ def slot_offsets(slots_ptr, i, K, stride_slot_vectors):
 
 
 @triton.jit
-def own_weights(weights_ptr, counter_ptr, num_weights, WEIGHTED: tl.constexpr):
+def own_weights(
+    weights_ptr, counter_ptr, num_weights, WEIGHTED: tl.constexpr, places_ptr=None, T=None
+):  # fmt: skip
     """Where the factors of the evaluation under way are; unread where there are none."""
     if WEIGHTED:
-        weights_ptr += tl.load(counter_ptr).to(tl.int64) * num_weights
+        weights_ptr += own_step(counter_ptr, places_ptr, T) * num_weights
     return weights_ptr
 
 
@@ -145,14 +167,15 @@ def summed(partial_sums_ptr, row, columns, inside, D: tl.constexpr, SPLITS: tl.c
 
 @triton.jit
 def branch_output(
-    partial_sums_ptr, y_ptr, row, columns, inside, D: tl.constexpr, SPLITS: tl.constexpr
+    partial_sums_ptr, y_ptr, row, place, columns, inside, D: tl.constexpr, SPLITS: tl.constexpr
 ):
-    """One row of y as it is, or, where SPLITS is not 0, summed from its parts and kept in y."""
+    """One row, at `place` in y, as it is, or, where SPLITS is not 0, summed from its parts and kept
+    there."""
     if SPLITS:
         y = summed(partial_sums_ptr, row, columns, inside, D, SPLITS)
         # Rounded before it is used: a later reuse adds what it finds in the slot, the very same.
         y = y.to(y_ptr.dtype.element_ty)
-        tl.store(y_ptr + row * D + columns, y, mask=inside)
+        tl.store(y_ptr + place * D + columns, y, mask=inside)
     else:
-        y = tl.load(y_ptr + row * D + columns, mask=inside, other=0.0)
+        y = tl.load(y_ptr + place * D + columns, mask=inside, other=0.0)
     return y.to(tl.float32)

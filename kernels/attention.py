@@ -26,6 +26,9 @@ from l2c_rt.kernels._launcher import dependent, launched
 from l2c_rt.kernels._matrix_math import head_tile, needs_upcast
 from l2c_rt.kernels._row_math import let_next_kernel_start, wait_with
 
+FEW_KEYS: tl.constexpr = tl.constexpr(32)
+"""Prefix tokens and their like; with 16, the least of a product, copies would be of 4 bytes."""
+
 
 def attention_bytes(batch: int, tokens: int, width: int, itemsize: int) -> int:
     """q, k and v read once, the result written."""
@@ -53,6 +56,41 @@ def _store_head(
     tl.store(ptrs, value.to(ptr.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def _mixed_in(
+    state, q0, q1, k_ptr, v_ptr, scale, n, T, STRIDE: tl.constexpr, F: tl.constexpr,
+    F0: tl.constexpr, F1: tl.constexpr, COUNT: tl.constexpr, EVEN: tl.constexpr,
+    UPCAST: tl.constexpr,
+):  # fmt: skip
+    """The running sums with COUNT keys more, from key n on: what was mixed (the head's two parts),
+    the largest score, the sum of the weights."""
+    out0, out1, top, total = state
+    keys = n + tl.arange(0, COUNT)
+    k0 = head_tile(k_ptr, keys, T, STRIDE, F, 0, F0, EVEN, UPCAST)
+    scores = tl.dot(q0, tl.trans(k0), input_precision="ieee")
+    if F1:
+        k1 = head_tile(k_ptr, keys, T, STRIDE, F, F0, F1, EVEN, UPCAST)
+        scores = tl.dot(q1, tl.trans(k1), scores, input_precision="ieee")
+    # In base 2, as the hardware's exponential is: 1.44... is log2(e).
+    scores *= scale * 1.4426950408889634
+    if not EVEN:
+        # Keys past the end are loaded as zeros, whose score is 0 and not nothing.  The first
+        # block has a key, so `higher` is finite from there on.
+        scores = tl.where((keys < T)[None, :], scores, float("-inf"))
+    higher = tl.maximum(top, tl.max(scores, axis=1))
+    weights = tl.exp2(scores - higher[:, None])
+    fade = tl.exp2(top - higher)
+    total = total * fade + tl.sum(weights, axis=1)
+    v0 = head_tile(v_ptr, keys, T, STRIDE, F, 0, F0, EVEN, UPCAST)
+    # Rounded for the tensor cores, after their sum was taken in float32.
+    weights = weights.to(v0.dtype)
+    out0 = tl.dot(weights, v0, out0 * fade[:, None], input_precision="ieee")
+    if F1:
+        v1 = head_tile(v_ptr, keys, T, STRIDE, F, F0, F1, EVEN, UPCAST)
+        out1 = tl.dot(weights, v1, out1 * fade[:, None], input_precision="ieee")
+    return out0, out1, higher, total
+
+
 @triton.jit(do_not_specialize=["T"], launch_metadata=_metadata)
 def _attention_kernel(
     qkv_ptr, out_ptr, scale, T, H: tl.constexpr, F: tl.constexpr, F0: tl.constexpr,
@@ -70,36 +108,26 @@ def _attention_kernel(
     wait_with(head, PDL)
     q0 = head_tile(q_ptr, rows, T, STRIDE, F, 0, F0, EVEN, UPCAST)
     out0 = tl.zeros((BLOCK_M, F0), tl.float32)
+    q1, out1 = q0, out0
     if F1:
         q1 = head_tile(q_ptr, rows, T, STRIDE, F, F0, F1, EVEN, UPCAST)
         out1 = tl.zeros((BLOCK_M, F1), tl.float32)
     top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
-    total = tl.zeros((BLOCK_M,), tl.float32)
-    for n in tl.range(0, T, BLOCK_N):
-        keys = n + tl.arange(0, BLOCK_N)
-        k0 = head_tile(k_ptr, keys, T, STRIDE, F, 0, F0, EVEN, UPCAST)
-        scores = tl.dot(q0, tl.trans(k0), input_precision="ieee")
-        if F1:
-            k1 = head_tile(k_ptr, keys, T, STRIDE, F, F0, F1, EVEN, UPCAST)
-            scores = tl.dot(q1, tl.trans(k1), scores, input_precision="ieee")
-        # In base 2, as the hardware's exponential is: 1.44... is log2(e).
-        scores *= scale * 1.4426950408889634
-        if not EVEN:
-            # Keys past the end are loaded as zeros, whose score is 0 and not nothing.  The first
-            # block has a key, so `higher` is finite from there on.
-            scores = tl.where((keys < T)[None, :], scores, float("-inf"))
-        higher = tl.maximum(top, tl.max(scores, axis=1))
-        weights = tl.exp2(scores - higher[:, None])
-        fade = tl.exp2(top - higher)
-        total = total * fade + tl.sum(weights, axis=1)
-        top = higher
-        v0 = head_tile(v_ptr, keys, T, STRIDE, F, 0, F0, EVEN, UPCAST)
-        # Rounded for the tensor cores, after their sum was taken in float32.
-        weights = weights.to(v0.dtype)
-        out0 = tl.dot(weights, v0, out0 * fade[:, None], input_precision="ieee")
-        if F1:
-            v1 = head_tile(v_ptr, keys, T, STRIDE, F, F0, F1, EVEN, UPCAST)
-            out1 = tl.dot(weights, v1, out1 * fade[:, None], input_precision="ieee")
+    state = out0, out1, top, tl.zeros((BLOCK_M,), tl.float32)
+    # A few keys beyond the last block (prefix tokens) are not worth a block of their own.
+    stop = T
+    if not EVEN:
+        stop = tl.where(T % BLOCK_N <= FEW_KEYS, T - T % BLOCK_N, T)
+    for n in tl.range(0, stop, BLOCK_N):
+        state = _mixed_in(
+            state, q0, q1, k_ptr, v_ptr, scale, n, T, STRIDE, F, F0, F1, BLOCK_N, EVEN, UPCAST
+        )
+    if not EVEN:
+        for n in tl.range(stop, T, FEW_KEYS):
+            state = _mixed_in(
+                state, q0, q1, k_ptr, v_ptr, scale, n, T, STRIDE, F, F0, F1, FEW_KEYS, EVEN, UPCAST
+            )
+    out0, out1, top, total = state
     let_next_kernel_start(PDL)
     out_ptr += first * (H * F) + head % H * F
     _store_head(out_ptr, rows, out0 / total[:, None], T, H * F, F, 0, F0)

@@ -5,8 +5,8 @@
 
 The split form sums the float32 partial sums that `split_linear` left first, and keeps the sum in y.
 
-Shapes: x, y, x', h [B, T, D]; partial_sums float32 [s, B T, D]; gate, shift and scale are chunk
-numbers.
+Shapes: x, y, x', h [B, T, D], y with `places` [R, T, D]; partial_sums [s, B T, D], float32, or one
+in y's dtype; gate, shift and scale are chunk numbers.
 Passes over [B, T, D]: 2 reads and 2 writes, where eager PyTorch makes 8 reads and 5 writes; split,
 s float32 reads, 1 read and 3 writes, where a reduction of its own would make 2 more.
 """
@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from l2c_rt.kernels import _check
+from l2c_rt.kernels import _check, _check_lists
 from l2c_rt.kernels._launch import RowTile, narrowed_bytes, row_block, row_tile
 from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._row_math import (
@@ -29,6 +29,7 @@ from l2c_rt.kernels._row_math import (
     loaded,
     normalised,
     own_image,
+    own_place,
     own_row,
     stored,
     stored_input,
@@ -75,12 +76,12 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 
 @triton.jit(
     do_not_specialize=["T", "num_rows", "num_chunks", "gate", "shift", "scale"],
-    do_not_specialize_on_alignment=["rows_ptr", "counter_ptr"],
+    do_not_specialize_on_alignment=["rows_ptr", "counter_ptr", "places_ptr"],
     launch_metadata=_metadata,
 )
 def _gate_residual_kernel(
-    x_ptr, partial_sums_ptr, y_ptr, table_ptr, rows_ptr, counter_ptr, x_out_ptr, h_ptr,
-    scales_ptr, T, num_rows, num_chunks, gate, shift, scale, eps,
+    x_ptr, partial_sums_ptr, y_ptr, places_ptr, table_ptr, rows_ptr, counter_ptr, x_out_ptr,
+    h_ptr, scales_ptr, T, num_rows, num_chunks, gate, shift, scale, eps,
     D: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr, WRITE_H: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
@@ -95,7 +96,8 @@ def _gate_residual_kernel(
     if WRITE_H:
         scales = loaded(table_ptr, scale * D + columns, inside)
         shifts = loaded(table_ptr, shift * D + columns, inside)
-    x += gates * branch_output(partial_sums_ptr, y_ptr, row, columns, inside, D, SPLITS)
+    place = own_place(row, places_ptr, T)
+    x += gates * branch_output(partial_sums_ptr, y_ptr, row, place, columns, inside, D, SPLITS)
     stored(x_out_ptr + row * D, columns, x, inside)
     let_next_kernel_start(PDL)
     if WRITE_H:
@@ -113,6 +115,7 @@ def gate_residual_norm_modulate(
     eps: float = 1e-6,
     out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
+    places: Tensor | None = None,
 ) -> tuple[Tensor, Rows]:
     """x' and h.  x' may be x itself; h has y's dtype where it is allocated here.
 
@@ -120,9 +123,9 @@ def gate_residual_norm_modulate(
     Launches: _gate_residual_kernel.
     """
     op = "gate_residual_norm_modulate"
-    _check_row(op, x, y, modulation, gate, shift, scale)
+    _check_row(op, x, y, places, modulation, gate, shift, scale)
     x_out, h = _check.pair(op, x, y.dtype, out)
-    _launch(x, None, y, modulation, (gate, shift, scale), eps, x_out, h, tile)
+    _launch(x, None, y, places, modulation, (gate, shift, scale), eps, x_out, h, tile)
     return x_out, h
 
 
@@ -137,6 +140,7 @@ def split_gate_residual_norm_modulate(
     eps: float = 1e-6,
     out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
+    places: Tensor | None = None,
 ) -> tuple[Tensor, Rows]:
     """x' and h; the sum is written to y.  x' may be x itself.
 
@@ -144,10 +148,10 @@ def split_gate_residual_norm_modulate(
     Launches: _gate_residual_kernel.
     """
     op = "split_gate_residual_norm_modulate"
-    _check_row(op, x, y, modulation, gate, shift, scale)
-    _check.partial_sums(op, partial_sums, y)
+    _check_row(op, x, y, places, modulation, gate, shift, scale)
+    _check_lists.partial_sums(op, partial_sums, x, y.dtype)
     x_out, h = _check.pair(op, x, y.dtype, out)
-    _launch(x, partial_sums, y, modulation, (gate, shift, scale), eps, x_out, h, tile)
+    _launch(x, partial_sums, y, places, modulation, (gate, shift, scale), eps, x_out, h, tile)
     return x_out, h
 
 
@@ -164,16 +168,18 @@ def gate_residual(
     Launches: _gate_residual_kernel.
     """
     op = "gate_residual"
-    _check_row(op, x, y, modulation, gate)
+    _check_row(op, x, y, None, modulation, gate)
     out = torch.empty_like(x) if out is None else out
     _check.tensor(op, "out", out, tuple(x.shape), x, (x.dtype,))
-    _launch(x, None, y, modulation, (gate, 0, 0), 0.0, out, None, tile)
+    _launch(x, None, y, None, modulation, (gate, 0, 0), 0.0, out, None, tile)
     return out
 
 
-def _check_row(op: str, x: Tensor, y: Tensor, modulation: Modulation, *chunks: int) -> None:
+def _check_row(
+    op: str, x: Tensor, y: Tensor, places: Tensor | None, modulation: Modulation, *chunks: int
+) -> None:  # fmt: skip
     _check.rows(op, x)
-    _check.tensor(op, "y", y, tuple(x.shape), x)
+    _check_lists.kept(op, "y", y, x, places)
     _check.modulation(op, modulation, x.shape, x, *chunks)
 
 
@@ -181,6 +187,7 @@ def _launch(
     x: Tensor,
     partial_sums: Tensor | None,
     y: Tensor,
+    places: Tensor | None,
     modulation: Modulation,
     chunks: tuple[int, int, int],
     eps: float,
@@ -192,8 +199,8 @@ def _launch(
     tile, table = tile or row_tile(d), modulation.table
     # Pointers that the flags leave unread still need an address.
     launched(_gate_residual_kernel, b * t)(
-        x, y if partial_sums is None else partial_sums, y, table, modulation.rows,
-        modulation.counter, x_out, *parts_of(h, x),
+        x, y if partial_sums is None else partial_sums, y, places, table,
+        modulation.rows, modulation.counter, x_out, *parts_of(h, x),
         t, table.shape[1], table.shape[2], *chunks, eps, D=d, BLOCK=row_block(d),
         SPLITS=0 if partial_sums is None else len(partial_sums), WRITE_H=h is not None,
         **row_options(_gate_residual_kernel, tile),

@@ -5,7 +5,8 @@
 
 Scale and shift, where there are any, are tensors [T, D] of a bank, which a table names for every
 evaluation.  Shapes: out [B, T, D], which may be one of the slots; arena [N, B, T, D]; slots int32
-[k].  Passes over [B, T, D]: k reads and 1 write.
+[k]; with `places` out is [R, T, D] and the arena [N, R, T, D].  Passes over [B, T, D]: k reads and
+1 write.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check, _check_lists
-from l2c_rt.kernels._launch import RowTile, row_block, row_tile
+from l2c_rt.kernels._launch import RowTile, mix_tile, row_block
 from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
     loaded,
+    own_place,
     own_row,
+    own_step,
     own_weights,
     slot_offsets,
     stored,
@@ -50,18 +53,19 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 @triton.jit(
     do_not_specialize=["T", "K", "num_weights", "column"],
     do_not_specialize_on_alignment=["slots_ptr", "weights_ptr", "columns_ptr", "counter_ptr",
-                                    "index_ptr"],
+                                    "index_ptr", "places_ptr"],
     launch_metadata=_metadata,
 )  # fmt: skip
 def _mix_kernel(
-    arena_ptr, slots_ptr, weights_ptr, columns_ptr, counter_ptr, bank_ptr, index_ptr, out_ptr,
-    T, K, stride_slot_vectors, num_weights, column, D: tl.constexpr, BLOCK: tl.constexpr,
+    arena_ptr, slots_ptr, weights_ptr, columns_ptr, counter_ptr, places_ptr, bank_ptr, index_ptr,
+    out_ptr, T, K, stride_slot_vectors, num_weights, column, D: tl.constexpr, BLOCK: tl.constexpr,
     UNROLL: tl.constexpr, OPERAND: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     row, columns, inside = own_row(D, BLOCK)
     wait_for_kernel_before(PDL)
-    weights_ptr = own_weights(weights_ptr, counter_ptr, num_weights, True)
-    arena_ptr += row * D
+    weights_ptr = own_weights(weights_ptr, counter_ptr, num_weights, True, places_ptr, T)
+    place = own_place(row, places_ptr, T)
+    arena_ptr += place * D
     total = tl.zeros((1, BLOCK), tl.float32)
     for first in tl.range(0, K, UNROLL):
         i = first + tl.arange(0, UNROLL)[:, None]
@@ -72,14 +76,14 @@ def _mix_kernel(
     let_next_kernel_start(PDL)
     if OPERAND:
         # Two numbers of the bank for each column of weights: its scale and its shift.
-        at = (tl.load(counter_ptr).to(tl.int64) * num_weights + column) * 2
+        at = (own_step(counter_ptr, places_ptr, T) * num_weights + column) * 2
         # In 32 bits, as programs are numbered.
         token = (tl.program_id(0) % T).to(tl.int64) * D + columns
         scale = tl.load(index_ptr + at).to(tl.int64) * T * D
         shift = tl.load(index_ptr + at + 1).to(tl.int64) * T * D
         total += total * loaded(bank_ptr, scale + token, inside)
         total += loaded(bank_ptr, shift + token, inside)
-    stored(out_ptr + row * D, columns, total, inside)
+    stored(out_ptr + place * D, columns, total, inside)
 
 
 def mix(
@@ -96,18 +100,19 @@ def mix(
     """
     op = "mix"
     b, t, d = _check.rows(op, out)
+    b = b if reuses.places is None else len(reuses.places)
     _check_lists.reuses(op, reuses, (b, t, d), out, gated=False)
-    _check.tensor(op, "out", out, (b, t, d), reuses.arena, (reuses.arena.dtype,))
+    _check.tensor(op, "out", out, tuple(out.shape), reuses.arena, (reuses.arena.dtype,))
     if reuses.weights is None:
         raise ValueError(f"{op}: reuses have no weights; use ungated_reuse_sum")
     if operand is not None:
         _check_lists.operand(op, operand, (t, d), reuses.weights, out)
-    tile, weights = tile or row_tile(d), weights_of(reuses)
+    tile, weights = tile or mix_tile(d), weights_of(reuses)
     arena = reuses.arena
     bank, index = (arena, reuses.slots) if operand is None else (operand.bank, operand.index)
     launched(_mix_kernel, b * t)(
-        arena, reuses.slots, weights.table, weights.columns, weights.counter, bank, index, out,
-        t, len(reuses.slots), arena.stride(0) // 8, weights.table.shape[-1],
+        arena, reuses.slots, weights.table, weights.columns, weights.counter, reuses.places, bank,
+        index, out, t, len(reuses.slots), arena.stride(0) // 8, weights.table.shape[-1],
         0 if operand is None else operand.column,
         D=d, BLOCK=row_block(d), UNROLL=tile.unroll, OPERAND=operand is not None,
         **row_options(_mix_kernel, tile),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,9 +49,12 @@ class Weights:
     columns: Tensor
     counter: Tensor
 
-    def now(self) -> list[float]:
-        """The factors of the evaluation under way."""
-        numbers: list[float] = self.table[self.counter[0], self.columns.long()].tolist()
+    def now(self, places: Tensor | None = None) -> Sequence[float | Tensor]:
+        """The factors of the evaluation under way; with places [B, 1, 1] each, of every image's."""
+        columns = self.columns.long()
+        if places is not None:
+            return self.table[places[:, 1].long()][:, columns, None, None].unbind(1)
+        numbers: list[float] = self.table[self.counter[0], columns].tolist()
         return numbers
 
 
@@ -59,17 +63,27 @@ class Reuses:
     """A run of reuses: slots of one arena and, where branches have gates, the chunk number of each
     gate.  The lists are read on the device and may be empty.  With `weights` a sum of predictions.
 
-    Shapes: arena [N, B, T, D] or [N, B T, D], each slot contiguous; slots, gates int32 [k].
+    With `places` image b has its outputs at `places[b, 0]` of every slot, where R images have room,
+    and is itself at the evaluation `places[b, 1]`, which the weights are of.
+
+    Shapes: arena [N, B, T, D] or [N, B T, D], with places [N, R, T, D], each slot contiguous;
+    slots, gates int32 [k]; places int32 [B, 2].
     """
 
     arena: Tensor
     slots: Tensor
     gates: Tensor | None = None
     weights: Weights | None = None
+    places: Tensor | None = None
 
-    def factors(self) -> list[float]:
+    def factors(self) -> Sequence[float | Tensor]:
         """What each slot is multiplied by, beside its gate."""
-        return [1.0] * len(self.slots) if self.weights is None else self.weights.now()
+        return [1.0] * len(self.slots) if self.weights is None else self.weights.now(self.places)
+
+    def output(self, slot: int, like: Tensor) -> Tensor:
+        """What a slot holds of every image.  Shapes: like and the result [B, T, D]."""
+        kept = self.arena[slot]
+        return kept.view_as(like) if self.places is None else kept[self.places[:, 0].long()]
 
     @staticmethod
     def none(x: Tensor) -> Reuses:
@@ -91,9 +105,11 @@ class OperandBank:
     index: Tensor
     column: int
 
-    def now(self, counter: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift of the evaluation under way.  Shapes: [T, D]."""
-        scale, shift = self.index[counter[0], self.column].tolist()
+    def now(self, counter: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scale and shift of the evaluation under way, [T, D], or with places of every image's,
+        [B, T, D]."""
+        step = counter[0] if places is None else places[:, 1].long()
+        scale, shift = self.index[step, self.column].long().unbind(-1)
         return self.bank[scale], self.bank[shift]
 
 

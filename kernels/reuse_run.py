@@ -5,8 +5,9 @@
 
 With weights each term is also multiplied by its factor: predictions are such sums.
 
-Shapes: x, x', h [B, T, D]; arena [N, B, T, D], slots contiguous; slots, gates int32 [k], k >= 0;
-chunk numbers in `gates`, shift, scale.  k is read at run time: one kernel serves every plan.
+Shapes: x, x', h [B, T, D]; arena [N, B, T, D], slots contiguous, or with `places` [N, R, T, D];
+slots, gates int32 [k], k >= 0; chunk numbers in `gates`, shift, scale.  k is read at run time: one
+kernel serves every plan.
 Passes over [B, T, D]: k + 1 reads and 2 writes, where one reuse after another makes 3 k + 2.
 """
 
@@ -20,13 +21,14 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check, _check_lists
-from l2c_rt.kernels._launch import RowTile, narrowed_bytes, row_block, row_tile
-from l2c_rt.kernels._launcher import launched, row_options
+from l2c_rt.kernels._launch import RowTile, narrowed_bytes, row_block
+from l2c_rt.kernels._launcher import launched, list_tile, row_options
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
     loaded,
     normalised,
     own_image,
+    own_place,
     own_row,
     own_weights,
     slot_offsets,
@@ -69,24 +71,28 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
         "counter_ptr",
         "weights_ptr",
         "columns_ptr",
+        "places_ptr",
     ],
     launch_metadata=_metadata,
 )
 def _reuse_run_kernel(
     x_ptr, arena_ptr, slots_ptr, gates_ptr, table_ptr, rows_ptr, counter_ptr, weights_ptr,
-    columns_ptr, x_out_ptr, h_ptr, scales_ptr, T, K, stride_slot_vectors, num_rows, num_chunks,
-    num_weights, shift, scale, eps, D: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
-    WEIGHTED: tl.constexpr, WRITE_X: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
+    columns_ptr, places_ptr, x_out_ptr, h_ptr, scales_ptr, T, K, stride_slot_vectors, num_rows,
+    num_chunks, num_weights, shift, scale, eps, D: tl.constexpr, BLOCK: tl.constexpr,
+    UNROLL: tl.constexpr, WEIGHTED: tl.constexpr, WRITE_X: tl.constexpr, WRITE_H: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     row, columns, inside = own_row(D, BLOCK)
     image = own_image(T)
     wait_with(image, PDL)
     table_ptr += table_row(rows_ptr, counter_ptr, image, num_rows, num_chunks, D)
-    weights_ptr = own_weights(weights_ptr, counter_ptr, num_weights, WEIGHTED)
+    weights_ptr = own_weights(
+        weights_ptr, counter_ptr, num_weights, WEIGHTED, places_ptr, T
+    )  # fmt: skip
     x = loaded(x_ptr + row * D, columns, inside)
     # Without x' there is nothing to add, and the loop alone would nearly double the registers.
     if WRITE_X:
-        arena_ptr += row * D
+        arena_ptr += own_place(row, places_ptr, T) * D
         # UNROLL slots in flight at once; a list that does not fill the last round is masked.
         for first in tl.range(0, K, UNROLL):
             i = first + tl.arange(0, UNROLL)[:, None]
@@ -187,12 +193,12 @@ def _launch(
     tile: RowTile | None,
 ) -> None:
     b, t, d = x.shape
-    tile = tile or row_tile(d)
+    tile = tile or list_tile(_reuse_run_kernel, d)
     arena, table, weights = reuses.arena, modulation.table, weights_of(reuses)
     launched(_reuse_run_kernel, b * t)(
         x, arena, reuses.slots, reuses.gates, table, modulation.rows, modulation.counter,
-        weights.table, weights.columns, x if x_out is None else x_out, *parts_of(h, x),
-        t, len(reuses.slots), arena.stride(0) // 8, table.shape[1], table.shape[2],
+        weights.table, weights.columns, reuses.places, x if x_out is None else x_out,
+        *parts_of(h, x), t, len(reuses.slots), arena.stride(0) // 8, table.shape[1], table.shape[2],
         weights.table.shape[-1], *chunks, eps,
         D=d, BLOCK=row_block(d), UNROLL=tile.unroll, WEIGHTED=reuses.weights is weights,
         WRITE_X=x_out is not None, WRITE_H=h is not None, **row_options(_reuse_run_kernel, tile),

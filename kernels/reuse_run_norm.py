@@ -3,8 +3,8 @@
 
     x' = x + sum_i arena[slots_i]          h = LN(x') * weight + bias
 
-Shapes: x, x', h [B, T, D]; arena [N, B, T, D], slots contiguous; slots int32 [k], k >= 0;
-weight, bias [D].
+Shapes: x, x', h [B, T, D]; arena [N, B, T, D], slots contiguous, or with `places` [N, R, T, D];
+slots int32 [k], k >= 0; weight, bias [D].
 Passes over [B, T, D]: k + 1 reads and 2 writes, where one reuse after another makes 3 k + 2.
 """
 
@@ -18,12 +18,13 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check, _check_lists
-from l2c_rt.kernels._launch import RowTile, narrowed_bytes, row_block, row_tile
-from l2c_rt.kernels._launcher import launched, row_options
+from l2c_rt.kernels._launch import RowTile, narrowed_bytes, row_block
+from l2c_rt.kernels._launcher import launched, list_tile, row_options
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
     loaded,
     normalised,
+    own_place,
     own_row,
     own_weights,
     slot_offsets,
@@ -54,22 +55,30 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 
 @triton.jit(
     do_not_specialize=["K", "num_weights"],
-    do_not_specialize_on_alignment=["slots_ptr", "weights_ptr", "columns_ptr", "counter_ptr"],
+    do_not_specialize_on_alignment=[
+        "slots_ptr",
+        "weights_ptr",
+        "columns_ptr",
+        "counter_ptr",
+        "places_ptr",
+    ],
     launch_metadata=_metadata,
 )
 def _reuse_run_norm_kernel(
-    x_ptr, arena_ptr, slots_ptr, weights_ptr, columns_ptr, counter_ptr, weight_ptr, bias_ptr,
-    x_out_ptr, h_ptr, scales_ptr, K, stride_slot_vectors, num_weights, eps, D: tl.constexpr,
-    BLOCK: tl.constexpr, UNROLL: tl.constexpr, WEIGHTED: tl.constexpr,
-    WRITE_X: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
+    x_ptr, arena_ptr, slots_ptr, weights_ptr, columns_ptr, counter_ptr, places_ptr, weight_ptr,
+    bias_ptr, x_out_ptr, h_ptr, scales_ptr, K, stride_slot_vectors, num_weights, eps,
+    T: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
+    WEIGHTED: tl.constexpr, WRITE_X: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     row, columns, inside = own_row(D, BLOCK)
     wait_for_kernel_before(PDL)
-    weights_ptr = own_weights(weights_ptr, counter_ptr, num_weights, WEIGHTED)
+    weights_ptr = own_weights(
+        weights_ptr, counter_ptr, num_weights, WEIGHTED, places_ptr, T
+    )  # fmt: skip
     x = loaded(x_ptr + row * D, columns, inside)
     # Without x' there is nothing to add, and the loop would only cost registers.
     if WRITE_X:
-        arena_ptr += row * D
+        arena_ptr += own_place(row, places_ptr, T) * D
         for first in tl.range(0, K, UNROLL):
             i = first + tl.arange(0, UNROLL)[:, None]
             slots = slot_offsets(slots_ptr, i, K, stride_slot_vectors)
@@ -162,13 +171,14 @@ def _launch(
     tile: RowTile | None,
 ) -> None:
     b, t, d = x.shape
-    tile = tile or row_tile(d)
+    tile = tile or list_tile(_reuse_run_norm_kernel, d)
     arena, weights = reuses.arena, weights_of(reuses)
     launched(_reuse_run_norm_kernel, b * t)(
-        x, arena, reuses.slots, weights.table, weights.columns, weights.counter, *affine,
-        x if x_out is None else x_out, *parts_of(h, x), len(reuses.slots),
+        x, arena, reuses.slots, weights.table, weights.columns, weights.counter, reuses.places,
+        *affine, x if x_out is None else x_out, *parts_of(h, x),
+        len(reuses.slots),
         arena.stride(0) // 8, weights.table.shape[-1], eps,
-        D=d, BLOCK=row_block(d), UNROLL=tile.unroll, WEIGHTED=reuses.weights is weights,
-        WRITE_X=x_out is not None, WRITE_H=h is not None,
+        T=None if reuses.places is None else t, D=d, BLOCK=row_block(d), UNROLL=tile.unroll,
+        WEIGHTED=reuses.weights is weights, WRITE_X=x_out is not None, WRITE_H=h is not None,
         **row_options(_reuse_run_norm_kernel, tile),
     )  # fmt: skip

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from l2c_rt.kernels import _check
+from l2c_rt.kernels import _check, _check_lists
 from l2c_rt.kernels._launch import MatrixTile, RowTile, linear_tile, row_block, row_tile
 from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._matrix_math import (
@@ -36,6 +36,7 @@ from l2c_rt.kernels._matrix_math import (
 )
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
+    own_place,
     own_row,
     stored,
     summed,
@@ -117,16 +118,20 @@ def _store_part(
     store_tile(partial_sums_ptr, total, rows, columns, M, N, split.to(tl.int64) * M)
 
 
-@triton.jit(launch_metadata=_sum_metadata)
+@triton.jit(
+    do_not_specialize_on_alignment=["places_ptr"],
+    launch_metadata=_sum_metadata,
+)
 def _split_sum_kernel(
-    partial_sums_ptr, y_ptr,
+    partial_sums_ptr, y_ptr, places_ptr, T: tl.constexpr,
     D: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     row, columns, inside = own_row(D, BLOCK)
     wait_for_kernel_before(PDL)
     y = summed(partial_sums_ptr, row, columns, inside, D, SPLITS)
+    place = own_place(row, places_ptr, T)
     let_next_kernel_start(PDL)
-    stored(y_ptr + row * D, columns, y, inside)
+    stored(y_ptr + place * D, columns, y, inside)
 
 
 def split_linear(
@@ -159,19 +164,30 @@ def split_linear(
     return out
 
 
-def split_sum(partial_sums: Tensor, out: Tensor, tile: RowTile | None = None) -> Tensor:
+def split_sum(
+    partial_sums: Tensor,
+    out: Tensor,
+    tile: RowTile | None = None,
+    places: Tensor | None = None,
+) -> Tensor:
     """The sum alone, rounded to the dtype of `out`.
 
-    Shapes: partial_sums float32 [s, M, N]; out [..., N] with M rows.
+    Shapes: partial_sums [s, M, N], float32, or one in the dtype of `out`; out [..., N] with M rows,
+    or with `places` [R, T, N].
     Launches: _split_sum_kernel.
     """
     op = "split_sum"
     _check.width(op, d := out.shape[-1])
     _check.tensor(op, "out", out, tuple(out.shape), out)
-    _check.partial_sums(op, partial_sums, out)
+    rows, t = out.numel() // d, None
+    if places is not None:
+        _check_lists.places(op, places, out, len(places))
+        t = out.shape[1]
+        rows = len(places) * t
+    _check_lists.partial_sums(op, partial_sums, out, out.dtype, rows)
     tile = tile or row_tile(d)
-    launched(_split_sum_kernel, out.numel() // d)(
-        partial_sums, out, D=d, BLOCK=row_block(d), SPLITS=len(partial_sums),
+    launched(_split_sum_kernel, rows)(
+        partial_sums, out, places, T=t, D=d, BLOCK=row_block(d), SPLITS=len(partial_sums),
         **row_options(_split_sum_kernel, tile),
     )  # fmt: skip
     return out

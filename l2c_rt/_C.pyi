@@ -159,6 +159,7 @@ def row_pass(
     shape: tuple[int, int, int],
     terms: Sequence[tuple[Sequence[int], Sequence[float], int, int, int]],
     norm: tuple[int, float, int, int, int, int, int],
+    places: tuple[int, int],
     threads: int,
 ) -> None:
     """Add terms to a residual stream and normalise it, row by row in float32; unchecked addresses.
@@ -168,10 +169,13 @@ def row_pass(
     x += gate * value with value = sum coefficient * source, and store = value; no coefficients for
     one source as it is.  `norm` is (h, epsilon, weight, bias, shift, scale, elements from shift to
     shift).  Gates and what norms are made of are float32; 0 stands for what is not there.
+    With `places` (int64 [rows], rows of a batch of x), without terms, row r is normed of row
+    places[r] of its batch.
     """
 
 def attention(
     tensors: tuple[int, int, int, int],
+    received: int,
     shape: tuple[int, int, int, int],
     strides: tuple[int, int, int],
     scale: float,
@@ -182,8 +186,33 @@ def attention(
     `narrow` of bfloat16 ones, with sums in float32.
 
     q, k and v are [batch, tokens, heads, head] of `shape` with `strides` in elements, the last one
-    1; out is [batch, tokens, heads * head].
+    1; out is [batch, tokens, heads * head].  `received`, or 0, is float32 [batch, heads, parts,
+    tokens]: what each token gets of the softmax's rows, summed over a part of the queries.
     """
+
+def attention_parts(tokens: int) -> int:
+    """The parts of so many queries, see `attention`."""
+
+def choose_tokens(
+    tensors: tuple[int, int, int],
+    shape: tuple[int, int, int],
+    age: tuple[float, float],
+    side: int,
+    bonus: float,
+) -> None:
+    """The tokens of the largest scores + weight * (age / unit), at unchecked addresses.
+
+    `tensors` are scores and ages, float32 [samples, tokens], and where the places go in rising
+    order, int64 [samples, count]; `shape` is (samples, tokens, count), `age` (weight, unit).  With
+    a `side` the largest sum in each cell of 2 x 2 of the last side * side tokens is multiplied by
+    1 + bonus.
+    """
+
+def scatter_rows(
+    rows: int, out: int, places: int, shape: tuple[int, int, int], row_bytes: int
+) -> None:
+    """Rows [samples, count] to their places among [samples, tokens], at unchecked addresses;
+    `places` is int64 [samples, count], `shape` (samples, count, tokens)."""
 
 def checksum(address: int, nbytes: int, threads: int) -> int:
     """A number that changes with the bytes, read on so many threads."""

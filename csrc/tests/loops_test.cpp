@@ -95,6 +95,25 @@ void rows_are_added_kept_and_normalised(std::int64_t batch, std::int64_t tokens,
   }
 }
 
+void sums_are_of_any_number_of_sources(std::int64_t rows, std::int64_t width, std::size_t count) {
+  const Floats start = waves(rows * width, 0);
+  Floats x = start;
+  std::vector<Floats> sources;
+  Term term;
+  for (std::size_t k = 0; k < count; ++k) {
+    sources.push_back(waves(rows * width, static_cast<float>(k)));
+    term.coefficients.push_back(0.25f * static_cast<float>(k + 1));
+  }
+  for (const Floats& source : sources) term.sources.push_back(source.data());
+  run(RowPass{x.data(), x.data(), false, false, rows, rows, width, {term}, {}}, 1);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    double sum = start[i];
+    for (std::size_t k = 0; k < count; ++k)
+      sum += static_cast<double>(term.coefficients[k]) * sources[k][i];
+    EXPECT(near(x[i], sum));
+  }
+}
+
 void narrow_values_are_rounded(std::int64_t rows, std::int64_t width) {
   Floats x = waves(rows * width, 0);
   const Floats start = x;
@@ -158,6 +177,7 @@ int run_all() {
     attention_is_the_mean_of_the_values(2, 70, 3, 33, threads);
     attention_is_the_mean_of_the_values(1, 64, 2, 32, threads);
   }
+  for (std::size_t count = 1; count < 8; ++count) sums_are_of_any_number_of_sources(3, 19, count);
   narrow_values_are_rounded(5, 19);
   for (const std::int64_t bytes : {0, 1, 8, 16, 129, 1 << 20, (1 << 20) + 5})
     checksums_tell_bytes_and_their_order(bytes);

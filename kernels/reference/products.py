@@ -50,10 +50,19 @@ def split_linear(
     return into(out, parts)
 
 
-def split_sum(partial_sums: Tensor, out: Tensor, tile: RowTile | None = None) -> Tensor:
+def split_sum(
+    partial_sums: Tensor,
+    out: Tensor,
+    tile: RowTile | None = None,
+    places: Tensor | None = None,
+) -> Tensor:
     total = partial_sums[0]
     for partial in partial_sums[1:]:
         total = total + partial
+    if places is not None:
+        at = places[:, 0].long()
+        out[at] = total.view(len(at), *out.shape[1:]).to(out.dtype)
+        return out
     return into(out, total.view_as(out).to(out.dtype))
 
 

@@ -35,7 +35,7 @@ def reuse_sum(
     assert reuses.gates is not None
     listed = zip(reuses.slots.tolist(), reuses.gates.tolist(), reuses.factors(), strict=True)
     for slot, gate, factor in listed:
-        total = total + factor * modulation.chunk(gate)[:, None] * reuses.arena[slot].view_as(x)
+        total = total + factor * modulation.chunk(gate)[:, None] * reuses.output(slot, x)
     return into(out, total.to(x.dtype))
 
 
@@ -75,8 +75,9 @@ def gate_residual_norm_modulate(
     eps: float = 1e-6,
     out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
+    places: Tensor | None = None,
 ) -> tuple[Tensor, Rows]:
-    total = gate_residual(x, y, modulation, gate)
+    total = gate_residual(x, _of_batch(y, places), modulation, gate)
     h = modulated(total, modulation, shift, scale, eps).to(y.dtype)
     return into_both(out, total, h)
 
@@ -92,9 +93,12 @@ def split_gate_residual_norm_modulate(
     eps: float = 1e-6,
     out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
+    places: Tensor | None = None,
 ) -> tuple[Tensor, Rows]:
-    split_sum(partial_sums, y)
-    return gate_residual_norm_modulate(x, y, modulation, gate, shift, scale, eps, out)
+    split_sum(partial_sums, y, places=places)
+    return gate_residual_norm_modulate(
+        x, y, modulation, gate, shift, scale, eps, out, places=places
+    )  # fmt: skip
 
 
 def norm(
@@ -116,7 +120,7 @@ def ungated_reuse_sum(
 ) -> Tensor:
     total = x
     for slot, factor in zip(reuses.slots.tolist(), reuses.factors(), strict=True):
-        total = total + factor * reuses.arena[slot].view_as(x)
+        total = total + factor * reuses.output(slot, x)
     return into(out, total.to(x.dtype))
 
 
@@ -127,11 +131,14 @@ def mix(
     tile: RowTile | None = None,
 ) -> Tensor:
     assert reuses.weights is not None
-    total = ungated_reuse_sum(torch.zeros_like(out), reuses)
+    places = reuses.places
+    at = slice(None) if places is None else places[:, 0].long()
+    total = ungated_reuse_sum(torch.zeros_like(out[at]), reuses)
     if operand is not None:
-        scale, shift = operand.now(reuses.weights.counter)
+        scale, shift = operand.now(reuses.weights.counter, places)
         total = total * (1 + scale) + shift
-    return into(out, total.to(out.dtype))
+    out[at] = total.to(out.dtype)
+    return out
 
 
 def reuse_run_norm(
@@ -155,8 +162,9 @@ def residual_norm(
     eps: float = 1e-5,
     out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
+    places: Tensor | None = None,
 ) -> tuple[Tensor, Rows]:
-    total = (x + y).to(x.dtype)
+    total = (x + _of_batch(y, places)).to(x.dtype)
     return into_both(out, total, normalised(total, weight, bias, eps).to(y.dtype))
 
 
@@ -169,9 +177,14 @@ def split_residual_norm(
     eps: float = 1e-5,
     out: tuple[Tensor, Rows] | None = None,
     tile: RowTile | None = None,
+    places: Tensor | None = None,
 ) -> tuple[Tensor, Rows]:
-    split_sum(partial_sums, y)
-    return residual_norm(x, y, weight, bias, eps, out)
+    split_sum(partial_sums, y, places=places)
+    return residual_norm(x, y, weight, bias, eps, out, places=places)
+
+
+def _of_batch(y: Tensor, places: Tensor | None) -> Tensor:
+    return y if places is None else y[places[:, 0].long()]
 
 
 def modulated(x: Tensor, modulation: Modulation, shift: int, scale: int, eps: float) -> Tensor:

@@ -36,13 +36,23 @@ class WrongResultError(RuntimeError):
     """A backend computes something else than the model on this machine; no result was given."""
 
 
+class Member(NamedTuple):
+    """A request in a batch of several: its `samples` samples are from `first` on in the slots, and
+    at evaluation `step`."""
+
+    first: int
+    samples: int
+    step: int
+
+
 class Evaluation(NamedTuple):
     """One evaluation of a run: its running values, its slots, and where in the run it is.
 
     `step` counts evaluations, `variant` is the plan's distinct step; `timesteps` [S] are those of
     the whole run, where they are known.  `coefficients` are those of the step's predictions, and
     `operands` their tensors by branch.  `record` has what the run did so far; `lane` is which call
-    of the step this is; `sigma` is the noise level that the loop announced.
+    of the step this is; `sigma` is the noise level that the loop announced.  A batch of
+    several requests has `members`, and `step` is the first one's.
     """
 
     state: State
@@ -55,6 +65,7 @@ class Evaluation(NamedTuple):
     record: RunRecord = RunRecord(0)
     lane: int = 0
     sigma: float | None = None
+    members: tuple[Member, ...] = ()
 
 
 class Workspace(Protocol):
@@ -156,8 +167,10 @@ class Backend:
     where its first run finds a wrong result.  `copies` are the backend's of the model's weights,
     `without_copies` is the same backend without them; `dtype` is that of its products, where the
     model has another.  `notes` are for `summary()` alone: nothing asked for is left undone.
-    `batched(plan, requests)` makes a workspace whose evaluations have samples of several requests,
-    each at a step of its own; None where the backend has none.
+    `batched(plan, requests, most)` makes a workspace whose evaluations have samples of several
+    requests, each at a step of its own, of which `requests` have begun and at most `most` samples
+    share an evaluation; None where the backend has none.  One that `fills_batches` up to the next
+    power of two of samples also has the coefficients of predictions for each.
     """
 
     name: str
@@ -170,7 +183,8 @@ class Backend:
     without_copies: Backend | None = None
     notes: tuple[str, ...] = ()
     dtype: torch.dtype | None = None
-    batched: Callable[[Plan, int], Workspace] | None = None
+    batched: Callable[[Plan, int, int], Workspace] | None = None
+    fills_batches: bool = False
 
 
 OpTable = Mapping[type, Callable[[Any, Any, Evaluation], None]]

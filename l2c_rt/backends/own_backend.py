@@ -32,7 +32,7 @@ def own_backend(
     `graphs`, what evaluations launch is captured, and with `products`, linears use them."""
     plans = CallPlans(model, merge=merge)
 
-    def batched(plan: Plan, requests: int) -> BatchedOwn:
+    def batched(plan: Plan, requests: int, most: int) -> BatchedOwn:
         return BatchedOwn(model, plan, plans)
 
     why_not = why_not_captured(model.model) if graphs is not None else ""

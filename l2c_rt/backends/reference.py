@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend, Evaluation, OpByOp, OpTable, unchanged
+from l2c_rt.backends.token_choice import choose
 from l2c_rt.backends.token_scores import branch_scores
 from l2c_rt.backends.token_states import begin_ages, chosen_tokens, keep_stream, kept_stream
 from l2c_rt.memory.mixing import mixed
@@ -76,7 +77,7 @@ class Reference(OpByOp):
     def refresh(self, op: Refresh, evaluation: Evaluation) -> None:
         assert self._tokens is not None
         state, out = evaluation.state, evaluation.slots.load(op.slot)
-        chosen = chosen_tokens(self._tokens, op, evaluation)
+        chosen = chosen_tokens(self._tokens, op, evaluation, choose)
         if op.tokens:
             places = chosen.unsqueeze(-1).expand(-1, -1, out.shape[-1])
             some = replace(state, x=state.x.gather(1, places))
@@ -101,7 +102,7 @@ def reference_backend(
 ) -> Backend:
     """The reference for a described model."""
 
-    def workspace(plan: Plan, requests: int = 1) -> Reference:
+    def workspace(plan: Plan, requests: int = 1, most: int = 1) -> Reference:
         return Reference(model, plan.tokens)
 
     return Backend("reference", unchanged, workspace, reasons, notes=notes, batched=workspace)

@@ -21,7 +21,7 @@ def attention_scores(attention: Tensor) -> Tensor:
 
     Shapes: attention [B, heads, T, T], each row of sum 1 -> [B, T].
     """
-    return _unit(attention.sum(dim=(1, 2), dtype=torch.float32))
+    return unit(attention.sum(dim=(1, 2), dtype=torch.float32))
 
 
 def value_norm_scores(v: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def value_norm_scores(v: Tensor) -> Tensor:
 
     Shapes: v [B, heads, T, head dim] -> [B, T].
     """
-    return _unit((1 - v.float().norm(dim=-1)).sum(dim=1))
+    return unit((1 - v.float().norm(dim=-1)).sum(dim=1))
 
 
 def drawn_scores(rule: TokenRule, evaluation: int, state: int, like: Tensor) -> Tensor:
@@ -78,5 +78,6 @@ def grid_side(tokens: int) -> int:
     return 0
 
 
-def _unit(scores: Tensor) -> Tensor:
+def unit(scores: Tensor) -> Tensor:
+    """Scores as a vector of length 1 over the tokens.  Shapes: [B, T] -> [B, T]."""
     return torch.nn.functional.normalize(scores, dim=-1)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from l2c_rt.backends.backend import Evaluation
-from l2c_rt.backends.token_choice import choose, drawn_scores
+from l2c_rt.backends.token_choice import drawn_scores
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
 from l2c_rt.plan.stream_ops import TokenStates
 from l2c_rt.plan.tokens import Refresh, Scored
+from l2c_rt.schedule.tokens import TokenRule
+
+Choose = Callable[[Tensor, Tensor, TokenRule, int], Tensor]
+"""`token_choice.choose`, or one that chooses the same."""
 
 SCORES, AGES = 0, 1
 STREAM = ValueKey(-1, 0)
@@ -22,7 +28,9 @@ def begin_ages(states: TokenStates, op: Scored, scores: Tensor, evaluation: Eval
     values.keep(ValueKey(op.state, AGES), torch.zeros_like(scores), alike, may_change=True)
 
 
-def chosen_tokens(states: TokenStates, op: Refresh, evaluation: Evaluation) -> Tensor:
+def chosen_tokens(
+    states: TokenStates, op: Refresh, evaluation: Evaluation, choose: Choose
+) -> Tensor:
     """The tokens that are computed now, int64 [B, tokens]; the others grow older."""
     values = evaluation.slots.values
     scores = values.get(ValueKey(op.state, SCORES))

@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from l2c_rt.doctor.eight_bits import eight_bits
 from l2c_rt.doctor.environment import environment
 from l2c_rt.doctor.finding import Finding, findings_of
 from l2c_rt.doctor.kernels import kernels
@@ -20,6 +21,7 @@ def diagnose(device: torch.device) -> Iterator[Finding]:
             ("environment", partial(environment, device)),
             ("memory", partial(memory, device)),
             ("kernels", partial(kernels, device)),
+            ("fp8", partial(eight_bits, device)),
             ("models", partial(models, device)),
             ("rates", partial(rates, device)),
         ]

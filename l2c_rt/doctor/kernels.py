@@ -9,6 +9,7 @@ import torch
 from l2c_rt.doctor.finding import Finding
 from l2c_rt.doctor.kernel_calls import OPS, arguments, kernel, truth
 from l2c_rt.doctor.kernel_operands import Arguments, Sizes
+from l2c_rt.doctor.placed_operands import PLACED_OPS, placed_arguments
 from l2c_rt.doctor.tensor_trees import float64, mapped, tensors
 
 # A grid that is no square, tokens that fill no block, a width that is no power of two.  One head,
@@ -37,7 +38,7 @@ def kernels(device: torch.device) -> Iterator[Finding]:
             yield Finding(op, "FAIL", text, 'backend="reference" runs; report this line')
         else:
             right += 1
-    total = len(SIZES) * len(OPS)
+    total = len(SIZES) * (len(OPS) + len(PLACED_OPS))
     yield Finding("kernels", "OK" if right == total else "FAIL", f"{right} of {total} are right")
 
 
@@ -46,6 +47,8 @@ def calls() -> Iterator[tuple[str, torch.dtype, Arguments]]:
     for sizes in SIZES:
         for op in OPS:
             yield op, sizes.dtype, arguments(op, sizes)
+        for op in PLACED_OPS:
+            yield op, sizes.dtype, placed_arguments(op, sizes)
 
 
 def largest_error(op: str, operands: Arguments) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,19 +31,12 @@ class RequestSlots:
 
     def of(self, rows: Sequence[int]) -> BatchSlots:
         """The slots of a batch whose samples are at `rows`."""
-        together = list(rows) == list(range(rows[0], rows[0] + len(rows)))
-        if together:
-            return BatchSlots(self._tensors, slice(rows[0], rows[0] + len(rows)))
-        return self.at(torch.tensor(rows, device=self.device))
+        return BatchSlots(self._memory, rows, self.device)
 
     def at(self, rows: Tensor) -> BatchSlots:
         """The same with `rows` int64 on the device, which may be written to between evaluations of
         what was captured."""
-        return BatchSlots(self._tensors, rows)
-
-    @property
-    def _tensors(self) -> tuple[Tensor, ...]:
-        return () if self._memory is None else self._memory.slots
+        return BatchSlots(self._memory, rows, self.device)
 
     def poison(self) -> None:
         """Fill every slot with NaN, so that a stale read would show."""
@@ -61,10 +55,36 @@ class BatchSlots(Slots):
     access to a slot, and what was written is put in its place by `commit`.
     """
 
-    def __init__(self, memory: tuple[Tensor, ...], rows: Tensor | slice) -> None:
-        super().__init__(len(memory))
-        self._slots, self._rows = memory, rows
+    def __init__(
+        self, memory: SlotMemory | None, rows: Tensor | Sequence[int], device: torch.device
+    ) -> None:
+        self._slots = () if memory is None else memory.slots
+        super().__init__(len(self._slots))
+        self._all, self._device = memory, device
+        self._numbers = rows
         self._gathered: dict[int, Tensor] = {}
+
+    @cached_property
+    def _rows(self) -> Tensor | slice:
+        rows = self._numbers
+        if isinstance(rows, Tensor):
+            return rows
+        if list(rows) == list(range(rows[0], rows[0] + len(rows))):
+            return slice(rows[0], rows[0] + len(rows))
+        return torch.tensor(rows, device=self._device)
+
+    @property
+    def samples(self) -> int:
+        """For how many there is room."""
+        return len(self._slots[0])
+
+    def reserve(
+        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    ) -> SlotMemory:
+        """The slots of all samples, for what finds those of a batch itself."""
+        assert self._all is not None
+        assert (self._slots[0].shape[1:], self._slots[0].dtype) == (shape[1:], dtype)
+        return self._all
 
     def target(self, slot: int, like: Tensor) -> Tensor:
         """Where an output is to be written.  Raises ValueError for another shape or dtype than the

@@ -77,12 +77,13 @@ class Run:
         self.reset()
         self.renew()
 
-    def whole_lane(self, key: InputKey) -> Lane:
-        """The lane of a run that is done in one go."""
-        return self._lanes_of_new_run(key)[0]
+    def has_whole(self, key: InputKey) -> bool:
+        """Whether inputs like this have a workspace that does a run in one go."""
+        return isinstance(self.lanes.at(key, self.version)[0].workspace, WholeRuns)
 
-    def whole(self, lane: Lane, request: RunRequest, callback: Callback | None) -> Tensor:
+    def whole(self, key: InputKey, request: RunRequest, callback: Callback | None) -> Tensor:
         """A run done by a workspace in one go."""
+        lane = self._lanes_of_new_run(key)[0]
         workspace = lane.workspace
         assert isinstance(workspace, WholeRuns)
         self.recording.begin()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
-from l2c_rt.backends.backend import Callback, RunRequest, WholeRuns, WrongResultError
+from l2c_rt.backends.backend import Callback, RunRequest, WrongResultError
 from l2c_rt.runtime.cache_context import StepHint
 from l2c_rt.runtime.known_loop import KnownLoop, same_timestep
 from l2c_rt.runtime.lanes import InputKey
@@ -46,12 +46,12 @@ def sample(
     guided = loops.is_guided(loop, labels, scale)
     request = RunRequest(noise, labels, scale, guided, solver)
     shape = (2 * len(noise) if guided else len(noise), *noise.shape[1:])
-    lane = run.whole_lane(InputKey.of(shape, _dtype(model), model.device))
+    key = InputKey.of(shape, _dtype(model), model.device)
     # The latents outlive the call, so they must not be inference tensors.
     with torch.inference_mode(False), torch.no_grad(), trace_range("run"):
-        if isinstance(lane.workspace, WholeRuns) and not _refuted(run, request, loop):
+        if run.has_whole(key) and not _refuted(run, request, loop):
             try:
-                return run.whole(lane, request, previews)
+                return run.whole(key, request, previews)
             except WrongResultError as error:
                 run.shared.replace_backend(run.version, error)
                 run.renew()

@@ -193,12 +193,14 @@ class Engine:
         self.shutdown(cancel_futures=error is not None)
 
     def _evaluator(self) -> Evaluator:
-        evaluator = Evaluator(self._shared, self._intake, self._limits.max_running)
-        if self._example is None:
+        limits = self._limits
+        evaluator = Evaluator(self._shared, self._intake, limits.max_running, limits.max_batch)
+        example = self._example or evaluator.example
+        if example is None:
             return evaluator
         try:
             with torch.no_grad():
-                evaluator.rehearse(self._request(self._example, None, None))
+                evaluator.rehearse(self._request(example, None, None))
         except RefutedError:  # The model has another version, which is not refuted again.
             return self._evaluator()
         return evaluator

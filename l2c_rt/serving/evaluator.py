@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import State
-from l2c_rt.backends.backend import Evaluation
+from l2c_rt.backends.backend import Evaluation, Member, WrongResultError
+from l2c_rt.device.host_tensors import host_tensor
+from l2c_rt.device.run_ahead import RunAhead
 from l2c_rt.memory.request_slots import BatchSlots, RequestSlots
 from l2c_rt.memory.request_values import RequestValues
 from l2c_rt.runtime.profiler_ranges import trace_range
@@ -16,20 +18,21 @@ from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.serving.intake import ROWS, Intake
 from l2c_rt.serving.kinds import kinds_of, written_slots
 from l2c_rt.serving.request import Request
-from l2c_rt.serving.step_graphs import StepGraphs, recorder_for
+from l2c_rt.serving.step_graphs import StepGraphs, filled, recorder_for
 
 Inputs = tuple[Tensor, Tensor, Tensor | None]
 """Of a batch: x [n, ...], t [n] and labels [n] or None."""
 
 
 class Evaluator:
-    """A version of the model with the slots of `requests` requests that may run at once.
+    """A version of the model with the slots of `requests` requests that may run at once, of which
+    `most` share an evaluation.
 
     Raises ValueError for a backend that has one timestep for the whole batch, MemoryError where
     there is too little memory for the slots.
     """
 
-    def __init__(self, shared: SharedModel, intake: Intake, requests: int) -> None:
+    def __init__(self, shared: SharedModel, intake: Intake, requests: int, most: int) -> None:
         version = shared.version
         if version.backend.batched is None:
             raise ValueError(
@@ -37,37 +40,45 @@ class Evaluator:
                 'timestep for a batch; compile with backend="reference"'
             )
         self.version, self._shared, self._intake = version, shared, intake
-        parameter = next(version.model.model.parameters())
+        program, parameter = version.model.program, next(version.model.model.parameters())
         self._dtype, self._device = parameter.dtype, parameter.device
-        program = version.model.program
         # A model that runs its own forward keeps values of any shape.
         own = version.model.open_stage is not None
-        recorder = (
-            None if own or version.backend.name != "reference" else recorder_for(self._device)
-        )
-        # Samples that fill up a batch have a place behind all others.
-        rows = ROWS * requests + (recorder is not None)
+        is_reference = not own and version.backend.name == "reference"
+        recorder = recorder_for(self._device) if is_reference else None
+        own_coefficients = version.backend.fills_batches
+        # Its first evaluation takes the memory of all sizes of batches.
+        self.example = intake.example if own_coefficients else None
+        most, rows = ROWS * min(most, requests), ROWS * requests
+        if recorder is not None or own_coefficients:
+            # Samples that fill up a batch have a place behind all others, and are apart at first.
+            rows = max(rows + 1, filled(most))
         self._slots = RequestSlots(
             0 if own else version.num_slots, rows, (program.tokens, program.width), self._dtype,
             self._device,
         )  # fmt: skip
         self.graphs = None if recorder is None else StepGraphs(recorder, self._slots, rows - 1)
-        self._is_proved = False
-        self.kinds = kinds_of(version.plan)
+        self._is_proved, self._ahead = False, RunAhead(self._device)
+        self.kinds = kinds_of(version.plan, own_coefficients=own_coefficients)
         self._values = RequestValues(ROWS * requests)
         self._written = [written_slots(step) for step in version.plan.steps]
-        self._workspace = version.backend.batched(version.plan, requests)
+        self._workspace = version.backend.batched(version.plan, requests, most)
 
     @property
     def nbytes(self) -> int:
         """Of the slots, and of the tables and graphs so far."""
-        graphs = 0 if self.graphs is None else self.graphs.nbytes
+        captured = self._workspace.graph_stats
+        graphs = captured.graph_bytes + captured.buffer_bytes
+        graphs += 0 if self.graphs is None else self.graphs.nbytes
         return self._slots.nbytes + self._values.nbytes + self._workspace.nbytes + graphs
 
     @property
     def graph_counts(self) -> tuple[int, int]:
         """Graphs that were captured, and how often they were launched."""
-        return (0, 0) if self.graphs is None else (self.graphs.count, self.graphs.replays)
+        if self.graphs is not None:
+            return self.graphs.count, self.graphs.replays
+        captured = self._workspace.graph_stats
+        return captured.graphs, captured.replays
 
     def begin(self) -> None:
         """Requests begin where none was running: nothing made from weights or labels is used."""
@@ -102,6 +113,8 @@ class Evaluator:
             own = outputs[row : row + request.rows]
             predictions.append(self._intake.predicted(own, request.latents, request.cfg_scale))
             row += request.rows
+        # Else requests that arrive would wait for all that was queued before.
+        self._ahead.queued()
         return predictions
 
     def _outputs(self, batch: Sequence[Request]) -> Tensor:
@@ -113,12 +126,19 @@ class Evaluator:
             kwargs = model.arguments(*inputs) | _joined(batch)
             slots = self._slots.of(rows)
             slots.values = self._values.of(rows)
-            out = self._evaluate(batch[0].step, model.begin(**kwargs), slots)
+            members = tuple(Member(ROWS * r.place, r.rows, r.step) for r in batch)
+            try:
+                out = self._evaluate(batch[0].step, model.begin(**kwargs), slots, members)
+            except WrongResultError as error:
+                # At the first evaluation alone: the error itself where the backend has a name.
+                self._shared.replace_backend(self.version, error)
+                raise RefutedError from error
         order = self.version.plan.order
         if order[batch[0].step] == order[0]:
             if self._shared.refuted(self.version, (), kwargs, out):
                 raise RefutedError
             self._is_proved = True
+            self._shared.tell(self._workspace.graph_stats.reasons)
         return model.to_tensor(out)
 
     def _replayed(self, batch: Sequence[Request], inputs: Inputs, rows: list[int]) -> Tensor | None:
@@ -141,18 +161,22 @@ class Evaluator:
             x += [given] * request.rows
             t += [self._intake.timesteps[request.step]] * request.rows
         labels = [request.labels for request in batch if request.labels is not None]
+        times = host_tensor(t, self._intake.timestep_dtype, self._device)
         return (
             torch.cat(x),
-            torch.tensor(t, dtype=self._intake.timestep_dtype, device=self._device),
+            times.to(self._device, non_blocking=True),
             torch.cat(labels) if labels else None,
         )
 
-    def _evaluate(self, step: int, state: State, slots: BatchSlots) -> object:
+    def _evaluate(
+        self, step: int, state: State, slots: BatchSlots, members: tuple[Member, ...] = ()
+    ) -> object:  # fmt: skip
         version = self.version
         variant = version.plan.order[step]
         evaluation = Evaluation(
             state, slots, step, variant, tuple(self._intake.timesteps),
             version.plan.coefficients_at(step), version.operands.at(step, self._device),
+            members=members,
         )  # fmt: skip
         out = self._workspace.evaluate(version.plan.steps[variant], evaluation)
         slots.commit(self._written[variant])

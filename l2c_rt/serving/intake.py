@@ -56,6 +56,10 @@ class Intake(Protocol):
     @property
     def timestep_dtype(self) -> torch.dtype: ...
 
+    @property
+    def example(self) -> Asked | None:
+        """A request like all others, where there is no need to be shown one."""
+
     def start(self, asked: Asked) -> Start:
         """Raises TypeError or ValueError where the inputs do not fit."""
 
@@ -74,6 +78,7 @@ class PublishedIntake:
         self.timesteps: Sequence[float] = self._solver.timesteps
         whole = isinstance(self.timesteps[0], int)
         self.timestep_dtype = torch.int64 if whole else torch.float32
+        self.example: Asked | None = Asked(seed=0, y=0 if self._loop.classes else None)
 
     def start(self, asked: Asked) -> Start:
         loop, device = self._loop, self._shared.version.model.device
@@ -125,6 +130,7 @@ class SolverIntake:
             )
         self.timesteps: Sequence[float] = tuple(solver.timesteps.tolist())
         self.timestep_dtype = solver.timesteps.dtype
+        self.example: Asked | None = None
         self._check_known(shared)
         self._solver = copy.deepcopy(solver)
         _check_pure(self._solver)

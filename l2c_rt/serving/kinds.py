@@ -7,17 +7,19 @@ from l2c_rt.plan.program import BlockProgram
 from l2c_rt.schedule.predictions import Predictions
 
 
-def kinds_of(plan: Plan) -> tuple[int, ...]:
+def kinds_of(plan: Plan, *, own_coefficients: bool = False) -> tuple[int, ...]:
     """The kind of every evaluation, counted from 0 in the order of first occurrence.
 
     Of one kind are evaluations with the same ops, the same coefficients of their predictions, and
-    no tensors of a corrector, which are an evaluation's own.
+    no tensors of a corrector, which are an evaluation's own; the same ops are enough where every
+    sample has its own coefficients and tensors.
     """
     numbers: dict[object, int] = {}
     own = _with_operands(plan.predictions)
     kinds = []
     for step, variant in enumerate(plan.order):
-        key = (variant, plan.coefficients_at(step), step if step in own else None)
+        key: object = (variant, plan.coefficients_at(step), step if step in own else None)
+        key = variant if own_coefficients else key
         kinds.append(numbers.setdefault(key, len(numbers)))
     return tuple(kinds)
 

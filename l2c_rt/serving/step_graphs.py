@@ -22,6 +22,11 @@ def recorder_for(device: torch.device) -> Recorder | None:
     return CudaRecorder(device) if device.type == "cuda" else None
 
 
+def filled(samples: int) -> int:
+    """The size of the graph for so many samples: the next power of two."""
+    return 1 << (samples - 1).bit_length()
+
+
 @dataclass(slots=True)
 class Bucket:
     """What graphs of `len(rows)` samples read; `outputs` are what they write, by kind."""
@@ -87,7 +92,7 @@ class StepGraphs:
             self._buckets.clear()
 
     def _bucket(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Bucket:
-        size = 1 << (len(x) - 1).bit_length()
+        size = filled(len(x))
         key = (size, x.shape[1:], x.dtype, labels is None)
         if key not in self._buckets:
             rows = torch.full((size,), self._unused_row, device=x.device)

@@ -156,6 +156,14 @@ def test_changed_weights_are_those_of_the_next_run(make: Any, change: str) -> No
     assert_same(drive(fast, 4), drive(fresh_run, 4))
 
 
+def test_a_run_compares_the_copied_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Products] = []
+    monkeypatch.setattr(Products, "begin_run", lambda products: begun.append(products))
+    fast = rt.compile(toy_dit(), EveryN(2), steps=4, backend="fused")
+    fast.sample(torch.randn(1, 4, 8, 8), [1])
+    assert len(begun) == 1
+
+
 @needs_narrow
 @MODELS
 @pytest.mark.usefixtures("_forced")

@@ -15,7 +15,8 @@ from toys import count_branches, drive, random_schedule, toy_dit, toy_uvit
 from tuning_bench import FC1, PROJ, Bench
 
 from l2c_rt.backends.cuda.cublas_lt import WORKSPACE_BYTES, CublasLt, LtAlgorithm
-from l2c_rt.backends.cuda.tuning.candidates import linear_candidates, run_linear
+from l2c_rt.backends.cuda.tuning.candidates import linear_candidates
+from l2c_rt.backends.cuda.tuning.runs import run_linear
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.tuning.problems import LinearConfig, LinearProblem
 from l2c_rt.kernels import reference

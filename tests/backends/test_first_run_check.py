@@ -17,7 +17,7 @@ from l2c_rt.api import compile
 from l2c_rt.backends.backend import WrongResultError
 from l2c_rt.backends.cuda import linears
 from l2c_rt.backends.cuda.checking.checked_file import CheckedShapes
-from l2c_rt.backends.cuda.tuning.candidates import run_linear
+from l2c_rt.backends.cuda.tuning.runs import run_linear
 from l2c_rt.backends.tuning.problems import LinearConfig
 from l2c_rt.device.graphs import Eager
 from l2c_rt.kernels import reference

@@ -10,11 +10,7 @@ import pytest
 import torch
 from recording_driver import Launch, recorded_launches
 
-from l2c_rt.backends.cuda.tuning.candidates import (
-    run_attention,
-    run_linear,
-    run_split,
-)
+from l2c_rt.backends.cuda.tuning.runs import run_attention, run_linear, run_split
 from l2c_rt.backends.tuning.problems import (
     AttentionConfig,
     LinearConfig,

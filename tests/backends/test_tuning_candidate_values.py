@@ -11,15 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from l2c_rt.backends.cuda.tuning.candidates import (
-    run_attention,
-    run_linear,
-    run_split,
-)
-from l2c_rt.backends.tuning.problems import (
-    AttentionConfig,
-    LinearConfig,
-)
+from l2c_rt.backends.cuda.tuning.runs import run_attention, run_linear, run_skip_linear, run_split
+from l2c_rt.backends.tuning.problems import AttentionConfig, LinearConfig
 from l2c_rt.kernels import reference
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -79,6 +72,26 @@ def test_the_parts_of_a_split_sum_to_the_layer(bias: bool, dtype: torch.dtype) -
     bounded(parts.sum(0).view(2, 5, 16).to(dtype), F.linear(x, weight, b), true)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("choice", [LinearConfig("halves"), LinearConfig("triton", TILE)])
+def test_every_choice_for_a_long_skip_computes_its_linear(
+    choice: LinearConfig, bias: bool, dtype: torch.dtype
+) -> None:
+    x, weight, b = operands(dtype, bias)
+    x, skip = (half.contiguous() for half in x.chunk(2, dim=-1))
+    _, out = slot(dtype)
+    run_skip_linear(choice, reference, x, skip, weight, b, out)
+    both = torch.cat([x, skip], dim=-1)
+    true = F.linear(both.double(), weight.double(), None if b is None else b.double())
+    # As PyTorch rounds a sum of two products.
+    d = x.shape[-1]
+    eager = F.linear(skip, weight[:, d:], b) + F.linear(x, weight[:, :d])
+    bounded(out, eager, true)
+    with pytest.raises(ValueError, match='\'addmm\', wanted "triton" or "halves"'):
+        run_skip_linear(LinearConfig("addmm"), reference, x, skip, weight, b, out)
+
+
 @pytest.mark.parametrize("gelu", ["tanh", "none", None])
 def test_the_operator_whose_gelu_differs_by_device_is_refused_on_a_cpu(gelu: str | None) -> None:
     x, weight, bias = operands(torch.float32)
@@ -121,14 +134,15 @@ def test_every_attention_choice_that_a_cpu_has_mixes_the_values(
     qkv = torch.randn(2, 7, 3 * 3 * 8, generator=generator).to(dtype)
     arena = torch.full((3, 2, 7, 24), 7.0, dtype=dtype)
     choice = AttentionConfig(kind, (64, 64, 4, 2, 255) if kind == "triton" else None)
-    run_attention(choice, reference, qkv, 3, scale, arena[1])
+    mixed = run_attention(choice, reference, qkv, 3, scale, arena[1])
+    assert mixed.is_contiguous()
 
     def eager(qkv: Tensor) -> Tensor:
         q, k, v = (part.view(2, 7, 3, 8).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
-        mixed = F.scaled_dot_product_attention(q, k, v, scale=scale)
-        return mixed.transpose(1, 2).reshape(2, 7, 24)
+        values = F.scaled_dot_product_attention(q, k, v, scale=scale)
+        return values.transpose(1, 2).reshape(2, 7, 24)
 
-    bounded(arena[1], eager(qkv), eager(qkv.double()))
+    bounded(mixed, eager(qkv), eager(qkv.double()))
     assert (arena[0] == 7).all()
     assert (arena[2] == 7).all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import Any
 
 import pytest
@@ -128,6 +129,19 @@ def test_what_is_offered_holds_the_best_by_the_model_and_nothing_far_from_it(
     best = min(rough_time(problem, tile, 1) for tile in LINEAR_TILES + WIDE_TILES)
     assert min(times.values()) <= best
     assert max(times.values()) <= MARGIN * min(times.values())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("rows", [516, 16512])
+def test_a_linear_of_two_sources_is_one_launch_of_ours_or_two_of_cublas(
+    rows: int, dtype: str
+) -> None:
+    offered = linear_candidates(linear(rows=rows, inner=2304, dtype=dtype, sources=2))
+    assert offered[0].kind == "triton"
+    assert kinds(offered) == ["triton", "halves"]
+    # The kernel has no columns beyond a power of two.
+    assert not {choice.tile for choice in offered} & {astuple(tile) for tile in WIDE_TILES}
+    assert (len(offered) > 2) is (rows == 516 and dtype == "bfloat16")
 
 
 def test_many_rows_are_left_to_cublas() -> None:

@@ -13,13 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from l2c_rt.backends.cuda.tuning.candidates import (
-    attention_candidates,
-    linear_candidates,
-    run_attention,
-    run_linear,
-    run_split,
-)
+from l2c_rt.backends.cuda.tuning.candidates import attention_candidates, linear_candidates
+from l2c_rt.backends.cuda.tuning.runs import run_attention, run_linear, run_split
 from l2c_rt.backends.cuda.tuning.tuner import Tuner, cuda_measure, describe_device
 from l2c_rt.backends.tuning.chooser import CaptureInProgress
 from l2c_rt.backends.tuning.problems import (
@@ -127,12 +122,13 @@ def test_every_attention_candidate_mixes_the_values(problem: AttentionProblem) -
     for choice in attention_candidates(problem):
         out = torch.full_like(qkv[..., : shape[2] // 3], float("nan")).contiguous()
         try:
-            run_attention(choice, kernels(), qkv, problem.heads, None, out)
+            mixed = run_attention(choice, kernels(), qkv, problem.heads, None, out)
         except RuntimeError:
             # PyTorch's own may refuse; the tuner passes over them.
             assert choice.kind in ("cudnn", "flash")
             continue
-        bounded(out, eager(qkv), eager(qkv.double()))
+        assert mixed.is_contiguous()
+        bounded(mixed, eager(qkv), eager(qkv.double()))
 
 
 def test_the_time_of_a_long_kernel_is_that_between_events() -> None:
@@ -225,7 +221,10 @@ def test_attention_is_tuned_on_the_device() -> None:
     out = torch.empty(2, 256, 1152, device="cuda", dtype=BF16)
 
     def make(choice: AttentionConfig) -> Callable[[], None]:
-        return lambda: run_attention(choice, given, qkv, 16, None, out)
+        def mix() -> None:
+            run_attention(choice, given, qkv, 16, None, out)
+
+        return mix
 
     chooser = Tuner(describe_device(), None, cuda_measure())
     assert chooser.attention(problem, make) in attention_candidates(problem)

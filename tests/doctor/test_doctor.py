@@ -16,10 +16,12 @@ from l2c_rt.doctor import environment as environment_module
 from l2c_rt.doctor import kernels as kernels_module
 from l2c_rt.doctor import running
 from l2c_rt.doctor.diagnose import diagnose
+from l2c_rt.doctor.eight_bits import judged, product_error
 from l2c_rt.doctor.environment import environment
 from l2c_rt.doctor.finding import Finding, as_table, findings_of
 from l2c_rt.doctor.kernel_calls import OPS, truth
 from l2c_rt.doctor.kernels import SIZES, calls, kernels, largest_error
+from l2c_rt.kernels import reference
 from l2c_rt.measure.ceilings import Ceilings
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -44,7 +46,10 @@ def test_without_a_gpu_it_checks_what_it_can_and_says_what_it_could_not(tmp_path
     content = json.loads(file.read_text())
     assert not content["failed"]
     statuses = {finding["name"]: finding["status"] for finding in content["findings"]}
-    assert (statuses["gpu"], statuses["kernels"]) == ("WARN", "WARN")
+    assert (statuses["gpu"], statuses["kernels"], statuses["fp8"]) == ("WARN", "WARN", "WARN")
+    shown = (Path(__file__).parents[2] / "docs" / "runtime.md").read_text()
+    for finding in content["findings"]:
+        assert f"\n{finding['status']:4}  {finding['name']} " in shown, "another than in the docs"
     assert {statuses[name] for name in ("memory", "dit", "uvit", "dit on a thread")} == {"OK"}
 
 
@@ -93,6 +98,22 @@ def test_a_wrong_kernel_is_found_at_the_sizes_of_the_doctor(
     found = list(kernels(GPU))
     assert [f.name for f in found if f.status == "FAIL"] == ["attention", "attention", "kernels"]
     assert found[-1].text == f"{len(SIZES) * (len(OPS) - 1)} of {len(SIZES) * len(OPS)} are right"
+
+
+def test_rows_in_8_bits_with_a_wrong_scale_are_found() -> None:
+    class OneScaleOff:
+        """Quantizes rows, and gives the first twice its scale."""
+
+        @staticmethod
+        def quantize_rows(*operands: Any) -> Any:
+            values, scales = truth("quantize_rows")(*operands)
+            scales[0] *= 2
+            return values, scales
+
+    right = product_error(CPU, reference, reference)
+    assert judged(right).status == "OK"
+    assert judged(product_error(CPU, OneScaleOff, reference)).status == "FAIL"
+    assert judged(float("inf")).status == "FAIL"
 
 
 def test_models_that_differ_from_the_reference_fail(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from recording_driver import SHARED_LIMIT, Launch, recorded_launches
 
 from l2c_rt.doctor.kernel_calls import arguments, kernel
 from l2c_rt.doctor.kernel_operands import Sizes
+from l2c_rt.doctor.placed_operands import placed_arguments
 
 ARCHS = pytest.mark.parametrize("arch", SHARED_LIMIT)
 DIT_XL = Sizes(torch.bfloat16, grid=(16, 16), width=1152, heads=16, empty=True)
@@ -20,10 +21,11 @@ TENSOR_CORES = {80: r"HMMA\.", 90: r"HGMMA\.", 100: r"UTCHMMA"}
 
 
 def compiled(
-    op: str, sizes: Sizes = DIT_XL, arch: int = 90, **more: Any
+    op: str, sizes: Sizes = DIT_XL, arch: int = 90, *, placed: bool = False, **more: Any
 ) -> tuple[Launch, ReadBack]:
+    given = placed_arguments(op, sizes) if placed else arguments(op, sizes)
     with recorded_launches(arch) as launches:
-        kernel(op)(**arguments(op, sizes) | more)
+        kernel(op)(**given | more)
     (launch,) = launches
     return launch, read_back(launch.cubin)
 

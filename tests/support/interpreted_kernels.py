@@ -15,6 +15,7 @@ from l2c_rt.doctor.kernel_calls import (
     truth,
 )
 from l2c_rt.doctor.kernel_operands import Sizes
+from l2c_rt.doctor.placed_operands import PLACED_OPS, placed_arguments
 from l2c_rt.doctor.tensor_trees import cloned, float64
 from l2c_rt.kernels._launch import RowTile
 from l2c_rt.kernels.operands import Reuses
@@ -49,6 +50,28 @@ def test_a_mixture_may_be_written_over_one_of_its_slots() -> None:
     slot = operands["reuses"].arena[operands["reuses"].slots[1]]
     kernel("mix")(**operands | {"out": slot.view_as(expected)})
     assert (slot.view_as(expected) - expected).abs().max() < 1e-5
+
+
+@DTYPES
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("op", PLACED_OPS)
+def test_slots_of_samples_that_lie_apart(op: str, weighted: bool, dtype: torch.dtype) -> None:
+    check(op, placed_arguments(op, Sizes(dtype, images=2, weighted=weighted)))
+
+
+@pytest.mark.parametrize("op", ["split_gate_residual_norm_modulate", "split_residual_norm"])
+def test_one_sum_in_the_slots_dtype_is_put_in_its_place_as_it_is(op: str) -> None:
+    operands = placed_arguments(op, Sizes(torch.bfloat16))
+    operands["partial_sums"] = operands["partial_sums"][:1].bfloat16()
+    places = operands["places"][:, 0].long()
+    results = kernel(op)(**operands)
+    assert torch.equal(operands["y"][places].view(1, *operands["partial_sums"].shape[1:]),
+                       operands["partial_sums"])  # fmt: skip
+    # The very bits of a branch whose output lies in its order.
+    plain = {k: v for k, v in operands.items() if k not in ("partial_sums", "places")}
+    plain["y"] = operands["y"][places].clone()
+    for a, b in zip(results, kernel(op.removeprefix("split_"))(**plain), strict=True):
+        assert torch.equal(a, b)
 
 
 @DTYPES

@@ -167,8 +167,8 @@ class LogRecorder:
 class Choosing(Tuner):
     """Settles products without a measurement.
 
-    "kernels": ours for all; "split": those that go to a slot in two parts; "library": as on a
-    machine where nothing was measured.
+    "kernels": ours for all; "split": those that go to a slot in two parts, and long skips in two
+    halves; "library": as on a machine where nothing was measured.
     """
 
     def __init__(self, products: str) -> None:
@@ -180,6 +180,8 @@ class Choosing(Tuner):
         tile = astuple(replace(LINEAR_TILES[0], k=32))
         if self._products == "split" and problem.splittable:
             return LinearConfig("split", tile, 2)
+        if self._products == "split" and problem.sources == 2:
+            return LinearConfig("halves")
         if self._products == "library":
             return super().linear(problem, make, check)
         return LinearConfig("triton", tile)

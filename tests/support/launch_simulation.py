@@ -40,7 +40,8 @@ class OnMemory:
         self._buffers = [*b.streams.values(), b.h, b.qkv, b.mixed, b.hidden]
         self._buffers += p.branches._splits.values()
         if isinstance(record.program, CallProgram):
-            self._buffers += [record.program._tokens, record.program._image]
+            output = record.program._output
+            self._buffers += [output._tokens, output._image]
         kept = [b.memory.all_slots, b.latents, b.anchor, b.counter]
         self._memory = Memory([*kept, *self._buffers])
         for given in (b.latents, b.counter):
@@ -51,7 +52,7 @@ class OnMemory:
             for name, part in p.model.fusable.branches.items()
         }
         self._streams = {span(stream)[0] for stream in b.streams.values()}
-        self._latest = 0
+        self._latest = self._half = 0
         self._holds: dict[int, tuple[str, int]] = {}
         self._unread: set[int] = set()
         self.reused = 0
@@ -100,11 +101,18 @@ class OnMemory:
             assert self._memory.holds(made.anchor), "anchor read before it was kept"
 
     def _follow(self, entry: Entry, made: Effect) -> None:
-        """The stream goes from the buffer written last to the next; only a skip goes back."""
+        """The stream goes from the buffer written last to the next; only a skip goes back, whose
+        product in two halves begins with it."""
         skip = entry.arguments.get("skip_ptr") if isinstance(entry, Launch) else None
-        skipped = -1 if skip is None else skip.data_ptr()
+        others = {-1 if skip is None else skip.data_ptr()}
+        if isinstance(entry, Operator) and entry.name == "aten.addmm.out":
+            if made.writes[0][0] in self._streams:
+                self._half = made.writes[0][0]
+                return
+        elif isinstance(entry, Operator) and entry.name == "aten.addmm_.default":
+            others = {self._half}
         for address, _ in made.reads:
-            if address in self._streams and address != skipped:
+            if address in self._streams and address not in others:
                 assert address == self._latest, "the stream is read where it was, not where it is"
         for address, _ in made.writes:
             self._latest = address if address in self._streams else self._latest

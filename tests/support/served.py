@@ -35,7 +35,10 @@ def solo(fast: Compiled, seed: int, y: int, **options: Any) -> Tensor:
 
 
 def at_ticks(
-    engine: rt.Engine, arrivals: Sequence[int], submit: Callable[[int], Future[Tensor]]
+    engine: rt.Engine,
+    arrivals: Sequence[int],
+    submit: Callable[[int], Future[Tensor]],
+    start: Tensor | None = None,
 ) -> tuple[Future[Tensor], list[Future[Tensor]]]:
     """Submit request i when a first one has done `arrivals[i]` of its evaluations: its callback
     does it in the engine's own thread, so that batches are the same at every run."""
@@ -44,7 +47,7 @@ def at_ticks(
     def callback(step: int, latents: Tensor) -> None:
         futures.extend(submit(i) for i, tick in enumerate(arrivals) if tick == step)
 
-    first = engine.submit(image(1000), 0, callback=callback)
+    first = engine.submit(image(1000) if start is None else start, 0, callback=callback)
     first.result(60)
     engine.drain(60)
     return first, futures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from taped_graphs import TapedKernels
 from torch import Tensor
 
-from l2c_rt.backends import token_states
+from l2c_rt.backends import reference as reference_backend
+from l2c_rt.backends.cpu import fused
+from l2c_rt.backends.token_states import Choose
 from l2c_rt.kernels import reference
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.tokens import Refresh
@@ -22,15 +25,15 @@ from l2c_rt.plan.tokens import Refresh
 def chosen_tokens(tokens: int) -> Iterator[list[Tensor]]:
     """While it lasts, the tokens of each choice in order, bool [B, tokens]."""
     masks: list[Tensor] = []
-    choose = token_states.choose
 
-    def noted(*args: Any) -> Tensor:
+    def noted(choose: Choose, *args: Any) -> Tensor:
         chosen = choose(*args)
         masks.append(torch.zeros(len(chosen), tokens, dtype=torch.bool).scatter(1, chosen, True))
         return chosen
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(token_states, "choose", noted)
+        for backend in (reference_backend, fused):
+            patch.setattr(backend, "choose", partial(noted, backend.choose))
         yield masks
 
 

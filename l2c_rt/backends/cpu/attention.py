@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from l2c_rt._C import attention as native_attention
+from l2c_rt._C import attention_parts
 from l2c_rt.backends.tuning.chooser import Chooser
 from l2c_rt.backends.tuning.problems import AttentionConfig, AttentionProblem
 
@@ -40,9 +41,18 @@ class Attention:
             choice = self._choices[key] = self._choose(q, k, v, scale)
         return _attend(choice, q, k, v, scale)
 
+    def with_received(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """The same, and how much attention each token gets in sum, float32 [B, T]."""
+        if _is_native(q, k, v):
+            b, t, heads, _ = q.shape
+            parts = q.new_empty(b, heads, attention_parts(t), t, dtype=torch.float32)
+            return _native(q, k, v, scale, parts), parts.sum(dim=(1, 2))
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        weights = torch.softmax(q @ k.transpose(-2, -1) * scale, dim=-1)
+        return (weights @ v).transpose(1, 2).flatten(2), weights.sum((1, 2), dtype=torch.float32)
+
     def _choose(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> AttentionConfig:
-        strided = q.stride() == k.stride() == v.stride() and q.stride(3) == 1
-        if q.dtype not in CLOSE or not strided or q.numel() == 0:
+        if not _is_native(q, k, v):
             return SDPA
         if self._way is not None:
             return WAYS[self._way]
@@ -60,16 +70,30 @@ class Attention:
         return self._chooser.choose(problem, (SDPA, NATIVE), make, check)
 
 
+def _is_native(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether the extension's attention takes these."""
+    strided = q.stride() == k.stride() == v.stride() and q.stride(3) == 1
+    return q.dtype in CLOSE and strided and q.numel() > 0 and q.is_cpu
+
+
 def _attend(choice: AttentionConfig, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     b, t, heads, head = q.shape
     if choice is SDPA:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         mixed = F.scaled_dot_product_attention(q, k, v, scale=scale)
         return mixed.transpose(1, 2).reshape(b, t, heads * head)
+    return _native(q, k, v, scale)
+
+
+def _native(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, received: Tensor | None = None
+) -> Tensor:
+    b, t, heads, head = q.shape
     out = q.new_empty(b, t, heads * head)
     batch_stride, token_stride, head_stride, _ = q.stride()
     native_attention(
         (q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr()),
+        0 if received is None else received.data_ptr(),
         (b, t, heads, head),
         (batch_stride, token_stride, head_stride),
         scale,

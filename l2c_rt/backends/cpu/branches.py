@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from l2c_rt.adapters.bound_model import FusableAttention, FusableBranch, FusableMlp, FusableModel
 from l2c_rt.backends.cpu.attention import Attention
 from l2c_rt.backends.cpu.products import Products, unmeasured
+from l2c_rt.backends.token_choice import unit, value_norm_scores
 
 
 class Product(Protocol):
@@ -31,12 +32,42 @@ def run_branch(
     """A branch's output, in `out` or a tensor of its own.  Shapes: h, result [B, T, D]."""
     if isinstance(inner, FusableMlp):
         return product(product(h, inner.fc1, inner.gelu), inner.fc2, None, out)
+    return product(attention(*_heads(inner, h, product), inner.scale), inner.proj, None, out)
+
+
+def run_scored(
+    inner: FusableAttention,
+    h: Tensor,
+    product: Product,
+    attention: Attention,
+    score: str,
+    out: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The same of an attention branch, and the scores of its tokens, float32 [B, T].
+
+    `score` is one of `SCORES`; those by lot are drawn when they are read.
+    """
+    q, k, v = _heads(inner, h, product)
+    if score == "attention":
+        mixed, received = attention.with_received(q, k, v, inner.scale)
+        scores = unit(received)
+    else:
+        mixed = attention(q, k, v, inner.scale)
+        is_by_lot = score == "random"
+        scores = (
+            h.new_zeros(h.shape[:2]).float() if is_by_lot else value_norm_scores(v.transpose(1, 2))
+        )
+    return product(mixed, inner.proj, None, out), scores
+
+
+def _heads(inner: FusableAttention, h: Tensor, product: Product) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, [B, T, H, F]."""
     b, t, _ = h.shape
     if len(inner.inputs) == 1:
         q, k, v = product(h, inner.inputs[0]).view(b, t, 3, inner.heads, -1).unbind(2)
     else:
         q, k, v = (product(h, linear).view(b, t, inner.heads, -1) for linear in inner.inputs)
-    return product(attention(q, k, v, inner.scale), inner.proj, None, out)
+    return q, k, v
 
 
 def linears_of(model: nn.Module, fusable: FusableModel) -> Iterator[tuple[str, nn.Linear]]:

@@ -29,13 +29,13 @@ from l2c_rt.backends.backend import (
 )
 from l2c_rt.backends.cpu.attention import Attention
 from l2c_rt.backends.cpu.branch_inputs import BranchInputs
-from l2c_rt.backends.cpu.branches import linears_of, run_branch
+from l2c_rt.backends.cpu.branches import linears_of, run_branch, run_scored
 from l2c_rt.backends.cpu.outer import embedded, image_of
 from l2c_rt.backends.cpu.products import Products, product_chooser, unmeasured
-from l2c_rt.backends.cpu.rows import NormInput, Term, row_pass
+from l2c_rt.backends.cpu.rows import NormInput, Term, norm_some, row_pass
 from l2c_rt.backends.cpu.sampled_modulation import table_for
+from l2c_rt.backends.cpu.token_passes import choose, put_back
 from l2c_rt.backends.options import Options
-from l2c_rt.backends.token_scores import scored_attention
 from l2c_rt.backends.token_states import begin_ages, chosen_tokens, keep_stream, kept_stream
 from l2c_rt.memory.mixing import mixed
 from l2c_rt.plan.ops import (
@@ -135,26 +135,21 @@ class FusedCpu(OpByOp):
         slot, h = self._slot_and_input(op, evaluation)
         inner = self.fusable.branches[op.branch].inner
         assert isinstance(inner, FusableAttention)
-        # By the model's own linears, in their dtype.
-        mixed, scores = scored_attention(inner, h.to(inner.proj.weight.dtype), self._tokens.rule)
-        rows = mixed.transpose(1, 2).flatten(2).to(h.dtype)
-        self._add(op.branch, self.products(rows, inner.proj, None, slot), keep_in=slot)
+        out, scores = run_scored(inner, h, self.products, self.attention, op.score, slot)
+        self._add(op.branch, out, keep_in=slot)
         begin_ages(self._tokens, op, scores, evaluation)
 
     def refresh(self, op: Refresh, evaluation: Evaluation) -> None:
         assert self._tokens is not None
         self._pass(evaluation.state, None)
         out, x = evaluation.slots.load(op.slot), evaluation.state.x
-        chosen = chosen_tokens(self._tokens, op, evaluation)
+        places = chosen_tokens(self._tokens, op, evaluation, choose)
         if op.tokens:
-            branch = self.fusable.branches[op.branch]
-            places = chosen.unsqueeze(-1).expand(-1, -1, x.shape[-1])
-            some = x.gather(1, places)
-            h = some.new_empty(some.shape, dtype=out.dtype)
-            row_pass(some, some, (), self._inputs.new_norm(op.branch, h))
-            out.scatter_(
-                1, places, run_branch(branch.inner, h, self.products, self.attention, None)
-            )
+            whole = self._input_like(x)
+            h = whole.view(-1)[: places.numel() * x.shape[2]].view(*places.shape, -1)
+            norm_some(x, places, self._inputs.norm(op.branch, whole), h)
+            inner = self.fusable.branches[op.branch].inner
+            put_back(run_branch(inner, h, self.products, self.attention, None), out, places)
         self._add(op.branch, out)
 
     def keep_stream(self, op: KeepStream, evaluation: Evaluation) -> None:
@@ -237,7 +232,7 @@ def fused_cpu_backend(
     attention = Attention(chooser)
     notes = products.reasons(linears_of(model.model, fusable)) if packs else ()
 
-    def workspace(plan: Plan, requests: int | None = None) -> FusedCpu:
+    def workspace(plan: Plan, requests: int | None = None, most: int = 1) -> FusedCpu:
         return FusedCpu(model, fusable, products, attention, plan, requests)
 
     return Backend("fused", fused_passes, workspace, reasons, copies=products, notes=notes,

@@ -53,6 +53,7 @@ class NormInput(NamedTuple):
 
 
 NO_NORM = (0, 0.0, 0, 0, 0, 0, 0)
+NO_PLACES = (0, 0)
 
 
 def vector(tensor: Tensor | None) -> Vector | None:
@@ -88,6 +89,27 @@ def row_pass(x: Tensor, out: Tensor, terms: Sequence[Term], norm: NormInput | No
         _plain_pass(x, out, terms, norm)
 
 
+def norm_some(x: Tensor, places: Tensor, norm: NormInput, h: Tensor) -> None:
+    """h = the norm of the rows at `places`, modulated; the norm's own rows are not written.
+
+    Shapes: x [B, T, D], contiguous; places int64 [B, k]; h [B, k, D], at the address of norm.h.
+    """
+    if not _is_native(x, h.dtype, ()):
+        some = x.gather(1, places.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        _plain_pass(some, some, (), norm._replace(h=h))
+        return
+    batch, count = places.shape
+    native_row_pass(
+        (x.data_ptr(), x.data_ptr()),
+        (x.dtype is torch.bfloat16, h.dtype is torch.bfloat16),
+        (batch * count, count, x.shape[2]),
+        [],
+        norm.arguments,
+        (places.data_ptr(), x.shape[1]),
+        torch.get_num_threads(),
+    )
+
+
 def _dtype_of(terms: Sequence[Term], x: Tensor) -> torch.dtype:
     return terms[0].sources[0].dtype if terms else x.dtype
 
@@ -116,6 +138,7 @@ def _native_pass(
         (batch * tokens, tokens, width),
         [_arguments(term) for term in terms],
         NO_NORM if norm is None else norm.arguments,
+        NO_PLACES,
         torch.get_num_threads(),
     )
 

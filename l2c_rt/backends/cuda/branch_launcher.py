@@ -1,7 +1,8 @@
 """The linears and attention of a branch, each by the implementation that was chosen for its shape.
 
 A branch's last product goes straight into its slot, or, where it is cut along its inner dimension,
-into float32 partial sums that the next sum adds up on its way.
+into float32 partial sums that the next sum adds up on its way.  So it is, as one sum in its own
+dtype, where every sample has its slots elsewhere.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from l2c_rt.backends.cuda.linears import (
     problem_of,
     weight_and_bias,
 )
-from l2c_rt.backends.cuda.tuning.candidates import run_attention, run_split
+from l2c_rt.backends.cuda.tuning.runs import run_attention, run_split
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.backends.tuning.problems import AttentionConfig, AttentionProblem, LinearProblem
@@ -49,6 +50,9 @@ class BranchLauncher:
         self._attentions: dict[AttentionProblem, AttentionConfig] = {}
         self._splits: dict[int, Tensor] = {}
         self._pending: dict[int, Tensor] = {}
+        # Where the samples of a slot do not lie together, no product can write there.
+        b, t, d = buffers.h.shape
+        self._whole = None if buffers.places is None else buffers.h.new_empty(1, b * t, d)
 
     def tune(self) -> None:
         """Settle every choice; measures on the branches' own buffers where it is not known yet."""
@@ -101,7 +105,8 @@ class BranchLauncher:
     def settle(self) -> None:
         """Sum what no other kernel will."""
         for slot, partial_sums in self._pending.items():
-            self._kernels.split_sum(partial_sums, out=self._buffers.memory.slots[slot])
+            out, places = self._buffers.memory.slots[slot], self._buffers.places
+            self._kernels.split_sum(partial_sums, out=out, places=places)
         self._pending.clear()
 
     @property
@@ -114,12 +119,11 @@ class BranchLauncher:
         weight, bias = self._weights.qkv(branch, inner)
         qkv, mixed = self._attention_buffers(inner)
         self._linears.run(b.h, weight, bias, None, qkv)
-        self._attend(inner, qkv, mixed)
-        self._into_slot(mixed, inner.proj, slot)
+        self._into_slot(self._attend(inner, qkv, mixed), inner.proj, slot)
 
-    def _attend(self, inner: FusableAttention, qkv: Tensor, mixed: Tensor) -> None:
+    def _attend(self, inner: FusableAttention, qkv: Tensor, mixed: Tensor) -> Tensor:
         choice = self._attentions[self._attention_problem(inner)]
-        run_attention(choice, self._kernels, qkv, inner.heads, inner.scale, mixed)
+        return run_attention(choice, self._kernels, qkv, inner.heads, inner.scale, mixed)
 
     def _mlp(self, branch: str, inner: FusableMlp, slot: int) -> None:
         hidden = self._hidden(inner)
@@ -138,13 +142,20 @@ class BranchLauncher:
         weight, bias = weight_and_bias(linear)
         choice = self._linears.choices[problem_of(x, weight, bias, None, splittable=True)]
         if choice.kind != "split":
-            out = self._buffers.memory.slots[slot]
-            self._linears.run(x, weight, bias, None, out, choice)
+            self._linears.run(x, weight, bias, None, self._output(slot), choice)
             return
         self.settle()
         partial_sums = self._partial_sums(choice.splits)
         run_split(choice, self._kernels, x, weight, bias, partial_sums)
         self._pending[slot] = partial_sums
+
+    def _output(self, slot: int) -> Tensor:
+        """Where a branch's last product is to write: its slot, or what is put there later."""
+        if self._whole is None:
+            return self._buffers.memory.slots[slot]
+        self.settle()
+        self._pending[slot] = self._whole
+        return self._whole.view_as(self._buffers.h)
 
     def _partial_sums(self, splits: int) -> Tensor:
         if splits not in self._splits:
@@ -167,7 +178,8 @@ class BranchLauncher:
         self._add_into_slot(tasks, hidden, inner.fc2)
 
     def _add_into_slot(self, tasks: Tasks, x: Tensor, linear: nn.Linear) -> None:
-        out = self._buffers.memory.slots[-1]
+        scratch = self._buffers.memory.slots[-1]
+        out = scratch if self._whole is None else self._whole.view_as(self._buffers.h)
         self._add_linear(tasks, x, weight_and_bias(linear), None, out, splittable=True)
 
     def _add_linear(

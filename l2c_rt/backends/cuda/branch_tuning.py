@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from l2c_rt.backends.cuda.cublas_lt import workspace_on
-from l2c_rt.backends.cuda.tuning.candidates import run_attention, run_linear, run_split
+from l2c_rt.backends.cuda.tuning.runs import run_attention, run_linear, run_split
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
+from l2c_rt.backends.tuning.cache_file import Choice, Problem
 from l2c_rt.backends.tuning.problems import (
     AttentionConfig,
     AttentionProblem,
@@ -34,12 +35,17 @@ class LinearTask:
     weights: list[Weights]
     out: Tensor
 
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What is filled with numbers before the task is settled."""
+        return (self.x,)
+
     def settle(self, tuner: Tuner, kernels: Any) -> LinearConfig:
         expected = reference.linear(self.x, *self.weights[0], self.problem.gelu)
         return tuner.linear(
             self.problem,
             lambda choice: self.timed(kernels, choice),
-            lambda choice: _agrees(self.call(kernels, choice), self.out, expected),
+            lambda choice: agrees(self.call(kernels, choice), self.out, expected),
         )
 
     def timed(self, kernels: Any, choice: LinearConfig) -> Callable[[], None]:
@@ -84,20 +90,41 @@ class AttentionTask:
     scale: float | None
     out: Tensor
 
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (self.x,)
+
     def settle(self, tuner: Tuner, kernels: Any) -> AttentionConfig:
         expected = reference.attention(self.x, self.problem.heads, self.scale)
         return tuner.attention(
             self.problem,
             lambda choice: self.call(kernels, choice),
-            lambda choice: _agrees(self.call(kernels, choice), self.out, expected),
+            lambda choice: self._agrees(kernels, choice, expected),
         )
 
     def call(self, kernels: Any, choice: AttentionConfig) -> Callable[[], None]:
         heads, scale = self.problem.heads, self.scale
-        return lambda: run_attention(choice, kernels, self.x, heads, scale, self.out)
+
+        def mix() -> None:
+            run_attention(choice, kernels, self.x, heads, scale, self.out)
+
+        return mix
+
+    def _agrees(self, kernels: Any, choice: AttentionConfig, expected: Tensor) -> bool:
+        self.out.fill_(float("nan"))
+        heads, scale = self.problem.heads, self.scale
+        return _close(run_attention(choice, kernels, self.x, heads, scale, self.out), expected)
 
 
-Task = LinearTask | AttentionTask
+class Task(Protocol):
+    """A problem, and what a choice for it is measured on."""
+
+    @property
+    def problem(self) -> Problem: ...
+    @property
+    def inputs(self) -> tuple[Tensor, ...]: ...
+    def settle(self, tuner: Tuner, kernels: Any) -> Choice: ...
+    def call(self, kernels: Any, choice: Any) -> Callable[[], None]: ...
 
 
 def settle(tasks: Iterable[Task], tuner: Tuner, kernels: Any) -> dict[Any, Any]:
@@ -107,7 +134,7 @@ def settle(tasks: Iterable[Task], tuner: Tuner, kernels: Any) -> dict[Any, Any]:
     """
     tasks = list(tasks)
     tuner.compile_ahead([
-        task.call(kernels, choice)  # type: ignore[arg-type]
+        task.call(kernels, choice)
         for task in tasks
         for choice in tuner.to_measure(task.problem)
         if choice.kind != "lt"  # Nothing to compile, and a workspace for each would be gigabytes.
@@ -116,14 +143,19 @@ def settle(tasks: Iterable[Task], tuner: Tuner, kernels: Any) -> dict[Any, Any]:
     for task in tasks:
         # Zeros would make every candidate agree, and arithmetic cheaper than it is; and what is in
         # the buffer may be the NaN of a candidate that has failed.
-        task.x.normal_(generator=torch.Generator(task.x.device).manual_seed(0))
+        for number, tensor in enumerate(task.inputs):
+            tensor.normal_(generator=torch.Generator(tensor.device).manual_seed(number))
         settled[task.problem] = task.settle(tuner, kernels)
     return settled
 
 
-def _agrees(call: Callable[[], None], out: Tensor, expected: Tensor) -> bool:
+def agrees(call: Callable[[], None], out: Tensor, expected: Tensor) -> bool:
     """Whether a choice computes what PyTorch does, up to rounding."""
     out.fill_(float("nan"))
     call()
+    return _close(out, expected)
+
+
+def _close(out: Tensor, expected: Tensor) -> bool:
     error = (out.float() - expected.float()).norm() / expected.float().norm().clamp_min(1e-20)
     return bool(error < 2e-2)

@@ -30,7 +30,8 @@ class Buffers:
 
     Shapes: latents, anchor float32 [n, C, H, W]; streams, h, mixed [B, T, D] (`streams` in the
     residual dtype, the rest in the model's); qkv [B, T, 3 D]; hidden [B, T, 4 D]; counter int32
-    [2], the evaluation within the window of the tables and a kernel's ticket.
+    [2], the evaluation within the window of the tables and a kernel's ticket.  With `places`, see
+    `Reuses`, the slots have samples of many requests.
     """
 
     shape: Shape
@@ -43,6 +44,7 @@ class Buffers:
     mixed: Tensor
     hidden: Tensor
     counter: Tensor
+    places: Tensor | None = None
 
     @property
     def scratch(self) -> int:
@@ -57,7 +59,10 @@ class Buffers:
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def allocate(shape: Shape, fused: FusedModel, slots: Slots, streams: tuple[str, ...]) -> Buffers:
+def allocate(
+    shape: Shape, fused: FusedModel, slots: Slots, streams: tuple[str, ...],
+    places: Tensor | None = None,
+) -> Buffers:  # fmt: skip
     """Buffers for a shape, slots included; `streams` are the names of the residual streams."""
     outer, like = fused.outer, fused.outer.linear.weight
     b, t, d = shape.batch, tokens_of(outer, shape), outer.norm.normalized_shape[0]
@@ -81,6 +86,7 @@ def allocate(shape: Shape, fused: FusedModel, slots: Slots, streams: tuple[str, 
         mixed=tokens(max(heads, default=24) // 3),
         hidden=tokens(max(hidden, default=8)),
         counter=torch.zeros(2, dtype=torch.int32, device=like.device),
+        places=places,
     )
 
 

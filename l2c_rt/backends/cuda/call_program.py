@@ -10,8 +10,8 @@ from torch import Tensor
 from l2c_rt.adapters.bound_model import State
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.cuda.buffers import Shape
-from l2c_rt.backends.cuda.checking.first_step import model_output
 from l2c_rt.backends.cuda.cuda_parts import FusedModel
+from l2c_rt.backends.cuda.model_output import ModelOutput
 from l2c_rt.backends.cuda.shape_program import ShapeProgram
 from l2c_rt.kernels.operands import Reuses
 from l2c_rt.memory.slots import Slots
@@ -31,14 +31,8 @@ class CallProgram:
         self.shape_program = ShapeProgram(
             fused, slots, shape, range(batch), guided=0, one_kernel=False
         )
-        outer, like = self.shape_program.outer, self.shape_program.buffers.h
-        tokens = like.shape[1]
-        self._tokens = like.new_zeros(batch, tokens, outer.linear.out_features)
-        self._image = like.new_zeros(batch, outer.channels, height, width)
-        self._out = self._image
-        if outer.after is not None:
-            self._out = torch.zeros_like(outer.after(self._image))
-        self.shape_program.capture(self._finish, self._meaning, self._out)
+        self._output = output = ModelOutput(self.shape_program)
+        self.shape_program.capture(self._finish, output.meaning, output.out)
         self._variants = self.shape_program.sequence(self.shape_program.variant_graphs)
         self._labels: Tensor | None = None
         self._begun = False
@@ -59,7 +53,7 @@ class CallProgram:
         with p.times.around(evaluation.variant):
             p.buffers.latents.copy_(state.x, non_blocking=True)
             self._variants.launch(evaluation.variant, 1)
-            out = self._out.clone()
+            out = self._output.out.clone()
         p.replays += 1
         return out
 
@@ -90,51 +84,8 @@ class CallProgram:
         return version is not None and y is self._labels and version == self._version
 
     def _finish(self, launch: Final, reuses: Reuses) -> None:
-        p = self.shape_program
-        assert launch.source is not None
-        x, h = p.buffers.streams[launch.source], p.buffers.h
-        self._norm(x, launch, reuses, h)
-        linear, outer = p.outer.linear, p.outer
-        flat, out = h.view(-1, h.shape[-1]), self._tokens.view(-1, linear.out_features)
-        if linear.bias is None:
-            torch.mm(flat, linear.weight.detach().t(), out=out)
-        else:
-            torch.addmm(linear.bias.detach(), flat, linear.weight.detach().t(), out=out)
-        unpatchify_into(
-            self._image, self._tokens[:, outer.prefix_tokens :], outer.patches.kernel_size[0]
-        )
-        if outer.after is not None:
-            self._out.copy_(outer.after(self._image))
-        p.buffers.counter[:1].add_(1)
-
-    def _meaning(self) -> Tensor:
-        """What `_out` holds after an evaluation that computes everything."""
-        p = self.shape_program
-        x = p.buffers.latents.to(p.buffers.h.dtype)
-        return model_output(p.model, x, p.tables.t[:1].expand(len(x)), p.tables.of_images())
-
-    def _norm(self, x: Tensor, launch: Final, reuses: Reuses, h: Tensor) -> None:
-        p, k, norm = self.shape_program, self.shape_program.kernels, self.shape_program.outer.norm
-        if p.outer.modulation is not None:
-            chunks = (p.tables.final, p.tables.final + 1, norm.eps)
-            if launch.terms:
-                k.reuse_run(x, reuses, p.tables.modulation, *chunks, out=(x, h))
-            else:
-                k.norm_modulate(x, p.tables.modulation, *chunks, out=h)
-            return
-        affine = (norm.weight.detach(), norm.bias.detach(), norm.eps)
-        if launch.terms:
-            k.reuse_run_norm(x, reuses, *affine, out=(x, h))
-        else:
-            k.norm(x, *affine, out=h)
-
-
-def unpatchify_into(image: Tensor, tokens: Tensor, patch: int) -> None:
-    """Shapes: image [B, C, H, W]; tokens [B, H W / P^2, P P C], channels last in a patch."""
-    b, c, height, width = image.shape
-    rows, columns = height // patch, width // patch
-    grid = tokens.reshape(b, rows, columns, patch, patch, c)
-    image.view(b, c, rows, patch, columns, patch).copy_(grid.permute(0, 5, 1, 3, 2, 4))
+        self._output.finish(launch, reuses)
+        self.shape_program.buffers.counter[:1].add_(1)
 
 
 def _timestep(t: Tensor | float, like: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from l2c_rt.backends.cuda.branch_tuning import LinearTask
 from l2c_rt.backends.cuda.cublas_lt import workspace_on
-from l2c_rt.backends.cuda.tuning.candidates import run_linear
+from l2c_rt.backends.cuda.tuning.runs import run_linear
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.tuning.problems import LinearConfig, LinearProblem
 
@@ -68,12 +68,18 @@ class Linears:
 
 
 def problem_of(
-    x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str | None, *, splittable: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gelu: str | None,
+    *,
+    splittable: bool = False,
+    sources: int = 1,
 ) -> LinearProblem:
     """The shape of a product."""
     n, k = weight.shape
     rows = x.numel() // x.shape[-1]
-    return LinearProblem(rows, n, k, bias is not None, gelu, dtype_name(x), splittable)
+    return LinearProblem(rows, n, k, bias is not None, gelu, dtype_name(x), splittable, sources)
 
 
 def weight_and_bias(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:

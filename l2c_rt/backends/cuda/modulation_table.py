@@ -12,6 +12,7 @@ bound by reading up to some 200 (DDIM-50 of one image has 100 rows).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,13 @@ def chunk_of(part: FusableBranch, number: int) -> int:
     """The chunk of a branch's shift (0), scale (1) or gate (2)."""
     assert part.first is not None
     return 6 * part.block + part.first + number
+
+
+class Tables(Protocol):
+    """What the launches of an evaluation read of a table."""
+
+    modulation: Modulation
+    steps: int
 
 
 class ModulationTable:
@@ -61,6 +69,10 @@ class ModulationTable:
     def final(self) -> int:
         """The chunk of the final norm's shift; its scale follows."""
         return 6 * self._blocks
+
+    def seed(self) -> None:
+        """A timestep to check the first step at."""
+        self.t.fill_(500.0)
 
     def of_images(self) -> Tensor | None:
         """The label of every image of the batch."""

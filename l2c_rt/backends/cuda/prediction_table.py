@@ -5,6 +5,8 @@ Like the modulation they are of a window of evaluations, the one under way by it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ class PredictionTable:
     """Coefficients [window, W] by their numbers in the plan; the last of the W is one, for slots
     that are only reused."""
 
-    def __init__(self, plan: Plan, window: int, counter: Tensor, shape: tuple[int, int]) -> None:
+    def __init__(self, plan: Plan, window: int, counter: Tensor, shape: Sequence[int]) -> None:
         """`shape` is [T, D]."""
         self._counter = counter
         width = 1 + max(map(len, plan.coefficients))
@@ -61,7 +63,7 @@ class PredictionTable:
 
 
 def _operands(
-    plan: Plan, width: int, shape: tuple[int, int]
+    plan: Plan, width: int, shape: Sequence[int]
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.int32]],
            np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:  # fmt: skip
     """index [S, W, 2] into bank [M, T, D]: scale and shift of each prediction; bank 0 is zero."""

@@ -65,15 +65,15 @@ class QuantizedBranches(BranchLauncher):
         first, last = self._quantized.of(branch)
         qkv, mixed = self._attention_buffers(inner)
         self._product(self._input, first, qkv)
-        self._attend(inner, qkv, mixed)
-        self._product(self._narrowed(mixed, None), last, self._buffers.memory.slots[slot])
+        mixed = self._attend(inner, qkv, mixed)
+        self._product(self._narrowed(mixed, None), last, self._output(slot))
 
     def _mlp(self, branch: str, inner: FusableMlp, slot: int) -> None:
         first, last = self._quantized.of(branch)
         hidden = self._hidden(inner)
         self._product(self._input, first, hidden)
         self._product(
-            self._narrowed(hidden, inner.gelu), last, self._buffers.memory.slots[slot]
+            self._narrowed(hidden, inner.gelu), last, self._output(slot)
         )  # fmt: skip
 
     def _narrowed(self, x: Tensor, gelu: str | None) -> Narrow:

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from l2c_rt.backends.backend import Callback, RunRequest
 from l2c_rt.backends.cuda.buffers import Shape
-from l2c_rt.backends.cuda.call_program import unpatchify_into
 from l2c_rt.backends.cuda.checking.first_step import model_output
 from l2c_rt.backends.cuda.checking.nan_check import NanCheck
 from l2c_rt.backends.cuda.cuda_parts import FusedModel
-from l2c_rt.backends.cuda.shape_program import ShapeProgram, host_tensor
+from l2c_rt.backends.cuda.model_output import unpatchify_into
+from l2c_rt.backends.cuda.shape_program import ShapeProgram
 from l2c_rt.device.graph_sequence import GraphSequence
+from l2c_rt.device.host_tensors import host_tensor
 from l2c_rt.kernels import reference
 from l2c_rt.kernels.operands import Reuses, Solver
 from l2c_rt.memory.slots import Slots
@@ -130,7 +131,7 @@ class RunProgram:
         table = np.zeros((len(self._table), 8), np.float32)
         table[:, :4] = self._solver.coefficients()
         table[:, 4] = self._loop.guidance.scale_from_uncond(scale)
-        host = host_tensor(table.ravel().tolist(), self._table)
+        host = host_tensor(table.ravel().tolist(), torch.float32, self._table.device)
         self._table.copy_(host.view(-1, 8), non_blocking=True)
         self._scale = scale
 

@@ -20,21 +20,24 @@ from l2c_rt.backends.cuda.linears import Linears
 from l2c_rt.backends.cuda.modulation_table import ModulationTable
 from l2c_rt.backends.cuda.prediction_table import PredictionTable
 from l2c_rt.backends.cuda.quantized_branches import QuantizedBranches
+from l2c_rt.backends.cuda.request_tables import BatchTable, tables_for
+from l2c_rt.backends.cuda.skip_linears import SkipLinears
 from l2c_rt.backends.cuda.step_launcher import Finish, StepLauncher
 from l2c_rt.backends.cuda.token_launcher import TokenLauncher
 from l2c_rt.backends.cuda.tuning.tuner import Tuner
-from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.device.event_times import EventTimes
 from l2c_rt.device.graph_sequence import GraphSequence
 from l2c_rt.device.graphs import Eager, Graph, GraphStats, Recorder, Work
+from l2c_rt.device.host_tensors import host_tensor
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.lowering import LoweredStep, buffers, can_be_one_kernel, launch_kernels, lower
 
 
 class ShapeProgram:
-    """What calls and whole runs have in common.
+    """What calls, whole runs and batches of requests have in common.
 
     `variants[i]` are the launches of the plan's distinct step i.  Build, `capture`, then replay.
+    `rows` are the labels' by image, or the table that several requests fill for themselves.
     """
 
     def __init__(
@@ -42,7 +45,7 @@ class ShapeProgram:
         fused: FusedModel,
         slots: Slots,
         shape: Shape,
-        label_rows: Sequence[int],
+        rows: Sequence[int] | BatchTable,
         *,
         guided: int,
         one_kernel: bool,
@@ -55,13 +58,10 @@ class ShapeProgram:
             lower(step, model.program, plan.num_slots, one_kernel=one_kernel) for step in plan.steps
         )
         self.device = outer.linear.weight.device
-        self.buffers = allocate(shape, fused, slots, buffers(self.variants))
-        self.tables = ModulationTable(fused, self.buffers.counter, label_rows)
-        self.predictions = None
-        if plan.coefficients:
-            rows = (self.buffers.h.shape[1], self.buffers.h.shape[2])
-            self.predictions = PredictionTable(plan, self.tables.steps, self.buffers.counter, rows)
-        self.weights, self.quantized = WeightCopies(fusable, outer, guided), fused.quantized
+        places = rows.places if isinstance(rows, BatchTable) else None
+        self.buffers = allocate(shape, fused, slots, buffers(self.variants), places)
+        self.tables, self.weights = tables_for(fused, self.buffers.counter, rows, guided)
+        self.quantized = fused.quantized
         self._checked, self._tuner = cuda.checked, cuda.tuner
         self.kernels = cuda.kernels if cuda.checked is None else ComparedKernels(cuda.kernels)
         self._make_launchers(fusable, cuda.tuner)
@@ -72,21 +72,25 @@ class ShapeProgram:
         self.times = EventTimes(self.device)
 
     def _make_launchers(self, fusable: FusableModel, tuner: Tuner) -> None:
-        buffers, tables, kernels = self.buffers, self.tables, self.kernels
+        buffers, tables, kernels, plan = self.buffers, self.tables, self.kernels, self.plan
+        of_tokens = (plan, tables.steps, buffers.counter, buffers.h.shape[1:])
+        self.predictions = PredictionTable(*of_tokens) if plan.coefficients else None
         self._linears = linears = Linears(kernels, tuner)
         common = (fusable, buffers, self.weights, kernels, tuner, linears)
         self.branches = (
             BranchLauncher(*common) if self.quantized is None
             else QuantizedBranches(*common, self.quantized)
         )  # fmt: skip
+        skip_linears = {} if fusable.outer is None else fusable.outer.skip_linears
+        self.skips = SkipLinears(skip_linears, buffers, kernels, linears)
         self.tokens = None
-        if self.plan.tokens is not None:
+        if plan.tokens is not None:
             self.tokens = TokenLauncher(
-                fusable, buffers, tables, self.plan, self.variants, kernels, linears
+                fusable, buffers, tables, plan, self.variants, kernels, linears
             )
         self.launcher = StepLauncher(
-            fusable, buffers, tables, self.weights, self.branches, kernels, self.predictions,
-            self.tokens,
+            fusable, buffers, tables, self.weights, self.branches, self.skips, kernels,
+            self.predictions, self.tokens,
         )  # fmt: skip
 
     def capture(self, finish: Finish, meaning: Callable[[], Tensor], result: Tensor) -> None:
@@ -97,24 +101,27 @@ class ShapeProgram:
         """
         began = time.perf_counter()
         self.branches.tune()
+        self.skips.tune(self._tuner)
         if self.tokens is not None:
             self.tokens.tune()
         for variant in self.variants:
             self.launcher.prepare(variant)
-        fill = self.tables.fill
-        fills: list[Work] = [self._take_weights, partial(fill, self.tables.steps),
-                             partial(fill, 1)]  # fmt: skip
+        fills: list[Work] = []
+        if isinstance(self.tables, ModulationTable):
+            fill, steps = self.tables.fill, self.tables.steps
+            fills = [self._take_weights, partial(fill, steps), partial(fill, 1)]
         work: list[Work] = [partial(self.launcher.run, v, finish) for v in self.variants]
         # The kernels of every step, where they are Triton's: otherwise one after the other.
         self._tuner.compile_ahead(work)
         self._first_pass(fills, work, FirstStep(self.model, meaning, result, self._narrowest))
-        self._refresh, self._fill_all, self._fill_one, *graphs = self.record([*fills, *work])
-        self.variant_graphs = tuple(graphs)
+        graphs = self.record([*fills, *work])
+        self._fills, self.variant_graphs = graphs[: len(fills)], tuple(graphs[len(fills) :])
         if self.recorder.captures:
             nodes = {node.name: node for node in self.model.program.nodes}
             launches = [launch for variant in self.variants for launch in variant]
             self.nodes = sum(launch_kernels(launch, nodes) for launch in launches)
             self.nodes += sum(map(self.branches.more_kernels, launches))
+            self.nodes += sum(map(self.skips.more_kernels, launches))
         self.seconds += time.perf_counter() - began
 
     def _first_pass(self, fills: list[Work], steps: list[Work], first: FirstStep) -> None:
@@ -152,14 +159,14 @@ class ShapeProgram:
         latents.normal_(generator=torch.Generator(latents.device).manual_seed(0))
         # As the model, which is given them in its own dtype, reads them.
         latents.copy_(latents.to(self.buffers.h.dtype))
-        self.tables.t.fill_(500.0)
+        self.tables.seed()
 
     def _digest(self) -> str:
         """What runs here, as far as kernels depend on it."""
         b = self.buffers
         tensors = {name: (tuple(x.shape), x.dtype) for name, x in (("h", b.h), *b.streams.items())}
         facts = (self.model.program, self.plan.steps, self.plan.tokens, self.variants, b.shape,
-                 tensors, self.options.precision,
+                 tensors, self.options.precision, b.places is not None,
                  sorted(map(repr, self.branches.choices.items())))  # fmt: skip
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
@@ -202,7 +209,7 @@ class ShapeProgram:
 
     def begin_run(self) -> None:
         """A run begins: take the weights as they are now."""
-        self._refresh.replay()
+        self._fills[0].replay()
 
     def fill(self, t: Sequence[float] | Tensor, y: Tensor | None, first: int) -> None:
         """Tabulate for the evaluations from `first` on, at timesteps t, and go back to the table's
@@ -218,7 +225,8 @@ class ShapeProgram:
             for k, value in enumerate(t):
                 tables.t[k].fill_(value)
         else:
-            tables.t[:count].copy_(host_tensor(t, tables.t), non_blocking=True)
+            host = host_tensor(t, tables.t.dtype, self.device)
+            tables.t[:count].copy_(host, non_blocking=True)
         if self.predictions is not None:
             self.predictions.fill(first, count)
         if self.tokens is not None:
@@ -227,19 +235,14 @@ class ShapeProgram:
             if y is None:
                 raise ValueError("y is missing: the model was made with labels")
             tables.y.copy_(y, non_blocking=True)
-        (self._fill_one if count == 1 else self._fill_all).replay()
+        self._fills[2 if count == 1 else 1].replay()
 
     @property
     def graph_stats(self) -> GraphStats:
-        static = self.buffers.nbytes + self.weights.nbytes + self._linears.nbytes
+        static = self.buffers.nbytes + self._linears.nbytes
+        static += self.weights.nbytes if isinstance(self.tables, ModulationTable) else 0
         static += 0 if self.tokens is None else self.tokens.nbytes
         return GraphStats(
             self.graphs, self.nodes, self.recorder.nbytes, static, self.seconds, self.replays,
             tuple(self.notes),
         )  # fmt: skip
-
-
-def host_tensor(values: Sequence[float], like: Tensor) -> Tensor:
-    """Numbers on the host, in memory that a copy to the device need not wait for."""
-    tensor = torch.tensor([float(v) for v in values], dtype=like.dtype, device="cpu")
-    return tensor.pin_memory() if like.device.type == "cuda" else tensor

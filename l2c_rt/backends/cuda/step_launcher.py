@@ -11,8 +11,9 @@ from torch import Tensor
 from l2c_rt.adapters.bound_model import FusableAttention, FusableBranch, FusableModel, OuterLayers
 from l2c_rt.backends.cuda.branch_launcher import BranchLauncher
 from l2c_rt.backends.cuda.buffers import Buffers
-from l2c_rt.backends.cuda.modulation_table import ModulationTable, chunk_of
+from l2c_rt.backends.cuda.modulation_table import Tables, chunk_of
 from l2c_rt.backends.cuda.prediction_table import PredictionTable
+from l2c_rt.backends.cuda.skip_linears import SkipLinears
 from l2c_rt.backends.cuda.token_launcher import TokenLauncher
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.kernels.operands import Reuses
@@ -39,9 +40,10 @@ class StepLauncher:
         self,
         fusable: FusableModel,
         buffers: Buffers,
-        tables: ModulationTable,
+        tables: Tables,
         weights: WeightCopies,
         branches: BranchLauncher,
+        skips: SkipLinears,
         kernels: Any,
         predictions: PredictionTable | None,
         tokens: TokenLauncher | None,
@@ -50,7 +52,7 @@ class StepLauncher:
         self._predictions, self._tokens = predictions, tokens
         self._fusable, self._outer = fusable, fusable.outer
         self.buffers, self.tables, self.weights = buffers, tables, weights
-        self._branches, self._kernels = branches, kernels
+        self._branches, self._skips, self._kernels = branches, skips, kernels
         self._gated = fusable.modulation is not None
         self._lists: dict[tuple[Term, ...], Reuses] = {}
         self._mixed: dict[Mix, Reuses] = {}
@@ -71,7 +73,8 @@ class StepLauncher:
             elif isinstance(launch, Embed):
                 self._embed(launch)
             elif isinstance(launch, SkipLinear):
-                self._skip_linear(launch)
+                self._branches.settle()
+                self._skips.run(launch)
             else:
                 assert isinstance(launch, Final)
                 self._branches.settle()
@@ -98,7 +101,8 @@ class StepLauncher:
             weights = None
             if self._predictions is not None and any(t.at is not None for t in terms):
                 weights = self._predictions.weights([term.at for term in terms])
-            self._lists[terms] = Reuses(arena, slots, rest if self._gated else None, weights)
+            gate_list = rest if self._gated else None
+            self._lists[terms] = Reuses(arena, slots, gate_list, weights, self.buffers.places)
         return self._lists[terms]
 
     def _mixed_slots(self, launch: Mix) -> Reuses:
@@ -108,7 +112,8 @@ class StepLauncher:
             slots = torch.tensor(launch.slots, dtype=torch.int32, device="cpu").to(device)
             at = range(launch.at, launch.at + len(launch.slots))
             weights = self._predictions.weights([*at])
-            self._mixed[launch] = Reuses(self.buffers.memory.all_slots, slots, None, weights)
+            arena, places = self.buffers.memory.all_slots, self.buffers.places
+            self._mixed[launch] = Reuses(arena, slots, None, weights, places)
         return self._mixed[launch]
 
     def _mix(self, launch: Mix) -> None:
@@ -163,12 +168,12 @@ class StepLauncher:
             return
         (term,) = launch.terms
         y, gate = self.buffers.memory.slots[term.slot], self._chunk(term.branch, 2)
+        end = (y, modulation, gate, *norm)
+        out = {"out": (target, h), "places": self.buffers.places}
         if partial_sums is None:
-            k.gate_residual_norm_modulate(source, y, modulation, gate, *norm, out=(target, h))
+            k.gate_residual_norm_modulate(source, *end, **out)
         else:
-            k.split_gate_residual_norm_modulate(
-                source, partial_sums, y, modulation, gate, *norm, out=(target, h)
-            )
+            k.split_gate_residual_norm_modulate(source, partial_sums, *end, **out)
 
     def _add_norm(
         self,
@@ -186,11 +191,12 @@ class StepLauncher:
         if not _is_plain(launch.terms):
             k.reuse_run_norm(source, self.reuses(launch.terms), *norm, out=(target, h))
             return
-        y = self.buffers.memory.slots[launch.terms[0].slot]
+        end = (self.buffers.memory.slots[launch.terms[0].slot], *norm)
+        out = {"out": (target, h), "places": self.buffers.places}
         if partial_sums is None:
-            k.residual_norm(source, y, *norm, out=(target, h))
+            k.residual_norm(source, *end, **out)
         else:
-            k.split_residual_norm(source, partial_sums, y, *norm, out=(target, h))
+            k.split_residual_norm(source, partial_sums, *end, **out)
 
     def _embed(self, launch: Embed) -> None:
         k, buffers, tables = self._kernels, self.buffers, self.tables
@@ -211,15 +217,6 @@ class StepLauncher:
         affine = norm.weight.detach(), norm.bias.detach()
         k.patch_embed_norm(latents, embedding, batch, *affine, prefix, norm.eps, out=out)
         self._branches.take_embedded()
-
-    def _skip_linear(self, launch: SkipLinear) -> None:
-        self._branches.settle()
-        linear, streams = self._outer.skip_linears[launch.node], self.buffers.streams
-        bias = None if linear.bias is None else linear.bias.detach()
-        self._kernels.skip_linear(
-            streams[launch.source], streams[launch.skip], linear.weight.detach(), bias,
-            out=streams[launch.target],
-        )  # fmt: skip
 
 
 def why_not_launched(fusable: FusableModel, outer: OuterLayers) -> str:

@@ -7,6 +7,7 @@ import torch
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend, WholeRuns, fused_passes
 from l2c_rt.backends.cpu.branches import custom_forward
+from l2c_rt.backends.cuda.batched_workspace import BatchedWorkspace
 from l2c_rt.backends.cuda.cuda_parts import CudaParts, FusedModel, cuda_parts_for
 from l2c_rt.backends.cuda.quantized_weights import QuantizedWeights, why_not_quantized
 from l2c_rt.backends.cuda.step_launcher import why_not_launched
@@ -51,10 +52,14 @@ def fused_cuda_backend(model: BoundModel, cuda: CudaParts, options: Options) -> 
             )
         return CudaWorkspace(FusedModel(model, plan, cuda, options, quantized))
 
+    def batched(plan: Plan, requests: int, most: int) -> BatchedWorkspace:
+        return BatchedWorkspace(FusedModel(model, plan, cuda, options, quantized), most)
+
     # One slot more, for outputs that nobody reads later.
     return Backend(
         "fused", fused_passes, workspace, extra_slots=1, replaceable=options.forgiving,
         notes=(NARROW,) if narrow else (), dtype=torch.float8_e4m3fn if narrow else None,
+        batched=batched, fills_batches=True,
     )  # fmt: skip
 
 

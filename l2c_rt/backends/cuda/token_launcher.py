@@ -16,7 +16,7 @@ from torch import Tensor
 from l2c_rt.adapters.bound_model import FusableAttention, FusableMlp, FusableModel
 from l2c_rt.backends.cuda.buffers import Buffers
 from l2c_rt.backends.cuda.linears import Linears, narrowed, problem_of, weight_and_bias
-from l2c_rt.backends.cuda.modulation_table import ModulationTable, chunk_of
+from l2c_rt.backends.cuda.modulation_table import Tables, chunk_of
 from l2c_rt.backends.token_choice import grid_side
 from l2c_rt.kernels._launch import power_of_2
 from l2c_rt.kernels.operands import Refreshes
@@ -34,7 +34,7 @@ class TokenLauncher:
     """
 
     def __init__(
-        self, fusable: FusableModel, buffers: Buffers, tables: ModulationTable, plan: Plan,
+        self, fusable: FusableModel, buffers: Buffers, tables: Tables, plan: Plan,
         variants: tuple[LoweredStep, ...], kernels: Any, linears: Linears,
     ) -> None:  # fmt: skip
         assert plan.tokens is not None

@@ -18,6 +18,8 @@ HALF_DTYPES = ("bfloat16", "float16")
 
 ATTENTION_KINDS = ("cudnn", "flash", "efficient", "math", "sdpa", "native")
 """Those without a tile."""
+PLAIN_KINDS = ("addmm", "packed", "addmm_activation", "halves")
+"""Ways of computing a linear layer without a tile."""
 LINEAR_TILE, ATTENTION_TILE, LT_NAME = 6, 5, 11
 """Numbers in a tile: the fields of `MatrixTile` and `AttentionTile`, a name of cuBLASLt's."""
 LARGEST = 1 << 40
@@ -29,7 +31,8 @@ class LinearProblem:
     """y [rows, columns] = gelu(x [rows, inner] weight^T + bias).
 
     `gelu` is PyTorch's `approximate`: "tanh", "none" (erf), or None for no activation.
-    `splittable`: what reads y can add float32 parts instead.
+    `splittable`: what reads y can add float32 parts instead.  `sources`: 2 where x is [x | skip],
+    two tensors of half the width each.
     """
 
     rows: int
@@ -39,10 +42,12 @@ class LinearProblem:
     gelu: str | None
     dtype: str
     splittable: bool
+    sources: int = 1
 
     def __str__(self) -> str:
         gelu = {None: "", "tanh": " gelu-tanh", "none": " gelu-erf"}[self.gelu]
         marks = (" bias" if self.bias else "") + gelu + (" splittable" if self.splittable else "")
+        marks += "" if self.sources == 1 else f" of {self.sources} sources"
         return f"linear [{self.rows}, {self.columns}, {self.inner}] {self.dtype}{marks}"
 
     def to_json(self) -> Json:
@@ -57,6 +62,7 @@ class LinearProblem:
         if not _sizes(sizes) or not all(isinstance(flag, bool) for flag in flags):
             return None
         known = got["dtype"] in DTYPES and got["gelu"] in ("tanh", "none", None)
+        known = known and type(got["sources"]) is int and got["sources"] in (1, 2)
         return cls(**got) if known else None
 
 
@@ -91,6 +97,8 @@ class LinearConfig:
     cuBLASLt's that the tuner picked), "triton" (`kernels.linear`), "split"
     (`kernels.split_linear`).
 
+    Of two sources only "triton" (`kernels.skip_linear`) and "halves" (two of cuBLAS's products).
+
     `tile`: the algorithm's name for "lt" (`cublas_lt.Name`), the fields of a `MatrixTile` for the
     last two; None for the others.
     """
@@ -113,7 +121,7 @@ class LinearConfig:
         kind, tile, splits = got["kind"], got["tile"], got["splits"]
         if not _sizes([splits]):
             return None
-        if kind in ("addmm", "packed", "addmm_activation") and tile is None and splits == 1:
+        if kind in PLAIN_KINDS and tile is None and splits == 1:
             return cls(kind)
         if kind == "lt" and splits == 1 and _tile(tile, LT_NAME, least=0):
             return cls(kind, tuple(tile))

@@ -23,6 +23,7 @@ KERNEL_FILES = (
     "_row_math",
     "linear",
     "split_linear",
+    "skip_linear",
     "attention",
 )
 
