@@ -23,7 +23,7 @@ SEED = 1_000
 SAMPLES = 10
 """Of calibration."""
 
-MINUTES = 0.25
+MINUTES = 0.5
 """Of each search."""
 
 HALVINGS = 14

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from l2c_rt.schedule.halves import HalfSchedule
 
@@ -35,8 +36,8 @@ def conditional_arguments(
         has_rows = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == rows
         return value[half] if has_rows else value
 
-    named = {k: of(v) if k in halves.names else v for k, v in kwargs.items()}
-    return tuple(map(of, args)), named
+    named = {k: tree_map(of, v) if k in halves.names else v for k, v in kwargs.items()}
+    return tuple(tree_map(of, value) for value in args), named
 
 
 def check_halves_alike(x: Tensor, halves: HalfSchedule) -> None:

@@ -51,7 +51,9 @@ class DBCache(Deciding):
     `calibrator_cache_type` "hidden_states" predicts the middle blocks' output in place of what they
     add to their input.
     Kept: what the middle blocks add, per stream, and r'.  Needs: nothing.
-    Source: cache-dit 1.5.3, DBCacheConfig, whose names and defaults these are.
+    Source: cache-dit 1.5.3, DBCacheConfig, whose names and defaults these are.  Of its other fields
+    num_inference_steps and enable_separate_cfg are `steps` and `calls_per_step` of compile; a run
+    begins anew by itself, without force_refresh_step_hint; which call comes first decides.
     """
 
     Fn_compute_blocks: int = 8

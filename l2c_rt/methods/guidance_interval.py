@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from l2c_rt.methods.checks import check_bool
+from l2c_rt.methods.checks import check_bool, check_names
 from l2c_rt.methods.timesteps import checked_window, in_window, trained_timesteps
 from l2c_rt.policies.policy import full_table
 from l2c_rt.schedule.cache_schedule import CacheSchedule
-from l2c_rt.schedule.halves import HalfSchedule
+from l2c_rt.schedule.halves import HALVED, HalfSchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,15 @@ class GuidanceInterval:
 
     Keeps: nothing.  Needs: `timesteps=` of `compile`, on the scale 0..1000 of training or as sigmas
     0..1, and cond and uncond in one batch: `uncond_first` as diffusers' video and text-to-image
-    pipelines have them, or not, as DiT.
+    pipelines have them, or not, as DiT.  Positional tensors with the batch's rows are halved, and
+    keyword ones of the names in `halved_arguments`.
     Raises ValueError for a window that is none.
     Source: Kynkaanniemi et al., Applying Guidance in a Limited Interval, arXiv 2404.07724.
     """
 
     timestep_range: tuple[float, float] = (-1, 801)
     uncond_first: bool = True
+    halved_arguments: tuple[str, ...] = HALVED
 
     needs_timesteps: ClassVar[bool] = True
     """This method plans by the timesteps of the run."""
@@ -38,6 +40,7 @@ class GuidanceInterval:
     def __post_init__(self) -> None:
         checked_window("GuidanceInterval: timestep_range", self.timestep_range)
         check_bool("GuidanceInterval: uncond_first", self.uncond_first)
+        check_names("GuidanceInterval: halved_arguments", self.halved_arguments)
 
     def schedule(
         self, steps: int, branches: tuple[str, ...], *, timesteps: Sequence[float] | None = None
@@ -45,7 +48,10 @@ class GuidanceInterval:
         times = trained_timesteps("GuidanceInterval", timesteps)
         halved = ~in_window(times, self.timestep_range)
         ones = np.ones(steps)
-        halves = HalfSchedule(halved, ones, ones, bands=False, uncond_first=self.uncond_first)
+        halves = HalfSchedule(
+            halved, ones, ones, bands=False, uncond_first=self.uncond_first,
+            names=self.halved_arguments,
+        )  # fmt: skip
         low, high = self.timestep_range
         return CacheSchedule(
             full_table(steps, branches), branches, source=f"GuidanceInterval, {low:g}..{high:g}",

@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from family_results import FAMILIES, PROBES
 from probes import probed_once
 from taped_graphs import compile_taped
+from torch.utils._pytree import tree_map
 from toys import call_inputs, toy_dit, toy_uvit
 
 import l2c_rt as rt
@@ -29,7 +30,10 @@ STEPS = 6
 MASK = (1, 1, 0, 1, 0, 1)
 TOYS = {"dit": toy_dit(), "uvit": toy_uvit()}
 STEPS_OF = {"fastercache-script": 24}
-"""Of a toy; on the families it has fewer than it needs."""
+"""What begins later than the other runs end."""
+HALVED = ("fastercache-script", "guidance-interval")
+"""What runs half of a batch: its calls have every input twice, as those with guidance have."""
+ALL_TIMES = (-1, 1001)
 CALIBRATED = {"block-caching": "block", "smoothcache": "branch"}
 Made = Callable[[tuple[str, ...], tuple[str, ...]], Any]
 """(branches, kinds of branches) of a model cut as the method wants -> the method."""
@@ -42,7 +46,9 @@ def _tables(names: tuple[str, ...]) -> dict[str, Any]:
 SMALL: Mapping[str, Made] = {
     "duca": lambda branches, kinds: methods.DuCa(fresh_ratio=0.3),
     "fastercache": lambda branches, kinds: methods.FasterCache(
-        is_guidance_distilled=True, tensor_format="BCHW"
+        is_guidance_distilled=True,
+        tensor_format="BCHW",
+        spatial_attention_timestep_skip_range=ALL_TIMES,
     ),
     "fastercache-script": lambda branches, kinds: methods.FasterCacheScript(),
     "guidance-interval": lambda branches, kinds: methods.GuidanceInterval((250, 800)),
@@ -57,7 +63,7 @@ SMALL: Mapping[str, Made] = {
     "fora": lambda branches, kinds: methods.FORA(),
     "hicache": lambda branches, kinds: methods.HiCache(2),
     "magcache": lambda branches, kinds: methods.MagCache([1.0] * STEPS),
-    "pab": lambda branches, kinds: methods.PAB(),
+    "pab": lambda branches, kinds: methods.PAB(2, spatial_attention_timestep_skip_range=ALL_TIMES),
     "seacache": lambda branches, kinds: methods.SeaCache(10.0),
     "smoothcache": lambda branches, kinds: methods.SmoothCache(_tables(kinds), 0.1, 2),
     "speca": lambda branches, kinds: methods.SpeCa(),
@@ -66,7 +72,8 @@ SMALL: Mapping[str, Made] = {
     "taylorseer-diffusers": lambda branches, kinds: methods.DiffusersTaylorSeer(2),
     "teacache": lambda branches, kinds: methods.TeaCache(10.0, (1.0, 0.0)),
 }
-"""Every method with what a run of six evaluations of a model of two blocks needs."""
+"""Every method with what a run of six evaluations of a model of two blocks needs; those of
+`HALVED` are made for the times and arguments of a family's calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +92,35 @@ def on_family(name: str, family: str) -> MethodResult:
     """A method on a model of diffusers, by its own forward."""
     found, model = FAMILIES[family], _family(family)
     described = describe_own(model)
-    times = [float(described.begin(**found.at(s)).t.reshape(-1)[0]) for s in range(STEPS)]
+    steps = STEPS_OF.get(name, STEPS)
+    calls = [found.at(step) for step in range(steps)]
+    times = [float(described.begin(**call).t.reshape(-1)[0]) for call in calls]
+    method = None
+    if name in HALVED:
+        rows = len(described.begin(**calls[0]).x)
+        calls = [tree_map(partial(_twice, rows), call) for call in calls]
+        method = _halving(name, times, tuple(calls[0]))
 
     def run(fast: Any) -> None:
-        for step in range(STEPS):
-            fast(**found.at(step))
+        for call in calls:
+            fast(**call)
 
-    return _result(lambda: _compiled(name, model, times), run)
+    return _result(lambda: _compiled(name, model, times, method=method), run)
+
+
+def _twice(rows: int, value: Any) -> Any:
+    """An input for the conditional and for the unconditional half."""
+    has_rows = isinstance(value, torch.Tensor) and value.dim() and len(value) == rows
+    return torch.cat([value, value]) if has_rows else value
+
+
+def _halving(name: str, times: list[float], arguments: tuple[str, ...]) -> Any:
+    """The method with guidance in the first half of the run, as far as that is its to say."""
+    if name == "fastercache-script":
+        return methods.FasterCacheScript(halved_arguments=arguments)
+    scale = 1000 if max(times) <= 1 else 1
+    window = (scale * times[len(times) // 2], scale * times[0] + 1)
+    return methods.GuidanceInterval(window, halved_arguments=arguments)
 
 
 @cache
@@ -121,7 +150,9 @@ def _result(make: Callable[[], Any], run: Callable[[Any], None]) -> MethodResult
     return MethodResult(bool(cached), "", fast.backend.name)
 
 
-def _compiled(name: str, model: Any, times: list[float], backend: str = "auto") -> Any:
+def _compiled(
+    name: str, model: Any, times: list[float], backend: str = "auto", method: Any = None
+) -> Any:
     loop = {"steps": len(times), "timesteps": times}
     branches: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
@@ -129,7 +160,7 @@ def _compiled(name: str, model: Any, times: list[float], backend: str = "auto") 
         full = rt.compile(model, Full(), granularity=CALIBRATED[name], **loop)
         program = full.bound_model.program
         branches, kinds = program.branch_names, tuple({b.kind for b in program.branches})
-    method = SMALL[name](branches, kinds)
+    method = method or SMALL[name](branches, kinds)
     fast = rt.compile(model, method, **loop)
     if backend == "auto" or fast.backend.name == "own":
         return fast
