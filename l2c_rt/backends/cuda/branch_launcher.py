@@ -53,8 +53,9 @@ class BranchLauncher:
         self._splits: dict[int, Tensor] = {}
         self._pending: dict[int, Tensor] = {}
         # Where the samples of a slot do not lie together, no product can write there.
-        b, t, d = buffers.h.shape
-        self._whole = None if buffers.places is None else buffers.h.new_empty(1, b * t, d)
+        places, h = self._buffers.places, self._buffers.h
+        b, t, d = h.shape
+        self._whole = None if places is None else h.new_empty(1, b * t, d)
 
     def tune(self) -> None:
         """Settle every choice; measures on the branches' own buffers where it is not known yet."""
