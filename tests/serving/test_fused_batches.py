@@ -11,15 +11,20 @@ from typing import Any
 import pytest
 import torch
 from published_outputs import relative
-from served import STEPS, at_ticks, image
+from served import STEPS, at_ticks, by_calls, image
 from taped_graphs import compile_taped
 from torch import Tensor
 from toys import count_branches, random_schedule, toy_dit, toy_uvit
 
 import l2c_rt as rt
+from l2c_rt.sampling.solvers import solver_for
 
 BOUND = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 3e-2}
 SCALES = (None, 0.0, 2.0)
+TIMESTEPS = {
+    toy_dit: solver_for("ddim", STEPS).timesteps,
+    toy_uvit: solver_for("dpm-solver", STEPS).timesteps,
+}
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,17 @@ def test_nothing_is_read_that_another_request_has_left(place: Place) -> None:
         futures = [place.submit(engine, i) for i in range(6)]
         for i, future in enumerate(futures):
             assert relative(future.result(60), place.solo(fast, i)) < BOUND[torch.float32]
+
+
+@pytest.mark.parametrize("model", [toy_dit, toy_uvit])
+def test_one_request_alone_is_bitwise_a_loop_of_calls(
+    model: Callable[[], Any], place: Place
+) -> None:
+    fast = place.compiled(model(), timesteps=TIMESTEPS[model])
+    with rt.Engine(fast) as engine:
+        for i in range(3):
+            out = place.submit(engine, i).result(60)
+            assert torch.equal(out, by_calls(fast, place.image(i), i, SCALES[i]))
 
 
 def test_the_same_request_alone_gives_the_same_bits(place: Place) -> None:

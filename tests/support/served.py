@@ -12,6 +12,8 @@ from toys import count_branches, noise, random_schedule, toy_dit, toy_uvit
 
 import l2c_rt as rt
 from l2c_rt.runtime.compiled import Compiled
+from l2c_rt.sampling import loops
+from l2c_rt.sampling.solvers import solver_for
 
 STEPS = 6
 MODELS: dict[str, Callable[[], Any]] = {"DiT": toy_dit, "U-ViT": toy_uvit}
@@ -32,6 +34,18 @@ def image(seed: int) -> Tensor:
 def solo(fast: Compiled, seed: int, y: int, **options: Any) -> Tensor:
     """What `sample` gives for one image by itself."""
     return fast.sample(image(seed), [y], **options)
+
+
+def by_calls(fast: Compiled, noise: Tensor, y: int, cfg_scale: float | None = None) -> Tensor:
+    """The latents of one image in the published loop over calls of the model."""
+    loop = fast.bound_model.checked_loop
+    assert loop is not None
+    solver = solver_for(loop.sampler, fast.schedule.steps)
+    scale = loop.cfg_scale if cfg_scale is None else cfg_scale
+    guided = loops.guided_call(fast, loop, torch.tensor([y], device=noise.device), scale)
+    with torch.no_grad():
+        *_, latents = loops.run(solver, guided, noise)
+    return latents
 
 
 def at_ticks(

@@ -53,9 +53,9 @@ class BranchLauncher:
         self._splits: dict[int, Tensor] = {}
         self._pending: dict[int, Tensor] = {}
         # Where the samples of a slot do not lie together, no product can write there.
-        places, h = self._buffers.places, self._buffers.h
-        b, t, d = h.shape
-        self._whole = None if places is None else h.new_empty(1, b * t, d)
+        buffers = self._buffers
+        b, t, d = buffers.h.shape
+        self._whole = None if buffers.places is None else buffers.h.new_empty(1, b * t, d)
 
     def tune(self) -> None:
         """Settle every choice; measures on the branches' own buffers where it is not known yet."""
@@ -104,6 +104,16 @@ class BranchLauncher:
         if len(terms) != 1 or set(self._pending) != {terms[0].slot}:
             return None
         return self._pending.pop(terms[0].slot)
+
+    def output_of(
+        self, slot: int, partial_sums: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The output of a lone term, its partial sums and its places, as a kernel takes them."""
+        buffers = self._buffers
+        if partial_sums is not None and partial_sums is self._whole and slot == buffers.scratch:
+            # Nobody reads it later: it need not be put in its place.
+            return partial_sums.view_as(buffers.h), None, None
+        return buffers.memory.slots[slot], partial_sums, buffers.places
 
     def settle(self) -> None:
         """Sum what no other kernel will."""

@@ -167,9 +167,9 @@ class StepLauncher:
             k.reuse_run(source, self.reuses(launch.terms), modulation, *norm, out=(target, h))
             return
         (term,) = launch.terms
-        y, gate = self.buffers.memory.slots[term.slot], self._chunk(term.branch, 2)
-        end = (y, modulation, gate, *norm)
-        out = {"out": (target, h), "places": self.buffers.places}
+        y, partial_sums, places = self._branches.output_of(term.slot, partial_sums)
+        end = (y, modulation, self._chunk(term.branch, 2), *norm)
+        out = {"out": (target, h), "places": places}
         if partial_sums is None:
             k.gate_residual_norm_modulate(source, *end, **out)
         else:
@@ -191,8 +191,9 @@ class StepLauncher:
         if not _is_plain(launch.terms):
             k.reuse_run_norm(source, self.reuses(launch.terms), *norm, out=(target, h))
             return
-        end = (self.buffers.memory.slots[launch.terms[0].slot], *norm)
-        out = {"out": (target, h), "places": self.buffers.places}
+        slot = launch.terms[0].slot
+        y, partial_sums, places = self._branches.output_of(slot, partial_sums)
+        end, out = (y, *norm), {"out": (target, h), "places": places}
         if partial_sums is None:
             k.residual_norm(source, *end, **out)
         else:
