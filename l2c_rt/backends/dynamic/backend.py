@@ -60,17 +60,14 @@ def deciding_backend(
 
     if graphs is None or why_not:
         plain = Backend("own", passes, partial(alone, None), reasons)
-        if products is None:
-            return plain
-        if can_be_fused(model):
+        if products is not None and can_be_fused(model):
             return _fused(model, plain, row_plans, products)
-        return packed(plain, PackedLinears(model.model, products), alone)
+        return packed(plain, PackedLinears(model.model, products), alone) if products else plain
 
     def workspace(plan: Plan) -> Workspace:
         def open_graphs(arguments: Arguments, state: State) -> DecidingGraphs:
-            forward = DecidingForward(
-                model, plan, plans, row_plans, units, change=change, for_graphs=True
-            )
+            forward = DecidingForward(model, plan, plans, row_plans, units,
+                                      change=change, for_graphs=True)  # fmt: skip
             return DecidingGraphs(forward, model.model, model.device, graphs, arguments, state)
 
         return DecidingGraphWorkspace(model.device, graphs, open_graphs)
