@@ -42,7 +42,8 @@ def test_row_kernels(
 @pytest.mark.parametrize("count", [0, 1, 5])
 @pytest.mark.parametrize("op", WEIGHTED_OPS)
 def test_lists_with_weights(op: str, count: int, lanes: int, dtype: torch.dtype) -> None:
-    check(op, arguments(op, Sizes(dtype, images=2, grid=(1, 2), count=count, weighted=True, lanes=lanes)))
+    sizes = Sizes(dtype, images=2, grid=(1, 2), count=count, weighted=True, lanes=lanes)
+    check(op, arguments(op, sizes))
 
 
 @pytest.mark.parametrize("op", WEIGHTED_OPS)
