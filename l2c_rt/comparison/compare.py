@@ -70,15 +70,8 @@ def compare(
     plan = _Options(tuple(seeds_of(seeds, images)), shares_of(compute), rounds_of(rounds))
     entries = entries_of(methods)
     steps = _steps_of(entries, steps)
-    if loop is not None:
-        _refuse_beside_loop(cfg_scale=cfg_scale, decode=decode)
-    subject: Subject
-    if not isinstance(model, nn.Module):
-        subject = PipelineSubject(model, steps, _required(loop, model), backend)
-    elif loop is None:
-        subject = PublishedLoopSubject(model, steps, images, cfg_scale, backend, decode)
-    else:
-        subject = OwnLoopSubject(model, steps, loop, calls_per_step, backend)
+    subject = _subject(model, steps, loop, calls_per_step, backend,
+                       images=images, cfg_scale=cfg_scale, decode=decode)  # fmt: skip
     for entry in entries:
         subject.build(as_given(entry.method).at(0), entry.options)
     more = {"images": images, "loop": loop, "calls per step": calls_per_step, "backend": backend,
@@ -130,22 +123,34 @@ def _steps_of(entries: Sequence[Entry], steps: int | None) -> int:
     return steps
 
 
-def _required(loop: Loop | None, pipe: object) -> Loop:
-    if loop is None:
-        raise ValueError(
-            f"compare: a {type(pipe).__name__} needs loop=, a function of (pipe, seed) that calls "
-            "the pipeline and returns its images"
-        )
-    return loop
-
-
-def _refuse_beside_loop(**options: object) -> None:
-    for name, value in options.items():
-        if value is not None:
+def _subject(
+    model: Any,
+    steps: int,
+    loop: Loop | None,
+    calls_per_step: int,
+    backend: str,
+    *,
+    images: int,
+    cfg_scale: float | None,
+    decode: Decode | None,
+) -> Subject:
+    """What is compared on: a pipeline, or a model in the loop given or in the published one."""
+    for name, value in (("cfg_scale", cfg_scale), ("decode", decode)):
+        if loop is not None and value is not None:
             raise ValueError(
                 f"compare: got loop= and {name}={value!r:.40}; guidance and images are the loop's "
                 f"own matter, leave {name} out"
             )
+    if not isinstance(model, nn.Module):
+        if loop is None:
+            raise ValueError(
+                f"compare: a {type(model).__name__} needs loop=, a function of (pipe, seed) that "
+                "calls the pipeline and returns its images"
+            )
+        return PipelineSubject(model, steps, loop, backend)
+    if loop is None:
+        return PublishedLoopSubject(model, steps, images, cfg_scale, backend, decode)
+    return OwnLoopSubject(model, steps, loop, calls_per_step, backend)
 
 
 def seeds_of(seeds: int | Sequence[int], images: int) -> Sequence[int]:

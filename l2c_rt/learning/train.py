@@ -104,12 +104,11 @@ def learn(
         router = refitted(router, model, options, own_folder, progress and is_first)
     if folder is not None and is_first:
         router.save(folder / ROUTER)
-    if folder is not None and is_first and report:
-        fit = fit_report(
-            model, router, images=report, cfg_scale=None if loop else cfg_scale, seed=seed,
-            loop=loop, calls_per_step=calls_per_step,
-        )  # fmt: skip
-        write_fit(folder, fit)
+        if report:
+            write_fit(folder, fit_report(
+                model, router, images=report, cfg_scale=None if loop else cfg_scale, seed=seed,
+                loop=loop, calls_per_step=calls_per_step,
+            ))  # fmt: skip
     return router
 
 

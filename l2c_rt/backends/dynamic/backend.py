@@ -60,14 +60,12 @@ def deciding_backend(
 
     if graphs is None or why_not:
         plain = Backend("own", passes, partial(alone, None), reasons)
-        linears = None if products is None else PackedLinears(model.model, products)
-        return plain if linears is None else packed(plain, linears, alone)
+        return packed(plain, PackedLinears(model.model, products), alone) if products else plain
 
     def workspace(plan: Plan) -> Workspace:
         def open_graphs(arguments: Arguments, state: State) -> DecidingGraphs:
-            forward = DecidingForward(
-                model, plan, plans, row_plans, units, change=change, for_graphs=True
-            )
+            forward = DecidingForward(model, plan, plans, row_plans, units,
+                                      change=change, for_graphs=True)  # fmt: skip
             return DecidingGraphs(forward, model.model, model.device, graphs, arguments, state)
 
         return DecidingGraphWorkspace(model.device, graphs, open_graphs)
