@@ -8,6 +8,7 @@ from typing import Any
 
 from cpu.cases import dit
 from cpu.every_method import EveryMethod
+from table import method_rows
 from timed_runs import record
 
 WIDTH = 384
@@ -17,15 +18,9 @@ WANTED = 0.95
 def bench_every_method(benchmark: Any, quick: bool) -> None:
     """Every method near half of the full run's arithmetic, each beside the full run by its own
     route, in turn; of the bound 0.95 are wanted."""
-    suite = EveryMethod(dit(WIDTH, quick), quick)
-    results = {}
-    for name, (method, options) in suite.methods().items():
-        results[name] = suite.timed(method, options, rounds=1 if quick else 3)
-        print(f"\n{name:>18} {results[name].setting:<28} {results[name].backend:<9} "
-              f"computes {results[name].computed:6.1%}, {results[name].speedup.median:5.2f}x, "
-              f"{results[name].of_bound:.2f} of its bound", end="")  # fmt: skip
+    results = dict(EveryMethod(dit(WIDTH, quick)).timed(rounds=1 if quick else 3))
     benchmark.pedantic(lambda: None, rounds=1, iterations=1)
-    below = [name for name, timed in results.items() if timed.of_bound < WANTED]
-    print(f"\nbelow {WANTED} of the bound: {', '.join(below) or 'none'}")
-    record(benchmark, group="methods", below=below,
+    record(benchmark, group="methods",
+           below=[name for name, timed in results.items() if timed.of_bound < WANTED],
            methods={name: timed.as_dict() for name, timed in results.items()})  # fmt: skip
+    print("\n" + "\n".join(method_rows(benchmark.extra_info)))

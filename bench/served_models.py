@@ -14,10 +14,12 @@ import l2c_rt as rt
 from l2c_rt.demo.run import load_demo_model, load_demo_router
 from l2c_rt.models import DiT
 
-LOADS = {"digits": (0.5, 0.8, 0.95), "12x384": (0.8, 0.95), "dit-xl-2": (0.5, 0.8, 0.95)}
-"""Shares of the engine's capacity at which requests arrive, by model."""
+MODELS = ("digits", "12x384", "dit-xl-2")
+LOADS = (0.5, 0.8, 0.95)
+"""Shares of the engine's capacity at which requests arrive."""
 
-SIZES = (1, 2, 4, 8)
+SIZES = (1, 2, 3, 4, 6, 8)
+"""On a GPU those that are powers of two."""
 CURVE_RUNS = 4 * sum(SIZES)
 """Of a cost curve, in images."""
 
@@ -61,9 +63,10 @@ def cost_curve(fast: rt.Compiled) -> dict[int, float]:
     On a CPU they are those of this process: what other programs take of a shared machine does not
     count.
     """
-    clock = time.process_time if fast.bound_model.device.type == "cpu" else time.perf_counter
+    on_gpu = fast.bound_model.device.type == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time
     curve = {}
-    for size in SIZES:
+    for size in (n for n in SIZES if n.bit_count() == 1 or not on_gpu):
         noise = torch.cat([image(fast, i)[0] for i in range(size)])
         times = []
         for _ in range(4):
@@ -87,5 +90,4 @@ def affordable(
             fast.sample(noise, [label]).cpu()
             alone = time.perf_counter() - began
         one += alone
-    # Nobody takes longer than one request at a time, nor than the arrivals at that rate.
     return max(16, min(1000, int((seconds / one - beside - CURVE_RUNS) / runs)))

@@ -3,17 +3,20 @@
 The shipped digits model with its learned schedule, and uncached; or a DiT of 12 blocks and width
 384, 16 tokens, with the published schedule of the first 12 blocks of DiT-XL/2, and uncached; or
 DiT-XL/2 itself, in bfloat16, on a GPU.
-Poisson arrivals at shares of the engine's capacity, the same ones for all three.  Writes JSON:
+Poisson arrivals at shares of the engine's capacity, the same ones for all three, which take turns
+in several rounds.  Writes JSON:
 
-    python bench/serving.py bench/results/serving.json [--requests 200] [--steps 20]
+    python bench/serving.py bench/results/serving-digits.json
     python bench/serving.py bench/results/serving-12x384.json --model 12x384
     python bench/serving.py bench/results/gpu/serving-dit-xl-2.json --model dit-xl-2 \
-        --device cuda --steps 50 --requests 80 --only cached --no-tune
+        --device cuda --steps 50 --requests 40 --only cached --no-tune
 
-The second chooses the number of requests so that it takes less than `--seconds`, five minutes.
+The number of requests is chosen so that it takes some `--seconds`, ten minutes.
 Static batches: as many whole requests as wait, up to a batch, all of whose steps are done before
 the next are begun; on a GPU filled up to a power of two, each of which has its graphs.  Latency is
-from arrival to latents, in seconds.
+from arrival to latents, in seconds.  What is measured about the machine when a batch of some size
+comes for the first time, all have behind them: the engine by its `example`, the others by one batch
+of each size.
 """
 
 from __future__ import annotations
@@ -22,48 +25,46 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from itertools import pairwise
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import click
 import numpy as np
 import torch
-from served_models import LOADS, affordable, compiled, cost_curve, image
+from served_models import LOADS, MODELS, affordable, compiled, cost_curve, image
+from tick_overhead import tick_overhead
 from torch import Tensor
 
 import l2c_rt as rt
-from l2c_rt.serving.request import Request
 from l2c_rt.serving.step_graphs import filled
-from l2c_rt.serving.ticks import choose
 
 MAX_BATCH = 8
-RUNNING = 64
+ROUNDS = 2
+BATCHED = 1.5
+"""About how many times as many requests the engine serves as one at a time, where batches pay."""
 Latencies = list[float]
+Rounds = Sequence[Sequence[float]]
 Server = Callable[[rt.Compiled, Sequence[float]], Latencies]
 """(model, arrivals in seconds from now) -> seconds of each request."""
 
 
-def by_engine(engine: rt.Engine) -> Server:
+def by_engine(engine: rt.Engine, fast: rt.Compiled, arrivals: Sequence[float]) -> Latencies:
     """Step-level batches."""
+    ends: dict[int, float] = {}
 
-    def serve(fast: rt.Compiled, arrivals: Sequence[float]) -> Latencies:
-        ends: dict[int, float] = {}
+    def note(i: int) -> Callable[[Future[Tensor]], None]:
+        return lambda future: ends.update({i: time.perf_counter()})
 
-        def note(i: int) -> Callable[[Future[Tensor]], None]:
-            return lambda future: ends.update({i: time.perf_counter()})
-
-        start = time.perf_counter()
-        for i, at in enumerate(arrivals):
-            time.sleep(max(0.0, start + at - time.perf_counter()))
-            engine.submit(*image(fast, i)).add_done_callback(note(i))
-        engine.drain()
-        return [ends[i] - start - at for i, at in enumerate(arrivals)]
-
-    return serve
+    start = time.perf_counter()
+    for i, at in enumerate(arrivals):
+        time.sleep(max(0.0, start + at - time.perf_counter()))
+        engine.submit(*image(fast, i)).add_done_callback(note(i))
+    engine.drain()
+    return [ends[i] - start - at for i, at in enumerate(arrivals)]
 
 
 def in_batches_of(size: int) -> Server:
@@ -88,93 +89,76 @@ def in_batches_of(size: int) -> Server:
     return serve
 
 
+@contextmanager
+def servers(fast: rt.Compiled, requests: int) -> Iterator[dict[str, Server]]:
+    """All three, by name; what batches of a size take for the first time is behind them."""
+    for size in range(1, MAX_BATCH + 1):
+        in_batches_of(size)(fast, [0.0] * size)
+    example = {"noise": image(fast, 0)[0], "y": 0}
+    with rt.Engine(fast, max_batch=MAX_BATCH, max_waiting=requests, example=example) as engine:
+        yield {
+            "engine": partial(by_engine, engine),
+            "one at a time": in_batches_of(1),
+            "static batches": in_batches_of(MAX_BATCH),
+        }
+
+
 def capacity(serve: Server, fast: rt.Compiled, requests: int) -> float:
     """Requests per second where all are there from the start."""
     return requests / max(serve(fast, [0.0] * requests))
 
 
-def poisson(rate: float, requests: int) -> list[float]:
-    """Arrivals in seconds, the same for one seed."""
-    gaps = np.random.default_rng(0).exponential(1.0 / rate, requests)
-    return [float(at) for at in np.cumsum(gaps)]
+def poisson(rate: float, requests: int, seed: int) -> list[float]:
+    """Arrivals in seconds, the same for one seed: of a Poisson process, given that so many come in
+    requests / rate seconds, or the load would be that of a random number of them."""
+    draw = np.random.default_rng(seed)
+    return [float(at) for at in np.sort(draw.uniform(0.0, requests / rate, requests))]
 
 
-def under_load(serve: Server, fast: rt.Compiled, arrivals: Sequence[float]) -> dict[str, Any]:
-    """Throughput until the last request has ended, and latencies."""
-    latencies = serve(fast, arrivals)
-    end = max(at + latency for at, latency in zip(arrivals, latencies, strict=True))
-    p50, p99 = (float(np.percentile(latencies, q)) for q in (50, 99))
+def facts(arrivals: Rounds, latencies: Rounds) -> dict[str, Any]:
+    """Throughput until the last request of each round has ended, and latencies of all rounds."""
+    seconds = sum(
+        max(at + latency for at, latency in zip(*both, strict=True))
+        for both in zip(arrivals, latencies, strict=True)
+    )
+    together = [latency for several in latencies for latency in several]
+    p50, p99 = (float(np.percentile(together, q)) for q in (50, 99))
     return {
-        "requests_per_s": len(arrivals) / end,
-        "p50_s": p50,
-        "p99_s": p99,
-        "latencies_s": [round(latency, 5) for latency in latencies],
-    }
+        "requests_per_s": len(together) / seconds, "p50_s": p50, "p99_s": p99,
+        "latencies_s": [[round(latency, 4) for latency in several] for several in latencies],
+    }  # fmt: skip
 
 
-def tick_overhead(fast: rt.Compiled) -> dict[str, float]:
-    """Microseconds of a tick beside its evaluation, with RUNNING requests that have begun."""
-    with rt.Engine(fast, max_batch=MAX_BATCH, max_running=RUNNING) as engine:
-        evaluator = engine._worker.evaluator
-        choices: list[float] = []
-        evaluations: list[float] = []
-        predict = evaluator.predictions
-
-        def timed(batch: Sequence[Request]) -> list[Tensor]:
-            running, tick = engine._worker.running, engine._worker._tick
-            began = time.perf_counter()
-            choose(running, tick, MAX_BATCH, 64)
-            middle = time.perf_counter()
-            predictions = predict(batch)
-            if len(running) == RUNNING:
-                choices.append(middle - began)
-                evaluations.append(time.perf_counter() - began)
-                starts.append(began)
-            return predictions
-
-        starts: list[float] = []
-        evaluator.predictions = timed  # type: ignore[method-assign]
-        for i in range(2 * RUNNING):
-            while len(engine._worker.running) + len(engine._waiting) >= RUNNING:
-                time.sleep(0.001)
-            engine.submit(*image(fast, i))
-        engine.drain()
-    gaps = [b - a for a, b in pairwise(starts)]
-    beside = [gap - done for gap, done in zip(gaps, evaluations, strict=False)]
-    return {"choose_us": 1e6 * median(choices), "tick_beside_evaluation_us": 1e6 * median(beside)}
+def under_load(
+    named: Mapping[str, Server], fast: rt.Compiled, rate: float, requests: int
+) -> dict[str, Any]:
+    """All servers on the same arrivals, in turns."""
+    arrivals = [poisson(rate, requests // ROUNDS, seed) for seed in range(ROUNDS)]
+    latencies: dict[str, list[Latencies]] = {name: [] for name in named}
+    for several in arrivals:
+        for name, serve in named.items():
+            latencies[name].append(serve(fast, several))
+    return {name: facts(arrivals, several) for name, several in latencies.items()}
 
 
 def measured(fast: rt.Compiled, requests: int, loads: Sequence[float]) -> dict[str, Any]:
     """All servers on one model."""
-    waiting = max(requests, MAX_BATCH)
-    with rt.Engine(fast, max_batch=MAX_BATCH, max_waiting=waiting) as engine:
-        servers = {
-            "engine": by_engine(engine),
-            "one at a time": in_batches_of(1),
-            "static batches": in_batches_of(MAX_BATCH),
-        }
-        for serve in servers.values():
-            serve(fast, [0.0] * MAX_BATCH)
+    whole = max(1, requests // ROUNDS // MAX_BATCH) * MAX_BATCH
+    with servers(fast, requests) as named:
         curve = cost_curve(fast)
-        capacities = {name: capacity(serve, fast, requests) for name, serve in servers.items()}
-        rows = {}
-        for load in loads:
-            arrivals = poisson(load * capacities["engine"], requests)
-            rows[f"{load:.0%}"] = {
-                name: under_load(serve, fast, arrivals) for name, serve in servers.items()
-            }
-        stats, nbytes = engine.stats(), engine.nbytes
-    return {
-        "cost_curve_s": curve, "capacity_per_s": capacities, "loads": rows,
-        "engine_bytes": nbytes, "graphs": stats.graphs, "batch_sizes": stats.batch_sizes,
-    }  # fmt: skip
+        capacities = {name: capacity(serve, fast, whole) for name, serve in named.items()}
+        rows = {
+            f"{load:.0%}": under_load(named, fast, load * capacities["engine"], requests)
+            for load in loads
+        }
+    return {"cost_curve_s": curve, "capacity_per_s": capacities, "loads": rows}
 
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--model", "name", type=click.Choice(list(LOADS)), default="digits")
-@click.option("--requests", type=int, help="200 of the digits; of 12x384 what --seconds allow.")
-@click.option("--seconds", default=270.0, show_default=True)
+@click.option("--model", "name", type=click.Choice(MODELS), default="digits")
+@click.option("--requests", type=int, help="By default what --seconds allow.")
+@click.option("--seconds", default=600.0, show_default=True)
 @click.option("--steps", default=20, show_default=True)
 @click.option("--backend", default="fused", show_default=True)
 @click.option("--device", default="cpu", show_default=True)
@@ -185,23 +169,24 @@ def main(
     device: str, only: str | None, tune: bool,
 ) -> None:  # fmt: skip
     """Measure, print a table, write JSON."""
-    began, loads = time.perf_counter(), LOADS[name]
+    began = time.perf_counter()
     models = compiled(name, steps, backend, device, tune=tune)
     models = {key: fast for key, fast in models.items() if only in (None, key)}
     if requests is None:
-        runs = [3 * (1 + sum(1 / load for load in loads)), 3 * MAX_BATCH]
-        requests = 200 if name == "digits" else affordable(models, *runs, seconds)
+        # A round of capacity, and each load once at the engine's rate.
+        runs = 3 * (1 / ROUNDS + sum(1 / load for load in LOADS) / BATCHED)
+        requests = affordable(models, runs, sum(range(MAX_BATCH + 1)), seconds)
     result: dict[str, Any] = {
         "machine": machine(device), "threads": torch.get_num_threads(),
         "cores": os.cpu_count(), "load_average": os.getloadavg(), "model": name, "device": device,
         "requests": requests, "steps": steps, "backend": backend, "max_batch": MAX_BATCH,
-        "tuned": tune,
+        "rounds": ROUNDS, "tuned": tune,
     }  # fmt: skip
     for key, fast in models.items():
-        result[key] = measured(fast, requests, loads)
+        result[key] = measured(fast, requests, LOADS)
         show(key, result[key])
     if name == "digits":  # Of any model; here its requests are short.
-        result["overhead"] = tick_overhead(models["cached"])
+        result["overhead"] = tick_overhead(models["cached"], MAX_BATCH)
         click.echo(f"overhead {result['overhead']}")
     result["seconds"] = time.perf_counter() - began
     click.echo(f"{result['seconds']:.0f} s in all")

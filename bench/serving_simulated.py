@@ -1,52 +1,54 @@
 """The engine's scheduler in simulated time: no model runs, the costs of evaluations are given.
 
 A run on a busy machine measures the machine.  Here the choice of batches is the engine's own
-(`l2c_rt.serving.ticks`), and an evaluation of n requests takes `fixed + n * each` of a full one's
-time for one, times what of it is computed.  Writes a table, and JSON where a path is given:
+(`l2c_rt.serving.ticks`), and evaluations take what runs of so many images were measured to take,
+each its share by what it computes.  Writes a table, and JSON where a path is given:
 
-    python bench/serving_simulated.py --schedule l2c/dit-xl-2-256/ddim-50 --fixed 0.5
+    python bench/serving_simulated.py bench/results/serving-simulated.json
 
-`--fixed` is the share of a batch of one that a batch of any size costs once: 0 where batches do not
-pay, 1 where they are free.
+"CPU" is the model of 12 blocks and width 384 of bench/results/serving-12x384.json, "H200" is
+DiT-XL/2 of bench/results/gpu, whose 8 images were measured and whose batches between 1 and 8 are
+taken for linear.  Rules beside the engine's: "no catching up" is the engine's without `reach`,
+"oldest first" takes the kind of the first arrival.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import fmean, median
+from typing import Any
 
 import click
 import numpy as np
-from serving import LOADS, poisson
+from serving import LOADS, MAX_BATCH, poisson
 
 from l2c_rt import presets
 from l2c_rt.policies import Full
 from l2c_rt.schedule.cache_schedule import CacheSchedule
-from l2c_rt.serving.ticks import choose
+from l2c_rt.serving.ticks import choose, reach_of
+
+RESULTS = Path(__file__).parent / "results"
+MAX_AGE = 64
+GPU_FILE = "gpu/run-dit-xl-2-256.ddim-50-n{}.json"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What evaluations cost, in seconds of a full one for one request."""
+    """`seconds[step][n]` of the evaluation `step` of n requests, by kind."""
 
     kinds: tuple[int, ...]
-    shares: tuple[float, ...]
-    fixed: float
-    max_batch: int
-
-    def seconds(self, step: int, batch: int) -> float:
-        """Of an evaluation of `batch` requests at the kind of `step`; an empty one is not free."""
-        computed = 0.1 + 0.9 * self.shares[step]
-        return computed * (self.fixed + (1.0 - self.fixed) * batch)
+    seconds: tuple[tuple[float, ...], ...]
 
 
 @dataclass(eq=False)
 class Run:
-    """A request: its arrival, its step, and what `choose` asks for."""
+    """A request: its number, its arrival, its step, and what `choose` asks for."""
 
-    order: int
+    number: int
     arrival: float
     kind: int
     since: int
@@ -54,108 +56,137 @@ class Run:
     step: int = 0
 
 
+Rule = Callable[[Sequence[Run], int], Sequence[Run]]
+"""(requests that have begun, by arrival; tick) -> the batch."""
 Policy = Callable[[Machine, Sequence[float]], list[float]]
 """(machine, arrivals) -> seconds from arrival to end of each request."""
 
 
-def by_engine(max_running: int, max_age: int) -> Policy:
-    """Step-level batches."""
-
-    def serve(machine: Machine, arrivals: Sequence[float]) -> list[float]:
-        now, tick, begun = 0.0, 0, 0
-        running: list[Run] = []
-        ends = [0.0] * len(arrivals)
-        while running or begun < len(arrivals):
-            if not running:
-                now = max(now, arrivals[begun])
-            while begun < len(arrivals) and arrivals[begun] <= now and len(running) < max_running:
-                running.append(
-                    Run(begun, arrivals[begun], machine.kinds[0], tick, len(machine.kinds))
-                )
-                begun += 1
-            batch = choose(running, tick, machine.max_batch, max_age)
-            now += machine.seconds(batch[0].step, len(batch))
-            tick += 1
-            for run in batch:
-                run.step += 1
-                run.remaining -= 1
-                if run.step == len(machine.kinds):
-                    running.remove(run)
-                    ends[run.order] = now - run.arrival
-                else:
-                    run.kind, run.since = machine.kinds[run.step], tick
-        return ends
-
-    return serve
+def by_engine(reach: int | None, machine: Machine, arrivals: Sequence[float]) -> list[float]:
+    """Step-level batches; `reach` None is the engine's."""
+    if reach is None:
+        reach = reach_of(len(machine.kinds))
+    return served(lambda runs, tick: choose(runs, tick, MAX_BATCH, MAX_AGE, reach), machine,
+                  arrivals)  # fmt: skip
 
 
-def in_batches_of(size: int) -> Policy:
+def by_oldest(machine: Machine, arrivals: Sequence[float]) -> list[float]:
+    """The kind of the first arrival."""
+
+    def oldest(runs: Sequence[Run], tick: int) -> Sequence[Run]:
+        return [run for run in runs if run.kind == runs[0].kind][:MAX_BATCH]
+
+    return served(oldest, machine, arrivals)
+
+
+def served(rule: Rule, machine: Machine, arrivals: Sequence[float]) -> list[float]:
+    """Requests begin in the order of arrival, twice as many as a batch at once."""
+    now, tick, begun, kinds = 0.0, 0, 0, machine.kinds
+    running: list[Run] = []
+    ends = [0.0] * len(arrivals)
+    while running or begun < len(arrivals):
+        if not running:
+            now = max(now, arrivals[begun])
+        while begun < len(arrivals) and arrivals[begun] <= now and len(running) < 2 * MAX_BATCH:
+            running.append(Run(begun, arrivals[begun], kinds[0], tick, len(kinds)))
+            begun += 1
+        batch = rule(running, tick)
+        now += machine.seconds[batch[0].step][len(batch)]
+        tick += 1
+        for run in batch:
+            run.step += 1
+            run.remaining -= 1
+            if run.remaining:
+                run.kind, run.since = kinds[run.step], tick
+            else:
+                running.remove(run)
+                ends[run.number] = now - run.arrival
+    return ends
+
+
+def in_batches_of(size: int, machine: Machine, arrivals: Sequence[float]) -> list[float]:
     """Whole requests, up to `size` that wait."""
-
-    def serve(machine: Machine, arrivals: Sequence[float]) -> list[float]:
-        now, ends = 0.0, []
-        while len(ends) < len(arrivals):
-            first = len(ends)
-            now = max(now, arrivals[first])
-            waiting = sum(at <= now for at in arrivals[first : first + size])
-            now += sum(machine.seconds(step, waiting) for step in range(len(machine.kinds)))
-            ends += [now - at for at in arrivals[first : first + waiting]]
-        return ends
-
-    return serve
+    now, ends = 0.0, []
+    while len(ends) < len(arrivals):
+        first = len(ends)
+        now = max(now, arrivals[first])
+        waiting = sum(at <= now for at in arrivals[first : first + size])
+        now += sum(seconds[waiting] for seconds in machine.seconds)
+        ends += [now - at for at in arrivals[first : first + waiting]]
+    return ends
 
 
-def machine_of(schedule: CacheSchedule, fixed: float, max_batch: int) -> Machine:
-    """Equal rows are of one kind, as equal steps of a plan are, up to what they keep."""
+POLICIES: dict[str, Policy] = {
+    "engine": partial(by_engine, None),
+    "no catching up": partial(by_engine, 0),
+    "oldest first": by_oldest,
+    "one at a time": partial(in_batches_of, 1),
+    "static batches": partial(in_batches_of, MAX_BATCH),
+}
+
+
+def machine_of(schedule: CacheSchedule, curve: Mapping[int, float]) -> Machine:
+    """Equal rows are of one kind, as equal steps of a plan are, up to what they keep.  `curve` has
+    the seconds of a whole run by its images; of an evaluation a tenth is the same for all rows."""
     rows = [row.tobytes() for row in schedule.compute]
     numbers = {row: k for k, row in enumerate(dict.fromkeys(rows))}
-    shares = tuple(float(share) for share in schedule.compute.mean(axis=1))
-    return Machine(tuple(numbers[row] for row in rows), shares, fixed, max_batch)
+    shares = 0.1 + 0.9 * schedule.compute.mean(axis=1)
+    shares /= shares.sum()
+    whole = np.interp(range(MAX_BATCH + 1), [0, *curve], [0.0, *curve.values()])
+    seconds = tuple(tuple(float(s * w) for w in whole) for s in shares)
+    return Machine(tuple(numbers[row] for row in rows), seconds)
+
+
+def machines() -> Iterator[tuple[str, str, Machine]]:
+    """(machine, "cached" or "uncached", costs)."""
+    measured = json.loads((RESULTS / "serving-12x384.json").read_text())
+    for key in ("cached", "uncached"):
+        curve = {int(n): seconds for n, seconds in measured[key]["cost_curve_s"].items()}
+        yield "CPU", key, machine_of(planned("ddim-20", key, 24), curve)
+    for key, samples in (("cached", "cached"), ("uncached", "full")):
+        files = {n: json.loads((RESULTS / GPU_FILE.format(n)).read_text()) for n in (1, MAX_BATCH)}
+        curve = {n: median(file["samples"][samples]) for n, file in files.items()}
+        yield "H200", key, machine_of(planned("ddim-50", key, None), curve)
+
+
+def planned(name: str, key: str, branches: int | None) -> CacheSchedule:
+    published = presets.load(f"l2c/dit-xl-2-256/{name}")
+    schedule = CacheSchedule(published.compute[:, :branches], family="dit", sampler="ddim")
+    return schedule if key == "cached" else Full().schedule(schedule.steps, schedule.branches)
+
+
+def simulated(machine: Machine, requests: int, seeds: int) -> Iterator[dict[str, Any]]:
+    """A row for each load and policy; p50 and p99 are means over the seeds."""
+    capacity = requests / max(POLICIES["engine"](machine, [0.0] * requests))
+    for load in LOADS:
+        arrivals = [poisson(load * capacity, requests, seed) for seed in range(seeds)]
+        for name, policy in POLICIES.items():
+            latencies = [policy(machine, several) for several in arrivals]
+            ends = [
+                max(map(sum, zip(*both, strict=True)))
+                for both in zip(arrivals, latencies, strict=True)
+            ]
+            p50, p99 = (fmean(np.percentile(each, q) for each in latencies) for q in (50, 99))
+            yield {"load": load, "policy": name, "p50_s": p50, "p99_s": p99,
+                   "requests_per_s": seeds * requests / sum(ends)}  # fmt: skip
 
 
 @click.command()
-@click.option("--schedule", default="l2c/dit-xl-2-256/ddim-50", show_default=True)
-@click.option("--full", is_flag=True, help="The same number of steps, uncached.")
-@click.option("--fixed", default=0.5, show_default=True)
-@click.option("--max-batch", default=8, show_default=True)
-@click.option("--max-age", default=64, show_default=True)
-@click.option("--requests", default=2000, show_default=True)
+@click.option("--requests", default=1000, show_default=True)
+@click.option("--seeds", default=6, show_default=True)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
-def main(
-    schedule: str,
-    full: bool,
-    fixed: float,
-    max_batch: int,
-    max_age: int,
-    requests: int,
-    path: Path | None,
-) -> None:
+def main(requests: int, seeds: int, path: Path | None) -> None:
     """Simulate, print a table, write JSON."""
-    preset = presets.load(schedule)
-    planned = Full().schedule(preset.steps, preset.branches) if full else preset
-    machine = machine_of(planned, fixed, max_batch)
-    policies = {
-        f"engine, {n} running": by_engine(n, max_age) for n in (max_batch, 2 * max_batch, 32, 64)
-    }
-    policies |= {"one at a time": in_batches_of(1), "static batches": in_batches_of(max_batch)}
     rows = []
-    capacities = {
-        name: requests / max(serve(machine, [0.0] * requests)) for name, serve in policies.items()
-    }
-    base = capacities[f"engine, {2 * max_batch} running"]
-    for load in LOADS:
-        arrivals = poisson(load * base, requests)
-        for name, serve in policies.items():
-            latencies = serve(machine, arrivals)
-            end = max(a + b for a, b in zip(arrivals, latencies, strict=True))
-            p50, p99 = np.percentile(latencies, [50, 99])
-            row = {"load": load, "policy": name, "capacity": capacities[name],
-                   "throughput": requests / end, "p50": float(p50), "p99": float(p99)}  # fmt: skip
-            rows.append(row)
-            click.echo(f"{load:4.0%} {name:<20} capacity {row['capacity']:.4f} throughput "
-                       f"{row['throughput']:.4f} p50 {p50:8.1f} p99 {p99:8.1f}")  # fmt: skip
+    for name, key, machine in machines():
+        for row in simulated(machine, requests, seeds):
+            rows.append({"machine": name, "model": key} | row)
+            click.echo(f"{name:<5} {key:<9} {row['load']:4.0%} {row['policy']:<15} "
+                       f"{row['requests_per_s']:7.3f}/s p50 {row['p50_s']:7.3f} s "
+                       f"p99 {row['p99_s']:7.3f} s")  # fmt: skip
     if path is not None:
-        path.write_text(json.dumps({"simulated": True, "fixed": fixed, "rows": rows}, indent=1))
+        path.write_text(json.dumps({"simulated": True, "requests": requests, "seeds": seeds,
+                                    "rows": rows}, indent=1) + "\n")  # fmt: skip
 
 
 if __name__ == "__main__":

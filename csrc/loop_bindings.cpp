@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <tuple>
 #include <utility>
@@ -32,20 +33,34 @@ Pointer at(std::uintptr_t address) {
   return reinterpret_cast<Pointer>(address);
 }
 
-Term term_of(const TermArguments& arguments) {
+Term term_of(const TermArguments& arguments, std::size_t lanes) {
   const auto& [sources, coefficients, gate, gate_stride, store] = arguments;
-  CHECK_ARGUMENT(coefficients.empty() ? sources.size() == 1 : sources.size() == coefficients.size(),
-                 sources.size(), " sources and ", coefficients.size(), " coefficients");
+  const std::size_t wanted = coefficients.empty() ? 1 : coefficients.size() / lanes;
+  CHECK_ARGUMENT(sources.size() == wanted && coefficients.size() % lanes == 0, sources.size(),
+                 " sources and ", coefficients.size(), " coefficients in ", lanes, " lanes");
   Term term{{}, coefficients, at<const float*>(gate), gate_stride, at<void*>(store)};
   for (const std::uintptr_t source : sources) term.sources.push_back(at<const void*>(source));
   return term;
+}
+
+// How many lanes there are up to the highest of those of each batch.
+std::size_t count_of(const std::vector<std::int32_t>& lanes, std::int64_t batches) {
+  std::int32_t most = 0;
+  CHECK_ARGUMENT(lanes.empty() || static_cast<std::int64_t>(lanes.size()) == batches, lanes.size(),
+                 " lanes of ", batches, " batches");
+  for (const std::int32_t lane : lanes) {
+    CHECK_ARGUMENT(lane >= 0, "lane ", lane);
+    most = std::max(most, lane);
+  }
+  return static_cast<std::size_t>(most) + 1;
 }
 
 // `places` is the address of int64 [rows], or 0, and the rows of a batch that they are places in.
 void row_pass(std::pair<std::uintptr_t, std::uintptr_t> x, std::pair<bool, bool> narrow,
               std::tuple<std::int64_t, std::int64_t, std::int64_t> shape,
               const std::vector<TermArguments>& terms, const NormArguments& norm,
-              std::pair<std::uintptr_t, std::int64_t> places, int threads) {
+              std::pair<std::uintptr_t, std::int64_t> places, int threads,
+              const std::vector<std::int32_t>& lanes) {
   const auto [rows, rows_per_batch, width] = shape;
   CHECK_ARGUMENT(rows >= 0 && rows_per_batch > 0 && width > 0, "rows ", rows, ", per batch ",
                  rows_per_batch, ", width ", width);
@@ -57,9 +72,11 @@ void row_pass(std::pair<std::uintptr_t, std::uintptr_t> x, std::pair<bool, bool>
                rows,
                rows_per_batch,
                width,
+               lanes,
                {},
                {}};
-  for (const TermArguments& term : terms) pass.terms.push_back(term_of(term));
+  const std::size_t count = count_of(lanes, rows / rows_per_batch);
+  for (const TermArguments& term : terms) pass.terms.push_back(term_of(term, count));
   const auto& [h, epsilon, weight, bias, shift, scale, stride] = norm;
   pass.norm = {at<void*>(h),
                epsilon,
@@ -134,7 +151,7 @@ std::uint64_t checksum_at(std::uintptr_t address, std::int64_t bytes, int thread
 void bind_loops(py::module_& m) {
   m.def("attention_parts", &parts_of, "tokens"_a);
   m.def("row_pass", &row_pass, "x"_a, "narrow"_a, "shape"_a, "terms"_a, "norm"_a, "places"_a,
-        "threads"_a);
+        "threads"_a, "lanes"_a = std::vector<std::int32_t>());
   m.def("attention", &attention, "tensors"_a, "received"_a, "shape"_a, "strides"_a, "scale"_a,
         "narrow"_a, "threads"_a, NoGil());
   m.def("choose_tokens", &choose_tokens, "tensors"_a, "shape"_a, "age"_a, "side"_a, "bonus"_a,

@@ -14,13 +14,13 @@ constexpr std::int64_t kGrain = 1 << 14;  // Elements for which a second thread 
 
 // sum = the weighted sum of `kCount` sources from `first` on, added to what it has of those before.
 template <typename V, int kCount>
-INLINE void weighted_part(const Term& term, std::size_t first, std::int64_t at, std::int64_t width,
-                          float* sum) {
+INLINE void weighted_part(const Term& term, const float* all, std::size_t first, std::int64_t at,
+                          std::int64_t width, float* sum) {
   const V* sources[kCount];
   float coefficients[kCount];
   for (int i = 0; i < kCount; ++i) {
     sources[i] = static_cast<const V*>(term.sources[first + i]) + at;
-    coefficients[i] = term.coefficients[first + i];
+    coefficients[i] = all[first + i];
   }
 #pragma omp simd
   for (std::int64_t j = 0; j < width; ++j) {
@@ -32,12 +32,14 @@ INLINE void weighted_part(const Term& term, std::size_t first, std::int64_t at, 
 }
 
 template <typename V>
-INLINE void weighted_sum(const Term& term, std::int64_t at, std::int64_t width, float* sum) {
+INLINE void weighted_sum(const Term& term, std::int64_t at, std::int64_t lane, std::int64_t width,
+                         float* sum) {
   std::size_t i = 0;
   const std::size_t count = term.sources.size();
-  for (; i + 3 <= count; i += 3) weighted_part<V, 3>(term, i, at, width, sum);
-  if (count - i == 2) weighted_part<V, 2>(term, i, at, width, sum);
-  if (count - i == 1) weighted_part<V, 1>(term, i, at, width, sum);
+  const float* coefficients = term.coefficients.data() + static_cast<std::size_t>(lane) * count;
+  for (; i + 3 <= count; i += 3) weighted_part<V, 3>(term, coefficients, i, at, width, sum);
+  if (count - i == 2) weighted_part<V, 2>(term, coefficients, i, at, width, sum);
+  if (count - i == 1) weighted_part<V, 1>(term, coefficients, i, at, width, sum);
 }
 
 // `value` may be float32 whatever the stream's values are, and `store` what it was read from.
@@ -71,15 +73,15 @@ INLINE void ask_for_row(const Term& term, std::int64_t r, std::int64_t width) {
 }
 
 template <typename V>
-INLINE void add_term(const Term& term, std::int64_t r, std::int64_t batch, std::int64_t width,
-                     float* row, float* sum) {
+INLINE void add_term(const Term& term, std::int64_t r, std::int64_t batch, std::int64_t lane,
+                     std::int64_t width, float* row, float* sum) {
   const std::int64_t at = r * width;
   const float* gate = term.gate == nullptr ? nullptr : term.gate + batch * term.gate_stride;
   V* store = term.store == nullptr ? nullptr : static_cast<V*>(term.store) + at;
   if (term.coefficients.empty()) {
     add(static_cast<const V*>(term.sources[0]) + at, gate, store, width, row);
   } else {
-    weighted_sum<V>(term, at, width, sum);
+    weighted_sum<V>(term, at, lane, width, sum);
     add(sum, gate, store, width, row);
   }
 }
@@ -121,13 +123,14 @@ INLINE void pass_rows(const RowPass& pass, std::int64_t begin, std::int64_t end)
   float *row = buffer.data(), *scratch = row + width;
   for (std::int64_t r = begin; r < end; ++r) {
     const std::int64_t batch = r / pass.rows_per_batch;
+    const std::int64_t lane = pass.lanes.empty() ? 0 : pass.lanes[static_cast<std::size_t>(batch)];
     const std::int64_t at = pass.places == nullptr ? r : batch * pass.x_rows + pass.places[r];
     const X* x = static_cast<const X*>(pass.x) + at * width;
 #pragma omp simd
     for (std::int64_t j = 0; j < width; ++j) row[j] = load(x, j);
     for (const Term& term : pass.terms) {
       if (r + 1 < end) ask_for_row<V>(term, r + 1, width);
-      add_term<V>(term, r, batch, width, row, scratch);
+      add_term<V>(term, r, batch, lane, width, row, scratch);
     }
     if (!pass.terms.empty() || pass.x_out != pass.x) {
       X* x_out = static_cast<X*>(pass.x_out) + r * width;

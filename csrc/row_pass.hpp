@@ -7,7 +7,8 @@
 namespace l2c {
 
 // x += gate * value, where value is the sum of coefficient * source over the sources. Sources are
-// [rows, width]; gate is float32 [batch, width] with a stride between batches, or null for one.
+// [rows, width]; coefficients [lanes, sources], of which a batch takes those of its own lane; gate is
+// float32 [batch, width] with a stride between batches, or null for one.
 // Where `store` is not null the value goes there too, which may be one of the sources.
 struct Term {
   std::vector<const void*> sources;
@@ -36,6 +37,7 @@ struct RowPass {
   bool narrow_stream;  // x is bfloat16, not float32.
   bool narrow_values;  // So are sources, stores and h.
   std::int64_t rows, rows_per_batch, width;
+  std::vector<std::int32_t> lanes;  // Of each batch; empty: all of the first.
   std::vector<Term> terms;
   Norm norm;
   // Where it is not null, [rows]: row r is read from row places[r] of its batch, of x_rows each. No

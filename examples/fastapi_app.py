@@ -26,7 +26,7 @@ from l2c_rt.serving.request import DeadlineError, QueueFullError
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Requests taken on before the end are served before it."""
     fast = rt.compile(load_demo_model(), load_demo_router(20), backend="fused")
-    with rt.Engine(fast, max_batch=8, max_waiting=64) as engine:
+    with rt.Engine(fast, max_batch=8, max_waiting=64, example={"seed": 0, "y": 0}) as engine:
         app.state.engine, app.state.registry = engine, CollectorRegistry()
         watch(engine, app.state.registry)
         yield

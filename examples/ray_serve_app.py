@@ -22,7 +22,7 @@ http = FastAPI()
 def build() -> rt.Engine:
     """In the replica."""
     fast = rt.compile(load_demo_model(), load_demo_router(20), backend="fused")
-    return rt.Engine(fast, max_batch=8, max_waiting=64)
+    return rt.Engine(fast, max_batch=8, max_waiting=64, example={"seed": 0, "y": 0})
 
 
 @serve.deployment

@@ -36,14 +36,16 @@ def reuses(op: str, got: Reuses, x_shape: Shape, like: Tensor, *, gated: bool) -
     if got.gates is not None:
         _check.tensor(op, "gates", got.gates, tuple(got.slots.shape), like, _check.INT32)
     if got.weights is not None:
-        weights(op, got.weights, len(got.slots), like)
+        weights(op, got.weights, len(got.slots), like, x_shape[0])
 
 
-def weights(op: str, got: Weights, count: int, like: Tensor) -> None:
-    """The table of factors and its columns, one for each of `count` slots."""
+def weights(op: str, got: Weights, count: int, like: Tensor, batch: int) -> None:
+    """The table of factors and its columns, one for each of `count` slots; offsets of images."""
     _check.tensor(op, "weights.table", got.table, (-1, -1), like, _check.FLOAT32)
     _check.tensor(op, "weights.columns", got.columns, (count,), like, _check.INT32)
     _check.counter(op, got.counter, like)
+    if got.offsets is not None:
+        _check.tensor(op, "weights.offsets", got.offsets, (batch,), like, _check.INT32)
 
 
 def operand(

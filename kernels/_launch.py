@@ -112,10 +112,11 @@ def mix_tile(width: int) -> RowTile:
     return RowTile(warps=_block_warps(width))
 
 
-def final_tile(width: int) -> RowTile:
+def final_tile(width: int, *, lanes: bool = False) -> RowTile:
     """For a token with and without its label: two rows of `width` per program, so half the
-    slots in flight, and one at a time where the rows alone fill the registers."""
-    return RowTile(warps=_block_warps(width), unroll=2 if width <= 4096 else 1)
+    slots in flight, and one at a time where the rows, or with `lanes` factors of each, fill the
+    registers."""
+    return RowTile(warps=_block_warps(width), unroll=2 if width <= 4096 and not lanes else 1)
 
 
 def embed_tile(rows: int, width: int) -> RowTile:

@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from l2c_rt.kernels._launch import MatrixTile, options, two_parts
+from l2c_rt.kernels._launch import (
+    AttentionTile,
+    MatrixTile,
+    attention_tile,
+    options,
+    two_parts,
+)
 from l2c_rt.kernels._launcher import capability, dependent
 
 
@@ -40,6 +47,32 @@ def wide_options(kernel: Any, tile: MatrixTile, x: Tensor, bias: Tensor | None) 
         # Two blocks for each multiprocessor; triton 3.6 left alone takes a few registers too many.
         cut["maxnreg"] = 128
     return product_options(kernel, tile, x, bias) | cut
+
+
+class AttentionLaunch(NamedTuple):
+    """A program per head and tile of tokens; `options` are the kernel's own and Triton's."""
+
+    grid: int
+    scale: float
+    options: dict[str, Any]
+
+
+def attention_launch(
+    kernel: Any, qkv: Tensor, heads: int, scale: float | None, tile: AttentionTile | None
+) -> AttentionLaunch:
+    """How a kernel over packed qkv is launched; `scale` and `tile` None are the usual ones."""
+    b, t, packed = qkv.shape
+    head = packed // (3 * heads)
+    tile = tile or attention_tile(b * heads, t, qkv.element_size())
+    first, second, pdl = *two_parts(head), dependent(kernel)
+    more = {
+        **{"H": heads, "F": head, "F0": first, "F1": second, "PDL": pdl},
+        **{"BLOCK_M": tile.m, "BLOCK_N": tile.n, "UPCAST": needs_upcast(kernel, qkv.dtype)},
+        "EVEN": t % tile.m == 0 and t % tile.n == 0,
+        **options(tile.warps, pdl=pdl, num_stages=tile.stages, maxnreg=tile.registers),
+    }
+    scale = 1.0 / math.sqrt(head) if scale is None else scale
+    return AttentionLaunch(b * heads * -(-t // tile.m), scale, more)
 
 
 @triton.jit

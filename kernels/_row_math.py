@@ -93,6 +93,12 @@ def own_weights(
 
 
 @triton.jit
+def own_offset(offsets_ptr, image):
+    """How far the columns of an image's factors lie behind those of the first lane."""
+    return tl.load(offsets_ptr + image) if offsets_ptr is not None else 0
+
+
+@triton.jit
 def table_weights(weights_ptr, columns_ptr, i, K):
     """The factors of list entries i, of those that `own_weights` has found."""
     columns = tl.load(columns_ptr + i, mask=i < K, other=0)

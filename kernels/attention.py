@@ -13,7 +13,6 @@ Passes over [B, T, D]: 3 reads and 1 write; eager PyTorch transposes too, which 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import triton
@@ -21,9 +20,9 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import AttentionTile, attention_tile, options, two_parts
-from l2c_rt.kernels._launcher import dependent, launched
-from l2c_rt.kernels._matrix_math import head_tile, needs_upcast
+from l2c_rt.kernels._launch import AttentionTile
+from l2c_rt.kernels._launcher import launched
+from l2c_rt.kernels._matrix_math import attention_launch, head_tile
 from l2c_rt.kernels._row_math import let_next_kernel_start, wait_with
 
 FEW_KEYS: tl.constexpr = tl.constexpr(32)
@@ -153,12 +152,6 @@ def attention(
     shape = (b, t, heads * head)
     out = qkv.new_empty(shape) if out is None else out
     _check.tensor(op, "out", out, shape, qkv, (qkv.dtype,))
-    tile = tile or attention_tile(b * heads, t, qkv.element_size())
-    first, second, pdl = *two_parts(head), dependent(_attention_kernel)
-    launched(_attention_kernel, b * heads * -(-t // tile.m))(
-        qkv, out, 1.0 / math.sqrt(head) if scale is None else scale, t,
-        H=heads, F=head, F0=first, F1=second, BLOCK_M=tile.m, BLOCK_N=tile.n,
-        EVEN=t % tile.m == 0 and t % tile.n == 0, UPCAST=needs_upcast(_attention_kernel, qkv.dtype),
-        PDL=pdl, **options(tile.warps, pdl=pdl, num_stages=tile.stages, maxnreg=tile.registers),
-    )  # fmt: skip
+    launch = attention_launch(_attention_kernel, qkv, heads, scale, tile)
+    launched(_attention_kernel, launch.grid)(qkv, out, launch.scale, t, **launch.options)
     return out

@@ -14,7 +14,6 @@ of 8 up to 128.  Each kernel reads two of [B, T, D].
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import triton
@@ -22,9 +21,9 @@ import triton.language as tl
 from torch import Tensor
 
 from l2c_rt.kernels import _check
-from l2c_rt.kernels._launch import AttentionTile, attention_tile, options, two_parts
-from l2c_rt.kernels._launcher import dependent, launched
-from l2c_rt.kernels._matrix_math import head_tile, needs_upcast
+from l2c_rt.kernels._launch import AttentionTile
+from l2c_rt.kernels._launcher import launched
+from l2c_rt.kernels._matrix_math import attention_launch, head_tile
 from l2c_rt.kernels._row_math import let_next_kernel_start, wait_for_kernel_before
 
 
@@ -140,12 +139,11 @@ def attention_logs(
     """
     op = "attention_logs"
     b, t, packed = _check.rows(op, qkv, name="qkv")
-    head = _check.head(op, packed, heads)
+    _check.head(op, packed, heads)
     out = qkv.new_empty((b, heads, t), dtype=_check.FLOAT32[0]) if out is None else out
     _check.tensor(op, "out", out, (b, heads, t), qkv, _check.FLOAT32)
-    tile = tile or attention_tile(b * heads, t, qkv.element_size())
-    grid, more = _launch(_attention_logs_kernel, tile, qkv, heads)
-    launched(_attention_logs_kernel, grid[0])(qkv, out, _scale(scale, head), t, **more)
+    launch = attention_launch(_attention_logs_kernel, qkv, heads, scale, tile)
+    launched(_attention_logs_kernel, launch.grid)(qkv, out, launch.scale, t, **launch.options)
     return out
 
 
@@ -165,29 +163,12 @@ def attention_received(
     b, t, packed = _check.rows(op, qkv, name="qkv")
     _check.tensor(op, "logs", logs, (b, -1, t), qkv, _check.FLOAT32)
     heads = logs.shape[1]
-    head = _check.head(op, packed, heads)
+    _check.head(op, packed, heads)
     out = logs.new_empty(logs.shape) if out is None else out
     _check.tensor(op, "out", out, (b, heads, t), qkv, _check.FLOAT32)
     _check.distinct(op, "out", out, "logs", logs)
-    tile = tile or attention_tile(b * heads, t, qkv.element_size())
-    grid, more = _launch(_attention_received_kernel, tile, qkv, heads)
-    launched(_attention_received_kernel, grid[0])(qkv, logs, out, _scale(scale, head), t, **more)
+    launch = attention_launch(_attention_received_kernel, qkv, heads, scale, tile)
+    launched(_attention_received_kernel, launch.grid)(
+        qkv, logs, out, launch.scale, t, **launch.options
+    )
     return out
-
-
-def _scale(scale: float | None, head: int) -> float:
-    return 1.0 / math.sqrt(head) if scale is None else scale
-
-
-def _launch(kernel: Any, tile: AttentionTile, qkv: Tensor, heads: int) -> Any:
-    """The grid and what else a launch says: a program per head and tile of tokens."""
-    b, t, packed = qkv.shape
-    first, second = two_parts(packed // (3 * heads))
-    pdl = dependent(kernel)
-    return (b * heads * -(-t // tile.m),), {
-        **{"H": heads, "F": packed // (3 * heads), "F0": first, "F1": second},
-        **{"BLOCK_M": tile.m, "BLOCK_N": tile.n, "UPCAST": needs_upcast(kernel, qkv.dtype)},
-        "EVEN": t % tile.m == 0 and t % tile.n == 0,
-        "PDL": pdl,
-        **options(tile.warps, pdl=pdl, num_stages=tile.stages, maxnreg=tile.registers),
-    }

@@ -27,10 +27,10 @@ from l2c_rt.kernels._patch_math import embedded_patches, end_evaluation, patch_c
 from l2c_rt.kernels._row_math import (
     loaded,
     normalised,
+    own_offset,
     own_weights,
     slot_offsets,
     table_row,
-    table_weights,
     wait_for_kernel_before,
 )
 from l2c_rt.kernels.operands import (
@@ -73,35 +73,19 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 
 
 @triton.jit(
-    do_not_specialize=[
-        "N",
-        "T",
-        "H",
-        "W",
-        "K",
-        "num_rows",
-        "num_chunks",
-        "num_weights",
-        "shift",
-        "scale",
-    ],
-    do_not_specialize_on_alignment=[
-        "slots_ptr",
-        "gates_ptr",
-        "rows_ptr",
-        "counter_ptr",
-        "weights_ptr",
-        "columns_ptr",
-    ],
+    do_not_specialize=["N", "T", "H", "W", "K", "num_rows", "num_chunks", "num_weights", "shift",
+                       "scale"],
+    do_not_specialize_on_alignment=["slots_ptr", "gates_ptr", "rows_ptr", "counter_ptr",
+                                    "weights_ptr", "columns_ptr", "offsets_ptr"],
     launch_metadata=_metadata,
-)
+)  # fmt: skip
 def _final_update_kernel(
     x_ptr, arena_ptr, slots_ptr, gates_ptr, table_ptr, rows_ptr, counter_ptr, weights_ptr,
-    columns_ptr, weight_ptr, bias_ptr, latents_ptr, out_ptr, anchor_ptr, coefficients_ptr,
-    embed_weight_ptr, embed_bias_ptr, positions_ptr, N, T, H, W, K, stride_slot_vectors, num_rows,
-    num_chunks, num_weights, shift, scale, eps, C: tl.constexpr, OUT_C: tl.constexpr,
-    P: tl.constexpr, GUIDED: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
-    HALVES: tl.constexpr, UNROLL: tl.constexpr, WEIGHTED: tl.constexpr,
+    columns_ptr, offsets_ptr, weight_ptr, bias_ptr, latents_ptr, out_ptr, anchor_ptr,
+    coefficients_ptr, embed_weight_ptr, embed_bias_ptr, positions_ptr, N, T, H, W, K,
+    stride_slot_vectors, num_rows, num_chunks, num_weights, shift, scale, eps, C: tl.constexpr,
+    OUT_C: tl.constexpr, P: tl.constexpr, GUIDED: tl.constexpr, D: tl.constexpr,
+    BLOCK: tl.constexpr, HALVES: tl.constexpr, UNROLL: tl.constexpr, WEIGHTED: tl.constexpr,
     EMBED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     image, token = (tl.program_id(0) // T).to(tl.int64), tl.program_id(0) % T
@@ -130,7 +114,9 @@ def _final_update_kernel(
     for i in tl.range(0, K, loop_unroll_factor=UNROLL):
         y = loaded(arena_ptr + slot_offsets(slots_ptr, i, K, stride_slot_vectors), offsets, inside)
         if WEIGHTED:
-            y *= table_weights(weights_ptr, columns_ptr, i, K)
+            # The offset anew at each: to hold it takes registers that there are none of.
+            column = tl.load(columns_ptr + i) + own_offset(offsets_ptr, images)
+            y *= tl.load(weights_ptr + column)
         x += loaded(table_ptr, table + tl.load(gates_ptr + i) * D + columns, inside) * y
     scales = loaded(table_ptr, table + scale * D + columns, inside)
     shifts = loaded(table_ptr, table + shift * D + columns, inside)
@@ -231,13 +217,14 @@ def _launch(
     n, c, height, width = latents.shape
     arena, table, d = reuses.arena, modulation.table, final.weight.shape[-1]
     tokens = height * width // final.patch**2
-    tile, weights = tile or final_tile(d), weights_of(reuses)
+    weights = weights_of(reuses)
+    tile = tile or final_tile(d, lanes=weights.offsets is not None)
     # Pointers that the flags leave unread still need an address.
     unread = PatchEmbedding(final.weight, final.bias, final.bias, final.patch)
     x, embedding = (start, unread) if isinstance(start, Tensor) else (arena, start)
     launched(_final_update_kernel, n * tokens)(
         x, arena, reuses.slots, reuses.gates,
-        table, modulation.rows, modulation.counter, weights.table, weights.columns,
+        table, modulation.rows, modulation.counter, weights.table, weights.columns, weights.offsets,
         final.weight, final.bias, latents, out,
         latents if solver.anchor is None else solver.anchor, solver.coefficients,
         embedding.weight, embedding.bias, embedding.positions,

@@ -30,9 +30,9 @@ from l2c_rt.kernels._patch_math import end_evaluation, patch_corner, update_patc
 from l2c_rt.kernels._row_math import (
     loaded,
     normalised,
+    own_offset,
     own_weights,
     slot_offsets,
-    table_weights,
     wait_for_kernel_before,
 )
 from l2c_rt.kernels.operands import FinalLinear, Reuses, Solver, weights_of
@@ -60,13 +60,19 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 
 @triton.jit(
     do_not_specialize=["N", "T", "EXTRAS", "H", "W", "K", "num_weights"],
-    do_not_specialize_on_alignment=["slots_ptr", "counter_ptr", "weights_ptr", "columns_ptr"],
+    do_not_specialize_on_alignment=[
+        "slots_ptr",
+        "counter_ptr",
+        "weights_ptr",
+        "columns_ptr",
+        "offsets_ptr",
+    ],
     launch_metadata=_metadata,
 )
 def _final_update_norm_kernel(
-    x_ptr, arena_ptr, slots_ptr, weights_ptr, columns_ptr, norm_weight_ptr, norm_bias_ptr,
-    weight_ptr, bias_ptr, latents_ptr, out_ptr, anchor_ptr, coefficients_ptr, counter_ptr, N, T,
-    EXTRAS, H, W, K, stride_slot_vectors, num_weights, eps, C: tl.constexpr,
+    x_ptr, arena_ptr, slots_ptr, weights_ptr, columns_ptr, offsets_ptr, norm_weight_ptr,
+    norm_bias_ptr, weight_ptr, bias_ptr, latents_ptr, out_ptr, anchor_ptr, coefficients_ptr,
+    counter_ptr, N, T, EXTRAS, H, W, K, stride_slot_vectors, num_weights, eps, C: tl.constexpr,
     OUT_C: tl.constexpr, P: tl.constexpr, GUIDED: tl.constexpr, D: tl.constexpr,
     BLOCK: tl.constexpr, HALVES: tl.constexpr, UNROLL: tl.constexpr, WEIGHTED: tl.constexpr,
     PDL: tl.constexpr,
@@ -85,7 +91,8 @@ def _final_update_norm_kernel(
         slot = slot_offsets(slots_ptr, i, K, stride_slot_vectors)
         y = loaded(arena_ptr + slot, offsets, inside)
         if WEIGHTED:
-            y *= table_weights(weights_ptr, columns_ptr, i, K)
+            column = tl.load(columns_ptr + i) + own_offset(offsets_ptr, images)
+            y *= tl.load(weights_ptr + column)
         x += y
     norm_weight = loaded(norm_weight_ptr, columns, inside)
     h = normalised(x, inside, eps, D) * norm_weight + loaded(norm_bias_ptr, columns, inside)
@@ -124,9 +131,11 @@ def final_update_norm(
     out = torch.empty_like(latents) if out is None else out
     _check.tensor(op, "out", out, tuple(latents.shape), latents, _check.FLOAT32)
     n, c, height, width = latents.shape
-    arena, tile, weights = reuses.arena, tile or final_tile(d), weights_of(reuses)
+    arena, weights = reuses.arena, weights_of(reuses)
+    tile = tile or final_tile(d, lanes=weights.offsets is not None)
     launched(_final_update_norm_kernel, n * (t - extras))(
-        x, arena, reuses.slots, weights.table, weights.columns, weight, bias, final.weight,
+        x, arena, reuses.slots, weights.table, weights.columns, weights.offsets, weight, bias,
+        final.weight,
         final.bias, latents, out,
         latents if solver.anchor is None else solver.anchor, solver.coefficients, solver.counter,
         n, t, extras, height, width, len(reuses.slots), arena.stride(0) // 8,

@@ -23,6 +23,8 @@ from l2c_rt.kernels._launcher import launched, row_options
 from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
     loaded,
+    own_image,
+    own_offset,
     own_place,
     own_row,
     own_step,
@@ -53,17 +55,19 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 @triton.jit(
     do_not_specialize=["T", "K", "num_weights", "column"],
     do_not_specialize_on_alignment=["slots_ptr", "weights_ptr", "columns_ptr", "counter_ptr",
-                                    "index_ptr", "places_ptr"],
+                                    "offsets_ptr", "index_ptr", "places_ptr"],
     launch_metadata=_metadata,
 )  # fmt: skip
 def _mix_kernel(
-    arena_ptr, slots_ptr, weights_ptr, columns_ptr, counter_ptr, places_ptr, bank_ptr, index_ptr,
-    out_ptr, T, K, stride_slot_vectors, num_weights, column, D: tl.constexpr, BLOCK: tl.constexpr,
-    UNROLL: tl.constexpr, OPERAND: tl.constexpr, PDL: tl.constexpr,
+    arena_ptr, slots_ptr, weights_ptr, columns_ptr, counter_ptr, offsets_ptr, places_ptr, bank_ptr,
+    index_ptr, out_ptr, T, K, stride_slot_vectors, num_weights, column, D: tl.constexpr,
+    BLOCK: tl.constexpr, UNROLL: tl.constexpr, OPERAND: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     row, columns, inside = own_row(D, BLOCK)
     wait_for_kernel_before(PDL)
-    weights_ptr = own_weights(weights_ptr, counter_ptr, num_weights, True, places_ptr, T)
+    weights_ptr = own_weights(
+        weights_ptr, counter_ptr, num_weights, True, places_ptr, T
+    ) + own_offset(offsets_ptr, own_image(T))  # fmt: skip
     place = own_place(row, places_ptr, T)
     arena_ptr += place * D
     total = tl.zeros((1, BLOCK), tl.float32)
@@ -111,8 +115,9 @@ def mix(
     arena = reuses.arena
     bank, index = (arena, reuses.slots) if operand is None else (operand.bank, operand.index)
     launched(_mix_kernel, b * t)(
-        arena, reuses.slots, weights.table, weights.columns, weights.counter, reuses.places, bank,
-        index, out, t, len(reuses.slots), arena.stride(0) // 8, weights.table.shape[-1],
+        arena, reuses.slots, weights.table, weights.columns, weights.counter, weights.offsets,
+        reuses.places, bank, index, out, t, len(reuses.slots), arena.stride(0) // 8,
+        weights.table.shape[-1],
         0 if operand is None else operand.column,
         D=d, BLOCK=row_block(d), UNROLL=tile.unroll, OPERAND=operand is not None,
         **row_options(_mix_kernel, tile),

@@ -40,22 +40,28 @@ class Modulation:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What the slots of a list are multiplied by: entry i by `table[counter[0], columns[i]]`.
+    """What the slots of a list are multiplied by: entry i by `table[counter[0], columns[i]]`, of
+    image b, where there are offsets, by that of column `columns[i] + offsets[b]`.
 
-    Shapes: table float32 [S, W]; columns int32 [k]; counter int32 [2], see `Solver`.
+    Shapes: table float32 [S, W]; columns int32 [k]; counter int32 [2], see `Solver`; offsets int32
+    [B].
     """
 
     table: Tensor
     columns: Tensor
     counter: Tensor
+    offsets: Tensor | None = None
 
     def now(self, places: Tensor | None = None) -> Sequence[float | Tensor]:
-        """The factors of the evaluation under way; with places [B, 1, 1] each, of every image's."""
+        """The factors of the evaluation under way; [B, 1, 1] each, where images have their own."""
         columns = self.columns.long()
-        if places is not None:
-            return self.table[places[:, 1].long()][:, columns, None, None].unbind(1)
-        numbers: list[float] = self.table[self.counter[0], columns].tolist()
-        return numbers
+        if places is None and self.offsets is None:
+            numbers: list[float] = self.table[self.counter[0], columns].tolist()
+            return numbers
+        if self.offsets is not None:
+            columns = columns + self.offsets[:, None].long()
+        steps = self.counter[:1, None] if places is None else places[:, 1:]
+        return self.table[steps.long(), columns][..., None, None].unbind(1)
 
 
 @dataclass(frozen=True, slots=True)

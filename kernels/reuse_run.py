@@ -28,6 +28,7 @@ from l2c_rt.kernels._row_math import (
     loaded,
     normalised,
     own_image,
+    own_offset,
     own_place,
     own_row,
     own_weights,
@@ -71,14 +72,15 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
         "counter_ptr",
         "weights_ptr",
         "columns_ptr",
+        "offsets_ptr",
         "places_ptr",
     ],
     launch_metadata=_metadata,
 )
 def _reuse_run_kernel(
     x_ptr, arena_ptr, slots_ptr, gates_ptr, table_ptr, rows_ptr, counter_ptr, weights_ptr,
-    columns_ptr, places_ptr, x_out_ptr, h_ptr, scales_ptr, T, K, stride_slot_vectors, num_rows,
-    num_chunks, num_weights, shift, scale, eps, D: tl.constexpr, BLOCK: tl.constexpr,
+    columns_ptr, offsets_ptr, places_ptr, x_out_ptr, h_ptr, scales_ptr, T, K, stride_slot_vectors,
+    num_rows, num_chunks, num_weights, shift, scale, eps, D: tl.constexpr, BLOCK: tl.constexpr,
     UNROLL: tl.constexpr, WEIGHTED: tl.constexpr, WRITE_X: tl.constexpr, WRITE_H: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
@@ -88,7 +90,7 @@ def _reuse_run_kernel(
     table_ptr += table_row(rows_ptr, counter_ptr, image, num_rows, num_chunks, D)
     weights_ptr = own_weights(
         weights_ptr, counter_ptr, num_weights, WEIGHTED, places_ptr, T
-    )  # fmt: skip
+    ) + own_offset(offsets_ptr, image)  # fmt: skip
     x = loaded(x_ptr + row * D, columns, inside)
     # Without x' there is nothing to add, and the loop alone would nearly double the registers.
     if WRITE_X:
@@ -197,8 +199,9 @@ def _launch(
     arena, table, weights = reuses.arena, modulation.table, weights_of(reuses)
     launched(_reuse_run_kernel, b * t)(
         x, arena, reuses.slots, reuses.gates, table, modulation.rows, modulation.counter,
-        weights.table, weights.columns, reuses.places, x if x_out is None else x_out,
-        *parts_of(h, x), t, len(reuses.slots), arena.stride(0) // 8, table.shape[1], table.shape[2],
+        weights.table, weights.columns, weights.offsets, reuses.places,
+        x if x_out is None else x_out, *parts_of(h, x), t, len(reuses.slots),
+        arena.stride(0) // 8, table.shape[1], table.shape[2],
         weights.table.shape[-1], *chunks, eps,
         D=d, BLOCK=row_block(d), UNROLL=tile.unroll, WEIGHTED=reuses.weights is weights,
         WRITE_X=x_out is not None, WRITE_H=h is not None, **row_options(_reuse_run_kernel, tile),

@@ -24,6 +24,8 @@ from l2c_rt.kernels._row_math import (
     let_next_kernel_start,
     loaded,
     normalised,
+    own_image,
+    own_offset,
     own_place,
     own_row,
     own_weights,
@@ -60,21 +62,24 @@ def _metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
         "weights_ptr",
         "columns_ptr",
         "counter_ptr",
+        "offsets_ptr",
         "places_ptr",
     ],
     launch_metadata=_metadata,
 )
 def _reuse_run_norm_kernel(
-    x_ptr, arena_ptr, slots_ptr, weights_ptr, columns_ptr, counter_ptr, places_ptr, weight_ptr,
-    bias_ptr, x_out_ptr, h_ptr, scales_ptr, K, stride_slot_vectors, num_weights, eps,
+    x_ptr, arena_ptr, slots_ptr, weights_ptr, columns_ptr, counter_ptr, offsets_ptr, places_ptr,
+    weight_ptr, bias_ptr, x_out_ptr, h_ptr, scales_ptr, K, stride_slot_vectors, num_weights, eps,
     T: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
     WEIGHTED: tl.constexpr, WRITE_X: tl.constexpr, WRITE_H: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     row, columns, inside = own_row(D, BLOCK)
     wait_for_kernel_before(PDL)
+    # T is no argument where every image is like all others.
+    image = 0 if T is None else own_image(T)
     weights_ptr = own_weights(
         weights_ptr, counter_ptr, num_weights, WEIGHTED, places_ptr, T
-    )  # fmt: skip
+    ) + own_offset(offsets_ptr, image)  # fmt: skip
     x = loaded(x_ptr + row * D, columns, inside)
     # Without x' there is nothing to add, and the loop would only cost registers.
     if WRITE_X:
@@ -174,11 +179,11 @@ def _launch(
     tile = tile or list_tile(_reuse_run_norm_kernel, d)
     arena, weights = reuses.arena, weights_of(reuses)
     launched(_reuse_run_norm_kernel, b * t)(
-        x, arena, reuses.slots, weights.table, weights.columns, weights.counter, reuses.places,
-        *affine, x if x_out is None else x_out, *parts_of(h, x),
-        len(reuses.slots),
+        x, arena, reuses.slots, weights.table, weights.columns, weights.counter, weights.offsets,
+        reuses.places, *affine, x if x_out is None else x_out, *parts_of(h, x), len(reuses.slots),
         arena.stride(0) // 8, weights.table.shape[-1], eps,
-        T=None if reuses.places is None else t, D=d, BLOCK=row_block(d), UNROLL=tile.unroll,
-        WEIGHTED=reuses.weights is weights, WRITE_X=x_out is not None, WRITE_H=h is not None,
+        T=None if reuses.places is None and weights.offsets is None else t, D=d,
+        BLOCK=row_block(d), UNROLL=tile.unroll, WEIGHTED=reuses.weights is weights,
+        WRITE_X=x_out is not None, WRITE_H=h is not None,
         **row_options(_reuse_run_norm_kernel, tile),
     )  # fmt: skip

@@ -161,14 +161,17 @@ def row_pass(
     norm: tuple[int, float, int, int, int, int, int],
     places: tuple[int, int],
     threads: int,
+    lanes: Sequence[int] = (),
 ) -> None:
     """Add terms to a residual stream and normalise it, row by row in float32; unchecked addresses.
 
     `x` is (read, written), `narrow` whether (x, values) are bfloat16, `shape` (rows, rows of a
     batch, width).  A term is (sources, coefficients, gate, elements from gate to gate, store):
     x += gate * value with value = sum coefficient * source, and store = value; no coefficients for
-    one source as it is.  `norm` is (h, epsilon, weight, bias, shift, scale, elements from shift to
-    shift).  Gates and what norms are made of are float32; 0 stands for what is not there.
+    one source as it is.  Of coefficients there is a row for each lane up to the highest of `lanes`,
+    which are those of each batch, or all the first.  `norm` is (h, epsilon, weight, bias, shift,
+    scale, elements from shift to shift).  Gates and what norms are made of are float32; 0 stands
+    for what is not there.
     With `places` (int64 [rows], rows of a batch of x), without terms, row r is normed of row
     places[r] of its batch.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -22,7 +23,7 @@ from l2c_rt.policies.router import Router
 from l2c_rt.resolve import evaluations, read_spec, resolve_schedule, wants_shells
 from l2c_rt.runtime.compiled import Compiled
 from l2c_rt.runtime.half_checks import check_calls
-from l2c_rt.runtime.known_loop import loop_of
+from l2c_rt.runtime.known_loop import loop_of, numbers_of
 from l2c_rt.runtime.proof import Proof
 from l2c_rt.runtime.shared import SelectBackend, SharedModel
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -116,7 +117,7 @@ def build(
     granularity: str | None = None,
 ) -> Compiled:
     """`compile`, with the backend as a function of the described model."""
-    timesteps = None if timesteps is None else tuple(map(float, timesteps))
+    timesteps = numbers_of(timesteps)
     spec = read_spec(router)
     describe_again = describe_for(
         spec, model, adapter, sites, granularity, on_shells=wants_shells(spec)
@@ -134,7 +135,9 @@ def build(
                 "before a run; leave corrector= out"
             )
         check_calibration(corrector, described)
-        schedule = corrected(schedule, corrector)
+        schedule = corrected(
+            replace(schedule, timesteps=timesteps or schedule.timesteps), corrector
+        )
     check_family(schedule, described)
     check_calls(schedule, calls_per_step)
     check_fingerprint(schedule, described, strict)

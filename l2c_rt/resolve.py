@@ -37,6 +37,8 @@ def resolve_schedule(
     Raises: TypeError where `spec` cannot make a schedule; ValueError where it does not
     fit, or where a policy comes without `steps` and `branches`.
     """
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise ValueError(f"steps is {steps!r:.40}, wanted an int of at least 1: the evaluations")
     schedule = _schedule_of(spec, steps, branches, {"timesteps": timesteps, "program": program})
     if steps is not None and schedule.steps != steps:
         raise ValueError(

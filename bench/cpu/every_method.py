@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 import l2c_rt as rt
-from l2c_rt.comparison.arithmetic import Planned, counted
-from l2c_rt.comparison.knobs import as_given, knob_of, nearest
+from l2c_rt.comparison.arithmetic import counted
 from l2c_rt.comparison.subjects import PublishedLoopSubject
 from l2c_rt.measure.clocks import host_seconds
-from l2c_rt.measure.interleaved import Spread, ratios, side_by_side, spread
+from l2c_rt.measure.interleaved import Samples, Spread, ratios, side_by_side, spread
 from l2c_rt.policies import Full
 from l2c_rt.sampling.solvers import ddim
 from l2c_rt.schedule.calibration import Calibration
 
+FULL = "the full run"
 STEPS = 20
-SHARE = 0.5
-HALVINGS = 8
 UNGUIDED = 1.0
+
+
+class Setting(NamedTuple):
+    """A method, options of `compile` for it, and how it is set."""
+
+    method: Any
+    label: str = ""
+    options: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -56,15 +62,13 @@ class EveryMethod:
     """Methods on a model in its published loop, one image without guidance."""
 
     model: nn.Module
-    quick: bool
     subject: PublishedLoopSubject = field(init=False)
 
     def __post_init__(self) -> None:
         self.subject = PublishedLoopSubject(self.model, STEPS, 1, UNGUIDED, "auto")
-        self._planned = Planned(self.subject.build, self._run)
 
-    def methods(self) -> Mapping[str, tuple[Any, dict[str, Any]]]:
-        """Method and options of `compile` by name."""
+    def methods(self) -> Mapping[str, Setting]:
+        """By name; the thresholds are those near half of the arithmetic at width 384."""
         methods, times = rt.methods, {"timesteps": ddim(STEPS).timesteps}
         of_branches, of_blocks = (
             rt.calibrate(self.model, steps=STEPS, samples=1, granularity=of, cfg_scale=UNGUIDED,
@@ -73,53 +77,62 @@ class EveryMethod:
         )  # fmt: skip
         return {
             **_fora(of_branches),
-            "smoothcache": (methods.SmoothCache(of_branches), {}),
-            "block-caching": (methods.BlockCaching(of_blocks), {}),
-            "magcache": (methods.MagCache(of_blocks), {}),
-            "delta-dit": (methods.DeltaDiT(), {}),
-            "steps-mask": (methods.StepsMask((1, 0) * (STEPS // 2), 1), {}),
-            "pab": (methods.PAB(4), times),
-            "first-block-cache": (methods.FirstBlockCache(), {}),
-            "dbcache": (methods.DBCache(max_warmup_steps=2), {}),
-            "teacache": (methods.TeaCache(0.1, (1.0, 0.0)), {}),
-            "easycache": (methods.EasyCache(ret_steps=4), {}),
-            "seacache": (methods.SeaCache(), {}),
-            "speca": (methods.SpeCa(min_taylor_steps=1, max_taylor_steps=1), {}),
-            "toca": (methods.ToCa(), {}),
-            "duca": (methods.DuCa(), {}),
+            "smoothcache": _set(methods.SmoothCache(of_branches), threshold=0.4154),
+            "block-caching": _set(methods.BlockCaching(of_blocks), delta=1.163),
+            "magcache": _set(methods.MagCache(of_blocks), threshold=0.1483),
+            "delta-dit": _set(methods.DeltaDiT(), interval=64),
+            "steps-mask": Setting(methods.StepsMask((1, 0) * (STEPS // 2), 1)),
+            "pab": Setting(methods.PAB(4), options=times),
+            "first-block-cache": _set(methods.FirstBlockCache(), threshold=0.7285),
+            "dbcache": _set(methods.DBCache(max_warmup_steps=2), residual_diff_threshold=0.7634),
+            "teacache": _set(methods.TeaCache(0.1, (1.0, 0.0)), threshold=0.5501),
+            "easycache": _set(methods.EasyCache(ret_steps=4), threshold=0.5501),
+            "seacache": _set(methods.SeaCache(), threshold=0.5501),
+            "speca": Setting(methods.SpeCa(min_taylor_steps=1, max_taylor_steps=1)),
+            "toca": _set(methods.ToCa(), fresh_threshold=3),
+            "duca": _set(methods.DuCa(), fresh_threshold=3),
         }
 
-    def timed(self, method: Any, options: dict[str, Any], rounds: int) -> Timed:
-        """A method's setting nearest to half, beside the full run, A B B A a round.
+    def timed(self, rounds: int) -> Iterator[tuple[str, Timed]]:
+        """Every method beside the full run by its own route, which is run once for all of them:
+        full, A, B, C, C, B, A, full a round, so that a drift of the machine falls on all."""
+        routes: dict[str, dict[str, Sequence[rt.Compiled]]] = {}
+        settings, shares = self.methods(), dict[str, float]()
+        for name, setting in settings.items():
+            own = self.subject.build(setting.method, setting.options)
+            # The first run packs weights and measures products; it decides as the others do.
+            _, computed = counted(own, partial(self._run, own))
+            shares[name] = computed.share
+            routes.setdefault(own[0].backend.name, {})[name] = own
+        for route, methods in routes.items():
+            samples = self._samples(route, methods, rounds)
+            for name in methods:
+                speedup = spread(ratios(samples[FULL], samples[name]))
+                yield name, Timed(settings[name].label, route, shares[name], speedup)
 
-        With `quick` it is the setting that the method has.
-        """
-        knob = as_given(method) if self.quick else knob_of(method)
-
-        def share(value: float) -> float:
-            return self._planned.share(knob.at(value), options)
-
-        value = 0 if self.quick else nearest(knob, SHARE, {}, share, HALVINGS)
-        own = self.subject.build(knob.at(value), options)
-        is_own = own[0].backend.name == "own"
-        full = self.subject.build(Full(), {"granularity": "block"} if is_own else {})
+    def _samples(
+        self, route: str, methods: Mapping[str, Sequence[rt.Compiled]], rounds: int
+    ) -> Samples:
+        full = self.subject.build(Full(), {"granularity": "block"} if route == "own" else {})
         self._run(full)
-        # The first run packs weights and measures products; the second is counted.
-        self._run(own)
-        _, computed = counted(own, partial(self._run, own))
-        samples = side_by_side(
-            {"full": partial(self._run, full), "own": partial(self._run, own)}, host_seconds, rounds
-        )
-        for model in (*own, *full):
-            model.close()
-        speedup = spread(ratios(samples["full"], samples["own"]))
-        return Timed(knob.label(value), own[0].backend.name, computed.share, speedup)
+        programs = {FULL: full, **methods}
+        runs = {name: partial(self._run, models) for name, models in programs.items()}
+        samples = side_by_side(runs, host_seconds, rounds)
+        for models in programs.values():
+            for model in models:
+                model.close()
+        return samples
 
     def _run(self, models: Sequence[rt.Compiled]) -> None:
         self.subject.run(models, 0)
 
 
-def _fora(calibration: Calibration) -> dict[str, tuple[Any, dict[str, Any]]]:
+def _set(method: Any, **fields: float) -> Setting:
+    label = ", ".join(f"{name}={value:g}" for name, value in fields.items())
+    return Setting(replace(method, **fields), label)
+
+
+def _fora(calibration: Calibration) -> dict[str, Setting]:
     """Every second evaluation, reused plainly and by each corrector."""
     correctors = {
         "goc": rt.correctors.Goc(0.8, None),
@@ -127,6 +140,6 @@ def _fora(calibration: Calibration) -> dict[str, tuple[Any, dict[str, Any]]]:
         "taylorseer": rt.correctors.Taylor(2),
         "hicache": rt.correctors.HiCache(),
     }
-    every_second = rt.methods.FORA(2)
-    named = {name: (every_second, {"corrector": c}) for name, c in correctors.items()}
-    return {"fora": (every_second, {}), **named}
+    plain = _set(rt.methods.FORA(), cache_threshold=2)
+    with_them = {n: plain._replace(options={"corrector": c}) for n, c in correctors.items()}
+    return {"fora": plain, **with_them}

@@ -68,7 +68,7 @@ void rows_are_added_kept_and_normalised(std::int64_t batch, std::int64_t tokens,
   Floats x = waves(count, 0), h(x.size()), store(x.size());
   const Floats start = x, a = waves(count, 1), b = waves(count, 2), gate = waves(batch * width, 3),
                shift = waves(batch * width, 4), scale = waves(batch * width, 5);
-  RowPass pass{x.data(), x.data(), false, false, rows, tokens, width, {}, {}};
+  RowPass pass{x.data(), x.data(), false, false, rows, tokens, width, {}, {}, {}};
   pass.terms = {{{a.data()}, {}, gate.data(), width, nullptr},
                 {{a.data(), b.data()}, {0.5f, -2.0f}, nullptr, 0, store.data()}};
   pass.norm = {h.data(), 1e-6f, nullptr, nullptr, shift.data(), scale.data(), width};
@@ -118,7 +118,7 @@ void narrow_values_are_rounded(std::int64_t rows, std::int64_t width) {
   Floats x = waves(rows * width, 0);
   const Floats start = x;
   std::vector<std::uint16_t> value(x.size(), 0x3fc0), h(x.size());  // 1.5
-  RowPass pass{x.data(), x.data(), false, true, rows, rows, width, {}, {}};
+  RowPass pass{x.data(), x.data(), false, true, rows, rows, width, {}, {}, {}};
   pass.terms = {{{value.data()}, {}, nullptr, 0, nullptr}};
   pass.norm.h = h.data();
   run(pass, 2);

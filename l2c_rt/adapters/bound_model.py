@@ -166,7 +166,8 @@ class BoundModel:
     "writes_kept" where the model's code writes to what it is handed.  `refused` says why it stands
     in place of another description; `unproved` why the model's own forward computes something else
     than the program; `unfused_on_gpu` why a GPU's fused kernels are not used though the model is
-    fusable.  `dynamic` is the method that decides at run time, where one does.
+    fusable.  `dynamic` is the method that decides at run time, where one does; `described` is then
+    the adapter's description, beside which the own forward stands.
     """
 
     model: nn.Module
@@ -189,6 +190,7 @@ class BoundModel:
     unproved: str = ""
     unfused_on_gpu: str = ""
     dynamic: Dynamic | None = None
+    described: BoundModel | None = None
 
     @property
     def device(self) -> torch.device:

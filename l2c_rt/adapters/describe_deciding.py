@@ -12,6 +12,7 @@ from torch import nn
 from l2c_rt.adapters import describe
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.describe import own_instead
+from l2c_rt.adapters.own.forward_order import forward_order
 from l2c_rt.adapters.own.sites import Site, blocks
 from l2c_rt.plan.decisions import Dynamic, DynamicMethod, ModelFacts
 
@@ -46,16 +47,18 @@ def _describe(method: DynamicMethod, sites: Sequence[str] | None, model: nn.Modu
     if sites is None and wanted is not None:
         sites = wanted(model)
     described = describe(model, sites=sites, granularity=method.granularity)
+    adapters = None
     if described.open_stage is None:
         own = own_instead(described, f"{type(method).__name__} decides inside of it")
         # Nothing is refused: the method is for the own forward.
-        described = replace(own, refused="", notes=own.notes[1:])
+        adapters, described = described, replace(own, refused="", notes=own.notes[1:])
     facts = ModelFacts(
         type(model).__name__,
         _block_paths(model, described.sites),
         frozenset(path for path, _ in model.named_modules()),
+        forward_order(model),
     )
-    return replace(described, dynamic=Dynamic.of(method, facts))
+    return replace(described, dynamic=Dynamic.of(method, facts), described=adapters)
 
 
 def _block_paths(model: nn.Module, sites: Sequence[Site]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from l2c_rt.device.graphs import GraphStats
 from l2c_rt.memory.mixing import Operand
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.cost import Cost
-from l2c_rt.plan.ops import Plan, StepPlan
+from l2c_rt.plan.ops import Coefficients, Plan, Predict, StepPlan
 from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
 from l2c_rt.plan.prepare import Passes
 from l2c_rt.plan.program import BlockProgram
@@ -50,9 +50,10 @@ class Evaluation(NamedTuple):
 
     `step` counts evaluations, `variant` is the plan's distinct step; `timesteps` [S] are those of
     the whole run, where they are known.  `coefficients` are those of the step's predictions, and
-    `operands` their tensors by branch.  `record` has what the run did so far; `lane` is which call
-    of the step this is; `sigma` is the noise level that the loop announced.  A batch of
-    several requests has `members`, and `step` is the first one's.
+    `operands` their tensors by branch; sample b of the batch takes row `lanes[b]` of them, or all
+    the first.  `record` has what the run did so far; `lane` is which call of the step this is;
+    `sigma` is the noise level that the loop announced.  A batch of several requests has `members`,
+    and `step` is the first one's.
     """
 
     state: State
@@ -60,12 +61,17 @@ class Evaluation(NamedTuple):
     step: int
     variant: int
     timesteps: tuple[float, ...] | None
-    coefficients: tuple[float, ...] = ()
+    coefficients: Coefficients = ()
     operands: Mapping[str, Operand] = {}
     record: RunRecord = RunRecord(0)
     lane: int = 0
     sigma: float | None = None
+    lanes: tuple[int, ...] = ()
     members: tuple[Member, ...] = ()
+
+    def numbers(self, op: Predict) -> Coefficients:
+        """The coefficients of a prediction, a row for each lane."""
+        return tuple(row[op.at : op.at + len(op.slots)] for row in self.coefficients)
 
 
 class Workspace(Protocol):

@@ -90,7 +90,8 @@ class OwnWorkspace:
         """Bring the coefficients and tensors of its predictions to where `carry_out` reads them."""
         blocks = self._blocks
         numbers = evaluation.coefficients if blocks is None else blocks.coefficients_of(evaluation)
-        self.numbers.load(numbers, evaluation.operands, evaluation.state.x.device)
+        device = evaluation.state.x.device
+        self.numbers.load(numbers, evaluation.operands, device, evaluation.lanes)
 
     def carry_out(self, step: StepPlan, evaluation: Evaluation) -> object:
         """The model's own return value, with the coefficients that were loaded.
@@ -223,8 +224,8 @@ class OwnWorkspace:
 
     def _predicted(self, op: Predict, call: int, path: str) -> Any:
         kept = [self._kept(slot, call, path) for slot in op.slots]
-        numbers = self.numbers.coefficients[op.at : op.at + len(kept)]
-        value = mixed_values(kept, numbers, self.numbers.operands.get(op.branch))
+        numbers = self.numbers
+        value = mixed_values(kept, numbers.of(op), numbers.operands.get(op.branch), numbers.lanes)
         if op.store is not None:
             self._keep(op.store, call, path, value, True)
         return value

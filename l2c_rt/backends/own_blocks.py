@@ -5,7 +5,7 @@ What is kept of a group of blocks is what it adds to the tensors that go through
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from l2c_rt.backends.own_rows import copy_of
 from l2c_rt.backends.step_numbers import StepNumbers
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
 from l2c_rt.memory.mixing import mixed_values
+from l2c_rt.plan.ops import Coefficients
 
 
 @dataclass(slots=True)
@@ -90,7 +91,7 @@ class BlockVisits:
             self._returned.clear()
             self._kept.clear()
 
-    def coefficients_of(self, evaluation: Evaluation) -> Sequence[float]:
+    def coefficients_of(self, evaluation: Evaluation) -> Coefficients:
         """Those of merged blocks, which stand at other places than before merging."""
         planned = self._calls.planned
         merged = () if planned is None else planned.counted.plan.coefficients_at(evaluation.step)
@@ -203,8 +204,9 @@ class BlockVisits:
             kept = [self._values.get(ValueKey(slot, call.number)) for slot in predict.slots]
         except ValueError as error:
             raise ValueError(f"output of {call.path}: {error}") from None
-        numbers = self._numbers.coefficients[predict.at : predict.at + len(kept)]
-        value = mixed_values(kept, numbers, self._numbers.operands.get(predict.branch))
+        numbers = self._numbers
+        operand = numbers.operands.get(predict.branch)
+        value = mixed_values(kept, numbers.of(predict), operand, numbers.lanes)
         if predict.store is not None:
             self._values.keep(ValueKey(predict.store, call.number), value, 1, may_change=True)
         return value

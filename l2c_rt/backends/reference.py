@@ -58,8 +58,8 @@ class Reference(OpByOp):
 
     def predict(self, op: Predict, evaluation: Evaluation) -> None:
         kept = [evaluation.slots.load(slot) for slot in op.slots]
-        numbers = evaluation.coefficients[op.at : op.at + len(kept)]
-        out = mixed(kept, numbers, evaluation.operands.get(op.branch))
+        operand = evaluation.operands.get(op.branch)
+        out = mixed(kept, evaluation.numbers(op), operand, evaluation.lanes)
         if op.store is not None:
             evaluation.slots.store(op.store, out)
         self.model.branches[op.branch].add(evaluation.state, out)

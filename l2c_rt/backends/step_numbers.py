@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from l2c_rt.memory.mixing import Operand
+from l2c_rt.plan.ops import Coefficients, Predict
 
 MOST_FILLED = 8
 """Coefficients that the device fills in one by one; more are copied from a table."""
@@ -23,17 +24,25 @@ class StepNumbers:
     """
 
     def __init__(self) -> None:
-        self.coefficients: tuple[Tensor, ...] = ()
+        self.coefficients: tuple[tuple[Tensor, ...], ...] = ()
+        self.lanes: tuple[int, ...] = ()
         self.operands: Mapping[str, Operand] = {}
         self._rows: dict[int, tuple[Tensor, tuple[Tensor, ...]]] = {}
         self._table: dict[tuple[float, ...], Tensor] = {}
         self._tensors: dict[tuple[str, int, torch.Size], Tensor] = {}
 
     def load(
-        self, coefficients: Sequence[float], operands: Mapping[str, Operand], device: torch.device
-    ) -> None:
-        """Bring those of an evaluation to their places."""
-        self.coefficients = self._loaded(tuple(coefficients), device) if coefficients else ()
+        self, coefficients: Coefficients, operands: Mapping[str, Operand],
+        device: torch.device, lanes: tuple[int, ...] = (),
+    ) -> None:  # fmt: skip
+        """Bring those of an evaluation to their places; `lanes` are the rows that samples take."""
+        self.lanes = lanes if len(coefficients) > 1 else ()
+        numbers = tuple(number for row in coefficients for number in row)
+        cells = self._loaded(numbers, device) if numbers else ()
+        count = len(numbers) // max(1, len(coefficients))
+        self.coefficients = tuple(
+            cells[row * count : (row + 1) * count] for row in range(len(coefficients))
+        )
         self.operands = {
             name: Operand(
                 self._copied(name, 0, operand.scale),
@@ -55,7 +64,11 @@ class StepNumbers:
             )
             for name, operand in self.operands.items()
         ]
-        return (len(self.coefficients), *sorted(shapes, key=str))
+        return (*map(len, self.coefficients), self.lanes, *sorted(shapes, key=str))
+
+    def of(self, op: Predict) -> tuple[tuple[Tensor, ...], ...]:
+        """The coefficients of a prediction, a row for each lane."""
+        return tuple(row[op.at : op.at + len(op.slots)] for row in self.coefficients)
 
     @property
     def nbytes(self) -> int:

@@ -32,6 +32,17 @@ def value_norm_scores(v: Tensor) -> Tensor:
     return unit((1 - v.float().norm(dim=-1)).sum(dim=1))
 
 
+def stream_scores(score: str, x: Tensor, kept: Tensor) -> Tensor:
+    """1 - the cosine of a token and the output that is kept for it ("similarity"), or |x| ("norm"),
+    as a unit vector over the tokens, in float32.
+
+    Shapes: x, kept [B, T, D] -> [B, T].
+    """
+    if score == "norm":
+        return unit(x.float().norm(dim=-1))
+    return unit(1 - torch.cosine_similarity(x.float(), kept.float(), dim=-1))
+
+
 def drawn_scores(rule: TokenRule, evaluation: int, state: int, like: Tensor) -> Tensor:
     """Numbers in 0..1, the same for both halves of the batch.  Shapes: like [B, T] -> [B, T]."""
     generator = torch.Generator().manual_seed(rule.seed)

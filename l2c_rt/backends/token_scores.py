@@ -9,7 +9,7 @@ from torch import Tensor
 from l2c_rt.adapters.bound_model import BoundModel, FusableAttention, State
 from l2c_rt.backends.token_choice import attention_scores, value_norm_scores
 from l2c_rt.kernels._launch import MAX_TOKENS
-from l2c_rt.schedule.tokens import TokenRule
+from l2c_rt.schedule.tokens import OF_ATTENTION, OF_STREAM, TokenRule
 
 
 def branch_scores(model: BoundModel, name: str, state: State, rule: TokenRule) -> Tensor:
@@ -17,8 +17,8 @@ def branch_scores(model: BoundModel, name: str, state: State, rule: TokenRule) -
 
     Its linears are run once more: the module itself gives only its output.
     """
-    if rule.score == "random":
-        # Drawn when they are read.
+    if rule.score not in OF_ATTENTION:
+        # Made or drawn when they are read.
         return state.x.new_zeros(state.x.shape[:2]).float()
     assert model.fusable is not None
     branch = model.fusable.branches[name]
@@ -43,9 +43,7 @@ def scored_attention(
         received = torch.softmax(q @ k.transpose(-2, -1) * attention.scale, dim=-1)
         return received @ v, attention_scores(received)
     mixed = F.scaled_dot_product_attention(q, k, v, scale=attention.scale)
-    # Scores by lot are drawn when they are read.
-    scores = value_norm_scores(v) if rule.score == "kv-norm" else h.new_zeros(h.shape[:2]).float()
-    return mixed, scores
+    return mixed, value_norm_scores(v)
 
 
 def heads_of(attention: FusableAttention, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,6 +63,8 @@ def heads_of(attention: FusableAttention, h: Tensor) -> tuple[Tensor, Tensor, Te
 def why_no_kernel(model: BoundModel, rule: TokenRule) -> str:
     """Why no GPU kernel chooses these tokens; empty where one does."""
     tokens = model.program.tokens
+    if rule.score in OF_STREAM:
+        return f"no kernel scores tokens by {rule.score!r}"
     if rule.score == "random":
         return "scores by lot are drawn on the host, and tokens chosen there"
     if tokens > MAX_TOKENS:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from l2c_rt.backends.backend import Evaluation
-from l2c_rt.backends.token_choice import drawn_scores
+from l2c_rt.backends.token_choice import drawn_scores, stream_scores
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
 from l2c_rt.plan.stream_ops import TokenStates
 from l2c_rt.plan.tokens import Refresh, Scored
-from l2c_rt.schedule.tokens import TokenRule
+from l2c_rt.schedule.tokens import OF_STREAM, TokenRule
 
 Choose = Callable[[Tensor, Tensor, TokenRule, int], Tensor]
 """`token_choice.choose`, or one that chooses the same."""
@@ -35,6 +35,9 @@ def chosen_tokens(
     values = evaluation.slots.values
     scores = values.get(ValueKey(op.state, SCORES))
     ages = values.get(ValueKey(op.state, AGES))
+    if op.tokens and states.rule.score in OF_STREAM:
+        kept = evaluation.slots.load(op.slot)
+        scores = stream_scores(states.rule.score, evaluation.state.x, kept)
     if states.rule.score == "random":
         scores = drawn_scores(states.rule, evaluation.step, op.state, scores)
     chosen = choose(scores, ages, states.rule, op.tokens)

@@ -39,6 +39,10 @@ In Python: rt.compile(model, rt.correctors.Fitted.load("fit.safetensors").fit)
               help="Values of a branch that its prediction is made of.")  # fmt: skip
 @click.option("--runs", type=click.IntRange(1, MOST), default=4, show_default=True,
               help="Runs of each of the two fits.")  # fmt: skip
+@click.option(
+    "--lanes", is_flag=True,
+    help="Coefficients for cond and uncond each, where a held-out run ends nearer.",
+)  # fmt: skip
 @calibration_options
 def fit_command(
     weights: str,

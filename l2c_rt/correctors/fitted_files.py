@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from l2c_rt.untrusted.bounded_read import open_regular, parse_json
 from l2c_rt.untrusted.safetensors_file import SafetensorsFile
 
 FORMAT = "l2c_rt.fitted"
-VERSION = "1"
+VERSIONS = {"1": False, "2": True}
+"""Whether there are lanes with coefficients of their own; without, older versions read the file."""
+
 KINDS = {"compute": ("BOOL", "?"), "sources": ("I16", "<i2"), "coefficients": ("F64", "<f8")}
 TEXTS = ("family", "sampler", "source", "fingerprint", "granularity")
 MAX_FILE_BYTES = 16 * 10 * MAX_CELLS
@@ -40,9 +43,11 @@ def write(path: str | os.PathLike[str], fields: files.Fields) -> None:
     tables = {
         "compute": np.array(fields["compute"]),
         "sources": np.array(predictions.sources),
-        "coefficients": np.array(predictions.coefficients),
+        "coefficients": np.array(predictions.stored),
     }
-    header = {"format": FORMAT, "version": VERSION, "branches": json.dumps(fields["branches"])}
+    version = "2" if predictions.lanes > 1 else "1"
+    header = {"format": FORMAT, "version": version, "branches": json.dumps(fields["branches"])}
+    header |= {"lanes": str(predictions.lanes)} if predictions.lanes > 1 else {}
     header |= {"digest": files.digest(fields["compute"], fields["branches"], predictions)}
     header |= {name: fields[name] for name in TEXTS}  # type: ignore[literal-required]
     header |= {"timesteps": json.dumps(fields["timesteps"])}
@@ -58,13 +63,14 @@ def read(path: str | os.PathLike[str]) -> tuple[files.Fields, str]:
             raise ValueError(f"{size} bytes, wanted at most {MAX_FILE_BYTES} for a fit")
         file = SafetensorsFile(stream, size)
         header = file.metadata
-        if header.get("format") != FORMAT or header.get("version") != VERSION:
+        if header.get("format") != FORMAT or header.get("version") not in VERSIONS:
             raise ValueError(
                 f"format {header.get('format')!r:.40} version {header.get('version')!r:.40}, "
-                f"wanted {FORMAT} {VERSION}; fit with this version of l2c_rt"
+                f"wanted {FORMAT} 1 or 2; fit with this version of l2c_rt"
             )
         if file.entries.keys() != KINDS.keys():
             raise ValueError(f"the file holds {sorted(file.entries)[:6]}, wanted {list(KINDS)}")
+        _check_lanes(file, header)
         tables = {name: _table(file, name) for name in KINDS}
     branches = parse_json(header.get("branches", "null").encode())
     calls = header.get("calls_per_step", "")
@@ -80,6 +86,17 @@ def read(path: str | os.PathLike[str]) -> tuple[files.Fields, str]:
     for name in TEXTS:
         fields[name] = header.get(name, "")  # type: ignore[literal-required]
     return fields, header.get("digest", "")
+
+
+def _check_lanes(file: SafetensorsFile, header: Mapping[str, str]) -> None:
+    """Raise ValueError where the header says another number of lanes than the table has."""
+    shape, has_lanes = file.entries["coefficients"].shape, VERSIONS[header["version"]]
+    lanes = str(shape[0]) if len(shape) == 4 else "1"
+    if has_lanes != (len(shape) == 4) or header.get("lanes", "1") != lanes:
+        raise ValueError(
+            f"header field lanes is {header.get('lanes')!r:.40} in version {header['version']}, "
+            f"the coefficients are {list(shape)}"
+        )
 
 
 def _table(file: SafetensorsFile, name: str) -> np.ndarray[tuple[int, ...], np.dtype[Any]]:

@@ -24,7 +24,8 @@ Arguments = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """`images` latents in `halves` halves; a grid of patches; k reuses."""
+    """`images` latents in `halves` halves; a grid of patches; k reuses, where they are weighted by
+    factors of the image's lane."""
 
     dtype: torch.dtype = torch.float32
     images: int = 1
@@ -38,6 +39,7 @@ class Sizes:
     heads: int = 2
     empty: bool = False
     weighted: bool = False
+    lanes: int = 1
 
     @property
     def batch(self) -> int:
@@ -85,13 +87,18 @@ class Operands:
         return Reuses(arena, order, gates, self.weights() if self.s.weighted else None)
 
     def weights(self) -> Weights:
-        table = self.normal(3, self.s.count + 1, dtype=torch.float32)
-        return Weights(table, self.integers(self.s.count + 1, self.s.count), self.counter)
+        width, lanes = self.s.count + 1, self.s.lanes
+        table = self.normal(3, lanes * width, dtype=torch.float32)
+        of_images = width * self.integers(lanes, self.s.batch)
+        # A random lane for each image, and all of them where there are as many.
+        of_images[:lanes] = width * torch.arange(lanes, dtype=torch.int32)[: self.s.batch]
+        offsets = of_images if lanes > 1 else None
+        return Weights(table, self.integers(width, self.s.count), self.counter, offsets)
 
     def _mix(self) -> Arguments:
         weighted = dataclasses.replace(self.reuses(gated=False), weights=self.weights())
         bank = 0.5 * self.normal(4, self.s.tokens, self.s.width, dtype=torch.float32)
-        index = self.integers(4, 6 * (self.s.count + 1)).view(3, -1, 2)
+        index = self.integers(4, 6 * self.s.lanes * (self.s.count + 1)).view(3, -1, 2)
         operand = OperandBank(bank, index, self.s.count // 2)
         out = torch.full_like(self.x(), float("nan"))
         return {"reuses": weighted, "out": out, "operand": operand}

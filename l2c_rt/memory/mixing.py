@@ -27,17 +27,52 @@ class Operand(NamedTuple):
     rounding: Rounding | None = None
 
 
+Row = Sequence[float | Tensor]
+"""The coefficients of a sum; those that are tensors have no dimensions."""
+
+
 def mixed(
     values: Sequence[Tensor],
-    coefficients: Sequence[float | Tensor],
+    coefficients: Sequence[Row],
     operand: Operand | None = None,
+    lanes: Sequence[int] = (),
 ) -> Tensor:
     """The sum of coefficients times values, then times `1 + scale`, plus `shift`; a new tensor.
 
+    Sample b of the batch has row `lanes[b]` of the coefficients, or all samples the first one; in
+    values of which no equal part belongs to each sample all have that of the first sample.
     Summed in float32 where the values are in half precision, since neighbouring differences of
-    high order cancel, and in the order given.  Shapes: values all alike, and the result;
-    coefficients that are tensors have none.
+    high order cancel, and in the order given.  Shapes: values all alike, and the result.
     """
+    blocks = lane_blocks(values[0], lanes)
+    if len(blocks) == 1:
+        return _mixed(values, coefficients[blocks[0].lane], operand)
+    return torch.cat([
+        _mixed([value[rows] for value in values], coefficients[lane], operand)
+        for lane, rows in blocks
+    ])  # fmt: skip
+
+
+class Block(NamedTuple):
+    """Neighbouring rows of a value that are in one lane."""
+
+    lane: int
+    rows: slice
+
+
+def lane_blocks(value: Tensor, lanes: Sequence[int]) -> list[Block]:
+    """The blocks of a value whose batch has samples in these lanes; see `mixed`."""
+    rows = len(value) if value.dim() else 1
+    if len(set(lanes)) < 2 or rows % len(lanes):
+        return [Block(lanes[0] if lanes else 0, slice(0, rows))]
+    size, count = rows // len(lanes), len(lanes)
+    starts = [b for b in range(count) if b == 0 or lanes[b] != lanes[b - 1]]
+    stops = [*starts[1:], count]
+    return [Block(lanes[b], slice(b * size, stop * size))
+            for b, stop in zip(starts, stops, strict=True)]  # fmt: skip
+
+
+def _mixed(values: Sequence[Tensor], coefficients: Row, operand: Operand | None) -> Tensor:
     if operand is not None and operand.rounding is not None:
         return _taylor(values, operand.rounding)
     first = values[0]
@@ -77,8 +112,9 @@ def _taylor(values: Sequence[Tensor], rounding: Rounding) -> Tensor:
 
 def mixed_values(
     values: Sequence[Any],
-    coefficients: Sequence[float | Tensor],
+    coefficients: Sequence[Row],
     operand: Operand | None = None,
+    lanes: Sequence[int] = (),
 ) -> Any:
     """The same of outputs that are tensors, or tuples and lists of them, part by part.
 
@@ -90,7 +126,9 @@ def mixed_values(
         if operand is not None and operand.rounding is None:
             raise ValueError("a corrector's tensors are for outputs of one tensor, got several")
         columns = zip(*values, strict=True)
-        return type(last)([mixed_values(column, coefficients, operand) for column in columns])
+        return type(last)(
+            [mixed_values(column, coefficients, operand, lanes) for column in columns]
+        )
     if isinstance(last, Tensor) and last.dtype.is_floating_point:
-        return mixed(values, coefficients, operand)
+        return mixed(values, coefficients, operand, lanes)
     return last

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def check_int(name: str, value: object, least: int) -> None:
@@ -21,10 +21,37 @@ def check_number(name: str, value: object, low: float, high: float = math.inf) -
         raise ValueError(f"{name} is {value!r:.40}, wanted a number {within}")
 
 
+def check_bool(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r:.40}, wanted True or False")
+
+
+def check_names(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is a tuple or list of strings."""
+    if not isinstance(value, tuple | list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"{name} is {value!r:.60}, wanted names, as ('hidden_states', 'timestep')")
+
+
+def numbers_of(name: str, values: object, low: float = -math.inf) -> tuple[float, ...]:
+    """Some finite numbers of at least `low` as a tuple; ValueError for anything else."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} is {values!r:.60}, wanted a list of numbers")
+    # Numbers of numpy and torch have an item and no dimensions.
+    listed = [v.item() if getattr(v, "ndim", 1) == 0 else v for v in values]
+    for value in listed:
+        check_number(name, value, low)
+    if not listed:
+        raise ValueError(f"{name}: got none, wanted at least one number")
+    return tuple(map(float, listed))
+
+
 def check_window(name: str, window: Sequence[float]) -> None:
     """Raise ValueError unless `window` is two finite numbers, the lower one first."""
     numbers = isinstance(window, Sequence) and not isinstance(window, str) and len(window) == 2
-    if not numbers or not all(isinstance(end, int | float) for end in window):
+    if not numbers or not all(
+        isinstance(end, int | float) and not isinstance(end, bool) for end in window
+    ):
         raise ValueError(f"{name} is {window!r:.60}, wanted two timesteps, as (100, 800)")
     if not all(map(math.isfinite, window)) or not window[0] < window[1]:
         raise ValueError(f"{name} is {window!r:.60}, wanted the lower timestep first")

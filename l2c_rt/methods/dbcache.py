@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from l2c_rt.correctors.differences import finite_differences, weighted
 from l2c_rt.correctors.taylor import check_order
-from l2c_rt.methods.checks import check_int, check_number
+from l2c_rt.methods.checks import check_bool, check_int, check_number
 from l2c_rt.methods.deciding import Deciding, rows_from
 from l2c_rt.methods.steps_mask import steps_mask
 from l2c_rt.plan.decisions import At, Cut, Decided, Look, ModelFacts
@@ -83,6 +83,7 @@ class DBCache(Deciding):
                 f"DBCache: steps_computation_policy is {self.steps_computation_policy!r}, wanted "
                 "'dynamic' or 'static'"
             )
+        check_bool("DBCache: cfg_diff_compute_separate", self.cfg_diff_compute_separate)
         if self.taylorseer_order is not None:
             check_order("DBCache: taylorseer_order", self.taylorseer_order)
         if self.calibrator_cache_type not in ("residual", "hidden_states"):

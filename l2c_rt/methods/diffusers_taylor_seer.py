@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from l2c_rt.correctors.corrector import corrected
-from l2c_rt.correctors.taylor import Taylor
-from l2c_rt.methods.checks import check_int, set_patterns
+from l2c_rt.correctors.taylor import Taylor, check_order
+from l2c_rt.methods.checks import check_bool, check_int, set_patterns
 from l2c_rt.policies.policy import BoolArray, full_table
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.schedule.predictions import ROUNDINGS, Predictions
@@ -66,7 +66,8 @@ class DiffusersTaylorSeer:
             check_int(
                 "DiffusersTaylorSeer: disable_cache_after_step", self.disable_cache_after_step, 0
             )
-        Taylor(self.max_order)
+        check_order("DiffusersTaylorSeer: max_order", self.max_order)
+        check_bool("DiffusersTaylorSeer: use_lite_mode", self.use_lite_mode)
         dtype = str(self.taylor_factors_dtype).removeprefix("torch.")
         if dtype not in FACTORS:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from l2c_rt.methods.checks import set_patterns
+from l2c_rt.methods.checks import check_bool, check_names, check_number, set_patterns
 from l2c_rt.methods.pab import PAB, kind_named
 from l2c_rt.methods.timesteps import Window, checked_window, in_window, trained_timesteps
 from l2c_rt.plan.program import BlockProgram
@@ -83,7 +84,10 @@ class FasterCache:
             elif name.endswith("identifiers"):
                 set_patterns("FasterCache", self, name)
             elif name.startswith("alpha") or name == "attention_weight":
-                _check_number(name, value)
+                check_number(f"FasterCache: {name}", value, -math.inf)
+            elif name in ("is_guidance_distilled", "uncond_first"):
+                check_bool(f"FasterCache: {name}", value)
+        check_names("FasterCache: halved_arguments", self.halved_arguments)
         if self.tensor_format not in TENSOR_FORMATS:
             raise ValueError(
                 f"FasterCache: tensor_format is {self.tensor_format!r:.40}, wanted one of "
@@ -197,9 +201,3 @@ def _check_range(name: str, value: object, *, optional: bool) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"FasterCache: {name} is {value!r:.40}, wanted an int of at least 1")
-
-
-def _check_number(name: str, value: object) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not np.isfinite(value):  # type: ignore[call-overload]
-        raise ValueError(f"FasterCache: {name} is {value!r:.40}, wanted a finite number")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from l2c_rt.methods.checks import check_bool, check_names, check_number
 from l2c_rt.methods.faster_cache import compounded
 from l2c_rt.methods.pab import PAB, kind_of
 from l2c_rt.plan.program import BlockProgram
@@ -72,9 +74,10 @@ class FasterCacheScript:
                 f"FasterCacheScript: script is {self.script!r:.40}, wanted one of "
                 f"{', '.join(SCRIPTS)}"
             )
-        w = self.attention_weight
-        if w is not None and (isinstance(w, bool) or not isinstance(w, int | float)):
-            raise ValueError(f"FasterCacheScript: attention_weight is {w!r:.40}, wanted a number")
+        if self.attention_weight is not None:
+            check_number("FasterCacheScript: attention_weight", self.attention_weight, -math.inf)
+        check_bool("FasterCacheScript: uncond_first", self.uncond_first)
+        check_names("FasterCacheScript: halved_arguments", self.halved_arguments)
 
     def sites(self, model: nn.Module) -> tuple[str, ...] | None:
         """The attention modules of a model's blocks."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from l2c_rt.methods.checks import check_bool
 from l2c_rt.methods.timesteps import checked_window, in_window, trained_timesteps
 from l2c_rt.policies.policy import full_table
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -36,6 +37,7 @@ class GuidanceInterval:
 
     def __post_init__(self) -> None:
         checked_window("GuidanceInterval: timestep_range", self.timestep_range)
+        check_bool("GuidanceInterval: uncond_first", self.uncond_first)
 
     def schedule(
         self, steps: int, branches: tuple[str, ...], *, timesteps: Sequence[float] | None = None

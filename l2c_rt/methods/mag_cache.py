@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from l2c_rt.methods.checks import check_int, check_number
+from l2c_rt.methods.checks import check_int, check_number, numbers_of
 from l2c_rt.policies.policy import full_table
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.schedule.calibration import Calibration, calibration_of, header_of
@@ -70,12 +70,7 @@ class MagCache:
                     f"{', '.join(PUBLISHED)}; calibrate them on your model"
                 )
             return
-        ratios = tuple(float(ratio) for ratio in self.mag_ratios)
-        if not ratios or not all(np.isfinite(ratios)) or min(ratios) < 0:
-            raise ValueError(
-                f"MagCache: mag_ratios are {ratios!r:.80}, wanted numbers of at least 0, one for "
-                "each evaluation"
-            )
+        ratios = numbers_of("MagCache: mag_ratios", self.mag_ratios, 0)
         object.__setattr__(self, "mag_ratios", ratios)
 
     def ratios(self, steps: int) -> Ratios:

@@ -57,7 +57,7 @@ class SeaCache(Deciding):
             ("retention_steps", 1), ("cache_end_steps", 0), ("max_consecutive_cached", 0),
         ):  # fmt: skip
             check_int(f"SeaCache: {name}", getattr(self, name), least)
-        if self.residual_order not in (0, 1):
+        if isinstance(self.residual_order, bool) or self.residual_order not in (0, 1):
             raise ValueError(
                 f"SeaCache: residual_order is {self.residual_order!r:.40}, wanted 0 or 1"
             )

@@ -116,11 +116,11 @@ class StepsMask:
             if mask not in BINS:
                 raise ValueError(f"StepsMask: mask {mask!r:.40}, wanted one of {', '.join(BINS)}")
             return
-        marks = tuple(int(mark) for mark in mask)
-        if not marks or marks[0] != 1 or set(marks) - {0, 1}:
+        if len(mask) == 0 or any(mark not in (0, 1) for mark in mask) or not mask[0]:
             raise ValueError(
                 f"StepsMask: mask {list(mask)!r:.60}, wanted 0 (cached) and 1 (computed), 1 first"
             )
+        marks = tuple(int(mark) for mark in mask)
         object.__setattr__(self, "steps_computation_mask", marks)
 
     def mask(self, steps: int) -> tuple[bool, ...]:

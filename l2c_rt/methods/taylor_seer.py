@@ -8,7 +8,7 @@ import numpy as np
 
 from l2c_rt.correctors.corrector import corrected
 from l2c_rt.correctors.hermite import HiCache as HermiteCorrector
-from l2c_rt.correctors.taylor import Taylor
+from l2c_rt.correctors.taylor import Taylor, check_order
 from l2c_rt.methods.checks import check_int
 from l2c_rt.policies.policy import BoolArray, full_table
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -32,7 +32,7 @@ class TaylorSeer:
     def __post_init__(self) -> None:
         check_int("TaylorSeer: interval", self.interval, 1)
         check_int("TaylorSeer: first_enhance", self.first_enhance, 1)
-        Taylor(self.max_order)
+        check_order("TaylorSeer: max_order", self.max_order)
 
     def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule:
         compute = first_and_every(steps, branches, self.first_enhance, self.interval)
@@ -58,6 +58,7 @@ class HiCache:
     def __post_init__(self) -> None:
         check_int("HiCache: interval", self.interval, 1)
         check_int("HiCache: first_enhance", self.first_enhance, 1)
+        check_order("HiCache: max_order", self.max_order)
         HermiteCorrector(self.max_order, self.sigma)
 
     def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule:

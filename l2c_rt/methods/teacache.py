@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from l2c_rt.methods.checks import check_number
+from l2c_rt.methods.checks import check_bool, check_number, numbers_of
 from l2c_rt.methods.deciding import Deciding
 from l2c_rt.methods.teacache_tables import (
     COEFFICIENTS,
@@ -43,6 +42,7 @@ class TeaCache(Deciding):
 
     def __post_init__(self) -> None:
         check_number("TeaCache: threshold", self.threshold, 0)
+        check_bool("TeaCache: use_ret_steps", self.use_ret_steps)
         if isinstance(self.coefficients, str):
             names = RETENTION_COEFFICIENTS if self.use_ret_steps else COEFFICIENTS
             if self.coefficients not in names:
@@ -51,11 +51,8 @@ class TeaCache(Deciding):
                     f"of {', '.join(names)}"
                 )
         elif self.coefficients is not None:
-            object.__setattr__(self, "coefficients", tuple(self.coefficients))
-            for value in self.coefficients:
-                check_number("TeaCache: coefficients", value, -math.inf)
-            if not self.coefficients:
-                raise ValueError("TeaCache: coefficients: got none, wanted at least one number")
+            coefficients = numbers_of("TeaCache: coefficients", self.coefficients)
+            object.__setattr__(self, "coefficients", coefficients)
 
     def for_model(self, facts: ModelFacts) -> TeaCache:
         if isinstance(self.coefficients, tuple):

@@ -62,9 +62,10 @@ class ToCa(TokenCaching):
     MLP for the k tokens of the highest score; their outputs replace those kept, and all are added
     with the current gate.  The score is s + soft_fresh_weight * age / fresh_threshold, where s is
     the attention that a token got ("attention": column sums of the softmax map), or
-    sum over heads of 1 - |v| ("kv-norm"), at the block's last full computation, divided by its
-    2-norm over the tokens, or is drawn ("random", the same for both halves of the batch).  In each
-    2 x 2 cell the best token's score is multiplied by 1 + bonus.  k is
+    sum over heads of 1 - |v| ("kv-norm"), at the block's last full computation; or, of the token x
+    as it comes to the MLP, 1 - cos(x, its kept output) ("similarity") or |x| ("norm"); each divided
+    by its 2-norm over the tokens; or is drawn ("random", the same for both halves of the batch).
+    In each 2 x 2 cell the best token's score is multiplied by 1 + bonus.  k is
     fresh_ratio * 2.5 * (0.8 + 0.4 depth) * (3 - 4 left) of the tokens, with the block's depth in
     0..1 and `left`, the share of the run that is left; for "ToCa-ddpm250"
     (1.8 - 1.6 depth) * (1.4 - 0.8 left).  Each image of a batch has its own tokens.

@@ -35,6 +35,10 @@ class PipelineModel(Compiled):
             session.reset(forget_timesteps=forget_timesteps)
         self._position.forget()
 
+    def _reset_stateful_cache(self, recurse: bool = True) -> None:
+        # Nothing to warn of: the scheduler says how many evaluations a run has.
+        self.reset()
+
     def close(self) -> None:
         """Give the memory back; it cannot be called any more, and `summary()` stays as it was."""
         self._closed = self.summary()

@@ -6,10 +6,20 @@ branch has as many slots as it has values alive at once, which is known before t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from l2c_rt.plan.build import check_branches, check_nested
-from l2c_rt.plan.ops import Compute, LeaveOut, Op, Plan, Predict, Reuse, RunFixed, StepPlan
+from l2c_rt.plan.ops import (
+    Coefficients,
+    Compute,
+    LeaveOut,
+    Op,
+    Plan,
+    Predict,
+    Reuse,
+    RunFixed,
+    StepPlan,
+)
 from l2c_rt.plan.program import BlockProgram, Branch
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.schedule.predictions import Predictions, Term
@@ -21,11 +31,12 @@ LEFT_OUT, COMPUTED, REUSED, PREDICTED = "left out", "computed", "reused", "predi
 class Cell:
     """One branch at one evaluation.
 
-    `reads` are the values that it is made of, each by the evaluation that made it.
+    `reads` are the values that it is made of, each by the evaluation that made it, with the
+    coefficient of every lane.
     """
 
     kind: str
-    reads: tuple[Term, ...] = ()
+    reads: dict[int, tuple[float, ...]] = field(default_factory=dict)
     slots: tuple[int, ...] = ()
     store: int | None = None
     has_operand: bool = False
@@ -48,19 +59,21 @@ def build_predicted_plan(
         slots += [branch.name] * count
         columns.append(cells)
     steps: dict[StepPlan, int] = {}
-    order, coefficients = [], []
+    order: list[int] = []
+    coefficients: list[Coefficients] = []
     for s in range(schedule.steps):
         cells = [column[s] for column in columns]
         step, numbers = _step(program, cells, in_order=predictions.rounding is not None)
         order.append(steps.setdefault(step, len(steps)))
-        coefficients.append(numbers)
+        lanes = range(predictions.lanes)
+        coefficients.append(tuple(tuple(of[lane] for of in numbers) for lane in lanes))
     return Plan(tuple(steps), tuple(order), tuple(slots), tuple(coefficients), predictions)
 
 
 def value_terms(
     terms: tuple[Term, ...], made_at: list[int | None], branch: str, s: int
-) -> tuple[Term, ...]:
-    """Terms over the evaluations whose values they are, the same value once.
+) -> dict[int, float]:
+    """The coefficient of each evaluation whose value is summed, the same value once.
 
     `made_at[q]` is the evaluation that made the value of the branch at q: another one where it was
     reused there.  Raises ValueError where it has none.
@@ -74,7 +87,7 @@ def value_terms(
                 "reused branch and has no value"
             )
         sums[root] = sums.get(root, 0.0) + coefficient
-    return tuple(Term(q, c) for q, c in sums.items())
+    return sums
 
 
 def _cells(schedule: CacheSchedule, predictions: Predictions, k: int, branch: Branch) -> list[Cell]:
@@ -92,12 +105,14 @@ def _cells(schedule: CacheSchedule, predictions: Predictions, k: int, branch: Br
             made_at.append(None)
             continue
         elif terms:
-            reads = value_terms(terms, made_at, branch.name, s)
+            more = [predictions.at(s, k, lane) for lane in range(1, predictions.lanes)]
+            lanes = [value_terms(of, made_at, branch.name, s) for of in (terms, *more)]
+            reads = {q: tuple(sums[q] for sums in lanes) for q in lanes[0]}
             cells.append(Cell(PREDICTED, reads, has_operand=predictions.has_operand(s, k)))
             latest = s
         else:
             assert latest is not None
-            cells.append(Cell(REUSED, (Term(latest, 1.0),)))
+            cells.append(Cell(REUSED, {latest: ()}))
         made_at.append(latest)
     return cells
 
@@ -108,12 +123,12 @@ def _allocate(cells: list[Cell], first: int) -> int:
     A predicted value never takes a slot that it is made from, so that an evaluation can be done
     twice, as it is where a graph is captured, with the same result.
     """
-    last_read = {term.evaluation: s for s, cell in enumerate(cells) for term in cell.reads}
+    last_read = {q: s for s, cell in enumerate(cells) for q in cell.reads}
     slot_of: dict[int, int] = {}
     free: list[int] = []
     count = 0
     for s, cell in enumerate(cells):
-        cell.slots = tuple(slot_of[term.evaluation] for term in cell.reads)
+        cell.slots = tuple(slot_of[q] for q in cell.reads)
         free = sorted(free + [slot_of.pop(q) for q in list(slot_of) if last_read[q] < s])
         # The sum of a prediction with an operand is made in its slot, whether or not it is kept.
         if s not in last_read and not cell.has_operand:
@@ -128,9 +143,10 @@ def _allocate(cells: list[Cell], first: int) -> int:
 
 def _step(
     program: BlockProgram, cells: list[Cell], *, in_order: bool
-) -> tuple[StepPlan, tuple[float, ...]]:
+) -> tuple[StepPlan, list[tuple[float, ...]]]:
+    """The ops of an evaluation, and of each of its coefficients those of all lanes."""
     ops: list[Op] = []
-    coefficients: list[float] = []
+    coefficients: list[tuple[float, ...]] = []
     left = iter(cells)
     for node in program.nodes:
         if not isinstance(node, Branch):
@@ -145,15 +161,16 @@ def _step(
             ops.append(Reuse(node.name, cell.slots[0]))
         else:
             ops.append(_predict(node.name, cell, coefficients, in_order))
-    return tuple(ops), tuple(coefficients)
+    return tuple(ops), coefficients
 
 
-def _predict(branch: str, cell: Cell, coefficients: list[float], in_order: bool) -> Predict:
+def _predict(
+    branch: str, cell: Cell, coefficients: list[tuple[float, ...]], in_order: bool
+) -> Predict:
     """The op of a prediction; slots in rising order, so that equal structures are equal ops, or, of
     a series of differences, `in_order` of the evaluations."""
     at = len(coefficients)
-    pairs = zip(cell.slots, cell.reads, strict=True)
-    terms = [(slot, term.coefficient) for slot, term in pairs]
+    terms = list(zip(cell.slots, cell.reads.values(), strict=True))
     if not in_order:
         terms.sort()
     coefficients += [coefficient for _, coefficient in terms]

@@ -164,10 +164,10 @@ class LaunchCounts:
     def score(self, op: Scored) -> None:
         """Of the softmax map both passes multiply q and k again; of values each is read again.
         Numbers per token are not counted."""
-        self.kernels += SCORE_KERNELS[op.score]
+        self.kernels += SCORE_KERNELS.get(op.score, 0)
         if op.score == "attention":
             self.attention_macs += self._branches[op.branch].attention_macs
-        self.elements += {"attention": 4, "kv-norm": 1, "random": 0}[op.score] * self._tensor
+        self.elements += {"attention": 4, "kv-norm": 1}.get(op.score, 0) * self._tensor
 
     def run_tokens(self, op: Refresh, source: str) -> None:
         """All of the branch's weights, of all else the tokens' share, and so of three tensors that

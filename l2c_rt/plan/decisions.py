@@ -93,11 +93,14 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a method may know of a model: its class, its blocks and all modules by path."""
+    """What a method may know of a model: its class, its blocks, all modules by path, and for each
+    of the root's children that its forward comes to the lists of modules that it has surely gone
+    through before; None where that is not known."""
 
     kind: str
     blocks: tuple[str, ...]
     modules: frozenset[str]
+    behind: Mapping[str, frozenset[str]] | None = None
 
 
 @runtime_checkable
@@ -160,18 +163,18 @@ class Dynamic:
 
 
 def _check_comes_first(method: DynamicMethod, look: Look, facts: ModelFacts) -> None:
-    """Raise ValueError where what is observed inside of a block lies behind blocks that it is to
-    decide about.  Where a module outside of all blocks stands only a forward can tell."""
+    """Raise ValueError where what is observed lies behind blocks that it is to decide about, or is
+    not called.  Where the order of the root's children is not known only a forward can tell."""
     if not look.is_inside:
         return
-    around = [look.path == path or look.path.startswith(f"{path}.") for path in facts.blocks]
-    if True not in around:
-        return
-    number = around.index(True)
-    # A block's own input, and what lies in it, are seen before the block itself is done.
-    is_behind = look.kind == "added" or (look.kind == "output" and look.path in facts.blocks)
     decided = [not all(column) for column in method.rows(facts.blocks).T.tolist()]
-    seen = zip(facts.blocks[: number + is_behind], decided, strict=False)
+    around = [look.path == path or look.path.startswith(f"{path}.") for path in facts.blocks]
+    if True in around:
+        # A block's own input, and what lies in it, are seen before the block itself is done.
+        is_behind = look.kind == "added" or (look.kind == "output" and look.path in facts.blocks)
+        seen = zip(facts.blocks[: around.index(True) + is_behind], decided, strict=False)
+    else:
+        seen = zip(_before(method, look, facts), decided, strict=False)
     before = [path for path, may in seen if may]
     if before:
         raise ValueError(
@@ -179,3 +182,16 @@ def _check_comes_first(method: DynamicMethod, look: Look, facts: ModelFacts) -> 
             f"{before[0]}, which may be reused, so it would be computed before "
             "that is decided; look at the input of the first block, or at a module in it"
         )
+
+
+def _before(method: DynamicMethod, look: Look, facts: ModelFacts) -> tuple[str, ...]:
+    """The blocks that a module outside of all blocks comes after, as far as that is known."""
+    if facts.behind is None:
+        return ()
+    child = look.path.partition(".")[0]
+    if child not in facts.behind:
+        raise ValueError(
+            f"{type(method).__name__}: the forward of {facts.kind} does not call {look.path}, so "
+            "there would be nothing to decide by; name a module that it calls"
+        )
+    return tuple(path for path in facts.blocks if path.partition(".")[0] in facts.behind[child])

@@ -140,7 +140,7 @@ def _step(
 
 def _check_walk(plan: Plan, program: BlockProgram, walk: tuple[int, ...]) -> None:
     numbers = max(len(op.slots) if isinstance(op, Predict) else 1 for op in plan.steps[walk[-1]])
-    coefficients = ((1.0,) * numbers,) * len(walk)
+    coefficients = (((1.0,) * numbers,),) * len(walk)
     verify(Plan(plan.steps, walk, plan.slots, coefficients), program)
 
 

@@ -22,6 +22,11 @@ def with_halves(plan: Plan, halves: HalfSchedule | None) -> Plan:
         raise ValueError(
             f"halves: got {len(halves.halved)} evaluations, the schedule has {plan.num_evaluations}"
         )
+    if plan.lanes > 1:
+        raise ValueError(
+            "halves: the schedule runs half a batch, and its predictions have coefficients for "
+            "each half of a whole one; fit with lanes=False, or use a method without halves"
+        )
     steps: dict[StepPlan, int] = {}
     rows = [_step(plan.at(s), halves, s) for s in range(plan.num_evaluations)]
     keeping = {row for s, row in enumerate(rows) if halves.bands and not halves.halved[s]

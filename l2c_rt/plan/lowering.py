@@ -19,7 +19,7 @@ from l2c_rt.plan.tokens import Refresh, Scored
 CHOICE_KERNELS = 4
 """Of a branch on some tokens: the choice, the gathered rows, their norm, and scattering."""
 
-SCORE_KERNELS = {"attention": 3, "kv-norm": 2, "random": 0}
+SCORE_KERNELS = {"attention": 3, "kv-norm": 2}
 """By kind of score: two passes over the softmax map or one over the values, and unit vectors."""
 
 

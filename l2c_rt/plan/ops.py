@@ -87,6 +87,8 @@ Op = (
     | BatchOp
 )
 StepPlan = tuple[Op, ...]
+Coefficients = tuple[tuple[float, ...], ...]
+"""Of the predictions of an evaluation, by their numbers: a row for each lane."""
 
 
 class PlanError(ValueError):
@@ -97,14 +99,14 @@ class PlanError(ValueError):
 class Plan:
     """`steps[order[s]]` are the ops of evaluation s; slot i belongs to the branch `slots[i]`.
 
-    `coefficients[s]` are those of the predictions at evaluation s, and `predictions` what they
-    are, in terms of evaluations.
+    `coefficients[s]` are those of the predictions at evaluation s, a row for each lane, and
+    `predictions` what they are, in terms of evaluations.
     """
 
     steps: tuple[StepPlan, ...]
     order: tuple[int, ...]
     slots: tuple[str, ...]
-    coefficients: tuple[tuple[float, ...], ...] = ()
+    coefficients: tuple[Coefficients, ...] = ()
     predictions: Predictions | None = None
     tokens: TokenStates | None = None
     halves: HalfSchedule | None = None
@@ -112,8 +114,13 @@ class Plan:
     def at(self, evaluation: int) -> StepPlan:
         return self.steps[self.order[evaluation]]
 
-    def coefficients_at(self, evaluation: int) -> tuple[float, ...]:
+    def coefficients_at(self, evaluation: int) -> Coefficients:
         return self.coefficients[evaluation] if self.coefficients else ()
+
+    @property
+    def lanes(self) -> int:
+        """Lanes whose predictions have coefficients of their own."""
+        return 1 if self.predictions is None else self.predictions.lanes
 
     @property
     def num_evaluations(self) -> int:

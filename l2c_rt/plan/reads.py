@@ -110,35 +110,39 @@ class _Reads:
                     f"evaluation {s} predicts {op.branch} from slot {slot}, which holds {value} "
                     "and no value of this run's"
                 )
-        coefficients = self._plan.coefficients_at(s)[op.at : op.at + len(op.slots)]
-        if len(coefficients) != len(op.slots) or op.at < 0:
-            raise PlanError(f"evaluation {s}: {op} has no coefficients from number {op.at} on")
+        rows = [row[op.at : op.at + len(op.slots)] for row in self._plan.coefficients_at(s)]
+        whole = all(len(row) == len(op.slots) for row in rows)
+        if not whole or len(rows) != self._plan.lanes or op.at < 0:
+            raise PlanError(
+                f"evaluation {s}: {op} has no coefficients from number {op.at} on, in each of "
+                f"{self._plan.lanes} lanes"
+            )
         predictions = self._plan.predictions
-        if predictions is not None:
-            self._check_meaning(op, s, predictions, coefficients)
+        for lane, row in enumerate(rows if predictions is not None else ()):
+            self._check_meaning(op, s, lane, row)
         self._latest[op.branch] = s
         if op.store is not None:
             self._held[op.store] = (op.branch, s)
 
-    def _check_meaning(
-        self, op: Predict, s: int, predictions: Predictions, found: tuple[float, ...]
-    ) -> None:
-        """That slots and coefficients are the terms of the schedule's prediction."""
+    def _check_meaning(self, op: Predict, s: int, lane: int, row: tuple[float, ...]) -> None:
+        """That slots and coefficients are the terms of the schedule's prediction in a lane."""
+        predictions = self._plan.predictions
+        assert predictions is not None
         k, history = self._number[op.branch], self._history.get(op.branch, {})
         wanted: dict[int, float] = {}
-        for q, coefficient in predictions.at(s, k):
+        for q, coefficient in predictions.at(s, k, lane):
             if q not in history:
                 raise PlanError(f"evaluation {s} predicts {op.branch} from evaluation {q}, where "
                                 "it has no value")  # fmt: skip
             wanted[history[q]] = wanted.get(history[q], 0.0) + coefficient
-        read = {self._held[slot][1]: c for slot, c in zip(op.slots, found, strict=True)}
+        read = {self._held[slot][1]: c for slot, c in zip(op.slots, row, strict=True)}
         if predictions.rounding is not None and list(read) != sorted(read):
             raise PlanError(f"evaluation {s} takes differences of {op.branch} in the order {read}")
         same = read.keys() == wanted.keys() and len(read) == len(op.slots)
         if not same or not all(math.isclose(read[q], wanted[q]) for q in read):
             raise PlanError(
-                f"evaluation {s} predicts {op.branch} as {read} of earlier values, but the "
-                f"schedule says {wanted}"
+                f"evaluation {s} predicts {op.branch} in lane {lane} as {read} of earlier values, "
+                f"but the schedule says {wanted}"
             )
         if op.has_operand != predictions.has_operand(s, k):
             raise PlanError(f"evaluation {s}: {op}, but its operand is another")

@@ -23,7 +23,9 @@ from l2c_rt.untrusted.torch_pickle import Namespace, PickleReader, StoredTensor
 from l2c_rt.untrusted.torch_zip import TorchArchive
 
 FORMAT = "l2c_rt.router"
-VERSION = "1"
+VERSIONS = ("1", "2")
+"""Of the second one are routers whose fitted coefficients are lane by lane."""
+
 # Logits, the optimizer's copies of them in DiT's files, and in ours what predicts each cell.
 MAX_FILE_BYTES = 4 * 16 * MAX_CELLS
 PUBLISHED_LOOP = ("model", "image_size", "num_sampling_steps")
@@ -72,7 +74,8 @@ def write(path: str | Path, fields: Fields) -> None:
 
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: a router is saved as .safetensors, not {Path(path).suffix!r}")
-    header = {"format": FORMAT, "version": VERSION, "family": fields["family"]}
+    lanes = 1 if fields["fitted"] is None else fields["fitted"].lanes
+    header = {"format": FORMAT, "version": VERSIONS[lanes > 1], "family": fields["family"]}
     header |= {"steps": str(fields["steps"]), "branches": json.dumps(fields["branches"])}
     header |= {"sampler": fields["sampler"], "source": fields["source"]}
     header |= {"training": fields["training"]}
@@ -88,7 +91,7 @@ def write(path: str | Path, fields: Fields) -> None:
     if fields["fitted"] is not None:
         # Copies, since the writer wants memory of its own.
         tensors["fitted_sources"] = np.array(fields["fitted"].sources)
-        tensors["fitted_coefficients"] = np.array(fields["fitted"].coefficients)
+        tensors["fitted_coefficients"] = np.array(fields["fitted"].stored)
     write_whole(path, safetensors.numpy.save(tensors, metadata=header))
 
 
@@ -167,10 +170,10 @@ def _row(tensor: StoredTensor, archive: TorchArchive) -> Scores:
 def _ours(content: bytes, _name: str) -> Fields:
     file = SafetensorsFile(io.BytesIO(content), len(content))
     header = file.metadata
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
+    if header.get("format") != FORMAT or header.get("version") not in VERSIONS:
         raise ValueError(
             f"format {header.get('format')!r:.40} version {header.get('version')!r:.40}, "
-            f"wanted {FORMAT} {VERSION}; save the router with this version of l2c_rt"
+            f"wanted {FORMAT} {' or '.join(VERSIONS)}; save the router with this version of l2c_rt"
         )
     names = file.entries.keys()
     if not {"logits"} <= names <= TENSORS.keys() or len(FITTED & names) == 1:

@@ -18,9 +18,11 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.site_passes import Call, SitePasses, less_bases, with_bases
 from l2c_rt.calibration.recorder import streams_of
+from l2c_rt.memory.mixing import lane_blocks
 from l2c_rt.regression.fits import Cell, Fits
 from l2c_rt.regression.grams import Parts, gram_of
 from l2c_rt.runtime.loop_model import Place
+from l2c_rt.runtime.sample_lanes import sample_lanes
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 
@@ -35,10 +37,13 @@ class Predictor(Protocol):
     compute: npt.NDArray[np.bool_]
     history: int
     carry: float
+    lanes: int
 
-    def see(self, cell: Cell, before: Sequence[Parts], value: Parts) -> Sequence[float] | None:
+    def see(
+        self, cell: Cell, lane: int, before: Sequence[Parts], value: Parts
+    ) -> Sequence[float] | None:
         """The coefficients of the values used `before`, newest first, that stand for `value`, which
-        has what is owed; None where the newest one does."""
+        has what is owed; None where the newest one does.  All are of the samples of one lane."""
         ...
 
 
@@ -47,12 +52,14 @@ class FittingPredictor:
 
     def __init__(self, fits: Fits) -> None:
         self.fits, self.compute, self.fold = fits, fits.compute, 0
-        self.history, self.carry = fits.history, fits.carry
+        self.history, self.carry, self.lanes = fits.history, fits.carry, fits.lanes
 
-    def see(self, cell: Cell, before: Sequence[Parts], value: Parts) -> Sequence[float] | None:
+    def see(
+        self, cell: Cell, lane: int, before: Sequence[Parts], value: Parts
+    ) -> Sequence[float] | None:
         """By all runs so far, this one included."""
-        self.fits.add(cell, self.fold, gram_of(before, value))
-        coefficients = self.fits.coefficients(cell)
+        self.fits.add(cell, lane, self.fold, gram_of(before, value))
+        coefficients = self.fits.coefficients(cell, lane)
         return None if coefficients is None else coefficients.tolist()
 
 
@@ -63,15 +70,18 @@ class FixedPredictor:
 
     def __init__(self, schedule: CacheSchedule) -> None:
         self._predictions, self.compute = schedule.predictions, schedule.compute
-        self.history = 1
+        self.history = self.lanes = 1
         if self._predictions is not None:
             s, k, m = np.nonzero(self._predictions.sources >= 0)
+            self.lanes = self._predictions.lanes
             lags = s - self._predictions.sources[s, k, m]
             self.history = int(lags.max(initial=1))
 
-    def see(self, cell: Cell, before: Sequence[Parts], value: Parts) -> Sequence[float] | None:
+    def see(
+        self, cell: Cell, lane: int, before: Sequence[Parts], value: Parts
+    ) -> Sequence[float] | None:
         """Whatever the value is."""
-        terms = () if self._predictions is None else self._predictions.at(*cell)
+        terms = () if self._predictions is None else self._predictions.at(*cell, lane)
         coefficients = [0.0] * len(before)
         for term in terms:
             coefficients[cell[0] - 1 - term.evaluation] += term.coefficient
@@ -81,8 +91,12 @@ class FixedPredictor:
 class CachedWalk:
     """Stands for the model in runs; see above."""
 
-    def __init__(self, bound_model: BoundModel, predictor: Predictor) -> None:
+    def __init__(
+        self, bound_model: BoundModel, predictor: Predictor, calls_per_step: int = 1
+    ) -> None:
         self._bound_model, self._predictor = bound_model, predictor
+        self._calls_per_step = calls_per_step
+        self._lanes: tuple[int, ...] = ()
         self._passes: SitePasses | None = None
         self._place = Place(0, 0)
         self._used: dict[tuple[int, Call], list[Parts]] = {}
@@ -102,6 +116,11 @@ class CachedWalk:
             streams: Mapping[str, Any] = streams_of(self._bound_model, args, kwargs)
             self._passes = SitePasses(self._bound_model, streams, checkpointing=False)
         self._place = place
+        if self._predictor.lanes > 1 and (place.step == 0 or self._calls_per_step > 1):
+            x = self._bound_model.begin(*args, **kwargs).x
+            self._lanes = sample_lanes(
+                x, self._predictor.lanes, place.lane, self._calls_per_step
+            )  # fmt: skip
         return self._passes.run(self._at_site, args, kwargs)
 
     def _at_site(self, call: Call, out: Any, bases: Sequence[Tensor | None]) -> Any:
@@ -124,12 +143,36 @@ class CachedWalk:
         if owed is not None:
             value = [part.float().add(missed, alpha=carry)
                      for part, missed in zip(value, owed, strict=True)]  # fmt: skip
-        coefficients = self._predictor.see((self._place.step, key[1][0]), used, value)
-        parts = used[0] if coefficients is None else weighted(coefficients, used)
+        parts = self._stand_ins((self._place.step, key[1][0]), used, value)
         if carry:
             pairs = zip(value, parts, strict=True)
             self._owed[key] = [part.float() - used_part.float() for part, used_part in pairs]
         return parts
+
+    def _stand_ins(self, cell: Cell, used: Sequence[Parts], value: Parts) -> Parts:
+        """The parts of a value, the rows of each lane from the same rows before."""
+        blocks = [lane_blocks(part, self._lanes) for part in value]
+        rows: dict[int, list[slice]] = {}
+        for lane in {block.lane for of_part in blocks for block in of_part}:
+            rows[lane] = [next((b.rows for b in of_part if b.lane == lane), slice(0))
+                          for of_part in blocks]  # fmt: skip
+        made = {lane: self._of_lane(cell, lane, used, value, rows[lane]) for lane in rows}
+        return [
+            made[of_part[0].lane][i] if len(of_part) == 1
+            else torch.cat([made[block.lane][i] for block in of_part])
+            for i, of_part in enumerate(blocks)
+        ]  # fmt: skip
+
+    def _of_lane(
+        self, cell: Cell, lane: int, used: Sequence[Parts], value: Parts, rows: Sequence[slice]
+    ) -> Parts:
+        def cut(parts: Parts) -> Parts:
+            pairs = zip(parts, rows, strict=True)
+            return [part if part.dim() == 0 else part[of] for part, of in pairs]
+
+        before = [cut(parts) for parts in used]
+        coefficients = self._predictor.see(cell, lane, before, cut(value))
+        return before[0] if coefficients is None else weighted(coefficients, before)
 
     def _keep(self, key: tuple[int, Call], value: Parts) -> None:
         used = self._used.setdefault(key, [])

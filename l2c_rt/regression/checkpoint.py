@@ -19,7 +19,7 @@ from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded
 from l2c_rt.untrusted.safetensors_file import SafetensorsFile
 
 FORMAT = "l2c_rt.fit_sums"
-VERSION = "2"
+VERSION = "3"
 MAX_FILE_BYTES = 1 << 30
 
 

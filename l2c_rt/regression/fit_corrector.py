@@ -22,6 +22,7 @@ from l2c_rt.regression.fits import CARRIES, FOLDS, Fits
 from l2c_rt.regression.judgement import judged
 from l2c_rt.resolve import read_spec, resolve_schedule
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.predictions import MAX_LANES
 
 
 def fit_corrector(
@@ -35,6 +36,7 @@ def fit_corrector(
     batch_size: int = 5,
     seed: int = 0,
     calls_per_step: int = 1,
+    lanes: bool = False,
     cfg_scale: float | None = None,
     granularity: str | None = None,
     sites: Sequence[str] | None = None,
@@ -52,12 +54,15 @@ def fit_corrector(
     whole run of another seed by each, half of the way, plain reuse, and the predictions that the
     router has, if any, says which is taken: five runs or six.
     Without `loop` the model's published loop runs, `batch_size` images [n, C, H, W] together with
-    `cfg_scale`; with it `loop(model, seed)`, `calls_per_step` calls per evaluation, which share
-    their coefficients.  Held are `history` + 1 values of every branch.
+    `cfg_scale`; with it `loop(model, seed)`, `calls_per_step` calls per evaluation.  Cond and
+    uncond share their coefficients; with `lanes` each has its own, two calls or the halves of a
+    guided batch, and shared ones are tried too: two whole runs more.
+    Held are `history` + 1 values of every branch.
     `out` receives the corrector, and until it is done the sums so far, which `resume` takes up.
     Raises TypeError and ValueError as `compile` and `calibrate` do.
     """
     _check(history=history, runs=runs, batch_size=batch_size, calls_per_step=calls_per_step)
+    count = _lanes(lanes, calls_per_step)
     spec = read_spec(router)
     cut = granularity or str(getattr(spec, "granularity", "branch"))
     bound_model = described("fit_corrector", model, loop, sites, cut)
@@ -65,16 +70,17 @@ def fit_corrector(
         spec, steps=steps, branches=bound_model.program.branch_names, program=bound_model.program
     )
     folds = min(runs, FOLDS)
-    fits = [Fits(schedule.compute, history, folds, carry) for carry in CARRIES]
+    fits = [Fits(schedule.compute, history, folds, carry, count) for carry in CARRIES]
     calibration = CalibrationRuns(
         bound_model, loop, schedule.steps, calls_per_step, seed, batch_size, cfg_scale
     )
     options = {"schedule": schedule.digest, "runs": runs, "batch_size": batch_size, "seed": seed,
-               "history": history, "cfg_scale": cfg_scale}  # fmt: skip
+               "history": history, "cfg_scale": cfg_scale, "lanes": lanes}  # fmt: skip
     checkpoint = Checkpoint.of(out, options, model_fingerprint(model))
     with frozen(model):
         timesteps = _run_all(calibration, fits, runs, checkpoint, resume, progress)
-        candidates = [_with(schedule, fit, calibration, timesteps, checkpoint) for fit in fits]
+        tried = [*fits, *(fit.shared() for fit in fits if fit.lanes > 1)]
+        candidates = [_with(schedule, fit, calibration, timesteps, checkpoint) for fit in tried]
         if schedule.predictions is not None:
             candidates.append(replace(candidates[0], predictions=schedule.predictions))
         with tqdm(desc="judge", disable=not progress) as bar:
@@ -98,7 +104,8 @@ def _run_all(
     state = checkpoint.load(fits) if resume else None
     done, timesteps = (0, None) if state is None else state
     predictors = [FittingPredictor(fit) for fit in fits]
-    walks = [CachedWalk(calibration.bound_model, predictor) for predictor in predictors]
+    model, calls = calibration.bound_model, calibration.calls_per_step
+    walks = [CachedWalk(model, predictor, calls) for predictor in predictors]
     steps, total = calibration.steps, len(fits) * runs
     with tqdm(total=total * steps, initial=done * steps, desc="fit", disable=not progress) as bar:
         for i in range(done, total):
@@ -128,6 +135,18 @@ def _with(
         fingerprint=checkpoint.fingerprint,
         calls_per_step=calibration.calls_per_step,
     )
+
+
+def _lanes(lanes: bool, calls_per_step: int) -> int:
+    """How many lanes have coefficients of their own.  Raises ValueError for more than may have."""
+    if not isinstance(lanes, bool):
+        raise ValueError(f"fit_corrector: lanes is {lanes!r:.40}, wanted True or False")
+    if lanes and calls_per_step > MAX_LANES:
+        raise ValueError(
+            f"fit_corrector: {calls_per_step} calls per step are more than {MAX_LANES} lanes; use "
+            "lanes=False, which shares the coefficients"
+        )
+    return max(2, calls_per_step) if lanes else 1
 
 
 def _check(**numbers: object) -> None:

@@ -37,7 +37,8 @@ def judged(
         def advance(evaluation: int, _: int, done: int = done) -> None:
             progress(done * steps + evaluation, total)
 
-        walk = CachedWalk(calibration.bound_model, FixedPredictor(candidate))
+        calls, predictor = calibration.calls_per_step, FixedPredictor(candidate)
+        walk = CachedWalk(calibration.bound_model, predictor, calls)
         ends.append(calibration.run(run, walk, advance)[1])
     errors = [log_error(end, ends[0]) for end in ends[1:]]
     return candidates[int(np.nanargmin(errors))]
@@ -70,6 +71,6 @@ def _part(schedule: CacheSchedule, share: float) -> Predictions:
     if share == 0:
         return Predictions.from_terms(schedule.steps, schedule.num_branches, {})
     coefficients = share * predictions.coefficients
-    if coefficients.shape[2]:
-        coefficients[:, :, 0] += (1 - share) * (predictions.sources[:, :, 0] >= 0)
+    if coefficients.shape[3]:
+        coefficients[..., 0] += (1 - share) * (predictions.sources[:, :, 0] >= 0)
     return Predictions(predictions.sources, coefficients)

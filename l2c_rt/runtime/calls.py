@@ -9,7 +9,7 @@ Relation = Literal["again", "follows", "foreign"]
 """The input is one that the run had before; it follows from the run; neither can be seen."""
 
 
-LoopNote = Literal["restarted", "closed", "late start", "not proved", "another loop"]
+LoopNote = Literal["restarted", "unfinished", "late start", "not proved", "another loop"]
 Tell = Callable[[LoopNote, str], None]
 
 

@@ -153,7 +153,7 @@ class Compiled(Session, ModelView):
 
     def _reset_stateful_cache(self, recurse: bool = True) -> None:
         """What diffusers' pipelines call after their loop, or where they gave it up."""
-        self.reset()
+        self._turn.wait("reset", lambda: self.run.end("a pipeline's loop ended"))
 
     def _new_session(self, lanes: int, loop: KnownLoop | None) -> Session:
         session = Session(Run(self._shared, lanes=lanes, loop=loop))

@@ -1,9 +1,11 @@
-"""Whether a model and its loop can run a schedule that leaves out half of a batch."""
+"""Whether a model and its loop can run a schedule that leaves out half of a batch, or one whose
+predictions tell the halves apart."""
 
 from __future__ import annotations
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.describe import own_instead
+from l2c_rt.runtime.sample_lanes import check_lanes
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 SEPARATE_CALLS = (
@@ -13,7 +15,10 @@ SEPARATE_CALLS = (
 
 
 def check_calls(schedule: CacheSchedule, calls_per_step: int) -> None:
-    """Raise ValueError where cond and uncond are not in one batch."""
+    """Raise ValueError where cond and uncond are not in one batch, or the calls of a step are not
+    the lanes of the predictions."""
+    if schedule.predictions is not None:
+        check_lanes(schedule.predictions.lanes, calls_per_step)
     if schedule.halves is not None and calls_per_step != 1:
         raise ValueError(f"calls_per_step={calls_per_step}: {SEPARATE_CALLS}")
 

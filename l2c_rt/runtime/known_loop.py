@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,6 +65,19 @@ def checked_loop(steps: int, timesteps: Sequence[float], source: Source) -> Know
     if not all(math.isfinite(t) for t in timesteps):
         raise ValueError(f"timesteps: got {tuple(timesteps)}, wanted finite numbers")
     return KnownLoop(tuple(map(float, timesteps)), source)
+
+
+def numbers_of(timesteps: Iterable[float] | None) -> tuple[float, ...] | None:
+    """What `timesteps=` holds as numbers.  Raises ValueError where they are none."""
+    if timesteps is None:
+        return None
+    try:
+        return tuple(map(float, timesteps))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"timesteps: got {timesteps!r:.60}, wanted a number for each evaluation, such as "
+            "scheduler.timesteps"
+        ) from None
 
 
 def loop_of(schedule: CacheSchedule, timesteps: Sequence[float] | None) -> KnownLoop | None:

@@ -103,10 +103,10 @@ def restarted(done: int, steps: int) -> str:
     )
 
 
-def closed(done: int, steps: int) -> str:
-    """A session that was closed in the middle of a run."""
+def unfinished(event: str, done: int, steps: int) -> str:
+    """A run that ended early with its session or its pipeline's loop."""
     return (
-        f"a session was closed after {done} of {steps} evaluations: if the run was not cancelled, "
+        f"{event} after {done} of {steps} evaluations: if the run was not cancelled, "
         f"the loop has another number of steps than the schedule's {steps}; use one for it"
     )
 
@@ -136,12 +136,6 @@ def another_loop(known: KnownLoop, t: float, k: int) -> str:
         f"{known.timesteps[-1]:g}); quality may suffer. Use the schedule's timesteps, or learn a "
         "router for this loop"
     )
-
-
-NO_GRADIENTS = (
-    "x requires grad, but compiled calls have no gradients: what is computed from their outputs "
-    "lacks those of the model; for them, call the model itself"
-)
 
 
 def other_input(step: int, now: object, began: object) -> str:

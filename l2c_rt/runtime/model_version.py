@@ -41,6 +41,9 @@ class ModelVersion:
         timesteps: tuple[float, ...] | None,
         record: RunRecord,
         lane: int,
+        *,
+        sigma: float | None,
+        lanes: tuple[int, ...],
     ) -> Evaluation:
         """What a workspace is given for the evaluation of a tick."""
         plan, step = self.plan, tick.step
@@ -49,8 +52,9 @@ class ModelVersion:
         operands = self.operands.at(step, state.x.device)
         coefficients = plan.coefficients_at(step)
         return Evaluation(
-            state, slots, step, variant, timesteps, coefficients, operands, record, lane
-        )
+            state, slots, step, variant, timesteps, coefficients, operands, record, lane, sigma,
+            lanes,
+        )  # fmt: skip
 
     @property
     def num_slots(self) -> int:

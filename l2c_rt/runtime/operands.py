@@ -68,7 +68,7 @@ def _cells(predictions: Predictions) -> tuple[tuple[int, int], ...]:
     if predictions.rounding is None:
         return tuple(dict.fromkeys((*predictions.scale, *predictions.shift)))
     # A series of differences has coefficients that add up to 1; those of zeros are 0.
-    predicted = np.argwhere((predictions.coefficients != 0).any(axis=2))
+    predicted = np.argwhere((predictions.coefficients != 0).any(axis=(0, 3)))
     return tuple((int(s), int(k)) for s, k in predicted)
 
 

@@ -29,6 +29,7 @@ from l2c_rt.runtime.known_loop import KnownLoop
 from l2c_rt.runtime.lanes import InputKey, Lane, Lanes
 from l2c_rt.runtime.profiler_ranges import trace_range
 from l2c_rt.runtime.recording import Recording
+from l2c_rt.runtime.sample_lanes import SampleLanes
 from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.runtime.step_clock import StepClock
 from l2c_rt.runtime.timestep_check import TimestepCheck
@@ -43,7 +44,7 @@ class Run:
         steps = shared.schedule.steps
         self.clock = StepClock(steps, lanes, loop, shared.counts, shared.note_loop)
         self._check = TimestepCheck(self.clock)
-        self._labels = LabelCheck()
+        self._labels, self._sample_lanes = LabelCheck(), SampleLanes()
         self.lanes = Lanes(lanes, shared.memory_taken)
         self._key: InputKey | None = None
         self._in_call = self._asleep = self._closed = False
@@ -108,12 +109,16 @@ class Run:
         self._check.reset(forget_timesteps=forget_timesteps)
         self._key, self._in_call = None, False
 
-    def close(self) -> None:
-        """Forget the run and give its memory back; it cannot be called any more."""
+    def end(self, event: str) -> None:
+        """Forget the run under way, with a warning: by `event` its loop is over."""
         if self.clock.mid_run:
             done, steps = self.clock.evaluations, self.clock.steps
-            self.shared.note_loop("closed", messages.closed(done, steps))
+            self.shared.note_loop("unfinished", messages.unfinished(event, done, steps))
         self.reset()
+
+    def close(self) -> None:
+        """Forget the run and give its memory back; it cannot be called any more."""
+        self.end("a session was closed")
         self._closed = True
         self.lanes.clear()
 
@@ -169,12 +174,13 @@ class Run:
 
     def _at(self, tick: Tick, key: InputKey, state: State, sigma: float | None) -> object:
         lane, began = self.lanes.at(key, self.version)[tick.lane], time.perf_counter()
+        plan, calls = self.version.plan, self.lanes.count
         evaluation = self.version.evaluation(
-            state, lane.slots, tick, self.clock.timesteps, *self.recording.place(tick.lane)
-        )._replace(sigma=sigma)
+            state, lane.slots, tick, self.clock.timesteps, *self.recording.place(tick.lane),
+            sigma=sigma, lanes=self._sample_lanes.at(tick, state.x, plan, calls),
+        )  # fmt: skip
         with lane.slots.in_use(), trace_range("evaluation", tick.step):
-            step = self.version.plan.steps[evaluation.variant]
-            out = lane.workspace.evaluate(step, evaluation)
+            out = lane.workspace.evaluate(plan.steps[evaluation.variant], evaluation)
         done = carried_out(lane.workspace, evaluation.variant)
         self.recording.add(tick.step, tick.lane, done)
         host = time.perf_counter() - began if key.device.type == "cpu" else None

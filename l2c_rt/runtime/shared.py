@@ -112,7 +112,8 @@ class SharedModel:
 
         Raises ValueError in its place under `strict`, and where the description names no sites.
         """
-        if not self.proof.due(version.model, copies=version.copied_bytes > 0):
+        copies = version.copied_bytes > 0 or version.backend.name == "fused"
+        if not self.proof.due(version.model, copies=copies):
             return False
         exact, dtype = version.backend.name == "reference", version.backend.dtype
         problem = self.proof.check(version.model, args, kwargs, out, exact=exact, dtype=dtype)
@@ -184,7 +185,7 @@ class SharedModel:
         nothing_kept = self.schedule.halves is None and bool(self.schedule.compute.all())
         if kind in ("late start", "not proved") and nothing_kept:
             return
-        if self.strict and kind not in ("restarted", "closed"):
+        if self.strict and kind not in ("restarted", "unfinished"):
             raise ValueError(f"strict: {text}")
         if kind not in self._loop_notes:
             self._loop_notes[kind] = text

@@ -8,6 +8,7 @@ from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.token_choice import CELL, grid_side
 from l2c_rt.backends.token_scores import why_no_kernel
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.tokens import OF_ATTENTION
 
 
 def with_tokens(model: BoundModel, schedule: CacheSchedule) -> BoundModel:
@@ -24,10 +25,10 @@ def with_tokens(model: BoundModel, schedule: CacheSchedule) -> BoundModel:
             f"compile: {kind} cannot compute some tokens of a branch: {why}; use a method that "
             "reuses whole outputs, such as FORA or TaylorSeer"
         )
-    if model.fusable is None and rule.score != "random":
+    if model.fusable is None and rule.score in OF_ATTENTION:
         raise ValueError(
             f"compile: the score {rule.score!r} reads queries, keys and values, but "
-            f"{model.why_not_fusable}; choose tokens with cache_type='random'"
+            f"{model.why_not_fusable}; choose tokens with cache_type='norm'"
         )
     side = grid_side(model.program.tokens)
     if rule.bonus and (side == 0 or side % CELL):

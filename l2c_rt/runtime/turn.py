@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+import torch
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -34,6 +36,11 @@ class Turn:
 
         Raises RuntimeError at once, and touches nothing, while somebody else has the session.
         """
+        if torch.compiler.is_compiling():
+            # Counters, locks and addresses are nothing for a graph of torch.compile.
+            alone = torch.compiler.disable(self.take)  # type: ignore[no-untyped-call]
+            result: T = alone(on_error, work, *args, **kwargs)
+            return result
         taken = self._taken
         # No user and yet locked: a reset, a sleep or a wake, which is short and may be waited for.
         if self._lock.locked() and self._user is not None:

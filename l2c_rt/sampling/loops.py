@@ -68,8 +68,9 @@ def is_guided(loop: PublishedLoop, y: Tensor | None, cfg_scale: float) -> bool:
     return True
 
 
-def guide(loop: PublishedLoop, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
-    """The loop's guidance.  Shapes: cond, uncond and the result [n, C, H, W]."""
+def guide(loop: PublishedLoop, cond: Tensor, uncond: Tensor, scale: float | Tensor) -> Tensor:
+    """The loop's guidance.  Shapes: cond, uncond and the result [n, C, H, W]; scale [n, 1, 1, 1]
+    where each has its own."""
     base, g = cond if loop.guidance.base == "cond" else uncond, loop.guided_channels
     guided = base[:, :g] + scale * (cond[:, :g] - uncond[:, :g])
     return guided if g == loop.channels else torch.cat([guided, cond[:, g:]], dim=1)

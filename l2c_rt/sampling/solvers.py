@@ -5,7 +5,7 @@ numpy only, float64; the latents that a solver moves are whatever has the arithm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeVar
 
@@ -21,8 +21,8 @@ class _Arithmetic(Protocol):
 
     def __add__(self: Latents, other: Latents, /) -> Latents: ...
     def __sub__(self: Latents, other: Latents, /) -> Latents: ...
-    def __rmul__(self: Latents, other: float, /) -> Latents: ...
-    def __truediv__(self: Latents, other: float, /) -> Latents: ...
+    def __mul__(self: Latents, other: float | Latents, /) -> Latents: ...
+    def __truediv__(self: Latents, other: float | Latents, /) -> Latents: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,19 @@ class DDIM:
 
     def update(self, k: int, x: Latents, eps: Latents, anchor: Latents) -> Latents:
         """The latents after evaluation k, which predicted the noise `eps` in x; needs no anchor."""
-        return float(self.a[k]) * x + float(self.b[k]) * eps
+        return self.moved((float(self.a[k]), float(self.b[k])), x, eps, anchor)
+
+    def numbers(self) -> Array:
+        """What `moved` wants of every evaluation.  Shapes: [S, 2]."""
+        return np.stack([self.a, self.b], axis=1)
+
+    @staticmethod
+    def moved(
+        numbers: Sequence[float | Latents], x: Latents, eps: Latents, anchor: Latents
+    ) -> Latents:
+        """As `update`, with an evaluation's numbers, or tensors of those of many."""
+        a, b = numbers
+        return x * a + eps * b
 
     def coefficients(self) -> Array:
         """(a, b, 0, 0) per evaluation: a table like `DPMSolver.coefficients`.  Shapes: [S, 4]."""
@@ -123,8 +135,21 @@ class DPMSolver:
 
         `anchor` are the latents at the start of the solver step: x itself at its first evaluation.
         """
-        clean = (x - float(self.sigma[k]) * eps) / float(self.alpha[k])
-        return float(self.keep[k]) * anchor + float(self.weight[k]) * clean
+        columns = (self.alpha, self.sigma, self.keep, self.weight)
+        return self.moved([float(column[k]) for column in columns], x, eps, anchor)
+
+    def numbers(self) -> Array:
+        """As `DDIM.numbers`.  Shapes: [S, 4]."""
+        return np.stack([self.alpha, self.sigma, self.keep, self.weight], axis=1)
+
+    @staticmethod
+    def moved(
+        numbers: Sequence[float | Latents], x: Latents, eps: Latents, anchor: Latents
+    ) -> Latents:
+        """As `DDIM.moved`."""
+        alpha, sigma, keep, weight = numbers
+        clean = (x - eps * sigma) / alpha
+        return anchor * keep + clean * weight
 
     def coefficients(self) -> Array:
         """(a, b, c, save) of `x' = a x + b eps + c anchor` per evaluation.

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from l2c_rt.schedule.predictions import MAX_TERMS, Predictions
+import numpy as np
+
+from l2c_rt.schedule.predictions import MAX_LANES, MAX_TERMS, Predictions
 
 
 def listed(predictions: Predictions) -> list[list[Any]]:
-    """[evaluation, branch, [[earlier evaluation, coefficient], ...]] of every predicted cell.
+    """[evaluation, branch, [[earlier evaluation, coefficient], ...]] of every predicted cell, the
+    coefficients of all lanes.
 
     Raises ValueError where tensors belong to it, which a text file would be too large for, and
     where differences are rounded.
@@ -24,28 +29,52 @@ def listed(predictions: Predictions) -> list[list[Any]]:
             "and the corrector's own file, and compile with corrector="
         )
     steps, num_branches, _ = predictions.sources.shape
-    cells = ((s, k, predictions.at(s, k)) for s in range(steps) for k in range(num_branches))
-    return [[s, k, [list(term) for term in terms]] for s, k, terms in cells if terms]
+    lanes = range(predictions.lanes)
+    cells = (
+        (s, k, [predictions.at(s, k, lane) for lane in lanes])
+        for s in range(steps) for k in range(num_branches)
+    )  # fmt: skip
+    return [
+        [s, k, [[terms[0].evaluation, *(term.coefficient for term in terms)]
+                for terms in zip(*of_lanes, strict=True)]]
+        for s, k, of_lanes in cells if of_lanes[0]
+    ]  # fmt: skip
 
 
 def parse(entries: Any, steps: int, num_branches: int) -> Predictions:
     """What `listed` gave, checked; ValueError says what is wrong with anything else."""
     if not isinstance(entries, list) or len(entries) > steps * num_branches:
         raise ValueError(f"predictions is {entries!r:.40}, wanted a list of predicted cells")
-    terms: dict[tuple[int, int], list[tuple[int, float]]] = {}
+    cells: dict[tuple[int, int], list[list[float]]] = {}
+    width = 2
     for entry in entries:
         if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[2], list):
             raise ValueError(f"predictions has {entry!r:.60}, wanted [evaluation, branch, terms]")
-        s, k, pairs = entry
-        if not (_is_index(s, steps) and _is_index(k, num_branches)) or (s, k) in terms:
+        s, k, terms = entry
+        if not (_is_index(s, steps) and _is_index(k, num_branches)) or (s, k) in cells:
             raise ValueError(f"predictions has cell {s!r:.20}, {k!r:.20}, which is no cell or a "
                              "second one")  # fmt: skip
-        if not 1 <= len(pairs) <= MAX_TERMS or not all(_is_term(pair, s) for pair in pairs):
+        if not cells and terms and isinstance(terms[0], list):
+            width = len(terms[0])
+        if not 1 <= len(terms) <= MAX_TERMS or not all(_is_term(t, s, width) for t in terms):
             raise ValueError(
-                f"predictions of evaluation {s}, branch {k}: {pairs!r:.60}, wanted 1..{MAX_TERMS} "
-                "pairs of an earlier evaluation and a finite number"
+                f"predictions of evaluation {s}, branch {k}: {terms!r:.60}, wanted 1..{MAX_TERMS} "
+                "lists of an earlier evaluation and a finite number, or one for each lane"
             )
-        terms[s, k] = [(q, float(c)) for q, c in pairs]
+        cells[s, k] = terms
+    lanes = [_of_lane(cells, steps, num_branches, lane) for lane in range(width - 1)]
+    return replace(lanes[0], coefficients=np.concatenate([of.coefficients for of in lanes]))
+
+
+def _of_lane(
+    cells: Mapping[tuple[int, int], Sequence[Sequence[float]]],
+    steps: int,
+    num_branches: int,
+    lane: int,
+) -> Predictions:
+    terms = {
+        cell: [(int(term[0]), float(term[1 + lane])) for term in of] for cell, of in cells.items()
+    }
     return Predictions.from_terms(steps, num_branches, terms)
 
 
@@ -53,10 +82,13 @@ def _is_index(value: Any, size: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < size
 
 
-def _is_term(pair: Any, evaluation: int) -> bool:
-    if not isinstance(pair, list) or len(pair) != 2 or not _is_index(pair[0], evaluation):
+def _is_term(term: Any, evaluation: int, width: int) -> bool:
+    if not isinstance(term, list) or not 2 <= len(term) <= 1 + MAX_LANES or len(term) != width:
         return False
-    number = pair[1]
+    return _is_index(term[0], evaluation) and all(map(_is_coefficient, term[1:]))
+
+
+def _is_coefficient(number: Any) -> bool:
     is_number = isinstance(number, int | float) and not isinstance(number, bool)
     # An integer of a thousand digits has no float.
     return is_number and abs(number) < 1e30 and math.isfinite(number)

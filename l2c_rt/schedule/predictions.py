@@ -17,6 +17,9 @@ import numpy.typing as npt
 MAX_TERMS = 64
 """Terms of one sum; more than any published method has, few enough that no file is too large."""
 
+MAX_LANES = 8
+"""Lanes with coefficients of their own: two under guidance."""
+
 ROUNDINGS = ("bfloat16", "float16")
 """Types to which differences can be rounded."""
 
@@ -40,8 +43,11 @@ class Predictions:
     """The predicted values of a schedule of S evaluations and K branches.
 
     Shapes: sources int16 [S, K, M], the evaluations whose values are summed, -1 where there is no
-    term; coefficients float64 [S, K, M].  A cell without terms is not predicted: a branch that is
-    reused there keeps its latest value.  `scale` and `shift` are for cells that have terms.
+    term; coefficients float64 [L, S, K, M], or [S, K, M] for one lane.  A cell without terms is not
+    predicted: a branch that is reused there keeps its latest value.  `scale` and `shift` are for
+    cells that have terms.
+    Lanes are the calls of a step, or where it has one call the halves of a guided batch, in their
+    order: of the first one are all samples of a batch without guidance.
     With `rounding` a cell's terms are computed outputs, oldest first, and its value the Taylor
     series of their finite differences, each rounded to that type as soon as it is made;
     coefficients are what they are without, or all 0 for zeros.
@@ -56,11 +62,19 @@ class Predictions:
 
     def __post_init__(self) -> None:
         sources, coefficients = np.asarray(self.sources), np.asarray(self.coefficients)
-        if sources.ndim != 3 or sources.shape != coefficients.shape:
+        if coefficients.ndim == 3:
+            coefficients = coefficients[None]
+        lanes = len(coefficients) if coefficients.ndim else 0
+        if sources.ndim != 3 or coefficients.shape != (lanes, *sources.shape):
             raise ValueError(
                 f"predictions: sources {sources.shape} and coefficients {coefficients.shape}, "
-                "wanted two tables [steps, branches, terms]"
+                "wanted two tables [steps, branches, terms], the second one for every lane"
             )
+        if not 1 <= lanes <= MAX_LANES:
+            raise ValueError(f"predictions: {lanes} lanes, wanted 1..{MAX_LANES}")
+        # Where there is no term there is no coefficient, and without any but one lane.
+        coefficients = np.where(sources >= 0, coefficients, 0.0)
+        coefficients = coefficients if (sources >= 0).any() else coefficients[:1]
         if sources.shape[2] > MAX_TERMS:
             raise ValueError(f"predictions: {sources.shape[2]} terms, wanted at most {MAX_TERMS}")
         _check_terms(sources, coefficients)
@@ -100,6 +114,8 @@ class Predictions:
     def digest_bytes(self) -> bytes:
         """All that the predictions say, as bytes: equal where they say the same."""
         parts = [repr(self.sources.shape).encode(), (self.rounding or "").encode()]
+        # The bytes of one lane are what they were before there were more.
+        parts += [f"{self.lanes} lanes".encode()] * (self.lanes > 1)
         parts += [self.sources.astype("<i2").tobytes(), self.coefficients.astype("<f8").tobytes()]
         for operands in (self.scale, self.shift):
             for cell in sorted(operands):
@@ -107,10 +123,20 @@ class Predictions:
                 parts.append(operands[cell].astype("<f4").tobytes())
         return b"".join(parts)
 
-    def at(self, evaluation: int, branch: int) -> tuple[Term, ...]:
-        """The terms of a cell, none where it is not predicted."""
+    @property
+    def lanes(self) -> int:
+        """Lanes with coefficients of their own."""
+        return len(self.coefficients)
+
+    @property
+    def stored(self) -> npt.NDArray[np.float64]:
+        """The coefficients as files have them, [S, K, M] of one lane."""
+        return self.coefficients if self.lanes > 1 else self.coefficients[0]
+
+    def at(self, evaluation: int, branch: int, lane: int = 0) -> tuple[Term, ...]:
+        """The terms of a cell in a lane, none where it is not predicted."""
         row = self.sources[evaluation, branch].tolist()
-        numbers = self.coefficients[evaluation, branch].tolist()
+        numbers = self.coefficients[lane, evaluation, branch].tolist()
         return tuple(Term(q, c) for q, c in zip(row, numbers, strict=True) if q >= 0)
 
     def has_operand(self, evaluation: int, branch: int) -> bool:
@@ -119,7 +145,7 @@ class Predictions:
 
     def column(self, branch: int) -> bytes:
         """Equal for branches whose values are predicted alike."""
-        return self.sources[:, branch].tobytes() + self.coefficients[:, branch].tobytes()
+        return self.sources[:, branch].tobytes() + self.coefficients[:, :, branch].tobytes()
 
     def of_branches(self, branches: Sequence[int]) -> Predictions:
         """The predictions of some of the branches, in the order given; one may be there twice."""
@@ -129,7 +155,7 @@ class Predictions:
              for i, branch in enumerate(chosen) if branch == k}
             for operands in (self.scale, self.shift)
         )  # fmt: skip
-        sources, coefficients = self.sources[:, chosen], self.coefficients[:, chosen]
+        sources, coefficients = self.sources[:, chosen], self.coefficients[:, :, chosen]
         return Predictions(sources, coefficients, scale, shift, self.rounding)
 
 
@@ -159,10 +185,10 @@ def _check_terms(sources: npt.NDArray[np.int16], coefficients: npt.NDArray[np.fl
         )
     bad = used & ~np.isfinite(coefficients)
     if bad.any():
-        s, k, m = np.argwhere(bad)[0]
+        lane, s, k, m = np.argwhere(bad)[0]
         raise ValueError(
-            f"predictions: a coefficient of evaluation {s}, branch {k} is {coefficients[s, k, m]}, "
-            "wanted a finite number"
+            f"predictions: a coefficient of evaluation {s}, branch {k} is "
+            f"{coefficients[lane, s, k, m]}, wanted a finite number"
         )
 
 

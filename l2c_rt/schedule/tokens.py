@@ -7,8 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-SCORES = ("attention", "kv-norm", "random")
-"""How tokens are told apart: by the attention that they get, by their values' norms, by lot."""
+OF_ATTENTION = ("attention", "kv-norm")
+"""By the attention that tokens get, and by their values' norms, at the last full computation."""
+OF_STREAM = ("similarity", "norm")
+"""By how far a token is from the output that is kept for it, and by its norm, both as it is now."""
+SCORES = (*OF_ATTENTION, *OF_STREAM, "random")
+"""How tokens are told apart; "random" is by lot."""
 NOT_CHOSEN = -1.0
 
 
@@ -16,10 +20,9 @@ NOT_CHOSEN = -1.0
 class TokenRule:
     """Tokens of the highest score + `age_weight` * age / `age_unit` are chosen.
 
-    `score` is one of `SCORES`, from the block's last full computation; age is the number of
-    evaluations since the token was computed.  In each cell of 2 x 2 tokens the best one's sum is
-    multiplied by 1 + `bonus`; with a bonus of 0 there are no cells.  `seed` is that of the score
-    "random".
+    `score` is one of `SCORES`; age is the number of evaluations since the token was computed.  In
+    each cell of 2 x 2 tokens the best one's sum is multiplied by 1 + `bonus`; with a bonus of 0
+    there are no cells.  `seed` is that of the score "random".
     """
 
     score: str

@@ -97,7 +97,7 @@ def _bytes(file: SafetensorsFile, name: str, kind: str, shape: tuple[int, ...]) 
     entry = file.entries.get(name)
     if entry is None or (entry.kind, entry.shape) != (kind, shape):
         raise ValueError(f"it holds no {name} of shape {shape}")
-    return file.read(entry)
+    return bytes(file.read(entry))
 
 
 def _numbers(state: Any) -> tuple[float, int, float]:

@@ -163,6 +163,9 @@ def _check(steps: int, reuse: float, minutes: float, corrector: str | None, ages
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
             raise ValueError(f"search: {name} is {number!r:.40}, wanted an int of at least {least}")
     most = 1 - 1 / steps
+    for name, value in (("reuse", reuse), ("minutes", minutes)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"search: {name} is {value!r:.40}, wanted a number")
     if not 0 <= reuse <= most * ages / (ages + 1):
         raise ValueError(
             f"search: reuse is {reuse!r:.40}, wanted a share in 0..{most * ages / (ages + 1):.3f} "

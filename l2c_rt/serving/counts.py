@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Outcome = Literal["finished", "failed", "cancelled", "expired"]
 OUTCOMES: tuple[Outcome, ...] = ("finished", "failed", "cancelled", "expired")
@@ -97,8 +97,22 @@ class EngineStats:
         return self.reused / self.branches if self.branches else 0.0
 
 
+class Tick(NamedTuple):
+    """A batch: its kind, branch calls of one request and how many of them were reused, and for how
+    many ticks each request had waited."""
+
+    kind: int
+    branches: int
+    reused: float
+    waits: tuple[int, ...]
+
+
+NOTED = 64
+"""Ticks that are counted at once: one by one they would delay each tick."""
+
+
 class Counts:
-    """The same while it grows.  `lock` is held by who writes or reads it."""
+    """The same while it grows.  `lock` is held by who writes or reads it, other than by `note`."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -110,6 +124,27 @@ class Counts:
         self.kinds: Counter[int] = Counter()
         self.begin_seconds, self.total_seconds = Histogram(SECONDS), Histogram(SECONDS)
         self.tick_waits = Histogram(TICKS)
+        self._noted: deque[Tick] = deque()
+
+    def note(self, tick: Tick) -> None:
+        """One more tick; for the thread that does them."""
+        self._noted.append(tick)
+        if len(self._noted) >= NOTED:
+            with self.lock:
+                self._count_noted()
+
+    def _count_noted(self) -> None:
+        while self._noted:
+            tick = self._noted.popleft()
+            size = len(tick.waits)
+            self.ticks += 1
+            self.batch_sizes[size] += 1
+            self.kinds[tick.kind] += size
+            self.branches += tick.branches * size
+            self.reused += tick.reused * size
+            for wait in tick.waits:
+                self.tick_waits.add(wait)
+            self.longest_wait_ticks = max(self.longest_wait_ticks, *tick.waits)
 
     def stats(
         self,
@@ -121,6 +156,7 @@ class Counts:
         graphs: tuple[int, int],
     ) -> EngineStats:
         """A copy, which stays as it is."""
+        self._count_noted()
         return EngineStats(
             self.submitted, self.refused, {name: self.outcomes[name] for name in OUTCOMES},
             waiting, running, self.ticks, dict(self.batch_sizes), dict(self.kinds),

@@ -20,7 +20,7 @@ from l2c_rt.runtime.previews import Previews
 from l2c_rt.serving.counts import Counts, EngineStats, Outcome, ResultStats
 from l2c_rt.serving.evaluator import Evaluator, RefutedError
 from l2c_rt.serving.intake import Asked, Intake, PublishedIntake, SolverIntake
-from l2c_rt.serving.request import QueueFullError, Request, expiry
+from l2c_rt.serving.request import QueueFullError, Request, RequestFuture, expiry
 from l2c_rt.serving.result_cache import ResultCache
 from l2c_rt.serving.results import ApproximateResults, ExactResults
 from l2c_rt.serving.ticks import longest_wait
@@ -37,8 +37,9 @@ class Engine:
     requests share an evaluation, `max_running` (by default twice as many) have begun, and
     `max_waiting` wait for that.  One that waits for `max_age` ticks goes before fuller batches.
     `solver` is a scheduler as diffusers has them, without noise and with its timesteps set, for a
-    model without a published loop; an `example`, arguments of `submit`, shows the sizes of what it
-    keeps, in one evaluation of each kind, so that its memory too is taken now.
+    model without a published loop.  With an `example`, arguments of `submit`, evaluations of it are
+    done first: what is measured, copied or captured for batches of each size, and what a model that
+    runs its own forward keeps, then delays no request.
     `results` lets requests be served from finished ones, so that a future may be done at once;
     those with a callback are computed.
     A `tracer` of OpenTelemetry gives a span to each request.
@@ -78,7 +79,7 @@ class Engine:
         self._counts, self._spans = Counts(), RequestSpans(tracer)
         self._ended = threading.Condition()
         self._open = 0
-        self._waiting = WaitingRoom(max_waiting, self._drop)
+        self._waiting = WaitingRoom(max_waiting, lambda request: self._worker.drop(request))
         self._worker = Worker(
             self._shared, self._evaluator, self._limits, self._counts, self._note_end
         )
@@ -200,7 +201,9 @@ class Engine:
             return evaluator
         try:
             with torch.no_grad():
-                evaluator.rehearse(self._request(example, None, None))
+                # What nobody asked for is kept short.
+                size = 1 if self._example is None else min(limits.max_batch, limits.max_running)
+                evaluator.rehearse([self._request(example, None, None) for _ in range(size)])
         except RefutedError:  # The model has another version, which is not refuted again.
             return self._evaluator()
         return evaluator
@@ -212,7 +215,7 @@ class Engine:
             raise ValueError("Engine: give either noise or seed=, one of them")
         start, now = self._intake.start(asked), time.monotonic()
         return Request(
-            order=-1, future=Future(), loop=start.loop, latents=start.latents,
+            future=RequestFuture(self._waiting.alarm), loop=start.loop, latents=start.latents,
             labels=start.labels, inputs=start.inputs, rows=start.rows, cfg_scale=start.cfg_scale,
             submitted=now, expires=expiry(now, deadline),
             callback=None if callback is None else Previews(callback, self._shared.notices),
@@ -233,9 +236,6 @@ class Engine:
         self._spans.end(request, "finished")
         request.future.set_result(latents)
         return request.future
-
-    def _drop(self, request: Request) -> None:
-        self._worker.drop(request)
 
     def _note_end(self, request: Request, outcome: Outcome) -> None:
         self._spans.end(request, outcome)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from l2c_rt.memory.request_slots import BatchSlots, RequestSlots
 from l2c_rt.memory.request_values import RequestValues
 from l2c_rt.runtime.profiler_ranges import trace_range
 from l2c_rt.runtime.shared import SharedModel
+from l2c_rt.serving.batched_loop import Predictions
 from l2c_rt.serving.intake import ROWS, Intake
 from l2c_rt.serving.kinds import kinds_of, written_slots
 from l2c_rt.serving.request import Request
@@ -86,37 +86,45 @@ class Evaluator:
         self.version.begin_run()
         self._workspace.drop_tables()
 
-    def rehearse(self, request: Request) -> None:
-        """Take the memory of all that requests such as this one keep; its latents stay as they are.
+    def rehearse(self, batch: Sequence[Request]) -> None:
+        """Take the memory of all that requests such as these keep, and measure, copy and capture
+        what batches of up to so many take; their latents stay as they are.
 
         Raises RefutedError as `predictions` does.
         """
         self.begin()
-        request.place = 0
+        for place, request in enumerate(batch):
+            request.place = place
+        for size in range(1, len(batch) + 1):
+            for step in self._rehearsed_steps(size):
+                for request in batch[:size]:
+                    request.step, request.kind = step, self.kinds[step]
+                self.predictions(batch[:size])
+
+    def _rehearsed_steps(self, size: int) -> list[int]:
         # The first of each kind, in order: what it reads has a place by then, and no value matters.
-        for step in sorted(map(self.kinds.index, set(self.kinds))):
-            request.step, request.kind = step, self.kinds[step]
-            self.predictions((request,))
+        steps = sorted(map(self.kinds.index, set(self.kinds)))
+        if self.graphs is None:
+            # The first computes everything, so that there is nothing else to measure.
+            return steps if size == 1 else steps[:1]
+        # The very first evaluation is compared with the model's own, and not captured.
+        again = [] if self._is_proved else steps[:1]
+        return [*again, *steps] if size.bit_count() == 1 else []
 
     def poison(self) -> None:
         """Fill every slot with NaN, so that a stale read would show."""
         self._slots.poison()
         self._values.poison()
 
-    def predictions(self, batch: Sequence[Request]) -> list[Tensor]:
-        """What the model predicts for each of these requests, which are of one kind, guided.
+    def moved(self, batch: Sequence[Request]) -> Sequence[Tensor | BaseException]:
+        """The latents of each of these requests, which are of one kind, after its evaluation, or
+        what its solver raised.  Shapes: [1, C, H, W] each."""
+        return self._intake.moved(batch, self.predictions(batch))
 
-        Shapes: [1, C, H, W] each, in the dtype of the request's latents.
-        """
-        outputs = self._outputs(batch)
-        predictions: list[Tensor] = []
-        first = 0
-        # Neighbours with the same guidance in one go.
-        for alike, requests in groupby(batch, lambda r: (r.rows, r.cfg_scale, r.latents.dtype)):
-            count = len(list(requests))
-            out = outputs[first : first + alike[0] * count]
-            predictions += self._intake.predicted(out, *alike).chunk(count)
-            first += alike[0] * count
+    def predictions(self, batch: Sequence[Request]) -> Predictions:
+        """What the model predicts for each of these requests, which are of one kind, guided, in the
+        dtype of the request's latents."""
+        predictions = self._intake.predicted(self._outputs(batch), batch)
         # Else requests that arrive would wait for all that was queued before.
         self._ahead.queued()
         return predictions
@@ -131,8 +139,9 @@ class Evaluator:
             slots = self._slots.of(rows)
             slots.values = self._values.of(rows)
             members = tuple(Member(ROWS * r.place, r.rows, r.step) for r in batch)
+            lanes, step = self._lanes(batch), batch[0].step
             try:
-                out = self._evaluate(batch[0].step, model.begin(**kwargs), slots, members)
+                out = self._evaluate(step, model.begin(**kwargs), slots, lanes, members)
             except WrongResultError as error:
                 # At the first evaluation alone: the error itself where the backend has a name.
                 self._shared.replace_backend(self.version, error)
@@ -150,13 +159,20 @@ class Evaluator:
         """The outputs by a graph, once an evaluation has been compared with the model's own."""
         if self.graphs is None or not self._is_proved:
             return None
-        model, step = self.version.model, batch[0].step
+        model, step, lanes = self.version.model, batch[0].step, self._lanes(batch)
 
         def evaluate(x: Tensor, t: Tensor, labels: Tensor | None, slots: BatchSlots) -> Tensor:
             state = model.begin(**model.arguments(x, t, labels))
-            return model.to_tensor(self._evaluate(step, state, slots))
+            filled = lanes and (*lanes, *[0] * (len(x) - len(lanes)))
+            return model.to_tensor(self._evaluate(step, state, slots, filled))
 
-        return self.graphs.evaluate(batch[0].kind, evaluate, *inputs, rows)
+        return self.graphs.evaluate((batch[0].kind, lanes), evaluate, *inputs, rows)
+
+    def _lanes(self, batch: Sequence[Request]) -> tuple[int, ...]:
+        """The lane of every sample, where predictions have coefficients for each: cond first."""
+        if self.version.plan.lanes == 1:
+            return ()
+        return tuple(row for request in batch for row in range(request.rows))
 
     def _inputs(self, batch: Sequence[Request]) -> Inputs:
         x: list[Tensor] = []
@@ -174,14 +190,15 @@ class Evaluator:
         )
 
     def _evaluate(
-        self, step: int, state: State, slots: BatchSlots, members: tuple[Member, ...] = ()
+        self, step: int, state: State, slots: BatchSlots, lanes: tuple[int, ...],
+        members: tuple[Member, ...] = (),
     ) -> object:  # fmt: skip
         version = self.version
         variant = version.plan.order[step]
         evaluation = Evaluation(
             state, slots, step, variant, tuple(self._intake.timesteps),
             version.plan.coefficients_at(step), version.operands.at(step, self._device),
-            members=members,
+            lanes=lanes, members=members,
         )  # fmt: skip
         out = self._workspace.evaluate(version.plan.steps[variant], evaluation)
         slots.commit(self._written[variant])

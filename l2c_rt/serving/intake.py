@@ -15,7 +15,8 @@ from l2c_rt.runtime.known_loop import same_timestep
 from l2c_rt.runtime.sample import published_loop, published_solver
 from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.sampling import inputs, loops
-from l2c_rt.serving.request import PublishedSteps, RequestLoop
+from l2c_rt.serving.batched_loop import BatchedLoop, Predictions, parts
+from l2c_rt.serving.request import PublishedSteps, Request, RequestLoop
 
 ROWS = 2
 """Samples of a guided request: cond and uncond."""
@@ -63,9 +64,14 @@ class Intake(Protocol):
     def start(self, asked: Asked) -> Start:
         """Raises TypeError or ValueError where the inputs do not fit."""
 
-    def predicted(self, out: Tensor, rows: int, cfg_scale: float, dtype: torch.dtype) -> Tensor:
-        """What the model predicts, guided where a request has two samples.  Shapes: out
-        [n rows, ...] of n requests, the result [n, ...]."""
+    def predicted(self, out: Tensor, batch: Sequence[Request]) -> Predictions:
+        """What the model predicts for each request, guided.  Shapes: out [samples, ...], those of a
+        request one after another."""
+
+    def moved(
+        self, batch: Sequence[Request], predictions: Predictions
+    ) -> Sequence[Tensor | BaseException]:
+        """The latents of each request after its evaluation, or what its solver raised."""
 
 
 class PublishedIntake:
@@ -75,6 +81,7 @@ class PublishedIntake:
         self._shared = shared
         self._loop: PublishedLoop = published_loop(shared.version.model)
         self._solver = published_solver(shared.version.model, shared.schedule, shared.loop)
+        self._batched = BatchedLoop(self._loop, self._solver)
         self.timesteps: Sequence[float] = self._solver.timesteps
         whole = isinstance(self.timesteps[0], int)
         self.timestep_dtype = torch.int64 if whole else torch.float32
@@ -104,9 +111,13 @@ class PublishedIntake:
         latents = noise.detach().clone()
         return Start(latents, PublishedSteps(self._solver), scale, rows, labels)
 
-    def predicted(self, out: Tensor, rows: int, cfg_scale: float, dtype: torch.dtype) -> Tensor:
-        own = out.to(dtype)[:, : self._loop.channels]
-        return loops.guide(self._loop, own[::2], own[1::2], cfg_scale) if rows == ROWS else own
+    def predicted(self, out: Tensor, batch: Sequence[Request]) -> Predictions:
+        return self._batched.predicted(out, batch)
+
+    def moved(
+        self, batch: Sequence[Request], predictions: Predictions
+    ) -> Sequence[Tensor | BaseException]:
+        return self._batched.moved(batch, predictions)
 
 
 class SolverIntake:
@@ -156,10 +167,22 @@ class SolverIntake:
             float(asked.cfg_scale or 1.0), len(samples), inputs=samples,
         )  # fmt: skip
 
-    def predicted(self, out: Tensor, rows: int, cfg_scale: float, dtype: torch.dtype) -> Tensor:
-        own = out.to(dtype)
-        cond, uncond = own[::2], own[1::2]
-        return uncond + cfg_scale * (cond - uncond) if rows == ROWS else own
+    def predicted(self, out: Tensor, batch: Sequence[Request]) -> Predictions:
+        predictions = []
+        for part, request in parts(out, batch):
+            own = part.to(request.latents.dtype)
+            if request.rows == ROWS:
+                own = own[1:] + request.cfg_scale * (own[:1] - own[1:])
+            predictions.append(own)
+        return predictions
+
+    def moved(
+        self, batch: Sequence[Request], predictions: Predictions
+    ) -> Sequence[Tensor | BaseException]:
+        return [
+            _moved(request, prediction)
+            for request, prediction in zip(batch, predictions, strict=True)
+        ]
 
     def _check_known(self, shared: SharedModel) -> None:
         if shared.loop is None:
@@ -188,6 +211,14 @@ class SchedulerSteps:
         t = self._scheduler.timesteps[step]
         after: Tensor = self._scheduler.step(prediction, t, latents, return_dict=False)[0]
         return after
+
+
+def _moved(request: Request, prediction: Tensor) -> Tensor | BaseException:
+    try:
+        return request.loop.update(request.step, request.latents, prediction)
+    except BaseException as error:
+        # Ctrl-C too ends only the request whose scheduler it was raised in.
+        return error
 
 
 def _check_pure(solver: Any) -> None:

@@ -6,6 +6,9 @@ from l2c_rt.plan.ops import Compute, Iterate, Plan, Predict, ReuseRun, StepPlan
 from l2c_rt.plan.program import BlockProgram
 from l2c_rt.schedule.predictions import Predictions
 
+LANES = 2
+"""Cond and uncond."""
+
 
 def kinds_of(plan: Plan, *, own_coefficients: bool = False) -> tuple[int, ...]:
     """The kind of every evaluation, counted from 0 in the order of first occurrence.
@@ -37,6 +40,8 @@ def check_served(plan: Plan, program: BlockProgram, *, decides: bool) -> None:
         reason = "the schedule chooses tokens by what a batch has shown"
     elif plan.halves is not None:
         reason = "the schedule runs half a batch, cond and uncond of one request"
+    elif plan.lanes > LANES:
+        reason = f"the predictions have coefficients for {plan.lanes} lanes, a request has {LANES}"
     elif Iterate in ops or any(branch.iterations for branch in program.branches):
         reason = "the branches are iterated from what they gave before"
     if reason:

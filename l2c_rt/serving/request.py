@@ -12,6 +12,7 @@ from torch import Tensor
 
 from l2c_rt.backends.backend import Callback
 from l2c_rt.sampling.solvers import PublishedSolver, starts_step
+from l2c_rt.serving.alarm import Alarm
 
 
 class QueueFullError(RuntimeError):
@@ -20,6 +21,19 @@ class QueueFullError(RuntimeError):
 
 class DeadlineError(TimeoutError):
     """The request's deadline passed before its last evaluation."""
+
+
+class RequestFuture(Future[Tensor]):
+    """A future that rings when it is cancelled."""
+
+    def __init__(self, alarm: Alarm) -> None:
+        super().__init__()
+        self._alarm = alarm
+
+    def cancel(self) -> bool:
+        if is_cancelled := super().cancel():
+            self._alarm.cancel()
+        return is_cancelled
 
 
 class RequestLoop(Protocol):
@@ -53,9 +67,14 @@ class PublishedSteps:
         return latents
 
     def update(self, step: int, latents: Tensor, prediction: Tensor) -> Tensor:
+        return self._solver.update(step, latents, prediction, self.anchor(step, latents))
+
+    def anchor(self, step: int, latents: Tensor) -> Tensor:
+        """The latents at the start of the solver step, where these are those before evaluation
+        `step`."""
         if self._anchor is None or starts_step(self._solver, step):
             self._anchor = latents
-        return self._solver.update(step, latents, prediction, self._anchor)
+        return self._anchor
 
 
 @dataclass(slots=True, eq=False)
@@ -67,8 +86,7 @@ class Request:
     and `remaining` are as in `ticks.Ready`; times are of `time.monotonic`.
     """
 
-    order: int
-    future: Future[Tensor]
+    future: RequestFuture
     loop: RequestLoop
     latents: Tensor
     labels: Tensor | None

@@ -7,21 +7,23 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from l2c_rt.serving.alarm import Alarm
 from l2c_rt.serving.request import QueueFullError, Request
 
 
 class WaitingRoom:
     """At most `limit` requests.  One that was cancelled or has expired takes no place of others'.
 
-    `over` is called, outside of the lock, with each that was dropped for this.
+    `over` is called, outside of the lock, with each that was dropped for this.  The `alarm` rings
+    for them, and for those that have begun.
     """
 
     def __init__(self, limit: int, over: Callable[[Request], None]) -> None:
         self._limit, self._over = limit, over
+        self.alarm = Alarm()
         self._changed = threading.Condition()
         self._requests: deque[Request] = deque()
         self._closed = False
-        self._arrived = 0
 
     def add(self, request: Request) -> None:
         """Raises QueueFullError where `limit` requests wait, RuntimeError once closed."""
@@ -31,10 +33,9 @@ class WaitingRoom:
             full = len(self._requests) >= self._limit
             closed = self._closed
             if not (full or closed):
-                request.order = self._arrived
-                self._arrived += 1
                 self._requests.append(request)
                 self._changed.notify()
+        self.alarm.watch((request.expires,))
         for other in dropped:
             self._over(other)
         if closed:
@@ -47,11 +48,10 @@ class WaitingRoom:
 
     def drop_over(self) -> None:
         """Drop those that were cancelled or have expired."""
-        if self._requests:
-            with self._changed:
-                dropped = self._sweep()
-            for request in dropped:
-                self._over(request)
+        with self._changed:
+            dropped = self._sweep()
+        for request in dropped:
+            self._over(request)
 
     def take(self) -> Request | None:
         """The one that waits longest, or None where none does."""

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from l2c_rt.runtime.shared import SharedModel
-from l2c_rt.serving.counts import Counts, Outcome
+from l2c_rt.serving.counts import Counts, Outcome, Tick
 from l2c_rt.serving.evaluator import Evaluator, RefutedError
 from l2c_rt.serving.kinds import check_served, reused_share
 from l2c_rt.serving.request import DeadlineError, Request
-from l2c_rt.serving.ticks import choose
+from l2c_rt.serving.ticks import choose, reach_of
 from l2c_rt.serving.waiting_room import WaitingRoom
 
 OnEnd = Callable[[Request, Outcome], None]
@@ -69,17 +69,25 @@ class Worker:
 
     def tick(self, waiting: WaitingRoom) -> None:
         """Drop what is over, begin what has room, and do the evaluations of one batch."""
-        now = time.monotonic()
-        for request in [request for request in self.running if request.is_over(now)]:
-            self.drop(request)
-        waiting.drop_over()
+        if waiting.alarm.rings(time.monotonic()):
+            self._drop_over(waiting)
         self._begin(waiting)
         limits = self._limits
-        batch = choose(self.running, self._tick, limits.max_batch, limits.max_age)
+        batch = choose(
+            self.running, self._tick, limits.max_batch, limits.max_age, reach_of(len(self._kinds))
+        )
         if batch:
             self._count(batch)
             self._evaluate(batch)
             self._tick += 1
+
+    def _drop_over(self, waiting: WaitingRoom) -> None:
+        waiting.alarm.reset()
+        now = time.monotonic()
+        for request in [request for request in self.running if request.is_over(now)]:
+            self.drop(request)
+        waiting.drop_over()
+        waiting.alarm.watch(request.expires for request in (*self.running, *waiting.all()))
 
     def drop(self, request: Request) -> None:
         """End a request that was cancelled or has expired."""
@@ -117,50 +125,53 @@ class Worker:
         self.evaluator = self._new_evaluator()
         version = self.evaluator.version
         self._kinds = self.evaluator.kinds
-        self._reused = reused_share(version.plan, version.model.program)
+        shares = reused_share(version.plan, version.model.program)
+        self._branches = len(version.model.program.branches)
+        self._reused = {
+            kind: shares[variant] * self._branches
+            for kind, variant in zip(self._kinds, version.plan.order, strict=True)
+        }
         for request in self.running:
             request.kind = self._kinds[request.step]
 
     def _begin(self, waiting: WaitingRoom) -> None:
-        while len(self.running) < self._limits.max_running and len(waiting):
+        if not (self._free and len(waiting) and self._may_begin(waiting)):
+            return
+        while self._free and (request := waiting.take()) is not None:
+            request.place = self._free.pop()
+            request.kind, request.since = self._kinds[0], self._tick
+            request.remaining = len(self._kinds)
+            self.running.append(request)
+            with self.counts.lock:
+                self.counts.begin_seconds.add(time.monotonic() - request.submitted)
+
+    def _may_begin(self, waiting: WaitingRoom) -> bool:
+        """Whether requests may begin with the model as it is now.  One for which that raises fails
+        and the next is asked for, so that nobody waits for a result that does not come."""
+        while len(waiting):
             try:
                 changed = self._shared.current() is not self.evaluator.version
                 if changed and self.running:
                     # Those that run end with the weights that they began with, as far as that goes.
-                    return
+                    return False
                 if changed:
                     self._renew()
                 if not self.running:
                     self.evaluator.begin()
+                return True
             except (ValueError, MemoryError) as error:
                 if (refused := waiting.take()) is not None:
                     self.end(refused, error, "failed")
-                continue
-            if (request := waiting.take()) is not None:
-                request.place = self._free.pop()
-                request.kind, request.since = self._kinds[0], self._tick
-                request.remaining = len(self._kinds)
-                self.running.append(request)
-                with self.counts.lock:
-                    self.counts.begin_seconds.add(time.monotonic() - request.submitted)
+        return False
 
     def _count(self, batch: Sequence[Request]) -> None:
-        counts, version = self.counts, self.evaluator.version
-        with counts.lock:
-            counts.ticks += 1
-            counts.batch_sizes[len(batch)] += 1
-            counts.kinds[batch[0].kind] += len(batch)
-            branches = len(version.model.program.branches) * len(batch)
-            counts.branches += branches
-            counts.reused += branches * self._reused[version.plan.order[batch[0].step]]
-            for request in batch:
-                counts.tick_waits.add(self._tick - request.since)
-            waited = self._tick - min(request.since for request in batch)
-            counts.longest_wait_ticks = max(counts.longest_wait_ticks, waited)
+        kind, tick = batch[0].kind, self._tick
+        waits = tuple([tick - request.since for request in batch])
+        self.counts.note(Tick(kind, self._branches, self._reused[kind], waits))
 
     def _evaluate(self, batch: Sequence[Request]) -> None:
         try:
-            predictions = self.evaluator.predictions(batch)
+            moved = self.evaluator.moved(batch)
         except RefutedError:
             self._renew()
             # Whoever runs is at evaluation 0, which reads nothing that was kept.
@@ -172,13 +183,15 @@ class Worker:
             for request in batch:
                 self._evaluate((request,))
             return None
-        for request, prediction in zip(batch, predictions, strict=True):
-            self._advance(request, prediction)
+        for request, latents in zip(batch, moved, strict=True):
+            self._advance(request, latents)
         return None
 
-    def _advance(self, request: Request, prediction: Tensor) -> None:
+    def _advance(self, request: Request, latents: Tensor | BaseException) -> None:
         try:
-            request.latents = request.loop.update(request.step, request.latents, prediction)
+            if isinstance(latents, BaseException):
+                raise latents
+            request.latents = latents
             if request.callback is not None:
                 preview = request.latents.to("cpu", torch.float32, copy=True)
                 request.callback(request.step, preview)
@@ -189,6 +202,8 @@ class Worker:
                 return
             if not bool(torch.isfinite(request.latents).all()):
                 raise FloatingPointError("Engine: the latents of this request are not finite")
+            # They may lie among those of its batch, which the user would write to, and hold.
+            request.latents = request.latents.clone()
             if request.holder is not None:
                 request.holder.keep(request.latents)
         except BaseException as error:

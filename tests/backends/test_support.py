@@ -160,6 +160,7 @@ def test_a_missing_requirement_is_an_error_or_under_auto_a_note(
     ("model", "method", "says"),
     [
         (lacks_nothing, ToCa(cache_type="random"), "scores by lot are drawn on the host"),
+        (lacks_nothing, ToCa(cache_type="norm"), "no kernel scores tokens by 'norm'"),
         (odd_heads, DuCa(bonus=0), 'heads of 20 columns.*cache_type="kv-norm" takes any'),
         (many_tokens, DuCa(cache_type="kv-norm"), "4356 tokens, .* takes 4096"),
     ],

@@ -13,7 +13,7 @@ import pytest
 from tuning_bench import ADDMM, FC1, HEADS, PROJ, SPLIT, Bench, entry, never, tuner, write_entries
 
 from l2c_rt.backends.cuda.tuning import machine
-from l2c_rt.backends.tuning import cache_file
+from l2c_rt.backends.tuning import cache_file, machine_file
 from l2c_rt.backends.tuning.problems import (
     AttentionConfig,
     LinearConfig,
@@ -181,11 +181,11 @@ def test_other_machines_make_room_before_a_file_grows_too_large(
     bench = Bench({SPLIT: 0.1})
     tuner(bench, path, "B200").linear(PROJ, bench.make)
     size = path.stat().st_size
-    monkeypatch.setattr(cache_file, "MAX_BYTES", size + 100)
+    monkeypatch.setattr(machine_file, "MAX_BYTES", size + 100)
     tuner(bench, path).linear(PROJ, bench.make)
     assert tuner(None, path).linear(PROJ, never) == SPLIT
     assert tuner(None, path, "B200").linear(PROJ, never) == ADDMM
-    monkeypatch.setattr(cache_file, "MAX_BYTES", size)
+    monkeypatch.setattr(machine_file, "MAX_BYTES", size)
     chooser = tuner(bench, path)
     chooser.linear(FC1, bench.make)
     assert "to write, wanted at most" in chooser.notes[-1]
@@ -195,7 +195,7 @@ def test_other_machines_make_room_before_a_file_grows_too_large(
 def test_a_lock_that_is_not_released_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_file, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(machine_file, "LOCK_SECONDS", 0.05)
     bench = Bench({SPLIT: 0.1})
     chooser = tuner(bench, tmp_path / "tune.json")
     with filelock.FileLock(tmp_path / "tune.json.lock"):

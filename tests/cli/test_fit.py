@@ -15,13 +15,15 @@ SEARCH = ("search", "dit.safetensors", "--steps", "6", "--reuse", "0.4", "--minu
           "--batch-size", "2")  # fmt: skip
 
 
-def test_fit_writes_the_predictors_of_a_schedule(folder: Path) -> None:
-    printed = done(*FIT, "--reuse", "0.5", "-o", "fit.safetensors")
+@pytest.mark.parametrize("lanes", [False, True])
+def test_fit_writes_the_predictors_of_a_schedule(folder: Path, lanes: bool) -> None:
+    words = ("--lanes",) * lanes
+    printed = done(*FIT, "--reuse", "0.5", "-o", "fit.safetensors", *words)
     fit = rt.correctors.Fitted.load("fit.safetensors").fit
     assert printed.startswith("fit.safetensors\n6 steps x 6 branches, dit, ddim")
     wanted = rt.fit_corrector(
         toy_dit(), rt.Router.load("router.safetensors").schedule(reuse=0.5), runs=2, batch_size=2,
-        progress=False,
+        progress=False, lanes=lanes,
     )  # fmt: skip
     assert fit == wanted.fit
     assert "exists; give --force" in run(*FIT, "-o", "fit.safetensors").output

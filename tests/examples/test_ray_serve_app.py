@@ -6,12 +6,11 @@ import importlib
 import os
 import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from digit_clients import assert_each_gets_its_own_image
 
 pytest.importorskip("ray.serve")
 pytest.importorskip("httpx")
@@ -47,17 +46,7 @@ def client() -> Iterator[Any]:
 
 
 def test_clients_at_once_get_their_own_images_from_replicas(client: Any) -> None:
-    def get(label: int) -> torch.Tensor:
-        response = client.get(f"/digit/{label}", params={"seed": label})
-        assert response.status_code == 200, response.text
-        return torch.tensor(response.json())
-
-    labels = [0, 1, 2, 3, 1]
-    with ThreadPoolExecutor(5) as pool:
-        images = list(pool.map(get, labels))
-    assert all(image.shape == (8, 8) for image in images)
-    torch.testing.assert_close(images[1], images[4], rtol=1e-3, atol=1e-3)
-    assert not torch.allclose(images[0], images[1], atol=0.1)
+    assert_each_gets_its_own_image(client)
 
 
 def test_a_wrong_label_is_the_clients_error(client: Any) -> None:

@@ -63,9 +63,12 @@ def test_the_other_forms_of_a_kernel_do_too(op: str) -> None:
 
 
 @ARCHS
+@pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("op", WEIGHTED_OPS)
-def test_lists_with_weights_move_16_bytes_and_spill_nothing(op: str, arch: int) -> None:
-    sizes = Sizes(torch.bfloat16, grid=(16, 16), width=1152, empty=True, weighted=True)
+def test_lists_with_weights_move_16_bytes_and_spill_nothing(
+    op: str, lanes: int, arch: int
+) -> None:  # fmt: skip
+    sizes = Sizes(torch.bfloat16, grid=(16, 16), width=1152, empty=True, weighted=True, lanes=lanes)
     launch, code = compiled(op, sizes, arch=arch)
     fits(launch, code, arch)
     streams(code, op)

@@ -18,6 +18,8 @@ from l2c_rt.policies.router import Router
 
 pytest.importorskip("matplotlib", reason="the plot extra is not installed")
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SHORT = {"iterations": 5, "save_every": 1, "report": 0}
 
 
@@ -116,5 +118,4 @@ def test_the_folder_has_a_fit_report_of_what_the_loop_returns(tmp_path: Path) ->
     assert fit["fits"][0]["error"][0] == 0.0 < fit["fits"][0]["error"][-1]
     about = json.loads(router.training)
     assert (about["pairs"], about["options"]["calls_per_step"]) == ("own loop", 1)
-    for picture in ("router.png", "fit.png"):
-        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")

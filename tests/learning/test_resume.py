@@ -20,6 +20,8 @@ from l2c_rt.policies.router import Router
 
 pytest.importorskip("matplotlib", reason="the plot extra is not installed")
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 class Stop(Exception):
     """Raised in the middle of a run."""
@@ -74,6 +76,7 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
 
 KILLED = """
 import os, signal, sys
+sys.modules["matplotlib"] = None  # Without pictures, which take longer.
 sys.path[:0] = {paths!r}
 from toy_learning import learn_briefly
 from toys import toy_dit
@@ -90,6 +93,7 @@ learn_briefly(model, out={out!r}, iterations=5, save_every=1)
 
 LEARNED = """
 import sys
+sys.modules["matplotlib"] = None
 sys.path[:0] = {paths!r}
 from toy_learning import learn_briefly
 from toys import toy_dit
@@ -115,7 +119,7 @@ def test_a_finished_run_is_not_trained_further(tmp_path: Path) -> None:
     model = toy_dit(depth=1)
     first = learn_briefly(model, out=tmp_path)
     hook = stop_after(model, 0)
-    again = learn_briefly(model, out=tmp_path, resume=True, report=0)
+    again = learn_briefly(model, out=tmp_path, resume=True)
     hook.remove()
     assert np.array_equal(first.logits, again.logits)
 

@@ -22,6 +22,7 @@ pytest.importorskip("matplotlib", reason="the plot extra is not installed")
 
 TORCHRUN = """
 import os, sys
+sys.modules["matplotlib"] = None  # Without pictures, which take longer.
 sys.path[:0] = {paths!r}
 import torch.distributed as dist
 from toy_learning import learn_briefly

@@ -19,8 +19,8 @@ BLOCKS = ("blocks.0", "blocks.1", "blocks.2")
     ("make", "message"),
     [
         (lambda: MagCache("wan"), "no ratios are published for 'wan', but for flux"),
-        (lambda: MagCache([]), "wanted numbers of at least 0"),
-        (lambda: MagCache([1, float("nan")]), "wanted numbers of at least 0"),
+        (lambda: MagCache([]), "mag_ratios: got none"),
+        (lambda: MagCache([1, float("nan")]), "mag_ratios is nan, wanted a number of at least 0"),
         (lambda: MagCache("flux", threshold=-1), "threshold is -1"),
         (lambda: MagCache("flux", max_skip_steps=1.5), "max_skip_steps is 1.5"),
         (lambda: MagCache("flux", retention_ratio=1.1), "retention_ratio is 1.1, .* in 0..1"),

@@ -15,6 +15,7 @@ from toys import toy_dit, toy_uvit
 import l2c_rt as rt
 from l2c_rt.methods import DuCa, ToCa
 from l2c_rt.schedule.cache_schedule import default_branches
+from l2c_rt.schedule.tokens import SCORES
 
 STEPS = 20
 TIMES = [float(t) for t in range(STEPS - 1, -1, -1)]
@@ -40,6 +41,9 @@ NAIVE = [
     (DuCa(cache_type="kv-norm", fresh_ratio=0.3), {"score": "kv-norm", "ratio": 0.3}),
     (ToCa(fresh_threshold=4, ratio_scheduler="ToCa-ddpm250", fresh_ratio=0.2),
      {"aggressive": False, "threshold": 4, "ratio": 0.2, "bonus": 0.6, "ddpm": True}),
+    (ToCa(cache_type="similarity", fresh_ratio=0.2),
+     {"aggressive": False, "score": "similarity", "ratio": 0.2, "bonus": 0.6}),
+    (DuCa(cache_type="norm", fresh_ratio=0.3), {"score": "norm", "ratio": 0.3}),
     (ToCa(fresh_ratio=0), {"aggressive": False, "ratio": 0.0, "bonus": 0.6}),
 ]  # fmt: skip
 
@@ -61,7 +65,7 @@ def test_the_reference_is_bitwise_a_naive_program(
 
 
 @pytest.mark.parametrize("make", [toy_dit, toy_uvit])
-@pytest.mark.parametrize("score", ["attention", "kv-norm", "random"])
+@pytest.mark.parametrize("score", SCORES)
 @torch.no_grad()
 def test_the_fused_backend_is_the_reference_up_to_rounding(make: Any, score: str) -> None:
     method = DuCa(fresh_ratio=0.3, cache_type=score)
@@ -138,8 +142,7 @@ def test_a_cost_counts_the_tokens_and_what_no_block_runs() -> None:
     [
         {"fresh_threshold": 0}, {"fresh_threshold": 2.5}, {"fresh_ratio": -0.1},
         {"fresh_ratio": 1.5}, {"fresh_ratio": float("nan")}, {"bonus": -1}, {"seed": -1},
-        {"soft_fresh_weight": -1}, {"ratio_scheduler": "linear"}, {"cache_type": "norm"},
-        {"cache_type": "similarity"},
+        {"soft_fresh_weight": -1}, {"ratio_scheduler": "linear"}, {"cache_type": "straight"},
         {"cache_type": []},
     ],
 )  # fmt: skip
@@ -161,7 +164,8 @@ def test_models_without_tokens_to_choose_are_refused_at_compile() -> None:
     model.blocks[0].attn.qkv.register_forward_hook(lambda *_: None)
     with pytest.raises(ValueError, match="queries, keys and values, but .* hooks"):
         rt.compile(model, DuCa(), steps=10)
-    rt.compile(model, DuCa(cache_type="random"), steps=10)
+    for score in ("random", "norm", "similarity"):
+        rt.compile(model, DuCa(cache_type=score), steps=10)
     sites = ["blocks.*.attn", "blocks.*.mlp"]
     with pytest.raises(ValueError, match="wanted attn-0|cannot compute some tokens"):
         rt.compile(toy_dit(2), DuCa(), steps=10, sites=sites)

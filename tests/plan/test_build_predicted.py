@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from toys import random_schedule, toy_program
 
 from l2c_rt.correctors import Goc, Taylor, corrected
+from l2c_rt.plan.cost import cost
 from l2c_rt.plan.ops import Compute, Plan, PlanError, Predict, Reuse
 from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
 from l2c_rt.plan.prepare import plan_of
@@ -33,17 +35,20 @@ def predicted_schedules(draw: st.DrawFn) -> CacheSchedule:
         if sources:
             terms[s, k] = [(q, float(draw(st.integers(-4, 4)))) for q in sources]
     predictions = Predictions.from_terms(STEPS, BRANCHES, terms)
+    factors = draw(st.sampled_from([(1.0,), (1.0, -2.0), (1.0, 1.0, 3.0)]))
+    coefficients = np.stack([factor * predictions.coefficients[0] for factor in factors])
+    predictions = replace(predictions, coefficients=coefficients)
     return CacheSchedule(schedule.compute, predictions=predictions)
 
 
-def values(schedule: CacheSchedule) -> np.ndarray[Any, Any]:
-    """What every branch adds, if its output at evaluation s is s + 1 plus a 1024th of its
+def values(schedule: CacheSchedule, lane: int = 0) -> np.ndarray[Any, Any]:
+    """What every branch adds in a lane, if its output at evaluation s is s + 1 plus a 1024th of its
     number: from the definition of a prediction alone."""
     assert schedule.predictions is not None
     table = np.zeros((schedule.steps, schedule.num_branches))
     for s in range(schedule.steps):
         for k in range(schedule.num_branches):
-            terms = schedule.predictions.at(s, k)
+            terms = schedule.predictions.at(s, k, lane)
             if schedule.compute[s, k]:
                 table[s, k] = s + 1 + k / 1024
             elif terms:
@@ -53,7 +58,7 @@ def values(schedule: CacheSchedule) -> np.ndarray[Any, Any]:
     return table
 
 
-def run(plan: Plan) -> np.ndarray[Any, Any]:
+def run(plan: Plan, lane: int = 0) -> np.ndarray[Any, Any]:
     """The same by the ops of the plan, on slots full of NaN."""
     number = {name: k for k, name in enumerate(PROGRAM.branch_names)}
     slots = np.full(plan.num_slots + 1, np.nan)
@@ -66,7 +71,7 @@ def run(plan: Plan) -> np.ndarray[Any, Any]:
             elif isinstance(op, Reuse):
                 table[s, number[op.branch]] = slots[op.slot]
             elif isinstance(op, Predict):
-                numbers = plan.coefficients[s][op.at : op.at + len(op.slots)]
+                numbers = plan.coefficients[s][lane][op.at : op.at + len(op.slots)]
                 value = sum(c * slots[i] for i, c in zip(op.slots, numbers, strict=True))
                 table[s, number[op.branch]] = value
                 slots[-1 if op.store is None else op.store] = value
@@ -77,7 +82,29 @@ def run(plan: Plan) -> np.ndarray[Any, Any]:
 def test_a_plan_gives_the_values_that_its_predictions_say(schedule: CacheSchedule) -> None:
     plan = plan_of(PROGRAM, schedule)
     verify(plan, PROGRAM, schedule)
-    np.testing.assert_array_equal(run(plan), values(schedule))
+    for lane in range(plan.lanes):
+        np.testing.assert_array_equal(run(plan, lane), values(schedule, lane))
+
+
+@given(predicted_schedules())
+def test_lanes_that_were_swapped_or_lost_do_not_pass(schedule: CacheSchedule) -> None:
+    plan = plan_of(PROGRAM, schedule)
+    swapped = tuple(rows[::-1] for rows in plan.coefficients)
+    lost = tuple(rows[:1] for rows in plan.coefficients)
+    for rows in (swapped, lost):
+        same = rows == plan.coefficients or not any(map(any, plan.coefficients))
+        with nullcontext() if same else pytest.raises(PlanError, match="lane"):
+            verify(replace(plan, coefficients=rows), PROGRAM, schedule)
+
+
+def test_lanes_cost_no_arithmetic_no_bytes_and_no_steps() -> None:
+    schedule = corrected(EveryN(3).schedule(STEPS, PROGRAM.branch_names), Goc(0.8, None))
+    assert schedule.predictions is not None
+    both = np.stack([schedule.predictions.coefficients[0] * factor for factor in (1.0, 0.5)])
+    two = replace(schedule, predictions=replace(schedule.predictions, coefficients=both))
+    plans = [plan_of(PROGRAM, one) for one in (schedule, two)]
+    assert plans[0].steps == plans[1].steps
+    assert cost(PROGRAM, plans[0]) == cost(PROGRAM, plans[1])
 
 
 @given(predicted_schedules())

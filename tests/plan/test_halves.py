@@ -17,6 +17,7 @@ from l2c_rt.plan.stream_ops import HalveBatch, JoinHalves, KeepBands
 from l2c_rt.plan.verify import verify
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.schedule.halves import HalfSchedule
+from l2c_rt.schedule.predictions import Predictions
 
 PROGRAM = toy_program(2)
 HALVED = np.array([0, 0, 1, 1, 0, 1], bool)
@@ -95,3 +96,15 @@ def test_tables_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="5 evaluations, the schedule has 6"):
         prepare(PROGRAM, replace(SCHEDULE, halves=halves), lambda plan, program: plan)
     verify(PLAN, PROGRAM, SCHEDULE)
+
+
+def test_predictions_with_lanes_are_refused() -> None:
+    """Their second lane is the half that is not run."""
+    plain = scheduled()
+    assert plain.halves is not None
+    (s, k), sources = np.argwhere(~plain.compute)[0], np.full((6, 4, 1), -1, np.int16)
+    sources[s, k] = s - 1
+    lanes = np.stack([np.ones(sources.shape), np.zeros(sources.shape)])
+    schedule = replace(plain, predictions=Predictions(sources, lanes))
+    with pytest.raises(ValueError, match="fit with lanes=False"):
+        prepare(PROGRAM, schedule, lambda plan, program: plan)

@@ -197,7 +197,7 @@ def other_tensors(tensors: dict[str, np.ndarray], header: bool = True) -> bytes:
         (own()[:-1], "damaged safetensors"),
         (own() + b"x", "damaged safetensors"),
         (own(format="other"), "format 'other'"),
-        (own(version="2"), "version '2', wanted l2c_rt.router 1"),
+        (own(version="3"), "version '3', wanted l2c_rt.router 1 or 2"),
         (own(steps="ten"), "steps"),
         (own(steps="9" * 5_000), "steps"),
         (own(steps="12"), "12 steps has 12 rows"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,10 @@ from toys import toy_dit, toy_uvit
 
 import l2c_rt as rt
 from l2c_rt.policies.static import EveryN
+from l2c_rt.regression import fit_corrector as fit_module
 from l2c_rt.regression.checkpoint import Checkpoint
+from l2c_rt.regression.fits import Fits
+from l2c_rt.regression.grams import gram_of
 
 STEPS = 8
 OPTIONS = {"steps": STEPS, "runs": 2, "batch_size": 2, "progress": False}
@@ -61,6 +66,84 @@ def test_a_loop_of_the_users_own_is_fitted(granularity):
         for n, corrector in ((1, None), (4, None), (4, fit))
     )
     assert relative(fitted, full) < relative(plain, full)
+
+
+def first_of(_: Any, candidates: Any, *__: Any) -> rt.CacheSchedule:
+    """In the place of whole runs: the first fit, lane by lane."""
+    return candidates[0]
+
+
+def test_lanes_are_fitted_each_by_itself_kept_in_a_file_and_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("l2c_rt.regression.fit_corrector.judged", first_of)
+    model, path = toy_dit(), tmp_path / "fit.safetensors"
+    fit = rt.fit_corrector(model, EveryN(4), lanes=True, out=path, **OPTIONS)
+    predictions = fit.fit.predictions
+    assert predictions.lanes == 2
+    first, second = predictions.coefficients
+    assert np.abs(first - second).max() > 1e-3
+    assert rt.correctors.Fitted.load(path) == fit
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(9))
+    swapped = replace(predictions, coefficients=predictions.coefficients[::-1])
+    fitted, again, other = (
+        rt.compile(model, schedule, corrector=corrector).sample(noise, [1, 2])
+        for schedule, corrector in (
+            (fit.fit, None),
+            (rt.CacheSchedule(fit.fit.compute), fit),
+            (replace(fit.fit, predictions=swapped), None),
+        )
+    )
+    assert torch.equal(fitted, again)
+    assert relative(fitted, other) > 1e-4
+
+
+def test_each_lane_has_the_coefficients_of_its_own_least_squares():
+    compute = np.array([[True], [True], [True], [False]])
+    fits, cell = Fits(compute, 2, 2, 0.0, lanes=2), (3, 0)
+    generator = torch.Generator().manual_seed(0)
+    for fold in range(2):
+        newest, older = torch.randn(2, 100, generator=generator)
+        for lane, value in enumerate((2 * newest - older, 0.5 * newest)):
+            fits.add(cell, lane, fold, gram_of([[newest], [older]], [value]))
+    for lane, wanted in enumerate(([2.0, -1.0], [0.5, 0.0])):
+        numbers = [term.coefficient for term in fits.predictions().at(3, 0, lane)]
+        np.testing.assert_allclose(numbers, wanted, atol=1e-3)
+    shared = [term.coefficient for term in fits.shared().predictions().at(3, 0)]
+    np.testing.assert_allclose(shared, [1.25, -0.5], atol=0.05)
+
+
+def test_lanes_that_no_call_has_shown_are_one(monkeypatch):
+    """A model that is not guided fits as it does without lanes."""
+    options = OPTIONS | {"cfg_scale": 1.0}
+    monkeypatch.setattr("l2c_rt.regression.fit_corrector.judged", first_of)
+    fits = [rt.fit_corrector(toy_dit(), EveryN(2), lanes=lanes, **options).fit
+            for lanes in (True, False)]  # fmt: skip
+    assert fits[0] == fits[1]
+
+
+def test_lanes_are_taken_only_where_a_held_out_run_ends_nearer(monkeypatch):
+    candidates = []
+    judge = fit_module.judged
+
+    def watched(calibration: Any, fits: Any, *rest: Any) -> rt.CacheSchedule:
+        candidates.extend(fits)
+        return judge(calibration, fits, *rest)
+
+    monkeypatch.setattr("l2c_rt.regression.fit_corrector.judged", watched)
+    rt.fit_corrector(toy_dit(), EveryN(4), lanes=True, **OPTIONS)
+    assert [fit.predictions.lanes for fit in candidates] == [2, 2, 1, 1]
+
+
+def test_the_header_of_a_file_says_how_many_lanes_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr("l2c_rt.regression.fit_corrector.judged", first_of)
+    path = tmp_path / "fit.safetensors"
+    for lanes, version in ((False, b'"version":"1"'), (True, b'"version":"2"')):
+        rt.fit_corrector(toy_dit(), EveryN(2), lanes=lanes, **OPTIONS).save(path)
+        assert version in path.read_bytes()
+    content = path.read_bytes()
+    for old, new in ((b'"lanes":"2"', b'"lanes":"3"'), (b'"version":"2"', b'"version":"1"')):
+        path.write_bytes(content.replace(old, new))
+        with pytest.raises(ValueError, match=r"fit\.safetensors: header field lanes"):
+            rt.correctors.Fitted.load(path)
 
 
 def test_a_fit_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch):
@@ -120,6 +203,13 @@ def test_a_damaged_file_is_refused(tmp_path: Path):
 def test_numbers_out_of_range_are_refused(name):
     with pytest.raises(ValueError, match=f"fit_corrector: {name} is 0"):
         rt.fit_corrector(toy_dit(), EveryN(2), **OPTIONS | {name: 0})
+
+
+def test_lanes_are_a_yes_or_no_and_few():
+    with pytest.raises(ValueError, match="lanes is 2, wanted True or False"):
+        rt.fit_corrector(toy_dit(), EveryN(2), lanes=2, **OPTIONS)
+    with pytest.raises(ValueError, match="9 calls per step are more than 8 lanes"):
+        rt.fit_corrector(toy_dit(), EveryN(2), own_loop, lanes=True, calls_per_step=9, **OPTIONS)
 
 
 def test_a_schedule_of_nothing_reused_has_nothing_to_fit():

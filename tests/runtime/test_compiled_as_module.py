@@ -177,6 +177,15 @@ def test_it_is_not_compiled_again() -> None:
         compiled(compiled())
 
 
+def test_inside_of_what_torch_compile_compiles_it_runs_as_it_is() -> None:
+    fast, plain = compiled(), drive(compiled(), STEPS)
+    around = torch.compile(lambda x, t, y: 2 * fast(x, t, y), backend="eager")
+    assert all(torch.equal(a, 2 * b) for a, b in zip(drive(around, STEPS), plain, strict=True))
+    itself = torch.compile(fast, backend="eager")
+    assert all(torch.equal(a, b) for a, b in zip(drive(itself, STEPS), plain, strict=True))
+    assert fast.summary().runs == 2
+
+
 def test_a_wrapper_around_it_calls_it() -> None:
     fast = compiled()
     wrapped = nn.DataParallel(fast)

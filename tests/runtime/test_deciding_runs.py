@@ -38,6 +38,22 @@ def no_grad() -> Iterator[None]:
 TIMES = [1.0 - 0.01 * step for step in range(STEPS)]
 
 
+class WithUnused(OneStream):
+    """A module that its forward does not call."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__(depth)
+        self.unused = nn.Linear(2, 2)
+
+
+class Indirect(WithUnused):
+    """It comes to its modules by their names."""
+
+    def forward(self, hidden_states: Tensor, timestep: Tensor) -> Tensor:
+        assert dict(self.named_children())
+        return super().forward(hidden_states, timestep)
+
+
 def compiled(method: Any, kind: Any = OneStream, **options: Any) -> Any:
     return rt.compile(built(kind, 5), method, steps=STEPS, **{"timesteps": TIMES} | options)
 
@@ -191,8 +207,10 @@ class Wide(nn.Module):
     [
         (DBCache(8), {}, "computes 8 blocks .* the model has 5"),
         (TeaCache(0.1, "flux", indicator="blocks.0.norm9"), {}, "no module 'blocks.0.norm9'"),
-        (TeaCache(0.1), {}, "none published for OneStream"),
+        (TeaCache(0.1), {}, "none published for WithUnused"),
         (TeaCache(0.1, (1.0, 0.0), indicator="blocks.1.attn"), {}, "blocks.0, which may be reused"),
+        (TeaCache(0.1, (1.0, 0.0), indicator="proj_out"), {}, "proj_out .* comes after blocks.0"),
+        (TeaCache(0.1, (1.0, 0.0), indicator="unused"), {}, "does not call unused"),
         (FirstBlockCache(), {"granularity": "branch"}, "decides about blocks, got 'branch'"),
         (FirstBlockCache(), {"corrector": rt.correctors.Taylor(1)}, "leave corrector= out"),
         (SeaCache(sigmas=[1.0, 0.5]), {}, "sigmas has 2 entries, the run has 8"),
@@ -204,7 +222,7 @@ def test_what_no_run_could_do_is_refused_at_compile(
     method: Any, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        compiled(method, **options)
+        compiled(method, WithUnused, **options)
 
 
 def test_easycache_refuses_a_model_whose_output_does_not_continue_its_input() -> None:
@@ -213,11 +231,13 @@ def test_easycache_refuses_a_model_whose_output_does_not_continue_its_input() ->
         fast(torch.ones(1, 3, 4), torch.ones(1))
 
 
-def test_a_module_that_the_forward_does_not_call_is_named() -> None:
-    model = built(OneStream, 5)
-    model.unused = nn.Linear(2, 2)
-    fast = rt.compile(model, TeaCache(0.1, (1.0, 0.0), indicator="unused"), steps=STEPS,
-                      timesteps=TIMES)  # fmt: skip
-    call(fast, 0)
-    with pytest.raises(ValueError, match="did not come to unused"):
-        call(fast, 1)
+@pytest.mark.parametrize(
+    ("indicator", "message"),
+    [("unused", "did not come to unused"), ("proj_out", "proj_out comes after blocks.0")],
+)
+def test_where_the_source_does_not_tell_the_first_evaluation_does(
+    indicator: str, message: str
+) -> None:
+    fast = compiled(TeaCache(0.1, (1.0, 0.0), indicator=indicator), Indirect)
+    with pytest.raises(ValueError, match=message):
+        run(fast, 2)

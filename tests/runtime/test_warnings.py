@@ -74,6 +74,16 @@ def test_a_session_closed_in_mid_run_warns_with_both_numbers_unless_an_error_clo
     assert "closed after 3 of 4" in str(fast.summary())
 
 
+def test_a_pipelines_loop_that_ends_early_warns_with_both_numbers() -> None:
+    fast = rt.compile(toy_dit(), EveryN(2), steps=4)
+    drive(fast, 4)
+    fast._reset_stateful_cache()
+    drive(fast, 3, seed=1)
+    with pytest.warns(L2CWarning, match="pipeline's loop ended after 3 of 4 evaluations"):
+        fast._reset_stateful_cache()
+    assert fast.summary().abandoned == 1
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_run_that_cannot_be_proved_warns_and_strict_refuses_it(strict: bool) -> None:
     fast = rt.compile(toy_dit(), EveryN(2), steps=4, strict=strict)

@@ -29,6 +29,9 @@ def predicted_schedules(draw: st.DrawFn) -> CacheSchedule:
         if sources:
             terms[s, k] = [(q, draw(numbers)) for q in sources]
     predictions = Predictions.from_terms(STEPS, BRANCHES, terms)
+    one = predictions.coefficients[0]
+    lanes = draw(st.sampled_from([[one], [one, -one], [one, 0.5 * one, one + 1.0]]))
+    predictions = Predictions(predictions.sources, np.stack(lanes))
     return CacheSchedule(schedule.compute, predictions=predictions)
 
 
@@ -58,6 +61,31 @@ def test_a_schedule_with_predictions_is_another_one_than_without() -> None:
     ]
     assert len({plain.digest, *(schedule.digest for schedule in predicted)}) == 3
     assert plain != predicted[0] != predicted[1]
+
+
+def test_lanes_are_of_the_same_terms_and_few() -> None:
+    sources = np.zeros((2, 1, 1), np.int16) - np.array([1, 0]).reshape(2, 1, 1)
+    one = Predictions(sources, np.ones((2, 1, 1)))
+    two = Predictions(sources, np.stack([np.ones((2, 1, 1)), np.zeros((2, 1, 1))]))
+    assert one == Predictions(sources, np.ones((1, 2, 1, 1)))
+    assert one != two
+    assert [two.at(1, 0, lane) for lane in range(2)] == [((0, 1.0),), ((0, 0.0),)]
+    for shape in ((2, 2, 1, 2), (9, 2, 1, 1), (0, 2, 1, 1)):
+        with pytest.raises(ValueError, match=r"predictions: .* wanted"):
+            Predictions(sources, np.ones(shape))
+
+
+def test_branches_whose_lanes_differ_are_told_apart() -> None:
+    """As merging wants them: one may stand for others where all of its lanes are the same."""
+    sources = np.array([[[-1], [-1]], [[0], [0]]], np.int16)
+    coefficients = np.ones((2, 2, 2, 1))
+    assert Predictions(sources, coefficients).column(0) == Predictions(
+        sources, coefficients
+    ).column(1)
+    coefficients[1, 1, 1] = 2.0
+    predictions = Predictions(sources, coefficients)
+    assert predictions.column(0) != predictions.column(1)
+    assert predictions.of_branches([1, 1]).at(1, 0, 1) == ((0, 2.0),)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +148,8 @@ def test_a_schedule_with_tensors_is_not_written_as_text(tmp_path) -> None:
         {}, "x", [[1, 0]], [[1, 0, []]], [[1, 0, [[1, 2.0]]]], [[9, 0, [[0, 1.0]]]],
         [[1, 0, [[0, "1"]]]], [[1, 0, [[0, 1e400]]]], [[1, 0, [[0, True]]]], [[True, 0, [[0, 1]]]],
         [[1, 0, [[0, 1.0]]], [1, 0, [[0, 1.0]]]], [[1, 0, [[0, 10**400]]]],
-        [[1, 0, [[0, 1.0]] * 65]],
+        [[1, 0, [[0, 1.0]] * 65]], [[1, 0, [[0, 1.0, 2.0], [0, 1.0]]]], [[1, 0, [[0]]]],
+        [[1, 0, [[0, *[1.0] * 9]]]], [[1, 0, [[0, 1.0, "2"]]]],
     ],
 )  # fmt: skip
 def test_damaged_predictions_in_a_file_are_refused(tmp_path, predictions) -> None:

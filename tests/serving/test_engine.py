@@ -120,6 +120,13 @@ def test_noise_may_be_written_to_after_submit() -> None:
         assert relative(futures[-1].result(60), solo(fast, 0, 3)) < BOUND
 
 
+def test_what_a_future_gives_holds_no_memory_of_other_requests() -> None:
+    with rt.Engine(compiled()) as engine:
+        _, futures = at_ticks(engine, [0, 0], lambda i: engine.submit(image(i), i))
+        for future in futures:
+            assert future.result(0).untyped_storage().nbytes() == image(0).nbytes
+
+
 def test_the_callback_sees_what_that_of_sample_sees() -> None:
     fast = compiled()
     seen: dict[str, list[tuple[int, Tensor]]] = {"engine": [], "sample": []}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import diffusers
@@ -11,6 +12,9 @@ from block_models import WIDTH, TwoStreams, built
 from served import compiled, image
 
 import l2c_rt as rt
+from l2c_rt.serving.batched_loop import Predictions
+from l2c_rt.serving.evaluator import Evaluator
+from l2c_rt.serving.request import Request
 
 STEPS = 8
 METHODS: dict[str, Any] = {
@@ -59,3 +63,20 @@ def test_an_example_of_a_published_loop_changes_nothing() -> None:
     with rt.Engine(fast, example={"seed": 0, "y": 3}) as engine:
         engine._worker.evaluator.poison()
         assert torch.equal(engine.submit(image(1), 3).result(60), fast.sample(image(1), [3]))
+
+
+def test_an_example_is_evaluated_in_batches_of_every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[tuple[int, int]] = []
+    predict = Evaluator.predictions
+
+    def noted(self: Evaluator, batch: Sequence[Request]) -> Predictions:
+        batches.append((len(batch), batch[0].kind))
+        assert {request.place for request in batch} == set(range(len(batch)))
+        return predict(self, batch)
+
+    monkeypatch.setattr(Evaluator, "predictions", noted)
+    with rt.Engine(compiled("DiT", "fused"), max_batch=3, example={"seed": 0, "y": 3}) as engine:
+        kinds = set(engine._worker.evaluator.kinds)
+    assert {kind for size, kind in batches if size == 1} == kinds
+    # The first kind computes everything, so that there is nothing else to measure.
+    assert {size for size, kind in batches if kind == 0} == {1, 2, 3}

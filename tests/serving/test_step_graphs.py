@@ -79,6 +79,16 @@ def test_one_request_by_graphs_is_bitwise_a_run_of_sample(taped: list[TapeRecord
         assert graphs_of(engine).replays == 4 * STEPS - 1
 
 
+def test_with_an_example_no_request_waits_for_a_capture(taped: list[TapeRecorder]) -> None:
+    with rt.Engine(compiled(), max_batch=4, example={"seed": 0, "y": 3}) as engine:
+        kinds = len(set(engine._worker.evaluator.kinds))
+        # Of 1, 2 and 4 requests, two samples each.
+        assert graphs_of(engine).count == 3 * kinds
+        _, futures = at_ticks(engine, [0, 0, 1, 2], lambda i: engine.submit(image(i), i))
+        assert all(future.done() for future in futures)
+        assert graphs_of(engine).count == 3 * kinds
+
+
 def test_samples_that_fill_a_batch_touch_nobodys_slots(taped: list[TapeRecorder]) -> None:
     """Three samples in a bucket of four, NaN in every slot before."""
     fast = compiled()

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2c_rt.serving.ticks import choose, longest_wait
+from l2c_rt.serving.ticks import choose, longest_wait, reach_of
 
 
 @dataclass(eq=False)
 class Run:
     """A request of a made-up engine: the kinds of its evaluations, and the ticks they were done."""
 
-    order: int
     kinds: list[int]
     since: int
     ticks: list[int] = field(default_factory=list)
@@ -39,6 +38,7 @@ class Case:
     max_batch: int
     max_running: int
     max_age: int
+    reach: int
 
 
 cases = st.builds(
@@ -48,6 +48,7 @@ cases = st.builds(
     max_batch=st.integers(1, 5),
     max_running=st.integers(1, 12),
     max_age=st.integers(1, 10),
+    reach=st.integers(0, 3),
 )
 
 
@@ -55,13 +56,12 @@ def served(case: Case) -> tuple[list[Run], list[list[Run]], int]:
     """All requests, the batches by tick, and the longest wait of one that had begun."""
     waiting, running, ended = sorted(case.arrivals), [], []
     batches: list[list[Run]] = []
-    tick, longest, begun = 0, 0, 0
+    tick, longest = 0, 0
     while waiting or running:
         while waiting and waiting[0] <= tick and len(running) < case.max_running:
             waiting.pop(0)
-            running.append(Run(begun, case.kinds, tick))
-            begun += 1
-        batch = list(choose(running, tick, case.max_batch, case.max_age))
+            running.append(Run(case.kinds, tick))
+        batch = list(choose(running, tick, case.max_batch, case.max_age, case.reach))
         assert batch or not running
         assert len({run.kind for run in batch}) <= 1
         batches.append(batch)
@@ -98,20 +98,32 @@ def test_no_request_waits_longer_than_the_bound(case: Case) -> None:
 
 
 def test_the_fullest_kind_goes_first_and_of_equals_that_of_the_first_arrival() -> None:
-    runs = [Run(0, [0], 3), Run(1, [1], 3), Run(2, [1], 2), Run(3, [2], 1), Run(4, [2], 3)]
-    assert choose(runs, 4, max_batch=8, max_age=9) == (runs[1], runs[2])
-    assert choose(runs, 4, max_batch=1, max_age=9) == (runs[1],)
-    assert choose([*runs, Run(5, [2], 4)], 4, max_batch=8, max_age=9)[0] is runs[3]
+    runs = [Run([0], 3), Run([1], 3), Run([1], 2), Run([2], 1), Run([2], 3)]
+    assert choose(runs, 4, max_batch=8, max_age=9, reach=0) == (runs[1], runs[2])
+    assert choose(runs, 4, max_batch=1, max_age=9, reach=0) == (runs[1],)
+    assert choose([*runs, Run([2], 4)], 4, max_batch=8, max_age=9, reach=0)[0] is runs[3]
 
 
 def test_of_equally_full_kinds_the_one_nearer_its_end_goes_first() -> None:
-    early, late = Run(0, [0, 1], 2), Run(1, [0, 1], 3, [1])
-    assert choose([early, late], 4, max_batch=8, max_age=9) == (late,)
+    early, late = Run([0, 1], 2), Run([0, 1], 3, [1])
+    assert choose([early, late], 4, max_batch=8, max_age=9, reach=0) == (late,)
+
+
+def test_who_is_a_little_behind_a_batch_with_room_catches_up_with_it() -> None:
+    ahead, behind = Run([0, 1, 2, 3], 3, [1, 2]), Run([0, 1, 2, 3], 3)
+    for reach, first in ((0, ahead), (1, ahead), (2, behind)):
+        assert choose([ahead, behind], 4, max_batch=2, max_age=9, reach=reach) == (first,)
+    # It would find no place in a full batch.
+    assert choose([ahead, behind], 4, max_batch=1, max_age=9, reach=2) == (ahead,)
 
 
 def test_a_request_that_has_waited_long_enough_goes_before_fuller_batches() -> None:
-    runs = [Run(0, [0], 4), Run(1, [1], 4), Run(2, [1], 4), Run(3, [0], 0)]
-    runs.append(Run(4, [1], 4))
-    assert choose(runs, 4, max_batch=8, max_age=5) == (runs[1], runs[2], runs[4])
-    assert choose(runs, 5, max_batch=8, max_age=5) == (runs[3], runs[0])
-    assert choose(runs, 5, max_batch=1, max_age=5) == (runs[3],)
+    runs = [Run([0], 4), Run([1], 4), Run([1], 4), Run([0], 0)]
+    runs.append(Run([1], 4))
+    assert choose(runs, 4, max_batch=8, max_age=5, reach=0) == (runs[1], runs[2], runs[4])
+    assert choose(runs, 5, max_batch=8, max_age=5, reach=0) == (runs[3], runs[0])
+    assert choose(runs, 5, max_batch=1, max_age=5, reach=0) == (runs[3],)
+
+
+def test_a_tenth_of_a_run_is_little() -> None:
+    assert [reach_of(evaluations) for evaluations in (1, 10, 11, 50, 250)] == [1, 1, 2, 5, 25]

@@ -22,6 +22,7 @@ from diffusers_more_image_families import MORE_IMAGE_FAMILIES
 from diffusers_more_video_families import MORE_VIDEO_FAMILIES
 from diffusers_unet_families import UNET_FAMILIES
 from diffusers_video_families import VIDEO_FAMILIES
+from probes import Probes, probed_once
 from torch import Tensor, nn
 
 import l2c_rt as rt
@@ -72,7 +73,11 @@ class BlockResult:
     reason: str
 
 
+PROBES = Probes()
+
+
 @cache
+@probed_once(PROBES)
 def branch_result(name: str) -> BranchResult:
     """Run a family, cut at its branches."""
     family, model = FAMILIES[name], _model(name)
@@ -100,6 +105,7 @@ def branch_result(name: str) -> BranchResult:
 
 
 @cache
+@probed_once(PROBES)
 def block_result(name: str) -> BlockResult:
     """Run a family, cut at its blocks."""
     family, model = FAMILIES[name], _model(name)

@@ -38,10 +38,24 @@ def test_row_kernels(
 
 
 @DTYPES
+@pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("count", [0, 1, 5])
 @pytest.mark.parametrize("op", WEIGHTED_OPS)
-def test_lists_with_weights(op: str, count: int, dtype: torch.dtype) -> None:
-    check(op, arguments(op, Sizes(dtype, count=count, weighted=True)))
+def test_lists_with_weights(op: str, count: int, lanes: int, dtype: torch.dtype) -> None:
+    check(
+        op,
+        arguments(op, Sizes(dtype, images=2, grid=(1, 2), count=count, weighted=True, lanes=lanes)),
+    )
+
+
+@pytest.mark.parametrize("op", WEIGHTED_OPS)
+def test_images_in_other_lanes_are_other_sums(op: str) -> None:
+    operands = arguments(op, Sizes(weighted=True, lanes=2))
+    first = kernel(op)(**cloned(operands))
+    offsets = operands["reuses"].weights.offsets
+    offsets.copy_(offsets.flip(0))
+    with pytest.raises(AssertionError, match="not close"):
+        torch.testing.assert_close(kernel(op)(**operands), first)
 
 
 def test_a_mixture_may_be_written_over_one_of_its_slots() -> None:
@@ -53,10 +67,12 @@ def test_a_mixture_may_be_written_over_one_of_its_slots() -> None:
 
 
 @DTYPES
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("lanes", [0, 1, 2])
 @pytest.mark.parametrize("op", PLACED_OPS)
-def test_slots_of_samples_that_lie_apart(op: str, weighted: bool, dtype: torch.dtype) -> None:
-    check(op, placed_arguments(op, Sizes(dtype, images=2, weighted=weighted)))
+def test_slots_of_samples_that_lie_apart(op: str, lanes: int, dtype: torch.dtype) -> None:
+    """Without weights, with weights, and with weights of two lanes."""
+    sizes = Sizes(dtype, images=2, weighted=lanes > 0, lanes=max(1, lanes))
+    check(op, placed_arguments(op, sizes))
 
 
 @pytest.mark.parametrize("op", ["split_gate_residual_norm_modulate", "split_residual_norm"])
@@ -132,7 +148,7 @@ def test_the_list_is_cut_to_its_length_whatever_lies_behind_it() -> None:
 @DTYPES
 @pytest.mark.parametrize("halves", [1, 2])
 @pytest.mark.parametrize(
-    ("images", "grid", "width", "count"), [(2, (1, 1), 8, 0), (1, (1, 4), 72, 1)]
+    ("images", "grid", "width", "count"), [(2, (1, 1), 8, 0), (1, (1, 2), 72, 1)]
 )
 @pytest.mark.parametrize("op", END_OPS)
 def test_end_kernels(
@@ -147,7 +163,7 @@ def test_end_kernels(
     check(op, arguments(op, Sizes(dtype, images, halves, grid, width, count)))
 
 
-@pytest.mark.parametrize(("grid", "count"), [((1, 7), 7), ((3, 6), 3)])
+@pytest.mark.parametrize(("grid", "count"), [((1, 5), 7), ((3, 2), 3)])
 @pytest.mark.parametrize("op", END_OPS)
 def test_end_kernels_over_a_grid_that_is_no_square(
     op: str, grid: tuple[int, int], count: int

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from family_results import FAMILIES
+from family_results import FAMILIES, PROBES
+from probes import probed_once
 from taped_graphs import compile_taped
 from toys import call_inputs, toy_dit, toy_uvit
 
@@ -79,6 +80,7 @@ class MethodResult:
 
 
 @cache
+@probed_once(PROBES)
 def on_family(name: str, family: str) -> MethodResult:
     """A method on a model of diffusers, by its own forward."""
     found, model = FAMILIES[family], _family(family)

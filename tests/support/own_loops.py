@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from diffusers_pipelines import PIPELINES
+from probes import Probes, probed_once
 from torch import Tensor, nn
 
 from l2c_rt.api import compile
@@ -37,7 +38,7 @@ class Case:
 
     def learned(self, **options: Any) -> Router:
         """A short learning run, silent."""
-        given = {"steps": STEPS, "iterations": 40, "progress": False, "cfg_scale": self.cfg_scale}
+        given = {"steps": STEPS, "iterations": 20, "progress": False, "cfg_scale": self.cfg_scale}
         own = {"loop": self.loop, "calls_per_step": self.calls_per_step}
         return learn(self.model, **(given | own | options))
 
@@ -45,10 +46,12 @@ class Case:
         """The relative error of the latents at the end, two runs of each schedule."""
         runs = LoopRuns(self.loop, 900, 2, self.calls_per_step)
         full = replace(schedules[0], compute=np.ones_like(schedules[0].compute))
-        ends = [
-            runs.latents(compile(self.model, schedule, calls_per_step=self.calls_per_step))[0][-1]
-            for schedule in (full, *schedules)
-        ]
+        calls = self.calls_per_step
+        with probed_once(Probes()):
+            ends = [
+                runs.latents(compile(self.model, schedule, calls_per_step=calls))[0][-1]
+                for schedule in (full, *schedules)
+            ]
         return [relative_error(end, ends[0]) for end in ends[1:]]
 
     def at_equal_compute(self, schedule: CacheSchedule, seeds: range) -> list[CacheSchedule]:

@@ -92,6 +92,12 @@ class NaiveTokens:
         block = self.model.blocks[b]
         _, _, g1, sh2, sc2, g2 = block.adaLN_modulation(c).chunk(6, dim=1)
         x = x + g1.unsqueeze(1) * self.kept[b, "attn"]
+        if self.score in ("similarity", "norm"):
+            s = x.norm(dim=-1)
+            if self.score == "similarity":
+                kept = self.kept[b, "mlp"]
+                s = 1 - (x * kept).sum(-1) / (s * kept.norm(dim=-1))
+            self.kept[b, "score"] = s / s.norm(dim=-1, keepdim=True)
         tokens = self._tokens(b, left, x.shape[1])
         rows = torch.arange(len(x))[:, None]
         h = block.norm2(x[rows, tokens]) * (1 + sc2.unsqueeze(1)) + sh2.unsqueeze(1)

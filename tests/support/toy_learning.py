@@ -21,8 +21,9 @@ TEST_PATHS = [str(Path(__file__).parents[2] / folder) for folder in ("tests/supp
 
 
 def learn_briefly(model: Any, **options: Any) -> Router:
-    """A few iterations, silently."""
-    return learn(model, **({"steps": 6, "iterations": 4, "progress": False} | options))
+    """A few iterations, silently, without the fit report, which would take longer."""
+    short = {"steps": 6, "iterations": 4, "progress": False, "report": 0}
+    return learn(model, **(short | options))
 
 
 def task_of(model: Any, **options: Any) -> Task:

@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 from toy_learning import task_of
 from toys import toy_dit
 
-from l2c_rt.backends.cuda.checking.checked_file import read_machines
-from l2c_rt.backends.tuning.cache_file import read_choices
+from l2c_rt.backends.tuning.machine_file import read_machines
 from l2c_rt.correctors import Fitted, ScaleShift
 from l2c_rt.demo.train_state import TrainSettings, resume
 from l2c_rt.learning.checkpoint import load_checkpoint
@@ -70,7 +69,6 @@ LOADERS: list[tuple[str, Callable[[Path], Any]]] = [
     ("a.safetensors", fit_sums),
     ("a.safetensors", lambda path: SearchCheckpoint(path, "", "").load((2, 1, 1))),
     ("a.json", read_ceilings),
-    ("a.json", lambda path: read_choices(path, "machine")),
     ("a.json", read_machines),
     ("a.safetensors", learned),
     ("a.safetensors", lambda path: resume(path, TrainSettings(1, 0))),

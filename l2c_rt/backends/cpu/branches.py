@@ -45,7 +45,7 @@ def run_scored(
 ) -> tuple[Tensor, Tensor]:
     """The same of an attention branch, and the scores of its tokens, float32 [B, T].
 
-    `score` is one of `SCORES`; those by lot are drawn when they are read.
+    `score` is one of `SCORES`; those that are not of attention are made when they are read.
     """
     q, k, v = _heads(inner, h, product)
     if score == "attention":
@@ -53,11 +53,13 @@ def run_scored(
         scores = unit(received)
     else:
         mixed = attention(q, k, v, inner.scale)
-        is_by_lot = score == "random"
-        scores = (
-            h.new_zeros(h.shape[:2]).float() if is_by_lot else value_norm_scores(v.transpose(1, 2))
-        )
+        by_value = score == "kv-norm"
+        scores = value_norm_scores(v.transpose(1, 2)) if by_value else _zeros(h)
     return product(mixed, inner.proj, None, out), scores
+
+
+def _zeros(h: Tensor) -> Tensor:
+    return h.new_zeros(h.shape[:2], dtype=torch.float32)
 
 
 def _heads(inner: FusableAttention, h: Tensor, product: Product) -> tuple[Tensor, Tensor, Tensor]:

@@ -76,11 +76,13 @@ class FusedCpu(OpByOp):
         self._h: Tensor | None = None
         self._inputs = BranchInputs(fusable)
         self._waiting: list[Term] = []
+        self._lanes: tuple[int, ...] = ()
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
         refuse_autocast("cpu")
         # Of an evaluation that ended in an error.
         self._waiting.clear()
+        self._lanes = evaluation.lanes
         if self._table is not None:
             state = evaluation.state
             rows = self._table.begin(state.t, state.y, evaluation.step, evaluation.timesteps)
@@ -141,10 +143,12 @@ class FusedCpu(OpByOp):
 
     def refresh(self, op: Refresh, evaluation: Evaluation) -> None:
         assert self._tokens is not None
-        self._pass(evaluation.state, None)
-        out, x = evaluation.slots.load(op.slot), evaluation.state.x
-        places = chosen_tokens(self._tokens, op, evaluation, choose)
         if op.tokens:
+            self._pass(evaluation.state, None)
+        places = chosen_tokens(self._tokens, op, evaluation, choose)
+        out = evaluation.slots.load(op.slot)
+        if op.tokens:
+            x = evaluation.state.x
             whole = self._input_like(x)
             h = whole.view(-1)[: places.numel() * x.shape[2]].view(*places.shape, -1)
             norm_some(x, places, self._inputs.norm(op.branch, whole), h)
@@ -167,12 +171,12 @@ class FusedCpu(OpByOp):
         gate = self._inputs.gate(op.branch)
         slots, operands = evaluation.slots, evaluation.operands.get(op.branch)
         kept = tuple(slots.load(slot) for slot in op.slots)
-        numbers = evaluation.coefficients[op.at : op.at + len(kept)]
+        numbers = evaluation.numbers(op)
         store = None if op.store is None else slots.load(op.store)
         if operands is not None:
             # What still waits may be kept where this is read.
             self._pass(evaluation.state, None)
-            kept, numbers = (mixed(kept, numbers, operands),), ()
+            kept, numbers = (mixed(kept, numbers, operands, evaluation.lanes),), ()
         self._waiting.append(Term(kept, gate, numbers, store))
 
     def reuse_run(self, op: ReuseRun, evaluation: Evaluation) -> None:
@@ -204,7 +208,7 @@ class FusedCpu(OpByOp):
         # A long skip holds the same tensor, which stays as it is.
         held = bool(self._waiting and state.skips and state.skips[-1] is state.x)
         state.x = torch.empty_like(x) if held else x
-        row_pass(x, state.x, self._waiting, norm)
+        row_pass(x, state.x, self._waiting, norm, self._lanes)
         self._waiting.clear()
 
     def _input_like(self, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from l2c_rt._C import row_pass as native_row_pass
 from l2c_rt.memory.mixing import mixed
+from l2c_rt.plan.ops import Coefficients
 
 NATIVE = (torch.float32, torch.bfloat16)
 """Dtypes of the extension's loops; others take PyTorch's operators."""
@@ -28,14 +29,15 @@ class Vector(NamedTuple):
 
 
 class Term(NamedTuple):
-    """x += gate * value, value = sum of coefficient * source; without coefficients one source.
+    """x += gate * value, value = sum of coefficient * source, a row of coefficients for each lane;
+    without coefficients one source.
 
     Shapes: sources and `store`, where the value is kept, [B, T, D]; gate [B, 1, D].
     """
 
     sources: tuple[Tensor, ...]
     gate: Vector | None = None
-    coefficients: tuple[float, ...] = ()
+    coefficients: Coefficients = ()
     store: Tensor | None = None
 
 
@@ -77,16 +79,23 @@ def norm_input(
     return NormInput(norm, shift, scale, h, learned, arguments)
 
 
-def row_pass(x: Tensor, out: Tensor, terms: Sequence[Term], norm: NormInput | None) -> None:
+def row_pass(
+    x: Tensor,
+    out: Tensor,
+    terms: Sequence[Term],
+    norm: NormInput | None,
+    lanes: tuple[int, ...] = (),
+) -> None:
     """out = x + the terms' sum, which may be in place, and norm.h = the norm of it, modulated.
 
+    Sample b of the batch takes row `lanes[b]` of coefficients, or all the first.
     Shapes: x, out, h [B, T, D], contiguous.  Sums are in float32 (float64 for float64).
     """
     values = norm.h.dtype if norm is not None else _dtype_of(terms, x)
     if _is_native(x, values, terms):
-        _native_pass(x, out, terms, norm, values)
+        _native_pass(x, out, terms, norm, values, lanes)
     else:
-        _plain_pass(x, out, terms, norm)
+        _plain_pass(x, out, terms, norm, lanes)
 
 
 def norm_some(x: Tensor, places: Tensor, norm: NormInput, h: Tensor) -> None:
@@ -96,7 +105,7 @@ def norm_some(x: Tensor, places: Tensor, norm: NormInput, h: Tensor) -> None:
     """
     if not _is_native(x, h.dtype, ()):
         some = x.gather(1, places.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-        _plain_pass(some, some, (), norm._replace(h=h))
+        _plain_pass(some, some, (), norm._replace(h=h), ())
         return
     batch, count = places.shape
     native_row_pass(
@@ -128,26 +137,32 @@ def _is_native(x: Tensor, values: torch.dtype, terms: Sequence[Term]) -> bool:
 
 
 def _native_pass(
-    x: Tensor, out: Tensor, terms: Sequence[Term], norm: NormInput | None, values: torch.dtype
+    x: Tensor,
+    out: Tensor,
+    terms: Sequence[Term],
+    norm: NormInput | None,
+    values: torch.dtype,
+    lanes: tuple[int, ...],
 ) -> None:
     batch, tokens, width = x.shape
-    address = x.data_ptr()
+    address, count = x.data_ptr(), 1 + max(lanes, default=0)
     native_row_pass(
         (address, address if out is x else out.data_ptr()),
         (x.dtype is torch.bfloat16, values is torch.bfloat16),
         (batch * tokens, tokens, width),
-        [_arguments(term) for term in terms],
+        [_arguments(term, count) for term in terms],
         NO_NORM if norm is None else norm.arguments,
         NO_PLACES,
         torch.get_num_threads(),
+        lanes,
     )
 
 
-def _arguments(term: Term) -> tuple[list[int], tuple[float, ...], int, int, int]:
+def _arguments(term: Term, lanes: int) -> tuple[list[int], list[float], int, int, int]:
     sources, gate, coefficients, store = term
     return (
         [source.data_ptr() for source in sources],
-        coefficients,
+        [number for row in coefficients[:lanes] for number in row],
         0 if gate is None else gate.address,
         0 if gate is None else gate.stride,
         0 if store is None else store.data_ptr(),
@@ -158,12 +173,18 @@ def _address(vector: Vector | None) -> int:
     return 0 if vector is None else vector.address
 
 
-def _plain_pass(x: Tensor, out: Tensor, terms: Sequence[Term], norm: NormInput | None) -> None:
+def _plain_pass(
+    x: Tensor,
+    out: Tensor,
+    terms: Sequence[Term],
+    norm: NormInput | None,
+    lanes: tuple[int, ...],
+) -> None:
     total = x
     for term in terms:
         value = term.sources[0]
         if term.coefficients:
-            value = mixed(term.sources, term.coefficients)
+            value = mixed(term.sources, term.coefficients, lanes=lanes)
         if term.store is not None:
             term.store.copy_(value)
         value = value.to(x.dtype)

@@ -40,10 +40,13 @@ class BatchProgram:
         self._variants = self.shape_program.sequence(self.shape_program.variant_graphs)
 
     def evaluate(
-        self, variant: int, x: Tensor, samples: Sequence[int], steps: Sequence[int]
-    ) -> Tensor:
+        self, variant: int, x: Tensor, samples: Sequence[int], steps: Sequence[int],
+        lanes: Sequence[int],
+    ) -> Tensor:  # fmt: skip
         """The model's output.  Shapes: x and the result [n, C, H, W], n samples and steps."""
         p = self.shape_program
+        if p.predictions is not None:
+            p.predictions.use(lanes)
         p.buffers.latents[: len(x)].copy_(x, non_blocking=True)
         self._table.point_at(samples, steps)
         self._variants.launch(variant, 1)
@@ -78,7 +81,9 @@ class BatchedWorkspace:
                 self._begun = True
             self._tabulate(requests, evaluation)
             program = self._programs[power_of_2(len(samples))]
-            state.x = program.evaluate(evaluation.variant, state.x, samples, steps)
+            state.x = program.evaluate(
+                evaluation.variant, state.x, samples, steps, evaluation.lanes
+            )
         return self._fused.model.finish(state)
 
     def _tabulate(self, requests: RequestTables, evaluation: Evaluation) -> None:

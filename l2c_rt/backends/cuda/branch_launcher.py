@@ -7,7 +7,7 @@ dtype, where every sample has its slots elsewhere.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,25 +32,28 @@ from l2c_rt.plan.lowering import Launch, Term
 Tasks = dict[LinearProblem | AttentionProblem, Task]
 
 
+class BranchOperands(NamedTuple):
+    """What launching the branches of a model takes."""
+
+    fusable: FusableModel
+    buffers: Buffers
+    weights: WeightCopies
+    kernels: Any
+    tuner: Tuner
+    linears: Linears
+
+
 class BranchLauncher:
     """Runs branches from `buffers.h` to slots."""
 
-    def __init__(
-        self,
-        fusable: FusableModel,
-        buffers: Buffers,
-        weights: WeightCopies,
-        kernels: Any,
-        tuner: Tuner,
-        linears: Linears,
-    ) -> None:
-        self._fusable, self._buffers, self._weights = fusable, buffers, weights
-        self._kernels, self._tuner = kernels, tuner
-        self._linears = linears
+    def __init__(self, operands: BranchOperands) -> None:
+        self._fusable, self._buffers, self._weights = operands[:3]
+        self._kernels, self._tuner, self._linears = operands[3:]
         self._attentions: dict[AttentionProblem, AttentionConfig] = {}
         self._splits: dict[int, Tensor] = {}
         self._pending: dict[int, Tensor] = {}
         # Where the samples of a slot do not lie together, no product can write there.
+        buffers = self._buffers
         b, t, d = buffers.h.shape
         self._whole = None if buffers.places is None else buffers.h.new_empty(1, b * t, d)
 

@@ -47,7 +47,7 @@ class CallProgram:
         """The model's output."""
         p, state = self.shape_program, evaluation.state
         if not self._begun:
-            p.begin_run()
+            p.begin_run(evaluation.lanes)
             self._begun = True
         self._tabulate(state, evaluation.step, evaluation.timesteps)
         with p.times.around(evaluation.variant):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from l2c_rt.adapters.bound_model import FusableBranch
 from l2c_rt.backends.cuda.cuda_parts import FusedModel
+from l2c_rt.device.host_tensors import host_tensor
 from l2c_rt.kernels.operands import Modulation
 
 
@@ -77,6 +78,18 @@ class ModulationTable:
     def of_images(self) -> Tensor | None:
         """The label of every image of the batch."""
         return None if self.y is None else self.y[self.modulation.rows.long()]
+
+    def take(self, t: Sequence[float] | Tensor) -> None:
+        """The timesteps of the first evaluations."""
+        if isinstance(t, Tensor):
+            self.t[: len(t)].copy_(t)
+        elif self.t.is_cuda and torch.cuda.is_current_stream_capturing():
+            # A user's capture would read the numbers again, in memory that is others' by then.
+            for k, value in enumerate(t):
+                self.t[k].fill_(value)
+        else:
+            host = host_tensor(t, self.t.dtype, self.t.device)
+            self.t[: len(t)].copy_(host, non_blocking=True)
 
     def fill(self, count: int) -> None:
         """Fill `count` evaluations from `t` and `y`, and go back to the first; capturable."""

@@ -11,13 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2c_rt.adapters.bound_model import FusableAttention, FusableMlp, FusableModel
-from l2c_rt.backends.cuda.branch_launcher import BranchLauncher
-from l2c_rt.backends.cuda.buffers import Buffers
-from l2c_rt.backends.cuda.linears import Linears, narrowed
+from l2c_rt.adapters.bound_model import FusableAttention, FusableMlp
+from l2c_rt.backends.cuda.branch_launcher import BranchLauncher, BranchOperands
+from l2c_rt.backends.cuda.linears import narrowed
 from l2c_rt.backends.cuda.quantized_weights import QuantizedLinear, QuantizedWeights
-from l2c_rt.backends.cuda.tuning.tuner import Tuner
-from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.kernels.operands import Rows
 from l2c_rt.plan.lowering import Embed, Launch, Run
 
@@ -28,18 +25,9 @@ Narrow = tuple[Tensor, Tensor]
 class QuantizedBranches(BranchLauncher):
     """Runs branches from `input`, values in e4m3 and scales, to slots, by `quantized` weights."""
 
-    def __init__(
-        self,
-        fusable: FusableModel,
-        buffers: Buffers,
-        weights: WeightCopies,
-        kernels: Any,
-        tuner: Tuner,
-        linears: Linears,
-        quantized: QuantizedWeights,
-    ) -> None:
-        super().__init__(fusable, buffers, weights, kernels, tuner, linears)
-        self._quantized = quantized
+    def __init__(self, operands: BranchOperands, quantized: QuantizedWeights) -> None:
+        super().__init__(operands)
+        self._quantized, buffers = quantized, operands.buffers
         rows, width = buffers.h.shape[0] * buffers.h.shape[1], buffers.h.shape[-1]
         self._input = _rows_of(buffers.h, rows, width)
         self._inner = _rows_of(

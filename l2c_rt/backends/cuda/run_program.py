@@ -79,7 +79,8 @@ class RunProgram:
         p.buffers.latents.copy_(request.noise, non_blocking=True)
         y = self._labels(request.labels)
         self._set_scale(request.cfg_scale)
-        p.begin_run()
+        # Cond and uncond are the halves of the batch.
+        p.begin_run([0] * len(request.noise) + [1] * len(request.noise) * self._guided)
         with p.times.around(WHOLE):
             self._launch(y, callback)
         p.replays += p.plan.num_evaluations

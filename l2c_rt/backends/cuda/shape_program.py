@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import FusableModel
-from l2c_rt.backends.cuda.branch_launcher import BranchLauncher
+from l2c_rt.backends.cuda.branch_launcher import BranchLauncher, BranchOperands
 from l2c_rt.backends.cuda.buffers import Shape, allocate
 from l2c_rt.backends.cuda.checking.compared_kernels import ComparedKernels
 from l2c_rt.backends.cuda.checking.first_step import FirstStep
@@ -28,7 +28,6 @@ from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.device.event_times import EventTimes
 from l2c_rt.device.graph_sequence import GraphSequence
 from l2c_rt.device.graphs import Eager, Graph, GraphStats, Recorder, Work
-from l2c_rt.device.host_tensors import host_tensor
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.lowering import LoweredStep, buffers, can_be_one_kernel, launch_kernels, lower
 
@@ -73,13 +72,13 @@ class ShapeProgram:
 
     def _make_launchers(self, fusable: FusableModel, tuner: Tuner) -> None:
         buffers, tables, kernels, plan = self.buffers, self.tables, self.kernels, self.plan
-        of_tokens = (plan, tables.steps, buffers.counter, buffers.h.shape[1:])
-        self.predictions = PredictionTable(*of_tokens) if plan.coefficients else None
+        of_batch = (plan, tables.steps, buffers.counter, buffers.h.shape)
+        self.predictions = PredictionTable(*of_batch) if plan.coefficients else None
         self._linears = linears = Linears(kernels, tuner)
-        common = (fusable, buffers, self.weights, kernels, tuner, linears)
+        operands = BranchOperands(fusable, buffers, self.weights, kernels, tuner, linears)
         self.branches = (
-            BranchLauncher(*common) if self.quantized is None
-            else QuantizedBranches(*common, self.quantized)
+            BranchLauncher(operands) if self.quantized is None
+            else QuantizedBranches(operands, self.quantized)
         )  # fmt: skip
         skip_linears = {} if fusable.outer is None else fusable.outer.skip_linears
         self.skips = SkipLinears(skip_linears, buffers, kernels, linears)
@@ -207,8 +206,10 @@ class ShapeProgram:
         """Graphs of this shape in the order of a run."""
         return GraphSequence(graphs, self.device, [self.buffers.memory.arena])
 
-    def begin_run(self) -> None:
-        """A run begins: take the weights as they are now."""
+    def begin_run(self, lanes: Sequence[int]) -> None:
+        """A run begins, its samples in these lanes: take the weights as they are now."""
+        if self.predictions is not None:
+            self.predictions.use(lanes)
         self._fills[0].replay()
 
     def fill(self, t: Sequence[float] | Tensor, y: Tensor | None, first: int) -> None:
@@ -218,15 +219,8 @@ class ShapeProgram:
         Shapes: t [w] with w = 1 or at most the window; y int64 [labels].
         """
         tables, count = self.tables, len(t)
-        if isinstance(t, Tensor):
-            tables.t[:count].copy_(t)
-        elif self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            # A user's capture would read the numbers again, in memory that is others' by then.
-            for k, value in enumerate(t):
-                tables.t[k].fill_(value)
-        else:
-            host = host_tensor(t, tables.t.dtype, self.device)
-            tables.t[:count].copy_(host, non_blocking=True)
+        assert isinstance(tables, ModulationTable)
+        tables.take(t)
         if self.predictions is not None:
             self.predictions.fill(first, count)
         if self.tokens is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.backends.backend import Backend, Workspace
+from l2c_rt.backends.cpu.attention import Attention
 from l2c_rt.backends.cpu.packed_linears import PackedLinears, packed
 from l2c_rt.backends.cpu.products import Products
 from l2c_rt.backends.dynamic.deciding import DecidingWorkspace
 from l2c_rt.backends.dynamic.deciding_forward import DecidingForward
 from l2c_rt.backends.dynamic.deciding_graphs import DecidingGraphs, DecidingGraphWorkspace
+from l2c_rt.backends.dynamic.fused import DecidingFused, can_be_fused
 from l2c_rt.backends.dynamic.gauge import Change
 from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.graphs.refusals import why_not_captured
@@ -25,6 +28,7 @@ from l2c_rt.kernels._check import FLOATS
 from l2c_rt.kernels.reference import relative_change
 from l2c_rt.plan.dynamic import RowPlans
 from l2c_rt.plan.ops import Plan
+from l2c_rt.plan.passes import hoist_conditioning
 from l2c_rt.plan.program import BlockProgram
 
 
@@ -56,8 +60,11 @@ def deciding_backend(
 
     if graphs is None or why_not:
         plain = Backend("own", passes, partial(alone, None), reasons)
-        linears = None if products is None else PackedLinears(model.model, products)
-        return plain if linears is None else packed(plain, linears, alone)
+        if products is None:
+            return plain
+        if can_be_fused(model):
+            return _fused(model, plain, row_plans, products)
+        return packed(plain, PackedLinears(model.model, products), alone)
 
     def workspace(plan: Plan) -> Workspace:
         def open_graphs(arguments: Arguments, state: State) -> DecidingGraphs:
@@ -69,6 +76,22 @@ def deciding_backend(
         return DecidingGraphWorkspace(model.device, graphs, open_graphs)
 
     return Backend("own", passes, workspace, reasons)
+
+
+def _fused(model: BoundModel, plain: Backend, row_plans: RowPlans, products: Products) -> Backend:
+    """The adapter's description in place of the own forward, which runs where it is wrong."""
+    attention = Attention(products.chooser)
+
+    def workspace(plan: Plan) -> Workspace:
+        return DecidingFused(model, plan, row_plans, products, attention)
+
+    def passes(plan: Plan, program: BlockProgram) -> Plan:
+        return hoist_conditioning(plain.passes(plan, program), program)
+
+    return replace(
+        plain, name="fused", passes=passes, workspace=workspace, copies=products,
+        without_copies=plain,
+    )  # fmt: skip
 
 
 def change_on(device: torch.device) -> Change | None:

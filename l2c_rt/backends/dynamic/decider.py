@@ -12,6 +12,7 @@ from l2c_rt.backends.dynamic.gauge import Change, gauge_for
 from l2c_rt.device.scalar_read import ScalarReader
 from l2c_rt.plan.decisions import NAN, At, Decided, Dynamic
 from l2c_rt.plan.dynamic import RowPlans
+from l2c_rt.plan.ops import Coefficients
 from l2c_rt.plan.run_record import Done
 
 
@@ -106,7 +107,7 @@ class Decider:
         return self._row_plans.variant(self.row or 0, len(self._computed))
 
     @property
-    def coefficients(self) -> tuple[float, ...]:
+    def coefficients(self) -> Coefficients:
         """Those of the predictions of this evaluation, by slots of the ring."""
         size = self._row_plans.history
         newest = self._computed[-size:]
@@ -115,7 +116,7 @@ class Decider:
         known = self.method.prediction(tuple(self._computed), self._at)
         first = len(self._computed) - len(newest)
         by_slot = {(first + i) % size: known.get(s, 0.0) for i, s in enumerate(newest)}
-        return tuple(by_slot[slot] for slot in range(len(newest)))
+        return (tuple(by_slot[slot] for slot in range(len(newest))),)
 
     def end(self, out: Tensor) -> None:
         """The evaluation is done and gave `out`."""

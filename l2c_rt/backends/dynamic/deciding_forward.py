@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
-from enum import Enum, auto
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from l2c_rt.backends.cpu.packed_linears import PackedLinears
 from l2c_rt.backends.dynamic.ahead import Ahead, ahead_paths
 from l2c_rt.backends.dynamic.decider import CHECKED, Decider
 from l2c_rt.backends.dynamic.gauge import Change
+from l2c_rt.backends.dynamic.modes import Mode, ReusedBeforeError, SeenError
 from l2c_rt.backends.dynamic.streams import (
     WholeCall,
     copied_arguments,
@@ -31,26 +31,6 @@ from l2c_rt.backends.own_blocks import Keeping
 from l2c_rt.backends.own_calls import CallPlans
 from l2c_rt.plan.dynamic import RowPlans
 from l2c_rt.plan.ops import Plan, StepPlan
-
-
-class _Seen(BaseException):
-    """What was to be observed has been, and no more of the forward is needed.
-
-    No Exception, which the model's code may catch.
-    """
-
-
-class ReusedBeforeError(NotRepeatableError):
-    """What is observed comes after blocks that may be reused."""
-
-
-class Mode(Enum):
-    """How much of a forward is run: all, with the decision inside; up to the observation; or all,
-    where the row is known, with what has been run up to the observation taken from there."""
-
-    ALL = auto()
-    LOOK = auto()
-    REST = auto()
 
 
 class DecidingForward(OwnWorkspace):
@@ -89,11 +69,12 @@ class DecidingForward(OwnWorkspace):
         self.mode, self.decided = Mode.ALL, _nothing
         self.ahead, self.always_looks_ahead = Ahead(paths), False
         self._entered, self._looking_ahead = dict[str, Tensor](), False
+        self._passed = ""
         self._whole_call = WholeCall(all_images=self._look.measure == "output change")
 
     def begin(self, evaluation: Evaluation) -> None:
         """An evaluation begins."""
-        self.mode = Mode.ALL
+        self.mode, self._passed = Mode.ALL, ""
         self.decider.begin(evaluation)
 
     def chosen(self, evaluation: Evaluation) -> Evaluation:
@@ -140,7 +121,7 @@ class DecidingForward(OwnWorkspace):
                 raise NotRepeatableError("what the forward does is not known beforehand")
             self._lane.forward(self._stage, evaluation.state)
             raise ValueError(self._not_observed())
-        except _Seen:
+        except SeenError:
             return
         finally:
             self.mode = Mode.ALL
@@ -184,6 +165,8 @@ class DecidingForward(OwnWorkspace):
             self._look_ahead(module, args, kwargs)
         if self.mode is Mode.LOOK and path in self._reused:
             raise ReusedBeforeError(f"{path}, which may be reused, comes before what is observed")
+        if path in self._reused and path not in (self._around, look.path):
+            self._passed = self._passed or path
         if look.kind == "added" and path == self._first_block:
             self._entered = copied_arguments(module, args, kwargs)
         out = super()._visit(path, module, args, kwargs)
@@ -204,17 +187,22 @@ class DecidingForward(OwnWorkspace):
 
     def _observed(self, value: Tensor) -> None:
         decider = self.decider
+        if self._passed and not decider.is_shown:
+            raise ValueError(
+                f"{type(decider.method).__name__}: {self._look.path} comes after {self._passed}, "
+                "which may be reused; observe a module before it"
+            )
         if not decider.is_shown or self.mode is Mode.LOOK:
             decider.measure(value)
         if self.mode is Mode.LOOK:
-            raise _Seen
+            raise SeenError
         if not decider.is_shown:
             decider.shown()
             self.numbers.load(decider.coefficients, {}, value.device)
             self.switch(decider.variant)
             self.decided()
         if self._looking_ahead:
-            raise _Seen
+            raise SeenError
 
     def _wants_ahead(self) -> bool:
         if self.mode is Mode.LOOK:
@@ -227,7 +215,7 @@ class DecidingForward(OwnWorkspace):
             module(*args, **kwargs)
             raise ValueError(self._not_observed())
         self._looking_ahead = True
-        with suppress(_Seen):
+        with suppress(SeenError):
             try:
                 module(*args, **kwargs)
             finally:

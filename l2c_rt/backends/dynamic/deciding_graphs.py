@@ -10,7 +10,8 @@ from torch import nn
 
 from l2c_rt.adapters.bound_model import State
 from l2c_rt.backends.backend import Evaluation
-from l2c_rt.backends.dynamic.deciding_forward import DecidingForward, Mode, ReusedBeforeError
+from l2c_rt.backends.dynamic.deciding_forward import DecidingForward
+from l2c_rt.backends.dynamic.modes import Mode, ReusedBeforeError
 from l2c_rt.backends.graphs.call_graphs import CallGraphs
 from l2c_rt.backends.graphs.capture_watch import NotRepeatableError
 from l2c_rt.backends.graphs.captures import StepKey, WholeForward

@@ -1,37 +1,25 @@
 """The file of earlier choices, by machine.  Untrusted: choices are read, never executed.
 
-    {"version": 1, "machines": {machine: [{"problem": {...}, "choice": {...}}, ...]}}
-
-Several processes may share it.  A write replaces the whole file, after merging in what the file
-holds by then, and holds the lock beside it meanwhile; readers need no lock.
+Its entries are {"problem": {...}, "choice": {...}}; see `machine_file`.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-import filelock
 import platformdirs
 
+from l2c_rt.backends.tuning.machine_file import Entries, read_machines, write_machine
 from l2c_rt.backends.tuning.problems import (
     AttentionConfig,
     AttentionProblem,
     LinearConfig,
     LinearProblem,
 )
-from l2c_rt.untrusted.atomic_write import write_whole
-from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded, require_regular
-
-VERSION = 1
-MAX_BYTES = 4 << 20
-LOCK_SECONDS = 10.0
 
 Problem = LinearProblem | AttentionProblem
 Choice = LinearConfig | AttentionConfig
 Choices = dict[Problem, Choice]
-Machines = dict[str, list[Any]]
 
 
 def default_path() -> Path | None:
@@ -46,7 +34,7 @@ def read_choices(path: Path, machine: str) -> Choices:
 
     Raises: ValueError or OSError for a file that cannot be used.
     """
-    return _choices(_machines(path).get(machine, []))
+    return _choices(read_machines(path).get(machine, []))
 
 
 def write_choices(path: Path, machine: str, choices: Choices) -> None:
@@ -54,13 +42,14 @@ def write_choices(path: Path, machine: str, choices: Choices) -> None:
 
     Raises: ValueError or OSError, with the file as it was, where it cannot be read or written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path.with_name(f"{path.name}.lock"), timeout=LOCK_SECONDS)
-    try:
-        with lock:
-            write_whole(path, _merged(path, machine, choices))
-    except NotImplementedError as error:
-        raise OSError(f"{path}: its file system has no locks") from error
+
+    def merged(entries: Entries) -> Entries:
+        return [
+            {"problem": problem.to_json(), "choice": choice.to_json()}
+            for problem, choice in {**_choices(entries), **choices}.items()
+        ]
+
+    write_machine(path, machine, merged)
 
 
 def merge_files(source: Path, target: Path) -> int:
@@ -68,7 +57,7 @@ def merge_files(source: Path, target: Path) -> int:
 
     Raises: ValueError or OSError, as `write_choices`; ValueError for a file without choices.
     """
-    found = {machine: _choices(entries) for machine, entries in _machines(source).items()}
+    found = {machine: _choices(entries) for machine, entries in read_machines(source).items()}
     if not any(found.values()):
         raise ValueError(f"{source}: no choices in it; run l2c-rt tune with a schedule first")
     for machine, choices in found.items():
@@ -76,45 +65,7 @@ def merge_files(source: Path, target: Path) -> int:
     return sum(map(len, found.values()))
 
 
-def _merged(path: Path, machine: str, choices: Choices) -> bytes:
-    machines = _machines(path)
-    merged = {**_choices(machines.get(machine, [])), **choices}
-    ours = [
-        {"problem": problem.to_json(), "choice": choice.to_json()}
-        for problem, choice in merged.items()
-    ]
-    text = _text({**machines, machine: ours})
-    if len(text) > MAX_BYTES:
-        # Other machines' entries, and those of versions long gone, make room first.
-        text = _text({machine: ours})
-    if len(text) > MAX_BYTES:
-        raise ValueError(f"{path}: {len(text)} bytes to write, wanted at most {MAX_BYTES}")
-    return text
-
-
-def _machines(path: Path) -> Machines:
-    """The entries of every machine; none where there is no file.
-
-    A file that is not one of ours, or a newer version's, is an error: it is not ours to replace.
-    """
-    if not path.exists():
-        return {}
-    require_regular(path)
-    if path.stat().st_size == 0:
-        # As a write interrupted by a power failure may leave it.
-        return {}
-    with naming(path):
-        content = parse_json(read_bounded(path, MAX_BYTES, "tuning"))
-    version = content.get("version") if isinstance(content, dict) else None
-    if type(version) is not int or version != VERSION:
-        raise ValueError(f"{path}: version is {version!r:.40}, wanted {VERSION}; move it away")
-    machines = content.get("machines")
-    if not isinstance(machines, dict):
-        raise ValueError(f"{path}: no machines in it; move it away")
-    return {name: entries for name, entries in machines.items() if isinstance(entries, list)}
-
-
-def _choices(entries: list[Any]) -> Choices:
+def _choices(entries: Entries) -> Choices:
     choices: Choices = {}
     for entry in entries:
         if not isinstance(entry, dict):
@@ -126,7 +77,3 @@ def _choices(entries: list[Any]) -> Choices:
             if key is not None and value is not None:
                 choices[key] = value
     return choices
-
-
-def _text(machines: Machines) -> bytes:
-    return (json.dumps({"version": VERSION, "machines": machines}, indent=1) + "\n").encode()

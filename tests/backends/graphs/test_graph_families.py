@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from diffusers_more_image_families import MORE_IMAGE_FAMILIES
 from diffusers_more_video_families import MORE_VIDEO_FAMILIES
 from diffusers_video_families import VIDEO_FAMILIES
 from own_tapes import compile_own
+from probes import Probes, probed_once
 from torch import Tensor
 
 import l2c_rt as rt
@@ -79,9 +81,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def models() -> dict[str, Any]:
-    """Each family is built once: no test writes to a model."""
-    return {}
+def models() -> Iterator[dict[str, Any]]:
+    """Each family is built and probed once: no test writes to a model."""
+    with probed_once(Probes()):
+        yield {}
 
 
 def built(models: dict[str, Any], name: str) -> tuple[Family, Any]:

@@ -1,30 +1,19 @@
 """The file of what was checked, by machine.  Untrusted: it says "checked" and nothing else.
 
-    {"version": 1, "machines": {machine: [digest, ...]}}
-
-A digest stands for a plan at one shape with the configurations of its kernels.  What is missing is
-checked again.  Several processes may share the file; see `tuning.cache_file`.
+Its entries are digests; see `tuning.machine_file`.  A digest stands for a plan at one shape with
+the configurations of its kernels.  What is missing is checked again.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-import filelock
-
 from l2c_rt.backends.cuda.tuning.machine import kernels_digest
-from l2c_rt.backends.tuning.cache_file import LOCK_SECONDS
-from l2c_rt.untrusted.atomic_write import write_whole
-from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded, require_regular
+from l2c_rt.backends.tuning.machine_file import Entries, read_machines, write_machine
 
-VERSION = 1
-MAX_BYTES = 1 << 20
 MOST = 1000
 """Digests kept of a machine, the latest."""
-
-Machines = dict[str, list[str]]
 
 
 class CheckedShapes:
@@ -56,45 +45,19 @@ class CheckedShapes:
             return
         try:
             action(self._path)
-        except (OSError, ValueError, NotImplementedError) as error:
+        except (OSError, ValueError) as error:
             self.notes.append(f"what was checked is not kept: {error}")
             self._path = None
 
     def _read(self, path: Path) -> None:
-        self._passed |= dict.fromkeys(read_machines(path).get(self._machine, []))
+        self._passed |= _digests(read_machines(path).get(self._machine, []))
 
     def _write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path.with_name(f"{path.name}.lock"), timeout=LOCK_SECONDS):
-            machines = read_machines(path)
-            digests = dict.fromkeys(machines.get(self._machine, [])) | self._passed
-            machines[self._machine] = list(digests)[-MOST:]
-            text = json.dumps({"version": VERSION, "machines": machines}, indent=1) + "\n"
-            if len(text) > MAX_BYTES:
-                # Other machines', and those of versions long gone, are checked again.
-                machines = {self._machine: machines[self._machine]}
-                text = json.dumps({"version": VERSION, "machines": machines}, indent=1) + "\n"
-            write_whole(path, text.encode())
+        passed = self._passed
+        write_machine(path, self._machine, lambda entries: list(_digests(entries) | passed)[-MOST:])
 
 
-def read_machines(path: Path) -> Machines:
-    """The digests of every machine; none where there is no file.
-
-    Raises: ValueError or OSError for a file that is not one of ours.
-    """
-    if not path.exists():
-        return {}
-    require_regular(path)
-    if path.stat().st_size == 0:
-        # As a write interrupted by a power failure may leave it.
-        return {}
-    with naming(path):
-        content = parse_json(read_bounded(path, MAX_BYTES, "checked shapes"))
-        machines = content.get("machines") if isinstance(content, dict) else None
-        if not isinstance(machines, dict) or content.get("version") != VERSION:
-            raise ValueError(f"no list of version {VERSION}; move it away")
-    return {
-        name: [digest for digest in digests if isinstance(digest, str) and len(digest) <= 64]
-        for name, digests in machines.items()
-        if isinstance(digests, list)
-    }
+def _digests(entries: Entries) -> dict[str, None]:
+    return dict.fromkeys(
+        digest for digest in entries if isinstance(digest, str) and len(digest) <= 64
+    )

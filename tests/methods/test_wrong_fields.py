@@ -1,0 +1,88 @@
+"""No method takes a value that is none of its field's kind: told at once, by class and field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from typing import Any
+
+import numpy as np
+import pytest
+from toys import timesteps, toy_dit
+
+import l2c_rt as rt
+from l2c_rt import methods
+
+TABLE = {"attn": np.full((3, 5), 0.1)}
+REQUIRED: dict[str, dict[str, Any]] = {
+    "MagCache": {"mag_ratios": "flux"}, "SmoothCache": {"errors": TABLE},
+    "BlockCaching": {"changes": TABLE}, "TeaCache": {"threshold": 0.1},
+}  # fmt: skip
+WRONG: dict[type, tuple[Any, ...]] = {
+    bool: ("yes", 1, None),
+    float: (math.nan, math.inf, True, "0.1", [0.1]),
+    int: (2.5, True, "2", math.nan, -7),
+}
+
+
+def wrong_fields() -> Iterator[tuple[str, str, Any]]:
+    for name in methods.__all__:
+        for field in fields(getattr(methods, name)):
+            default = field.default
+            if name == "TeaCache" and field.name == "threshold":
+                default = 0.1
+            for value in () if default is MISSING else WRONG.get(type(default), ()):
+                yield name, field.name, value
+
+
+@pytest.mark.parametrize(("name", "field", "value"), [*wrong_fields()])
+def test_a_value_of_another_kind_is_refused_by_class_and_field(
+    name: str, field: str, value: Any
+) -> None:
+    with pytest.raises((ValueError, TypeError), match=rf"\b{field}\b"):
+        getattr(methods, name)(**REQUIRED.get(name, {}) | {field: value})
+
+
+def test_every_method_has_such_a_field() -> None:
+    known = {name for name, _, _ in wrong_fields()}
+    assert set(methods.__all__) - known <= {"GuidanceInterval", "StepsMask", "PAB"} | known
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: methods.StepsMask([1, 0.5]), "wanted 0 .* and 1"),
+        (lambda: methods.MagCache(["a"]), "mag_ratios is 'a', wanted a number"),
+        (lambda: methods.MagCache([[1.0]]), "mag_ratios is .*, wanted a number"),
+        (lambda: methods.MagCache(3), "mag_ratios is 3, wanted a list of numbers"),
+        (lambda: methods.TeaCache(0.1, 3.0), "coefficients is 3.0, wanted a list"),
+        (lambda: methods.PAB(2, spatial_attention_timestep_skip_range=(True, 800)), "timesteps"),
+        (lambda: methods.FasterCache(halved_arguments="x"), "halved_arguments is 'x'"),
+        (lambda: methods.FasterCacheScript(attention_weight=math.nan), "attention_weight is nan"),
+    ],
+)
+def test_a_list_or_window_of_another_kind_is_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": "6"}, "steps is '6', wanted an int"),
+        ({"steps": True}, "steps is True, wanted an int"),
+        ({"steps": 6, "timesteps": "abcdef"}, "timesteps: got 'abcdef'"),
+    ],
+)
+def test_a_run_that_is_none_is_refused_at_compile(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rt.compile(toy_dit(), "fora", **options)
+
+
+def test_a_fit_at_other_timesteps_than_those_of_the_run_is_refused() -> None:
+    model, policy = toy_dit(), methods.FORA(2)
+    fit = rt.fit_corrector(model, policy, steps=6, runs=1, batch_size=1, progress=False)
+    rt.compile(model, policy, steps=6, corrector=fit, timesteps=fit.fit.timesteps)
+    with pytest.raises(ValueError, match="fitted at other timesteps"):
+        rt.compile(model, policy, steps=6, corrector=fit, timesteps=timesteps(6)[::-1])
