@@ -39,8 +39,8 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
     by_sites = model.open_stage is not None
     if options.precision is not None:
         _require_narrow_products(name, model, options)
-    has_own = name in ("auto", "own") or (name == "fused" and can_be_fused(model))
-    if by_sites and (has_own or model.refused):
+    has_own = by_sites and (name in ("auto", "own") or bool(model.refused))
+    if has_own or (by_sites and name == "fused" and can_be_fused(model)):
         return _own_route(model, options, fused=name != "own")
     if by_sites or name == "own":
         kind, by = type(model.model).__name__, "its sites" if by_sites else "an adapter"
