@@ -99,13 +99,24 @@ def on_family(name: str, family: str) -> MethodResult:
     if name in HALVED:
         rows = len(described.begin(**calls[0]).x)
         calls = [tree_map(partial(_twice, rows), call) for call in calls]
+        try:
+            with torch.no_grad():
+                model(**calls[0])
+        except (RuntimeError, ValueError, IndexError):
+            return MethodResult(False, NO_HALVES)
         method = _halving(name, times, tuple(calls[0]))
 
     def run(fast: Any) -> None:
         for call in calls:
             fast(**call)
 
-    return _result(lambda: _compiled(name, model, times, method=method), run)
+    try:
+        return _result(lambda: _compiled(name, model, times, method=method), run)
+    except RuntimeError:
+        # The model's own, of an input that is no row for each image.
+        if method is None:
+            raise
+        return MethodResult(False, NO_HALVES)
 
 
 def _twice(rows: int, value: Any) -> Any:
@@ -191,6 +202,7 @@ ALIKE = {
     r".*: not called by the model's forward .*": "a module is not called by the forward",
     r"the batch has \d+ rows.*": NO_HALVES,
     r"the two halves of the batch are of different.*": NO_HALVES,
+    r"Length of `control_hidden_states_scale` .*": NO_HALVES,
     r"the model's branches are .*": "no branches attn, mlp, attn, ... as DiT and U-ViT have them",
     r".* match no module of .*": "the published patterns match no module",
     r"\S+ of \w+ has none of .*": "its first block has no attention of a known name",
