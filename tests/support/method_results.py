@@ -113,10 +113,10 @@ def on_family(name: str, family: str) -> MethodResult:
     try:
         return _result(lambda: _compiled(name, model, times, method=method), run)
     except RuntimeError:
-        # The model's own, of an input that is no row for each image.
+        # The model's own, of a tensor that has no row for each image.
         if method is None:
             raise
-        return MethodResult(False, NO_HALVES)
+        return MethodResult(False, NO_ROWS)
 
 
 def _twice(rows: int, value: Any) -> Any:
@@ -197,6 +197,7 @@ def short(message: str) -> str:
     return reason
 
 
+NO_ROWS = "an input, or what its attention gives, does not have the rows of the batch first"
 NO_HALVES = "the calls of the tiny model have no two halves"
 ALIKE = {
     r".*: not called by the model's forward .*": "a module is not called by the forward",
