@@ -46,7 +46,7 @@ def test_learned_is_ahead_of_random_at_equal_compute(
 
 def test_learned_depths_of_a_unet_are_the_best_at_equal_compute() -> None:
     setup = unet_case()
-    router = setup.learned(granularity="shell")
+    router = setup.learned(granularity="shell", iterations=40)
     schedule = router.schedule()
     macs = setup.macs(schedule)
     tables = []
