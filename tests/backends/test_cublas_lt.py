@@ -197,6 +197,8 @@ class ByTheLibrary(Tuner):
     """Every product by an algorithm of cuBLASLt's."""
 
     def linear(self, problem: Any, make: Any, check: Any = None) -> Any:
+        if problem.sources == 2:
+            return LinearConfig("halves")
         return LinearConfig("lt", FIRST)
 
 
