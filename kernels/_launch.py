@@ -98,11 +98,7 @@ def row_block(width: int) -> int:
 
 
 def row_tile(width: int) -> RowTile:
-    """For rows of `width`: 32 elements per thread and slot.
-
-    With 16, on an H200 at a width of 1152, lists of 16 slots took 1.2 times as long and single
-    sums 1.08 times, both at 64 rows of tokens.
-    """
+    """For rows of `width`: 32 elements per thread and slot; an H200 streams them faster than 16."""
     return RowTile(warps=max(1, row_block(width) // 1024))
 
 
