@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from l2c_rt.plan.delta_ops import DeltaOp, FromDelta, KeepAt, LinearParts, ToDelta
 from l2c_rt.plan.stream_ops import BatchOp, KeepStream, RestoreStream, TokenStates
 from l2c_rt.schedule.halves import HalfSchedule
 from l2c_rt.schedule.predictions import Predictions
@@ -85,8 +86,10 @@ Op = (
     | KeepStream
     | RestoreStream
     | BatchOp
+    | DeltaOp
 )
 StepPlan = tuple[Op, ...]
+WITHOUT_NODES = (KeepStream, BatchOp, KeepAt, ToDelta, FromDelta)
 Coefficients = tuple[tuple[float, ...], ...]
 """Of the predictions of an evaluation, by their numbers: a row for each lane."""
 
@@ -151,7 +154,7 @@ def reuses(step: StepPlan) -> tuple[Reuse | Predict, ...]:
 def _reused(op: Op) -> int:
     if isinstance(op, RestoreStream):
         return op.branches
-    return 0 if isinstance(op, RunFixed | Compute) else len(op_nodes(op))
+    return 0 if isinstance(op, RunFixed | Compute | LinearParts) else len(op_nodes(op))
 
 
 def op_nodes(op: Op) -> tuple[str, ...]:
@@ -160,6 +163,6 @@ def op_nodes(op: Op) -> tuple[str, ...]:
         return (op.node,)
     if isinstance(op, ReuseRun):
         return tuple(item.branch for item in op.items)
-    if isinstance(op, RestoreStream):
+    if isinstance(op, RestoreStream | LinearParts):
         return op.nodes
-    return () if isinstance(op, KeepStream | BatchOp) else (op.branch,)
+    return () if isinstance(op, WITHOUT_NODES) else (op.branch,)

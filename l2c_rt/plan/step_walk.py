@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from l2c_rt.plan.ops import Compute, LeaveOut, Op, Predict, Reuse, ReuseRun, RunFixed, StepPlan
+from l2c_rt.plan.ops import Compute, Op, Predict, Reuse, ReuseRun, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Fixed
-from l2c_rt.plan.stream_ops import BatchOp, KeepStream, RestoreStream
+from l2c_rt.plan.stream_ops import KeepStream, RestoreStream
 from l2c_rt.plan.tokens import Refresh, Scored
 
 STREAM, JOINED, RESTORED = "x", "x-joined", "x-kept"
@@ -71,7 +71,7 @@ class _Place:
             self._keep = RESTORED
         elif isinstance(op, RestoreStream):
             self._at, self._embedded, self._keep, self._waiting = RESTORED, False, None, []
-        elif not isinstance(op, LeaveOut | BatchOp):
+        elif isinstance(op, RunFixed):
             self._fixed(op)
 
     def _add(self, op: Reuse | Predict) -> None:

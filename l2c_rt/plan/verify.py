@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import compress
 
+from l2c_rt.plan.delta_ops import DeltaOp
 from l2c_rt.plan.halves import check_halves
 from l2c_rt.plan.ops import (
     Compute,
@@ -24,7 +25,7 @@ from l2c_rt.plan.stream_ops import BatchOp, KeepStream, PassedOver, RestoreStrea
 from l2c_rt.plan.verify_tokens import check_tokens
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
-NOT_OF_ONE_NODE = (ReuseRun, RestoreStream, KeepStream, BatchOp)
+NOT_OF_ONE_NODE = (ReuseRun, RestoreStream, KeepStream, BatchOp, DeltaOp)
 SingleOp = RunFixed | Compute | Reuse | Predict | LeaveOut | PassedOver
 
 
