@@ -54,9 +54,8 @@ class OwnWorkspace:
         assert model.open_stage is not None
         self.visit_unit: VisitUnit | None = None
         self.numbers = StepNumbers()
-        self._plan = plan
+        self._plan, self._linears = plan, linears
         self._units = frozenset(units)
-        self._linears = linears
         paths = self._units if linears is None else self._units | linears.paths
         sites = {site.name: site for site in model.sites}
         left_out = {op.branch for step in plan.steps for op in step if isinstance(op, LeaveOut)}
@@ -67,7 +66,8 @@ class OwnWorkspace:
         self._cut = {path for site in model.sites for path in site.children}
         self._inside = inside_of(sorted(self._cut))
         self._alike = alike_of([sites[name] for name in plan.slots])
-        self._stage = model.open_stage(self._visit, sorted((paths | {*also}) - self._cut))
+        self._open_stage = model.open_stage
+        self._stage = self._open_stage(self._visit, sorted((paths | {*also}) - self._cut))
         self._lane = LaneCalls(plan, plans)
         self._blocks: BlockVisits | None = None
         if model.sites[0].is_block:
