@@ -15,7 +15,8 @@ from l2c_rt.backends.backend import Counted, Evaluation
 from l2c_rt.backends.block_calls import BlockCall
 from l2c_rt.backends.cpu.packed_linears import PackedLinears
 from l2c_rt.backends.graphs.forward import VisitUnit
-from l2c_rt.backends.own_blocks import ADDED, BlockVisits, Keeping
+from l2c_rt.backends.keeping import ADDED, Keeping
+from l2c_rt.backends.own_blocks import BlockVisits
 from l2c_rt.backends.own_calls import CallPlans, LaneCalls
 from l2c_rt.backends.own_rows import (
     STAND_INS,
@@ -78,8 +79,7 @@ class OwnWorkspace:
         self._calls_at_first: dict[str, int] = {}
         self._row: Row = {}
         self._values = KeptValues()
-        self._first, self._variant = True, 0
-        self._writes = False
+        self._first, self._variant, self._writes = True, 0, False
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
         """The model's own return value; see `carry_out` for what it raises."""

@@ -27,6 +27,12 @@ def check_bool(name: str, value: object) -> None:
         raise ValueError(f"{name} is {value!r:.40}, wanted True or False")
 
 
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Raise ValueError unless `value` is one of the `known` strings."""
+    if value not in known:
+        raise ValueError(f"{name} is {value!r:.40}, wanted {' or '.join(map(repr, known))}")
+
+
 def check_names(name: str, value: object) -> None:
     """Raise ValueError unless `value` is a tuple or list of strings."""
     if not isinstance(value, tuple | list) or not all(isinstance(item, str) for item in value):

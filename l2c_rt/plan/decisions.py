@@ -25,11 +25,18 @@ class Decided(NamedTuple):
 
 
 class At(NamedTuple):
-    """An evaluation.  `first_call` is what the step's first call decided, for the others."""
+    """An evaluation, and which of the step's calls it is of how many.
+
+    `first_call` is what the step's first call decided, for the others; `call_before` what the call
+    before this one did, of a loop of several calls per step.
+    """
 
     step: int
     steps: int
     first_call: Decided | None = None
+    call: int = 0
+    calls: int = 1
+    call_before: Decided | None = None
 
 
 Measure = Literal[
@@ -84,11 +91,14 @@ class Cut:
 
     `exit` names a module before whose input what the blocks add is added, in place of after the
     last block.  With `keeps_outputs` what is kept of blocks is what they give, not what they add.
+    The streams that are `plain`, the image or all others, are reused as what was last added to
+    them, whatever is kept of the rest and predicted for it.
     """
 
     look: Look
     exit: str = ""
     keeps_outputs: bool = False
+    plain: Literal["", "image", "others"] = ""
 
 
 @dataclass(frozen=True, slots=True)

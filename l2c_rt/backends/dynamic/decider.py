@@ -13,7 +13,7 @@ from l2c_rt.device.scalar_read import ScalarReader
 from l2c_rt.plan.decisions import NAN, At, Decided, Dynamic
 from l2c_rt.plan.dynamic import RowPlans
 from l2c_rt.plan.ops import Coefficients
-from l2c_rt.plan.run_record import Done
+from l2c_rt.plan.run_record import Done, RunRecord
 
 
 class Decider:
@@ -26,6 +26,7 @@ class Decider:
 
     def __init__(self, dynamic: Dynamic, row_plans: RowPlans, change: Change | None = None) -> None:
         self.method, self.look = dynamic.method, dynamic.cut.look
+        self._has_plain = bool(dynamic.cut.plain)
         self.gauge = gauge_for(self.look, change)
         self._row_plans = row_plans
         self._reader = ScalarReader()
@@ -53,7 +54,7 @@ class Decider:
             read = Decided(self._done.row, self._number(self._read))
             self._state = self.method.after(self._state, self._at, read)
         self._evaluation = evaluation
-        self._at = At(step, record.steps, record.at(step, 0) if lane else None)
+        self._at = _at(step, lane, record)
         self._read, self.is_shown = NAN, False
         decided: Decided | None = Decided(0)
         if evaluation.variant != 0 and step > 0:
@@ -108,15 +109,19 @@ class Decider:
 
     @property
     def coefficients(self) -> Coefficients:
-        """Those of the predictions of this evaluation, by slots of the ring."""
+        """Those of the predictions of this evaluation, by slots of the ring; then, where some
+        streams are plain, those of the newest output alone."""
         size = self._row_plans.history
         newest = self._computed[-size:]
         if not self.row or len(newest) < 2:
             return ()
         known = self.method.prediction(tuple(self._computed), self._at)
         first = len(self._computed) - len(newest)
-        by_slot = {(first + i) % size: known.get(s, 0.0) for i, s in enumerate(newest)}
-        return (tuple(by_slot[slot] for slot in range(len(newest))),)
+        at_slot = {(first + i) % size: s for i, s in enumerate(newest)}
+        rows = (known, {newest[-1]: 1.0}) if self._has_plain else (known,)
+        return tuple(
+            tuple(row.get(at_slot[slot], 0.0) for slot in range(len(newest))) for row in rows
+        )
 
     def end(self, out: Tensor) -> None:
         """The evaluation is done and gave `out`."""
@@ -135,6 +140,16 @@ class Decider:
     def done(self) -> Done:
         """What the last evaluation did."""
         return self._done
+
+
+def _at(step: int, lane: int, record: RunRecord) -> At:
+    """The place of an evaluation in its run, whose record has what was done before it."""
+    calls = max(record.lanes, lane + 1)
+    first = record.at(step, 0) if lane else None
+    before = None
+    if calls > 1 and (step or lane):
+        before = record.at(step, lane - 1) if lane else record.at(step - 1, calls - 1)
+    return At(step, record.steps, first, lane, calls, before)
 
 
 CHECKED = 2
