@@ -33,6 +33,12 @@ def check_choice(name: str, value: object, known: Sequence[str]) -> None:
         raise ValueError(f"{name} is {value!r:.40}, wanted {' or '.join(map(repr, known))}")
 
 
+def check_callback(name: str, value: object) -> None:
+    """Raise TypeError unless `value` is None or can be called."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} is {value!r:.40}, wanted a function or None")
+
+
 def check_names(name: str, value: object) -> None:
     """Raise ValueError unless `value` is a tuple or list of strings."""
     if not isinstance(value, tuple | list) or not all(isinstance(item, str) for item in value):

@@ -7,7 +7,7 @@ and begins anew with every run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -69,6 +69,8 @@ class Look:
     metric is known to the next evaluation.  Else it is compared with that of the evaluation before,
     or of the last one that was computed; with `when_forced` also where the method does not ask, for
     the record.  `measure` names the metric that is made of them: see `backends.dynamic.gauge`.
+    With `latents` the "call" is what that makes of (model, args, kwargs), sample by sample, or None
+    for what cannot be compared.
     """
 
     kind: Literal["input", "output", "added", "call", "checked"]
@@ -78,6 +80,7 @@ class Look:
     when_forced: bool = False
     measure: Measure = "relative L1"
     spectrum: Spectrum | None = None
+    latents: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any] | None = None
 
     @property
     def is_inside(self) -> bool:

@@ -54,7 +54,9 @@ def theirs(case: Case) -> Ran:
     config = cache_dit.DBCacheConfig(
         num_inference_steps=case.steps, enable_separate_cfg=case.calls == 2, **case.options
     )
-    calibrator = cache_dit.TaylorSeerCalibratorConfig(**case.calibrator) if case.calibrator else None
+    calibrator = (
+        cache_dit.TaylorSeerCalibratorConfig(**case.calibrator) if case.calibrator else None
+    )
     computed: list[bool] = []
     decide = CachedContextManager.can_cache
 

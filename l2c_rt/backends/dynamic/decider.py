@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from l2c_rt.backends.backend import Evaluation
+from l2c_rt.backends.dynamic.filtered import FilteredChange
 from l2c_rt.backends.dynamic.gauge import Change, gauge_for
 from l2c_rt.device.scalar_read import ScalarReader
 from l2c_rt.plan.decisions import NAN, At, Decided, Dynamic
@@ -38,6 +40,7 @@ class Decider:
         """What is done at this evaluation, where that is known yet."""
         self.is_shown = False
         """Whether this evaluation's observation has been measured."""
+        self._forgets = False
         self._metric: float | Tensor = NAN
         # What the method is told; of a check, it is on the device until the next evaluation.
         self._read: float | Tensor = NAN
@@ -55,7 +58,7 @@ class Decider:
             self._state = self.method.after(self._state, self._at, read)
         self._evaluation = evaluation
         self._at = _at(step, lane, record)
-        self._read, self.is_shown = NAN, False
+        self._read, self.is_shown, self._forgets = NAN, False, False
         decided: Decided | None = Decided(0)
         if evaluation.variant != 0 and step > 0:
             decided = self.method.forced(self._state, self._at)
@@ -67,6 +70,15 @@ class Decider:
     def measure(self, value: Tensor) -> None:
         """Measure the tensor that the method looks at."""
         self.gauge.measure(value, self._noise())
+
+    def measure_latents(self, samples: Sequence[Tensor] | None) -> None:
+        """Measure the latents that the method's own function has made of a call.
+
+        Where it made none, this evaluation and all before it are never read again, as published.
+        """
+        assert isinstance(self.gauge, FilteredChange)
+        self._forgets = not samples
+        self.gauge.measure_latents(samples, self._noise())
 
     def shown(self) -> None:
         """It has been measured: the row is chosen by it, where it is not known.
@@ -133,7 +145,9 @@ class Decider:
             self._metric = self._read = error.clone()
         self._done = Done(self.variant, self.row, self._metric)
         self.gauge.end(out, computed=self.row == 0)
-        if self.row == 0:
+        if self._forgets:
+            self._computed.clear()
+        elif self.row == 0:
             self._computed.append(self._at.step)
 
     @property

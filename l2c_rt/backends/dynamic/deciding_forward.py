@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.adapters.own.observe import Stream
 from l2c_rt.adapters.own.probe import streams_by_shape
 from l2c_rt.backends.backend import Evaluation
@@ -102,8 +102,16 @@ class DecidingForward(OwnWorkspace):
     def look_at_call(self, evaluation: Evaluation) -> None:
         """Decide, where that is known before the forward runs."""
         if self._look.kind == "call" and not self.decider.is_shown:
-            self.decider.measure(self._whole_call.taken(evaluation.state))
+            self._measure_call(evaluation.state)
             self.decider.shown()
+
+    def _measure_call(self, state: State) -> None:
+        latents, options = self._look.latents, state.options
+        if latents is None:
+            self.decider.measure(self._whole_call.taken(state))
+        else:
+            made = latents(self._model, options["args"], options["kwargs"])
+            self.decider.measure_latents(made)
 
     def look(self, evaluation: Evaluation) -> None:
         """Measure what is observed, and run no more of the forward than that needs.
@@ -111,7 +119,7 @@ class DecidingForward(OwnWorkspace):
         Raises NotRepeatableError where the rest could not take over from there.
         """
         if self._look.kind == "call":
-            self.decider.measure(self._whole_call.taken(evaluation.state))
+            self._measure_call(evaluation.state)
             return
         self.mode = Mode.LOOK
         self.ahead.clear()
