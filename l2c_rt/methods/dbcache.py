@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple
 
 from l2c_rt.correctors.differences import finite_differences, weighted
 from l2c_rt.correctors.taylor import check_order
-from l2c_rt.methods.checks import check_bool, check_choice, check_int, check_number
+from l2c_rt.methods.checks import check_bool, check_choice, check_int, check_number, mask_of
 from l2c_rt.methods.deciding import Deciding, rows_from
-from l2c_rt.methods.steps_mask import steps_mask
+from l2c_rt.methods.steps_mask import BINS, steps_mask
 from l2c_rt.plan.decisions import At, Cut, Decided, Look, ModelFacts
 from l2c_rt.plan.dynamic import Rows
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -120,16 +120,9 @@ class DBCache(Deciding):
             check_int("DBCache: force_refresh_step_hint", self.force_refresh_step_hint, 1)
         if self.taylorseer_order is not None:
             check_order("DBCache: taylorseer_order", self.taylorseer_order)
-        self._set_mask()
-
-    def _set_mask(self) -> None:
-        mask = self.steps_computation_mask
-        if mask is not None and not isinstance(mask, str):
-            if any(value not in (0, 1) for value in mask):
-                raise ValueError(
-                    f"DBCache: steps_computation_mask is {mask!r:.60}, wanted zeros and ones"
-                )
-            object.__setattr__(self, "steps_computation_mask", tuple(mask))
+        if self.steps_computation_mask is not None:
+            mask = mask_of("DBCache: steps_computation_mask", self.steps_computation_mask, BINS)
+            object.__setattr__(self, "steps_computation_mask", mask)
 
     def mask(self, steps: int) -> tuple[int, ...] | None:
         """The mask for a run of that many evaluations.

@@ -212,8 +212,9 @@ class FasterCache:
             return np.where(in_window(times, window), getattr(self, f"alpha_{band}_frequency"), 1.0)
         factors = np.ones(len(times))
         for n in np.flatnonzero(halved).tolist():
-            factors[n] = callback(float(times[n]))
-            check_number(f"FasterCache: what {name} gives", float(factors[n]), -math.inf)
+            factor = callback(float(times[n]))
+            check_number(f"FasterCache: what {name} gives", factor, -math.inf)
+            factors[n] = factor
         return factors
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from l2c_rt.correctors.differences import finite_differences, weighted
-from l2c_rt.methods.checks import check_callback, check_int, check_number
+from l2c_rt.methods.checks import check_callback, check_int, check_number, numbers_of
 from l2c_rt.methods.deciding import Deciding
 from l2c_rt.plan.decisions import At, Cut, Decided, Look, ModelFacts, Spectrum
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -72,9 +72,8 @@ class SeaCache(Deciding):
                 f"SeaCache: residual_order is {self.residual_order!r:.40}, wanted 0 or 1"
             )
         if self.sigmas is not None:
-            for sigma in self.sigmas:
-                check_number("SeaCache: sigmas", sigma, 0, 1)
-            object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))
+            sigmas = numbers_of("SeaCache: sigmas", self.sigmas, 0, 1)
+            object.__setattr__(self, "sigmas", sigmas)
 
     def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule:
         if self.sigmas is not None and len(self.sigmas) != steps:

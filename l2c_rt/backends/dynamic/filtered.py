@@ -90,7 +90,9 @@ def _kind(sample: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
 
 
 def _change(now: Tensor, before: Tensor) -> Tensor:
-    return (now.float() - before.float()).abs().mean() / (before.float().abs().mean() + TINY)
+    size = before.float().abs().mean() + TINY
+    change: Tensor = (now.float() - before.float()).abs().mean() / size
+    return change
 
 
 def gain(sizes: tuple[int, ...], noise: float, power: float) -> Tensor:
