@@ -35,7 +35,7 @@ KINDS = {"attn": "attn", "attn1": "attn", "mlp": "mlp", "ff": "mlp"}
 """SmoothCache's types, diffusers' names among them, and ours."""
 
 REQUIRED = {"format", "version", "steps", "digest", "branches", "rows"}
-OPTIONAL = {*HEADER, "predictions"}
+OPTIONAL = {*HEADER, "predictions", "unconditional"}
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -86,6 +86,8 @@ def json_text(fields: Fields) -> str:
     header |= {"steps": len(rows), "digest": code, "branches": fields["branches"]}
     if predictions is not None:
         header["predictions"] = prediction_files.listed(predictions)
+        if predictions.unconditional is not None:
+            header["unconditional"] = predictions.unconditional
     lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in header.items()]
     table = ",\n".join(f'    "{row}"' for row in rows)
     return "\n".join(["{", *lines, '  "rows": [', table, "  ]", "}", ""])
@@ -114,7 +116,9 @@ def parse(content: bytes) -> Fields:
     compute, branches = _table(entries["rows"], entries["branches"], entries["steps"])
     predictions = None
     if "predictions" in entries:
-        predictions = prediction_files.parse(entries["predictions"], *compute.shape)
+        predictions = prediction_files.parse(
+            entries["predictions"], *compute.shape, entries.get("unconditional")
+        )
     code = digest(compute, branches, predictions)
     if code != entries["digest"]:
         raise ValueError(

@@ -42,6 +42,11 @@ def check_served(plan: Plan, program: BlockProgram, *, decides: bool) -> None:
         reason = "the schedule runs half a batch, cond and uncond of one request"
     elif plan.lanes > LANES:
         reason = f"the predictions have coefficients for {plan.lanes} lanes, a request has {LANES}"
+    elif plan.predictions is not None and plan.lanes > 1 and plan.predictions.unconditional is None:
+        reason = (
+            "the predictions have coefficients for cond and uncond, and do not say which are whose "
+            "(fit anew, and tell: uncond_first=)"
+        )
     elif Iterate in ops or any(branch.iterations for branch in program.branches):
         reason = "the branches are iterated from what they gave before"
     if reason:
