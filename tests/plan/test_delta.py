@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from linear_symbols import LinearSymbols
+from linear_symbols import meaning
 from random_programs import odd_programs, predicted, skip_program
+from symbolic_run import Symbols
 from toys import toy_program
 
 from l2c_rt import presets
@@ -58,9 +59,10 @@ def planned(draw: st.DrawFn) -> tuple[BlockProgram, Plan]:
 def test_every_branch_and_the_final_layer_are_given_what_they_were(case: Any) -> None:
     program, plan = case
     delta = in_delta_form(plan, program)
-    expected = list(LinearSymbols(plan, program).run())
-    assert list(LinearSymbols(delta, program).run()) == expected
-    assert list(LinearSymbols(fuse_reuse_runs(delta), program).run()) == expected
+    symbols = Symbols()
+    expected = meaning(plan, program, symbols)
+    assert meaning(delta, program, symbols) == expected
+    assert meaning(fuse_reuse_runs(delta), program, symbols) == expected
 
 
 @given(planned())
@@ -157,7 +159,8 @@ def test_a_row_that_was_a_base_keeps_nothing_where_another_base_is_still_read() 
     kept = [any(isinstance(op, KeepAt) for op in plan.at(s)) for s in range(7)]
     assert kept == [False, True, False, True, False, False, False]
     ordinary = build_plan(PROGRAM, CacheSchedule(table(*rows)))
-    assert list(LinearSymbols(plan, PROGRAM).run()) == list(LinearSymbols(ordinary, PROGRAM).run())
+    symbols = Symbols()
+    assert meaning(plan, PROGRAM, symbols) == meaning(ordinary, PROGRAM, symbols)
 
 
 @pytest.mark.parametrize(
