@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from l2c_rt.plan.delta_ops import FromDelta, KeepAt, LinearParts, ToDelta
+from l2c_rt.plan.delta_ops import FromDelta, KeepAt, LinearParts, ToDelta, place_name
 from l2c_rt.plan.delta_step import delta_step
 from l2c_rt.plan.ops import Compute, Iterate, Op, Plan, Predict, Reuse, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Fixed
@@ -63,11 +63,6 @@ def why_no_delta_form(program: BlockProgram) -> str:
     if any(branch.nested for branch in program.branches):
         return "branches lie inside of others"
     return ""
-
-
-def place_name(node: str) -> str:
-    """The owner of the slot for the residual stream as it is after a node."""
-    return f"x after {node}"
 
 
 def products(step: StepPlan) -> int:

@@ -60,3 +60,8 @@ class LinearParts:
 
 DeltaOp = KeepAt | ToDelta | FromDelta | Unchanged | LinearParts
 """What a plan in the delta form has beside the ops of every other."""
+
+
+def place_name(node: str) -> str:
+    """The owner of a slot for the residual stream as it is after a node."""
+    return f"x after {node}"

@@ -48,6 +48,7 @@ class LinearSymbols:
         for s in range(self._plan.num_evaluations):
             self._x: Sum = {}
             self._skips: list[Sum] = []
+            self._kept: dict[str, Sum] = {}
             self._seen: dict[str, Sum] = {}
             for op in self._plan.at(s):
                 self._take(op, s)
@@ -84,7 +85,10 @@ class LinearSymbols:
             sign = -1 if isinstance(op, ToDelta) else 1
             self._x = plus((1, self._x), (sign, self._slots[op.slot]))
         elif isinstance(op, LinearParts):
-            for node in op.nodes:
+            # Whoever composes the products takes the deltas by the names of who kept them.
+            assert op.source is None or self._kept[op.source] == self._x, op
+            for node, skip in zip(op.nodes, op.skips, strict=True):
+                assert self._kept[skip] == self._skips[-1], op
                 self._joined(node)
         else:
             assert isinstance(op, Unchanged)
@@ -95,6 +99,7 @@ class LinearSymbols:
             self._x = {((), self._symbols(node, s)): 1.0}
         elif role == "skip_save":
             self._skips.append(self._x)
+            self._kept[node] = self._x
         elif role == "skip_linear":
             self._joined(node)
             self._x = plus((1, self._x), (1, {((), self._symbols(node, "bias")): 1.0}))
