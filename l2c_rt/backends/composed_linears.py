@@ -27,15 +27,13 @@ class Weight(NamedTuple):
     skips: tuple[bool, ...]
 
 
-def products(op: LinearParts) -> tuple[tuple[str | None, Weight], ...]:
-    """What is summed: each distinct delta with its weight, by the node that kept it; None stands
-    for the delta as it is here, which comes first."""
-    kept = [None if skip == op.source else skip for skip in op.skips]
+def products(op: LinearParts) -> tuple[Weight, ...]:
+    """The weight of each of `op.deltas`."""
     summed = []
-    for delta in dict.fromkeys((None, *kept)):
-        first = 0 if delta is None else kept.index(delta)
-        takes = tuple(skip == delta for skip in kept[first:])
-        summed.append((delta, Weight(delta is None, op.nodes[first:], takes)))
+    for i, delta in enumerate(op.deltas):
+        first = op.skips.index(delta) if i else 0
+        takes = tuple(skip == delta for skip in op.skips[first:])
+        summed.append(Weight(i == 0, op.nodes[first:], takes))
     return tuple(summed)
 
 

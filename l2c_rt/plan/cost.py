@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from l2c_rt.plan.delta_ops import LinearParts
 from l2c_rt.plan.lowering import CHOICE_KERNELS, SCORE_KERNELS, can_be_one_kernel
 from l2c_rt.plan.ops import Compute, Iterate, Plan, Predict, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Branch
@@ -184,6 +185,11 @@ class LaunchCounts:
 
     def skip_linear(self, node: str, source: str, skip: str, target: str) -> None:
         self.call(node, source)
+
+    def composed(self, op: LinearParts, sources: Sequence[str], target: str) -> None:
+        """A product for each delta; from the second on the sum so far is read again."""
+        self.elements += (3 * len(sources) - 1) * self._tensor
+        self.kernels += len(sources)
 
     def call(self, node: str, source: str) -> None:
         self.elements += self._fixed[node].activations

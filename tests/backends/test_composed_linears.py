@@ -40,9 +40,11 @@ def test_the_sum_of_products_is_what_the_long_skips_do_one_by_one(
 ) -> None:
     op = PARTS[name]
     deltas = {key: torch.randn(5, WIDTH).double() for key in ("here", "s", "u", "v", "w")}
-    matrices = dict(compose([weight for _, weight in products(op)], linears))
-    here = "here" if op.source is None else op.source
-    got = sum(deltas[kept or here] @ matrices[weight].T for kept, weight in products(op))
+    matrices = dict(compose(products(op), linears))
+    got = sum(
+        deltas[delta or "here"] @ matrices[weight].T
+        for delta, weight in zip(op.deltas, products(op), strict=True)
+    )
     assert torch.allclose(got, one_by_one(op, linears, deltas), rtol=0, atol=1e-13)
 
 
@@ -56,7 +58,7 @@ def test_there_is_one_product_for_each_distinct_delta() -> None:
 
 def test_equal_matrices_of_several_sums_are_one(linears: dict[str, nn.Linear]) -> None:
     first, second = PARTS["all distinct"], PARTS["here is kept as the last"]
-    weights = [weight for op in (first, second) for _, weight in products(op)]
+    weights = [*products(first), *products(second)]
     # v is taken by the second of three in either, and then goes through the last.
     assert len(weights) == 7
     assert len(dict(compose(weights, linears))) == len(set(weights)) == 5
@@ -65,15 +67,15 @@ def test_equal_matrices_of_several_sums_are_one(linears: dict[str, nn.Linear]) -
 def test_a_delta_through_one_long_skip_is_the_models_own_weight(
     linears: dict[str, nn.Linear],
 ) -> None:
-    (_, here), (_, skip) = products(PARTS["one"])
+    here, skip = products(PARTS["one"])
     weight = linears["a"].weight
     for view, half in ((own_half(here, linears), 0), (own_half(skip, linears), WIDTH)):
         assert view is not None
         assert torch.equal(view, weight[:, half : half + WIDTH])
         assert view.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
-    ((_, both),) = products(PARTS["one, of here"])
-    assert own_half(both, linears) is None
-    assert own_half(products(PARTS["all equal"])[0][1], linears) is None
+    for name in ("one, of here", "all equal"):
+        (both,) = products(PARTS[name])
+        assert own_half(both, linears) is None
 
 
 def test_what_weights_have_in_common_is_multiplied_once(linears: dict[str, nn.Linear]) -> None:
@@ -87,7 +89,7 @@ def test_what_weights_have_in_common_is_multiplied_once(linears: dict[str, nn.Li
 
 def test_float32_weights_are_multiplied_in_float64(linears: dict[str, nn.Linear]) -> None:
     narrow = {name: linear.float() for name, linear in linears.items()}
-    weights = [weight for _, weight in products(PARTS["all equal"])]
+    weights = products(PARTS["all equal"])
     ((_, matrix),) = compose(weights, narrow)
     ((_, expected),) = compose(weights, {name: lin.double() for name, lin in narrow.items()})
     assert torch.equal(matrix, expected)
