@@ -8,20 +8,14 @@ Buffers are named: "x" is the residual stream, "skip-3" and "slot-3" what is kep
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from l2c_rt.plan.delta_ops import FromDelta, LinearParts, ToDelta
 from l2c_rt.plan.ops import Compute, Predict, Reuse, StepPlan
-from l2c_rt.plan.program import BlockProgram, Fixed, Node
+from l2c_rt.plan.program import BlockProgram, Fixed
 from l2c_rt.plan.step_walk import STREAM, Added, slot_of_stream, walk
 from l2c_rt.plan.tokens import Refresh, Scored
-
-CHOICE_KERNELS = 4
-"""Of a branch on some tokens: the choice, the gathered rows, their norm, and scattering."""
-
-SCORE_KERNELS = {"attention": 3, "kv-norm": 2}
-"""By kind of score: two passes over the softmax map or one over the values, and unit vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,16 +228,3 @@ def can_be_one_kernel(program: BlockProgram) -> bool:
         isinstance(n, Fixed) and n.role in ("skip_linear", "skip_save") for n in program.nodes
     )
     return not skip_linears and all(branch.gated for branch in program.branches)
-
-
-def launch_kernels(launch: Launch, nodes: Mapping[str, Node]) -> int:
-    """Kernels of one launch; the library's splitting of products not counted."""
-    if isinstance(launch, RunTokens):
-        return nodes[launch.branch].kernels + CHOICE_KERNELS
-    if isinstance(launch, Score):
-        return SCORE_KERNELS[launch.score]
-    if isinstance(launch, Run):
-        return nodes[launch.branch].kernels
-    if isinstance(launch, Composed):
-        return len(launch.sources)
-    return nodes[launch.node].kernels if isinstance(launch, Call | SkipLinear) else 1
