@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from delta_plans import PROGRAM, delta_of, planned, table
 from hypothesis import given
-from linear_symbols import LinearSymbols
-from random_programs import skip_program
+from hypothesis import strategies as st
+from linear_symbols import meaning
+from random_programs import odd_programs, predicted, skip_program
+from symbolic_run import Symbols
 from toys import toy_program
 
 from l2c_rt import presets
@@ -21,22 +22,47 @@ from l2c_rt.plan.delta import (
     in_delta_form,
     is_delta,
     products,
+    why_no_delta_form,
 )
 from l2c_rt.plan.delta_ops import FromDelta, KeepAt, LinearParts, ToDelta, Unchanged
-from l2c_rt.plan.ops import Compute, Predict, Reuse, RunFixed, reuses
+from l2c_rt.plan.ops import Compute, Plan, Predict, Reuse, RunFixed, reuses
 from l2c_rt.plan.passes import fuse_reuse_runs, with_iterations
+from l2c_rt.plan.prepare import plan_of
 from l2c_rt.plan.program import BlockProgram, Fixed
 from l2c_rt.plan.published import published_program
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+
+PROGRAM = skip_program(2)
+"""Ten branches in five blocks, two long skips."""
+
+uvits = st.one_of(
+    st.builds(skip_program, st.integers(1, 3), st.integers(0, 2)),
+    odd_programs().filter(lambda program: not why_no_delta_form(program)),
+)
+
+
+@st.composite
+def planned(draw: st.DrawFn) -> tuple[BlockProgram, Plan]:
+    """A program with long skips, and the plan of a schedule in which rows come again."""
+    program = draw(uvits)
+    names = program.branch_names
+    share = draw(st.sampled_from([0.5, 0.8, 1.0]))
+    seed = np.random.default_rng(draw(st.integers(0, 9_999)))
+    rows = [np.ones(len(names), dtype=bool)]
+    rows += [seed.random(len(names)) >= share for _ in range(draw(st.integers(1, 3)))]
+    order = draw(st.lists(st.integers(0, len(rows) - 1), max_size=8))
+    schedule = CacheSchedule(np.array([rows[i] for i in (0, *order)]), names)
+    return program, plan_of(program, draw(st.sampled_from([schedule, draw(predicted(schedule))])))
 
 
 @given(planned())
 def test_every_branch_and_the_final_layer_are_given_what_they_were(case: Any) -> None:
     program, plan = case
     delta = in_delta_form(plan, program)
-    expected = list(LinearSymbols(plan, program).run())
-    assert list(LinearSymbols(delta, program).run()) == expected
-    assert list(LinearSymbols(fuse_reuse_runs(delta), program).run()) == expected
+    symbols = Symbols()
+    expected = meaning(plan, program, symbols)
+    assert meaning(delta, program, symbols) == expected
+    assert meaning(fuse_reuse_runs(delta), program, symbols) == expected
 
 
 @given(planned())
@@ -133,7 +159,8 @@ def test_a_row_that_was_a_base_keeps_nothing_where_another_base_is_still_read() 
     kept = [any(isinstance(op, KeepAt) for op in plan.at(s)) for s in range(7)]
     assert kept == [False, True, False, True, False, False, False]
     ordinary = build_plan(PROGRAM, CacheSchedule(table(*rows)))
-    assert list(LinearSymbols(plan, PROGRAM).run()) == list(LinearSymbols(ordinary, PROGRAM).run())
+    symbols = Symbols()
+    assert meaning(plan, PROGRAM, symbols) == meaning(ordinary, PROGRAM, symbols)
 
 
 @pytest.mark.parametrize(
@@ -155,3 +182,12 @@ def test_what_has_no_delta_form_is_refused_with_the_reason(
     plan = with_iterations(build_plan(program, CacheSchedule(rows, program.branch_names)), program)
     with pytest.raises(ValueError, match=match):
         in_delta_form(plan, program)
+
+
+def table(*rows: str) -> np.ndarray[Any, Any]:
+    """ "#" for computed."""
+    return np.array([[cell == "#" for cell in row] for row in rows])
+
+
+def delta_of(*rows: str) -> Plan:
+    return in_delta_form(build_plan(PROGRAM, CacheSchedule(table(*rows))), PROGRAM)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from delta_plans import PROGRAM, delta_of, planned, table
+from delta_plans import PROGRAM, planned, table
 from hypothesis import given, settings
 from linear_symbols import LinearSymbols
 from lowered_sums import LoweredSums
@@ -28,7 +28,7 @@ from l2c_rt.schedule.cache_schedule import CacheSchedule
 @settings(max_examples=150, deadline=None)
 @given(planned())
 def test_the_launches_give_every_branch_and_the_final_kernel_what_the_plan_gives(case: Any) -> None:
-    program, plan = case
+    program, _, plan = case
     delta = fuse_reuse_runs(in_delta_form(plan, program))
     rows = lowered(program, delta)
     evaluations = [rows[i] for i in delta.order]
@@ -40,13 +40,17 @@ def test_the_launches_give_every_branch_and_the_final_kernel_what_the_plan_gives
 @settings(max_examples=100, deadline=None)
 @given(planned())
 def test_cost_counts_the_kernels_and_buffers_are_never_slots(case: Any) -> None:
-    program, plan = case
+    program, _, plan = case
     delta = fuse_reuse_runs(in_delta_form(plan, program))
     nodes = {node.name: node for node in program.nodes}
     rows = lowered(program, delta)
     for row, counted in zip(delta.order, cost(program, delta).cached, strict=True):
         assert counted.kernels == sum(launch_kernels(launch, nodes) for launch in rows[row])
     assert all(slot_of_stream(name) is None for name in buffers(rows))
+
+
+def delta_of(*rows: str) -> Plan:
+    return in_delta_form(build_plan(PROGRAM, CacheSchedule(table(*rows))), PROGRAM)
 
 
 def launches(plan: Plan, evaluation: int) -> LoweredStep:

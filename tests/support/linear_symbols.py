@@ -7,14 +7,16 @@ equal for any weights and any functions in the branches.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterator
 from typing import Any
+
+from symbolic_run import Symbols
 
 from l2c_rt.plan.delta_ops import FromDelta, KeepAt, LinearParts, ToDelta, Unchanged
 from l2c_rt.plan.ops import Compute, Op, Plan, Predict, Reuse, ReuseRun, RunFixed
 from l2c_rt.plan.program import BlockProgram
 
-Sum = dict[tuple[tuple[str, ...], Hashable], float]
+Sum = dict[tuple[tuple[str, ...], int], float]
 
 
 def plus(*terms: tuple[float, Sum]) -> Sum:
@@ -29,15 +31,20 @@ def under(weight: str, values: Sum) -> Sum:
     return {((weight, *weights), atom): number for (weights, atom), number in values.items()}
 
 
+def meaning(plan: Plan, program: BlockProgram, symbols: Symbols) -> list[dict[str, Sum]]:
+    """Of each evaluation what every computed branch and the final node is given."""
+    return list(LinearSymbols(plan, program, symbols).run())
+
+
 class LinearSymbols:
     """Slots hold nothing at first: to read what was not written is a KeyError."""
 
-    def __init__(self, plan: Plan, program: BlockProgram) -> None:
+    def __init__(self, plan: Plan, program: BlockProgram, symbols: Symbols) -> None:
+        self._symbols = symbols
         self._plan, self._roles = plan, {n: node.role for n, node in program.fixed_of.items()}
         self._slots: dict[int | None, Sum] = {}
 
-    def run(self) -> Iterable[dict[str, Sum]]:
-        """Of each evaluation what every computed branch and the final node is given."""
+    def run(self) -> Iterator[dict[str, Sum]]:
         for s in range(self._plan.num_evaluations):
             self._x: Sum = {}
             self._skips: list[Sum] = []
@@ -52,7 +59,7 @@ class LinearSymbols:
             self._fixed(op.node, s)
         elif isinstance(op, Compute):
             self._seen[op.branch] = self._x
-            value: Sum = {((), (op.branch, frozenset(self._x.items()))): 1.0}
+            value: Sum = {((), self._symbols(op.branch, frozenset(self._x.items()))): 1.0}
             if op.slot is not None:
                 slots[op.slot] = value
             self._x = plus((1, self._x), (1, value))
@@ -85,12 +92,12 @@ class LinearSymbols:
     def _fixed(self, node: str, s: int) -> None:
         role = self._roles[node]
         if role == "embed":
-            self._x = {((), (node, s)): 1.0}
+            self._x = {((), self._symbols(node, s)): 1.0}
         elif role == "skip_save":
             self._skips.append(self._x)
         elif role == "skip_linear":
             self._joined(node)
-            self._x = plus((1, self._x), (1, {((), (node, "bias")): 1.0}))
+            self._x = plus((1, self._x), (1, {((), self._symbols(node, "bias")): 1.0}))
         else:
             self._seen[node] = self._x
 
