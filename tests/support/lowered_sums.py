@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from linear_symbols import Sum, plus, under
+from symbolic_run import Symbols
 
 from l2c_rt.plan import lowering
 from l2c_rt.plan.lowering import (
@@ -27,8 +28,10 @@ class LoweredSums:
     """Every evaluation begins with buffers that hold nothing, every run with such slots: a read
     before the write is a KeyError."""
 
-    def __init__(self, scratch: int, coefficients: Sequence[Coefficients]) -> None:
-        self._scratch, self._coefficients = scratch, coefficients
+    def __init__(
+        self, scratch: int, coefficients: Sequence[Coefficients], symbols: Symbols
+    ) -> None:
+        self._scratch, self._coefficients, self._symbols = scratch, coefficients, symbols
         self._slots: dict[int, Sum] = {}
 
     def run(self, rows: Sequence[LoweredStep]) -> Iterator[Given]:
@@ -44,7 +47,7 @@ class LoweredSums:
 
     def _launch(self, launch: lowering.Launch) -> None:
         if isinstance(launch, Embed):
-            self._write(launch.target, {((), ("embed", self._s)): 1.0})
+            self._write(launch.target, {((), self._symbols("embed", self._s)): 1.0})
             self._normed = self._read(launch.target) if launch.branch else None
         elif isinstance(launch, lowering.Sum):
             self._write(launch.target, self._summed(launch.source, launch.terms))
@@ -67,13 +70,13 @@ class LoweredSums:
     def _branch(self, launch: Run) -> None:
         assert self._normed is not None
         self._seen[launch.branch] = self._normed
-        value: Sum = {((), (launch.branch, frozenset(self._normed.items()))): 1.0}
+        value: Sum = {((), self._symbols(launch.branch, frozenset(self._normed.items()))): 1.0}
         self._slots[launch.slot], self._normed = value, None
 
     def _skip_linear(self, launch: SkipLinear) -> None:
         assert launch.target not in (launch.source, launch.skip), f"{launch} reads its output"
         x, skip = self._read(launch.source), self._read(launch.skip)
-        bias: Sum = {((), (launch.node, "bias")): 1.0}
+        bias: Sum = {((), self._symbols(launch.node, "bias")): 1.0}
         self._write(launch.target, plus((1, _joined(launch.node, x, skip)), (1, bias)))
 
     def _composed(self, launch: Composed) -> None:
