@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from l2c_rt.plan.lowering import CHOICE_KERNELS, SCORE_KERNELS, can_be_one_kernel
+from l2c_rt.plan.delta_ops import LinearParts
+from l2c_rt.plan.kernel_counts import CHOICE_KERNELS, SCORE_KERNELS, composed_kernels
+from l2c_rt.plan.lowering import can_be_one_kernel
 from l2c_rt.plan.ops import Compute, Iterate, Plan, Predict, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Branch
 from l2c_rt.plan.step_walk import Added, walk
@@ -184,6 +186,12 @@ class LaunchCounts:
 
     def skip_linear(self, node: str, source: str, skip: str, target: str) -> None:
         self.call(node, source)
+
+    def composed(self, op: LinearParts, sources: Sequence[str], target: str) -> None:
+        """The first two deltas in one product, which each of the others adds to."""
+        kernels = composed_kernels(len(sources))
+        self.elements += (len(sources) + 2 * kernels - 1) * self._tensor
+        self.kernels += kernels
 
     def call(self, node: str, source: str) -> None:
         self.elements += self._fixed[node].activations
