@@ -1,7 +1,7 @@
 """What neighbouring long skips do to a delta, as one sum of products.
 
 Each is linear: W1 of the delta as it is, W2 of what was kept for it.  So all of them together are a
-product for each *distinct* delta that they read.  Composed in float64, and to be rounded once.
+product for each *distinct* delta that they read.  Composed in a wider dtype, to be rounded once.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from l2c_rt.plan.delta_ops import LinearParts
@@ -48,9 +49,9 @@ def own_half(weight: Weight, linears: Mapping[str, nn.Linear]) -> Tensor | None:
 
 
 def compose(
-    weights: Iterable[Weight], linears: Mapping[str, nn.Linear]
+    weights: Iterable[Weight], linears: Mapping[str, nn.Linear], dtype: torch.dtype = torch.float64
 ) -> Iterator[tuple[Weight, Tensor]]:
-    """Each of the weights once, float64 [D, D], as the linears are now.
+    """Each of the weights once, [D, D] in `dtype`, as the linears are now.
 
     What several have in common is computed once, and kept no longer than it is needed.
     """
@@ -61,7 +62,7 @@ def compose(
     # Sorted, a weight comes right behind what it begins with.
     for weight in sorted(beginnings):
         before = _beginning(weight, len(weight.nodes) - 1)
-        matrix = _through(linears[weight.nodes[-1]], weight, made.get(before))
+        matrix = _through(linears[weight.nodes[-1]], weight, made.get(before), dtype)
         needed[before] -= 1
         if not needed[before]:
             made.pop(before, None)
@@ -75,13 +76,15 @@ def _beginning(weight: Weight, length: int) -> Weight:
     return Weight(weight.here, weight.nodes[:length], weight.skips[:length])
 
 
-def _through(linear: nn.Linear, weight: Weight, before: Tensor | None) -> Tensor:
+def _through(
+    linear: nn.Linear, weight: Weight, before: Tensor | None, dtype: torch.dtype
+) -> Tensor:
     """The weight, of what it was before its last long skip: the unit matrix or nothing at first."""
-    taken = _half(linear, first=False).double() if weight.skips[-1] else None
+    taken = _half(linear, first=False).to(dtype) if weight.skips[-1] else None
     if before is not None:
-        passed = _half(linear, first=True).double() @ before
+        passed = _half(linear, first=True).to(dtype) @ before
     elif weight.here:
-        passed = _half(linear, first=True).double()
+        passed = _half(linear, first=True).to(dtype)
     else:
         assert taken is not None
         return taken

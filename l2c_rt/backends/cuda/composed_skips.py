@@ -60,7 +60,10 @@ class ComposedSkips:
         for group, room in self._composed.items():
             for weight, part in zip(group, room.chunk(len(group), 1), strict=True):
                 places.setdefault(weight, []).append(part)
-        for weight, matrix in compose(places, self._named):
+        # A run composes anew: float64 where float32 is not wide enough, slow on most GPUs.
+        narrow = self._buffers.h.dtype.itemsize < 4
+        wide = torch.float32 if narrow else torch.float64
+        for weight, matrix in compose(places, self._named, wide):
             for part in places[weight]:
                 part.copy_(matrix)
 
