@@ -1,6 +1,6 @@
 """What the delta form should save of a measured run: an estimate, to be replaced by a measurement.
 
-python bench/delta_estimate.py       for the run in bench/results/gpu/run-uvit-h-2-256.dpm-50-n1.json
+python bench/delta_estimate.py       for run-uvit-h-2-256.dpm-50-n1.json in bench/results/gpu/
 
 Every launch that a run has more or fewer in the delta form counts with what its kind took in the
 profile of that run, and with that run's mean time between two kernels.  Sums are taken at their
