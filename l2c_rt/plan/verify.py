@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 
-from l2c_rt.plan.delta_ops import FromDelta, KeepAt, ToDelta, Unchanged
+from l2c_rt.plan.delta_ops import FromDelta, KeepAt, LinearParts, ToDelta, Unchanged
 from l2c_rt.plan.halves import check_halves
 from l2c_rt.plan.ops import (
     Compute,
     Iterate,
     LeaveOut,
+    Op,
     Plan,
     PlanError,
     Predict,
     Reuse,
     ReuseRun,
     RunFixed,
-    StepPlan,
 )
 from l2c_rt.plan.program import BlockProgram, Fixed
 from l2c_rt.plan.reads import Read, check_predicted, check_predicted_reads, slots_of
@@ -26,7 +27,8 @@ from l2c_rt.plan.verify_delta import check_delta, in_node_order
 from l2c_rt.plan.verify_tokens import check_tokens
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
-NOT_OF_ONE_NODE = (ReuseRun, RestoreStream, KeepStream, BatchOp, KeepAt, ToDelta, FromDelta)
+NOT_OF_ONE_NODE = (ReuseRun, RestoreStream, KeepStream, BatchOp, KeepAt, ToDelta, FromDelta,
+                   LinearParts)  # fmt: skip
 SingleOp = RunFixed | Compute | Reuse | Predict | LeaveOut | PassedOver | Unchanged
 
 
@@ -71,7 +73,7 @@ def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = N
                 check_predicted(reads[i], program, schedule.predictions, s)
 
 
-def _taken_apart(step: StepPlan) -> list[SingleOp]:
+def _taken_apart(step: Sequence[Op | PassedOver]) -> list[SingleOp]:
     """The ops of a step, each of one node."""
     ops: list[SingleOp] = []
     for op in step:
