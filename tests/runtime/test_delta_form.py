@@ -9,7 +9,7 @@ import pytest
 import torch
 from delta_oracle import DeltaOracle
 from published_outputs import relative
-from three_backends import assert_same, compiled
+from three_backends import assert_same, compiled, every_backend
 from toys import call_inputs, drive, noise, toy_dit, toy_uvit
 
 from l2c_rt import methods
@@ -45,12 +45,17 @@ def runs(fast: Any, dtype: torch.dtype, seed: int = 0, batch: int = 2) -> list[t
     return outputs
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
-def test_the_reference_gives_what_the_ordinary_form_and_the_formula_give(
-    dtype: torch.dtype, bound: float
+@pytest.mark.parametrize(
+    ("backend", "dtype", "bound"),
+    [("reference", torch.float64, 1e-12), ("reference", torch.float32, 1e-6),
+     ("fused", torch.float64, 1e-12), ("fused", torch.float32, 1e-6),
+     ("cuda", torch.float32, 1e-6)],
+)  # fmt: skip
+def test_every_evaluation_gives_what_the_ordinary_form_and_the_formula_give(
+    backend: str, dtype: torch.dtype, bound: float
 ) -> None:
     model = toy_uvit(depth=4).to(dtype)
-    fast = delta(model)
+    fast = delta(model, backend)
     assert fast.summary().delta_evaluations == len(BASE_OF)
     ordinary = runs(compile(model, schedule(), backend="reference"), dtype)
     formula = runs(DeltaOracle(model, schedule().compute, BASE_OF), dtype)
@@ -59,14 +64,15 @@ def test_the_reference_gives_what_the_ordinary_form_and_the_formula_give(
         assert relative(got, by_formula) < bound
 
 
-def test_in_bfloat16_it_is_no_further_off_than_the_slots_are() -> None:
+@every_backend
+def test_in_bfloat16_it_is_no_further_off_than_the_slots_are(backend: str) -> None:
     truth = runs(compile(toy_uvit(depth=4).double(), schedule(), backend="reference"),
                  torch.float64)  # fmt: skip
     model = toy_uvit(depth=4).bfloat16()
     plain = runs(compile(model, schedule(), backend="reference"), torch.bfloat16)
     errors = [
         [relative(out.double(), t) for out, t in zip(outputs, truth, strict=True)]
-        for outputs in (runs(delta(model), torch.bfloat16), plain)
+        for outputs in (runs(delta(model, backend), torch.bfloat16), plain)
     ]
     assert max(errors[0]) <= 2 * max(errors[1])
 
@@ -77,22 +83,29 @@ def test_an_evaluation_that_computes_everything_is_bitwise_the_models_own() -> N
     assert_same([outputs[s] for s in (0, 2, 5)], [own[s] for s in (0, 2, 5)])
 
 
-def test_a_run_after_one_that_was_left_or_on_other_inputs_is_that_of_a_fresh_model() -> None:
+@every_backend
+def test_a_run_after_one_that_was_left_or_on_other_inputs_is_that_of_a_fresh_model(
+    backend: str,
+) -> None:
     model = toy_uvit(depth=4)
-    fast, expected = delta(model), drive(delta(model), STEPS)
+    fast, expected = delta(model, backend), drive(delta(model, backend), STEPS)
     for left_after in (1, 3, 7):
         drive(fast, left_after, seed=9)
         fast.reset()
         fast.poison()
         assert_same(drive(fast, STEPS), expected)
-    assert_same(drive(fast, STEPS, seed=3, batch=3), drive(delta(model), STEPS, seed=3, batch=3))
+    others = drive(delta(model, backend), STEPS, seed=3, batch=3)
+    assert_same(drive(fast, STEPS, seed=3, batch=3), others)
     assert_same(drive(fast, STEPS), expected)
 
 
-def test_two_models_and_two_sessions_in_turn_keep_their_own_streams() -> None:
-    first, second = delta(), delta(toy_uvit(depth=4, mlp_time_embed=True))
-    alone = [drive(delta(f.bound_model.model), STEPS, seed) for seed, f in enumerate(
-        (first, second, first))]  # fmt: skip
+@every_backend
+def test_two_models_and_two_sessions_in_turn_keep_their_own_streams(backend: str) -> None:
+    models = [toy_uvit(depth=4), toy_uvit(depth=4, mlp_time_embed=True)]
+    first, second = (delta(model, backend) for model in models)
+    alone = [
+        drive(delta(model, backend), STEPS, seed) for seed, model in enumerate((*models, models[0]))
+    ]
     loops = [first, second, first.session()]
     outputs: list[list[torch.Tensor]] = [[], [], []]
     for k in range(STEPS):
@@ -102,27 +115,32 @@ def test_two_models_and_two_sessions_in_turn_keep_their_own_streams() -> None:
         assert_same(got, expected)
 
 
-def test_weights_that_changed_between_runs_are_those_of_the_next_run() -> None:
+@every_backend
+@pytest.mark.parametrize("counted", [True, False])
+def test_weights_that_changed_between_runs_are_those_of_the_next_run(
+    backend: str, counted: bool
+) -> None:
+    """Also where they were written to in a way that PyTorch does not count."""
     model = toy_uvit(depth=4)
-    fast = delta(model)
+    fast = delta(model, backend)
     drive(fast, STEPS)
     with torch.no_grad():
         for block in model.out_blocks:
-            block.skip_linear.weight.mul_(1.5)
-    assert_same(drive(fast, STEPS), drive(delta(model), STEPS))
+            weight = block.skip_linear.weight
+            (weight if counted else weight.data).mul_(1.5)
+    assert_same(drive(fast, STEPS), drive(delta(model, backend), STEPS))
 
 
-def test_two_calls_per_step_and_sample_go_on_as_they_do() -> None:
+@every_backend
+def test_two_calls_per_step_and_sample_go_on_as_they_do(backend: str) -> None:
     model = toy_uvit(depth=4)
     latents = [
-        compiled("reference", model, schedule(), delta_form=form).sample(
-            noise(), [1, 7], cfg_scale=1.5
-        )
+        compiled(backend, model, schedule(), delta_form=form).sample(noise(), [1, 7], cfg_scale=1.5)
         for form in (False, True)
     ]
     assert relative(latents[1], latents[0]) < 1e-5
-    two = delta(model, calls_per_step=2)
-    one = drive(delta(model), STEPS)
+    two = delta(model, backend, calls_per_step=2)
+    one = drive(delta(model, backend), STEPS)
     assert_same([two(*call_inputs(k // 2)) for k in range(2 * STEPS)][::2], one)
 
 
