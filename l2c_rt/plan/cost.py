@@ -93,12 +93,9 @@ def cost(program: BlockProgram, plan: Plan) -> Cost:
         _most(n) if isinstance(n, Branch) else RunFixed(n.name) for n in program.nodes
     )
     one_kernel = can_be_one_kernel(program)
-    # Hoisted conditioning nodes still cost their MACs once per evaluation of the run.
-    fixed = program.fixed_of.values()
-    macs, weights = sum(n.macs for n in fixed), sum(n.weights for n in fixed if not n.conditioning)
     per_step: list[EvaluationCost] = []
     for step in (*plan.steps, everything):
-        counts = LaunchCounts(program, macs, weights)
+        counts = LaunchCounts(program, *_always_run(step, program))
         walk(step, program, counts, one_kernel=one_kernel)
         halved = isinstance(step[0], HalveBatch)
         per_step.append(_of_a_half(counts.of_evaluation()) if halved else counts.of_evaluation())
@@ -109,6 +106,16 @@ def cost(program: BlockProgram, plan: Plan) -> Cost:
         slot_elements=program.tokens * program.width,
         num_slots=plan.num_slots,
     )
+
+
+def _always_run(step: StepPlan, program: BlockProgram) -> tuple[int, int]:
+    """MACs and weights of the fixed nodes, but for long skips that are composed.
+
+    Hoisted conditioning nodes still cost their MACs once per evaluation of the run.
+    """
+    composed = {node for op in step if isinstance(op, LinearParts) for node in op.nodes}
+    fixed = [node for name, node in program.fixed_of.items() if name not in composed]
+    return sum(n.macs for n in fixed), sum(n.weights for n in fixed if not n.conditioning)
 
 
 def _of_a_half(whole: EvaluationCost) -> EvaluationCost:
@@ -137,7 +144,8 @@ class LaunchCounts:
         self.elements = self.kernels = self.attention_macs = 0
         self.macs, self.weights = macs, weights
         self._branches, self._fixed = program.branch_of, program.fixed_of
-        self._tokens, self._tensor = program.tokens, program.tokens * program.width
+        self._tokens, self._width = program.tokens, program.width
+        self._tensor = program.tokens * program.width
         self._modulation_row = program.branches[0].gated * program.width
 
     def of_evaluation(self) -> EvaluationCost:
@@ -190,6 +198,8 @@ class LaunchCounts:
     def composed(self, op: LinearParts, sources: Sequence[str], target: str) -> None:
         """The first two deltas in one product, which each of the others adds to."""
         kernels = composed_kernels(len(sources))
+        self.macs += len(sources) * self._tensor * self._width
+        self.weights += len(sources) * self._width**2
         self.elements += (len(sources) + 2 * kernels - 1) * self._tensor
         self.kernels += kernels
 

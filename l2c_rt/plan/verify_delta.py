@@ -39,7 +39,7 @@ def in_node_order(step: StepPlan, program: BlockProgram) -> Sequence[Op | Passed
 
     To leave a delta as it is commutes with everything; each long skip is a `PassedOver`.
     """
-    if not any(isinstance(op, LinearParts) for op in step):
+    if LinearParts not in map(type, step):
         return step
     number = {node.name: i for i, node in enumerate(program.nodes)}
     ops: list[Op | PassedOver] = []

@@ -17,6 +17,7 @@ from toys import toy_program
 from l2c_rt import presets
 from l2c_rt.families import UVIT
 from l2c_rt.plan.build import build_plan
+from l2c_rt.plan.cost import cost
 from l2c_rt.plan.delta import (
     delta_evaluations,
     in_delta_form,
@@ -69,6 +70,24 @@ def test_only_evaluations_that_save_products_are_in_the_delta_form(case: Any) ->
             assert not reuses(step)
             unchanged = {op.branch for op in step if isinstance(op, Unchanged)}
             assert unchanged == {op.branch for op in plan.at(s) if isinstance(op, Reuse)}
+
+
+@pytest.mark.parametrize(("preset", "products_less"), [("dpm-50", 568), ("dpm-20", 121)])
+def test_the_cost_counts_composed_products_in_the_place_of_long_skips(
+    preset: str, products_less: int
+) -> None:
+    program = published_program(UVIT, UVIT.published)
+    plan = build_plan(program, presets.load(f"l2c/uvit-h-2-256/{preset}"))
+    delta = in_delta_form(plan, program)
+    before, after = cost(program, plan), cost(program, delta)
+    product = program.tokens * program.width**2
+    assert before.macs - after.macs == products_less * product
+    assert after.full == before.full
+    for s in range(plan.num_evaluations):
+        less = before.cached[s].weights - after.cached[s].weights
+        saved = 28 - products(delta.at(s)) if is_delta(delta.at(s)) else 0
+        # Of every long skip the bias too.
+        assert less == saved * program.width**2 + 14 * program.width * is_delta(delta.at(s))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,12 @@ from three_backends import assert_same, compiled, every_backend
 from toys import call_inputs, drive, noise, toy_dit, toy_uvit
 
 from l2c_rt import methods
-from l2c_rt.api import Compiled, compile
+from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.api import Compiled, build, compile
+from l2c_rt.backends.backend import Backend, Evaluation, WrongResultError
+from l2c_rt.backends.reference import Reference, reference_backend
+from l2c_rt.notices import L2CWarning
+from l2c_rt.plan.ops import StepPlan
 from l2c_rt.policies import EveryN, Full
 from l2c_rt.runtime.last_run import Act
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -131,6 +137,36 @@ def test_weights_that_changed_between_runs_are_those_of_the_next_run(
     assert_same(drive(fast, STEPS), drive(delta(model, backend), STEPS))
 
 
+def test_weights_that_change_within_a_run_count_from_the_next_evaluation_on() -> None:
+    outputs = []
+    for backend in ("fused", "reference"):
+        model = toy_uvit(depth=4)
+        fast = delta(model, backend)
+        drive(fast, STEPS)
+        first = drive(fast, 3)
+        with torch.no_grad():
+            model.out_blocks[1].skip_linear.weight.mul_(1.5)
+        outputs.append(first + drive(fast, STEPS, start=3))
+    for fused, reference in zip(*outputs, strict=True):
+        assert relative(fused, reference) < 1e-5
+
+
+def test_where_a_backend_gives_way_to_the_reference_that_is_in_the_delta_form_too() -> None:
+    class Wrong(Reference):
+        def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
+            raise WrongResultError("a sum is wrong")
+
+    def select(model: BoundModel) -> Backend:
+        right = reference_backend(model, delta_form=True)
+        return replace(right, workspace=lambda plan: Wrong(model), replaceable=True)
+
+    fast = build(toy_uvit(depth=4), schedule(), select)
+    with pytest.warns(L2CWarning, match="fused backend not used: a sum is wrong"):
+        outputs = drive(fast, STEPS)
+    assert_same(outputs, drive(delta(), STEPS))
+    assert fast.summary().delta_evaluations == len(BASE_OF)
+
+
 @every_backend
 def test_two_calls_per_step_and_sample_go_on_as_they_do(backend: str) -> None:
     model = toy_uvit(depth=4)
@@ -198,6 +234,9 @@ def test_compile_refuses_with_the_reason_and_the_remedy(case: str) -> None:
 def test_compile_refuses_autocast_and_what_is_no_bool() -> None:
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="under autocast"):
         compile(toy_uvit(), EveryN(2), steps=STEPS, delta_form=True)
+    fast = delta()
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="under autocast"):
+        drive(fast, 1)
     with pytest.raises(TypeError, match="delta_form: wanted True or False, got 1"):
         compile(toy_uvit(), EveryN(2), steps=STEPS, delta_form=1)  # type: ignore[arg-type]
 
