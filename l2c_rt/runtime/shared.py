@@ -209,7 +209,7 @@ class SharedModel:
         backend = self._select_backend(without_kernels(model, self.schedule))
         if self._wrong_backend and backend.replaceable:
             why_not = f"fused backend not used: {self._wrong_backend}"
-            backend = reference_backend(model, (why_not,))
+            backend = reference_backend(model, (why_not,), delta_form=backend.delta_form)
         plan, cost = prepare(model.program, self.schedule, backend.passes)
         attributes = PlainAttributes([] if model.fusable is None else model.fusable.modules())
         operands = Operands(plan.predictions, model.program.branch_names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from l2c_rt.plan.delta import is_delta
 from l2c_rt.plan.ops import Compute, Iterate, Plan, Predict, ReuseRun, StepPlan
 from l2c_rt.plan.program import BlockProgram
 from l2c_rt.schedule.predictions import Predictions
@@ -49,6 +50,8 @@ def check_served(plan: Plan, program: BlockProgram, *, decides: bool) -> None:
         )
     elif Iterate in ops or any(branch.iterations for branch in program.branches):
         reason = "the branches are iterated from what they gave before"
+    elif any(map(is_delta, plan.steps)):
+        reason = "evaluations are differences to others of one run (delta_form=True)"
     if reason:
         raise ValueError(
             f"Engine: {reason}, and evaluations of several requests share no such state; use "

@@ -28,7 +28,7 @@ class ModelOutput:
         """Launch the end of an evaluation."""
         p = self._program
         assert launch.source is not None
-        x, h = p.buffers.streams[launch.source], p.buffers.h
+        x, h = p.buffers.stream(launch.source), p.buffers.h
         self._norm(x, launch, reuses, h)
         linear, outer = p.outer.linear, p.outer
         flat, out = h.view(-1, h.shape[-1]), self._tokens.view(-1, linear.out_features)

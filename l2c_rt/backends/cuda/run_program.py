@@ -163,11 +163,11 @@ class RunProgram:
                     norm.eps, out=latents,
                 )  # fmt: skip
                 return
-            x = p.buffers.streams[launch.source]
+            x = p.buffers.stream(launch.source)
             k.final_update(x, reuses, modulation, *chunks, *end, out=latents)
             return
         assert launch.source is not None
-        x, affine = p.buffers.streams[launch.source], (norm.weight.detach(), norm.bias.detach())
+        x, affine = p.buffers.stream(launch.source), (norm.weight.detach(), norm.bias.detach())
         if p.outer.after is None:
             end = (final, latents, self._state, norm.eps)
             k.final_update_norm(x, reuses, *affine, *end, out=latents)
