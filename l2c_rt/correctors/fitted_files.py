@@ -15,8 +15,7 @@ import numpy as np
 
 from l2c_rt.schedule import files
 from l2c_rt.schedule.checks import MAX_CELLS
-from l2c_rt.schedule.prediction_files import unconditional_header, unconditional_of
-from l2c_rt.schedule.predictions import Predictions
+from l2c_rt.schedule.prediction_files import from_tensors, unconditional_header
 from l2c_rt.untrusted.atomic_write import write_whole
 from l2c_rt.untrusted.bounded_read import open_regular, parse_json
 from l2c_rt.untrusted.safetensors_file import SafetensorsFile
@@ -83,9 +82,7 @@ def read(path: str | os.PathLike[str]) -> tuple[files.Fields, str]:
         "branches": tuple(branches),
         "calls_per_step": int(calls),
         "timesteps": parse_json(header.get("timesteps", "null").encode()),
-        "predictions": Predictions(
-            tables["sources"], tables["coefficients"], unconditional=unconditional_of(header)
-        ),
+        "predictions": from_tensors(tables["sources"], tables["coefficients"], header),
     }
     for name in TEXTS:
         fields[name] = header.get(name, "")  # type: ignore[literal-required]

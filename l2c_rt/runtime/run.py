@@ -175,10 +175,9 @@ class Run:
 
     def _at(self, tick: Tick, key: InputKey, state: State, sigma: float | None) -> object:
         lane, began = self.lanes.at(key, self.version)[tick.lane], time.perf_counter()
-        loop = self.version.model.sampling
         evaluation = self.version.evaluation(
             state, lane.slots, tick, self.clock.timesteps, *self.recording.place(tick.lane),
-            sigma=sigma, lanes=self._sample_lanes.at(tick, state, self.version.plan, loop),
+            sigma=sigma, lanes=self._sample_lanes.at(tick, state, self.version),
         )  # fmt: skip
         with lane.slots.in_use(), trace_range("evaluation", tick.step):
             out = lane.workspace.evaluate(self.version.plan.steps[evaluation.variant], evaluation)

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.bound_model import PublishedLoop, State
-from l2c_rt.plan.ops import Plan
 from l2c_rt.runtime.calls import Tick
+from l2c_rt.runtime.model_version import ModelVersion
 
 
 def check_lanes(lanes: int, calls_per_step: int) -> None:
@@ -86,17 +86,17 @@ class SampleLanes:
         self._calls = calls_per_step
         self._lanes: tuple[int, ...] = ()
 
-    def at(
-        self, tick: Tick, state: State, plan: Plan, loop: PublishedLoop | None
-    ) -> tuple[int, ...]:
-        """Those of a call; `loop` is the published one of the model, if any."""
-        if plan.lanes > 1 and (tick.first or self._calls > 1):
-            assert plan.predictions is not None
-            order = uncond_first(state, loop) if self._calls == 1 else None
+    def at(self, tick: Tick, state: State, version: ModelVersion) -> tuple[int, ...]:
+        """Those of a call of a version of the model."""
+        predictions = version.plan.predictions
+        if predictions is None or predictions.lanes == 1:
+            return ()
+        if tick.first or self._calls > 1:
+            order = uncond_first(state, version.model.sampling) if self._calls == 1 else None
             guided = Guided(tick.lane, self._calls, order)
-            unconditional = plan.predictions.unconditional
-            self._lanes = sample_lanes(state.x, plan.lanes, guided, unconditional)
-        return self._lanes if plan.lanes > 1 else ()
+            lanes, unconditional = predictions.lanes, predictions.unconditional
+            self._lanes = sample_lanes(state.x, lanes, guided, unconditional)
+        return self._lanes
 
 
 def halves(rows: int) -> tuple[int, ...]:

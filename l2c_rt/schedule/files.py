@@ -114,11 +114,7 @@ def parse(content: bytes) -> Fields:
         names = sorted(ascii(name[:40]) for name in missing or unknown)[:5]
         raise ValueError(f"{'missing' if missing else 'unknown'} keys: {', '.join(names)}")
     compute, branches = _table(entries["rows"], entries["branches"], entries["steps"])
-    predictions = None
-    if "predictions" in entries:
-        predictions = prediction_files.parse(
-            entries["predictions"], *compute.shape, entries.get("unconditional")
-        )
+    predictions = _predictions(entries, *compute.shape)
     code = digest(compute, branches, predictions)
     if code != entries["digest"]:
         raise ValueError(
@@ -127,6 +123,13 @@ def parse(content: bytes) -> Fields:
         )
     fields: Fields = {name: entries[name] for name in HEADER if name in entries}  # type: ignore[assignment]
     return {**fields, "compute": compute, "branches": branches, "predictions": predictions}
+
+
+def _predictions(entries: dict[str, Any], steps: int, num_branches: int) -> Predictions | None:
+    if "predictions" not in entries:
+        return None
+    unconditional = entries.get("unconditional")
+    return prediction_files.parse(entries["predictions"], steps, num_branches, unconditional)
 
 
 def digest(

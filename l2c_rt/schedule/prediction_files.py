@@ -8,8 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from l2c_rt.schedule.predictions import MAX_LANES, MAX_TERMS, Predictions
+
+Table = npt.NDArray[Any]
 
 
 def listed(predictions: Predictions) -> list[list[Any]]:
@@ -76,12 +79,12 @@ def unconditional_header(predictions: Predictions) -> dict[str, str]:
     return {} if lane is None else {"unconditional": str(lane)}
 
 
-def unconditional_of(header: Mapping[str, str]) -> int | None:
-    """The lane without a condition, by such a header.  Raises ValueError for what is none."""
+def from_tensors(sources: Table, coefficients: Table, header: Mapping[str, str]) -> Predictions:
+    """The predictions in a file of tensors.  Raises ValueError for a lane that is none."""
     text = header.get("unconditional")
     if text is not None and not (text.isdecimal() and len(text) == 1):
         raise ValueError(f"header field unconditional is {text!r:.20}, wanted the number of a lane")
-    return None if text is None else int(text)
+    return Predictions(sources, coefficients, unconditional=None if text is None else int(text))
 
 
 def _of_lane(

@@ -77,11 +77,7 @@ class Predictions:
         # Where there is no term there is no coefficient, and without any but one lane.
         coefficients = np.where(sources >= 0, coefficients, 0.0)
         coefficients = coefficients if (sources >= 0).any() else coefficients[:1]
-        if self.unconditional not in (None, *range(lanes)):
-            raise ValueError(
-                f"predictions: unconditional is {self.unconditional!r:.20}, wanted one of the "
-                f"{lanes} lanes, or None where it is not known"
-            )
+        _check_lane(self.unconditional, lanes)
         if len(coefficients) == 1:
             object.__setattr__(self, "unconditional", None)
         if sources.shape[2] > MAX_TERMS:
@@ -200,6 +196,14 @@ def _check_terms(sources: npt.NDArray[np.int16], coefficients: npt.NDArray[np.fl
         raise ValueError(
             f"predictions: a coefficient of evaluation {s}, branch {k} is "
             f"{coefficients[lane, s, k, m]}, wanted a finite number"
+        )
+
+
+def _check_lane(unconditional: int | None, lanes: int) -> None:
+    if unconditional not in (None, *range(lanes)):
+        raise ValueError(
+            f"predictions: unconditional is {unconditional!r:.20}, wanted one of the {lanes} "
+            "lanes, or None where it is not known"
         )
 
 

@@ -76,7 +76,8 @@ class FilteredChange:
         axes = tuple(range(1, sample.dim()))
         spectrum = torch.fft.fftn(sample.float(), dim=axes) * self._gain(sample, noise)
         # As published, in the latents' own type.
-        return torch.fft.ifftn(spectrum, dim=axes).real.to(sample.dtype)
+        filtered: Tensor = torch.fft.ifftn(spectrum, dim=axes).real.to(sample.dtype)
+        return filtered
 
     def _gain(self, sample: Tensor, noise: float) -> Tensor:
         key = (tuple(sample.shape[1:]), noise)
