@@ -40,6 +40,16 @@ def test_the_tables_hold_every_figure_that_was_measured(tmp_path: Path) -> None:
     assert "| compile to first image, cold, s | 31.4 |" in shown
 
 
+def test_the_delta_form_has_a_column_where_it_was_measured(tmp_path: Path) -> None:
+    ordinary, both = run_file(CASES[0], 1, 0.02), run_file(CASES[2], 1, 0.02)
+    both["samples"] = both["samples"] | {"delta": [0.0125] * 4}
+    shown = tables(load([write_files(tmp_path, [ordinary, both])]))
+    header, _, *rows = [line for line in shown.splitlines() if line.startswith("|")]
+    assert " delta form ms |" in header
+    assert ["12.50 (12.50 to 12.50)" in row for row in rows] == [False, True]
+    assert {row.count("|") for row in rows} == {header.count("|")}
+
+
 def test_what_has_no_file_has_no_row(tmp_path: Path) -> None:
     shown = tables(load([write_files(tmp_path, [peer_file(CASES[0], 8, "strong", 1.75)])]))
     assert "Whole runs" not in shown
