@@ -9,7 +9,7 @@ from delta_plans import PROGRAM, planned, table
 from hypothesis import given, settings
 from linear_symbols import meaning
 from lowered_sums import LoweredSums
-from random_programs import lowered
+from random_programs import block, lowered, program_of
 from symbolic_run import Symbols
 
 from l2c_rt import presets
@@ -18,9 +18,10 @@ from l2c_rt.plan.build import build_plan
 from l2c_rt.plan.cost import cost
 from l2c_rt.plan.delta import in_delta_form
 from l2c_rt.plan.kernel_counts import launch_kernels
-from l2c_rt.plan.lowering import Composed, LoweredStep, Sum, buffers
+from l2c_rt.plan.lowering import Composed, LoweredStep, SkipLinear, Sum, buffers
 from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.passes import fuse_reuse_runs
+from l2c_rt.plan.program import Fixed, linear_node
 from l2c_rt.plan.published import published_program
 from l2c_rt.plan.step_walk import slot_of_stream
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -90,6 +91,23 @@ def test_a_base_writes_what_it_keeps_in_the_launches_that_it_has_anyhow() -> Non
     base, plain = launches(plan, 0), lowered(PROGRAM, ordinary)[0]
     # But for the last sum, which the final kernel would have made.
     assert names(base)[:-1] == [*names(plain)[:-1], "Sum"]
+
+
+def test_a_kept_stream_that_a_long_skip_reads_as_well_is_kept_once() -> None:
+    nodes = [*block(0, gated=False), Fixed("save-0", role="skip_save"), *block(1, gated=False)]
+    nodes += [linear_node("join-0", 16, 64, 32, role="skip_linear")]
+    nodes += [Fixed("save-1", role="skip_save"), *block(2, gated=False)]
+    nodes += [linear_node("join-1", 16, 64, 32, role="skip_linear")]
+    program = program_of(nodes)
+    schedule = CacheSchedule(table("######", "....#."), program.branch_names)
+    delta = in_delta_form(build_plan(program, schedule), program)
+    base, _ = rows = lowered(program, fuse_reuse_runs(delta))
+    first, second = (launch for launch in base if isinstance(launch, SkipLinear))
+    assert slot_of_stream(first.target) == delta.slots.index("x after join-0")
+    assert second.skip == first.target
+    symbols = Symbols()
+    done = LoweredSums(delta.num_slots, [(), ()], symbols).run(rows)
+    assert list(done) == meaning(delta, program, symbols)
 
 
 @pytest.mark.parametrize(
