@@ -75,7 +75,7 @@ def compile(
     On a GPU from compute capability 8.9 on `precision="fp8"` runs all four products of a bfloat16
     model's blocks in e4m3, with a scale per token and per output channel.
     With `delta_form`, evaluations of a U-ViT are computed as their difference to an earlier one
-    where the long skips then need fewer products (docs/performance.md); equal up to rounding.
+    where the long skips then need fewer products (docs/how-it-works.md); equal up to rounding.
     A model that no built-in adapter knows runs its own forward, cut at the attention and MLP
     modules of its blocks, or at `sites`, patterns of module paths such as "blocks.*.attn"; a U-Net
     with the policy DeepCache, or a schedule of shells, at its layers.

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from l2c_rt.plan.cost import LaunchCounts
 from l2c_rt.plan.delta_ops import FromDelta, KeepAt, LinearParts, ToDelta, place_name
 from l2c_rt.plan.delta_step import delta_step
 from l2c_rt.plan.ops import Compute, Iterate, Op, Plan, Predict, Reuse, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Fixed
+from l2c_rt.plan.step_walk import walk
 
 LONG_SKIPS = ("skip_save", "skip_linear")
 Key = tuple[int, str]
@@ -22,7 +24,8 @@ form."""
 
 
 def in_delta_form(plan: Plan, program: BlockProgram) -> Plan:
-    """The plan with those evaluations in the delta form that need fewer products for it.
+    """The plan with those evaluations in the delta form that need fewer products and fewer kernels
+    for it: every stretch of computed branches between reused ones costs a sum at either end.
 
     Outputs that only those would have read are kept nowhere, and their slots are gone; in their
     place the bases keep the residual stream where it is needed.
@@ -32,7 +35,10 @@ def in_delta_form(plan: Plan, program: BlockProgram) -> Plan:
         raise ValueError(f"delta_form: {why_not}; leave delta_form= out")
     deltas = [delta_step(step, program, plan.num_slots) for step in plan.steps]
     linears = _linears(program)
-    gains = [products(step) < 2 * linears for step in deltas]
+    gains = [
+        products(delta) < 2 * linears and _kernels(delta, program) < _kernels(step, program)
+        for step, delta in zip(plan.steps, deltas, strict=True)
+    ]
     base_of = _chosen(plan, gains)
     if not base_of:
         return plan
@@ -68,6 +74,13 @@ def why_no_delta_form(program: BlockProgram) -> str:
 def products(step: StepPlan) -> int:
     """The products [D, D] of an evaluation in the delta form, long skips composed."""
     return sum(len(op.deltas) for op in step if isinstance(op, LinearParts))
+
+
+def _kernels(step: StepPlan, program: BlockProgram) -> int:
+    """The kernels that an evaluation is on a GPU."""
+    counts = LaunchCounts(program)
+    walk(step, program, counts, one_kernel=False)
+    return counts.kernels
 
 
 def is_delta(step: StepPlan) -> bool:

@@ -81,6 +81,16 @@ def test_replays_are_bitwise_what_the_kernels_do_one_by_one(graph: str) -> None:
         assert torch.equal(replayed.sample(noise(seed), LABELS), expected)
 
 
+def test_with_products_in_e4m3_the_delta_form_is_no_further_from_float64() -> None:
+    model, options = uvit(torch.bfloat16), {"precision": "fp8"}
+    true = reference(uvit(torch.bfloat16).double()).sample(noise().double(), LABELS)
+    delta, ordinary = (
+        relative(compile_delta(model, delta_form=form, **options).sample(noise(), LABELS), true)
+        for form in (True, False)
+    )
+    assert delta < 1.1 * ordinary
+
+
 def test_a_trajectory_is_one_graph_more() -> None:
     step, whole = compile_delta(), compile_delta(graph="trajectory")
     for fast in (step, whole):

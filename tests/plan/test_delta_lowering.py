@@ -94,15 +94,15 @@ def test_a_base_writes_what_it_keeps_in_the_launches_that_it_has_anyhow() -> Non
 
 
 def test_a_kept_stream_that_a_long_skip_reads_as_well_is_kept_once() -> None:
-    nodes = [*block(0, gated=False), Fixed("save-0", role="skip_save"), *block(1, gated=False)]
-    nodes += [linear_node("join-0", 16, 64, 32, role="skip_linear")]
-    nodes += [Fixed("save-1", role="skip_save"), *block(2, gated=False)]
-    nodes += [linear_node("join-1", 16, 64, 32, role="skip_linear")]
+    nodes = [*block(0, gated=False), *(Fixed(f"save-{i}", role="skip_save") for i in range(4))]
+    nodes += [*block(1, gated=False), linear_node("join-0", 16, 64, 32, role="skip_linear")]
+    nodes += [Fixed("save-4", role="skip_save"), *block(2, gated=False)]
+    nodes += [linear_node(f"join-{i}", 16, 64, 32, role="skip_linear") for i in range(1, 5)]
     program = program_of(nodes)
     schedule = CacheSchedule(table("######", "....#."), program.branch_names)
     delta = in_delta_form(build_plan(program, schedule), program)
     base, _ = rows = lowered(program, fuse_reuse_runs(delta))
-    first, second = (launch for launch in base if isinstance(launch, SkipLinear))
+    first, second, *_ = (launch for launch in base if isinstance(launch, SkipLinear))
     assert slot_of_stream(first.target) == delta.slots.index("x after join-0")
     assert second.skip == first.target
     symbols = Symbols()
@@ -112,7 +112,7 @@ def test_a_kept_stream_that_a_long_skip_reads_as_well_is_kept_once() -> None:
 
 @pytest.mark.parametrize(
     ("preset", "everything_reused", "whole_run"),
-    [("dpm-50", (44, 4), (7388, 6561)), ("dpm-20", (44, 4), (3571, 3404))],
+    [("dpm-50", (44, 4), (7388, 6561)), ("dpm-20", (44, 4), (3571, 3392))],
 )
 def test_kernels_of_the_published_schedules_before_and_after(
     preset: str, everything_reused: tuple[int, int], whole_run: tuple[int, int]
