@@ -40,7 +40,8 @@ class At(NamedTuple):
 
 
 Measure = Literal[
-    "relative L1", "output change", "filtered", "elementwise L1", "elementwise L2", "cosine"
+    "relative L1", "output change", "filtered", "elementwise L1", "elementwise L2", "cosine",
+    "absolute L1", "absolute L2",
 ]  # fmt: skip
 """How a metric is made of what is observed."""
 

@@ -40,7 +40,11 @@ NAIVE = [
      {"threshold": 5, "ratio": 0.6, "soft": 1.0, "bonus": 0.0}),
     (DuCa(cache_type="kv-norm", fresh_ratio=0.3), {"score": "kv-norm", "ratio": 0.3}),
     (ToCa(fresh_threshold=4, ratio_scheduler="ToCa-ddpm250", fresh_ratio=0.2),
-     {"aggressive": False, "threshold": 4, "ratio": 0.2, "bonus": 0.6, "ddpm": True}),
+     {"aggressive": False, "threshold": 4, "ratio": 0.2, "bonus": 0.6, "schedule": "ToCa-ddpm250"}),
+    *[
+        (DuCa(ratio_scheduler=name, fresh_ratio=0.4), {"ratio": 0.4, "schedule": name})
+        for name in ("constant", "linear", "linear-mode", "exp", "layerwise")
+    ],
     (ToCa(cache_type="similarity", fresh_ratio=0.2),
      {"aggressive": False, "score": "similarity", "ratio": 0.2, "bonus": 0.6}),
     (DuCa(cache_type="norm", fresh_ratio=0.3), {"score": "norm", "ratio": 0.3}),
@@ -142,7 +146,7 @@ def test_a_cost_counts_the_tokens_and_what_no_block_runs() -> None:
     [
         {"fresh_threshold": 0}, {"fresh_threshold": 2.5}, {"fresh_ratio": -0.1},
         {"fresh_ratio": 1.5}, {"fresh_ratio": float("nan")}, {"bonus": -1}, {"seed": -1},
-        {"soft_fresh_weight": -1}, {"ratio_scheduler": "linear"}, {"cache_type": "straight"},
+        {"soft_fresh_weight": -1}, {"ratio_scheduler": "cosine"}, {"cache_type": "straight"},
         {"cache_type": []},
     ],
 )  # fmt: skip
