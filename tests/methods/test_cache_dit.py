@@ -53,6 +53,31 @@ CASES: dict[str, tuple[Case, str]] = {
     "nothing is predicted": (
         Case("dit", TWO_IN_THREE, {"enable_calibrator": False}), "11110010010010010010"
     ),
+    "along what was used": (
+        Case("flux", {**TWO_IN_THREE, "max_continuous_cached_steps": 5},
+             {"calibrator_type": "foca"}),
+        "1111000001000001000001000001",
+    ),
+    "along what was used, of two outputs of which one is new": (
+        Case("flux", {**TWO_IN_THREE, "max_continuous_cached_steps": 1},
+             {"calibrator_type": "foca", "calibrator_cache_type": "hidden_states"}),
+        "1111010101010101010101010101",
+    ),
+    "along what was used, with one output alone, twice": (
+        Case("flux", {**TWO_IN_THREE, "max_continuous_cached_steps": 3, "max_warmup_steps": 1,
+                      "force_refresh_step_hint": 11}, {"calibrator_type": "foca"}),
+        "1000100010010001000100010001",
+    ),
+    "along what was used, of the image": (
+        Case("flux", {**TWO_IN_THREE, "max_continuous_cached_steps": 3},
+             {"calibrator_type": "foca", "enable_encoder_calibrator": False}),
+        "1111000100010001000100010001",
+    ),
+    "along what each call has used": (
+        Case("wan", {**TWO_IN_THREE, "max_continuous_cached_steps": 4, "max_warmup_steps": 3,
+                     "Bn_compute_blocks": 1}, {"calibrator_type": "foca"}),
+        "1111110000000011000000001100000000110000",
+    ),
     "refreshed between the calls of two steps": (
         Case("wan", {**ONE, "residual_diff_threshold": 0.2, "force_refresh_step_hint": 20}),
         "1111000000000000000011110000000000000000",

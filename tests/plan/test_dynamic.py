@@ -55,6 +55,44 @@ def test_every_sequence_of_rows_reads_the_newest_outputs(rows: np.ndarray, histo
         assert stale_reads(row_plans, plan, (0, *rest)) == 0
 
 
+def test_every_sequence_reads_the_newest_outputs_and_predictions() -> None:
+    """Of two of each, in rings that do not know of each other."""
+    row_plans = RowPlans(2, 2, 2)
+    plan = row_plans.plan(PROGRAM, ROWS[:2], 9)
+    assert len(plan.steps) == 2 + 5
+    for rest in product(range(2), repeat=8):
+        held: dict[int, tuple[str, int]] = {}
+        done: list[int] = []
+        predicted: list[int] = []
+        for s, row in enumerate((0, *rest)):
+            ops = plan.steps[row_plans.variant(row, len(done), len(predicted))]
+            for op in reuses(ops):
+                slots = op.slots if isinstance(op, Predict) else (op.slot,)
+                newest = done[-2:] + (predicted[-2:] if len(done) > 1 else [])
+                assert {held[slot] for slot in slots} == {(op.branch, q) for q in newest}
+            for op in ops:
+                slot = getattr(op, "store", None) if row else getattr(op, "slot", None)
+                if slot is not None:
+                    held[slot] = op.branch, s
+            if row == 0:
+                done.append(s)
+            elif len(done) > 1:
+                predicted.append(s)
+
+
+def test_a_prediction_that_is_kept_over_the_newest_one_is_refused() -> None:
+    row_plans = RowPlans(2, 2, 2)
+    plan = row_plans.plan(PROGRAM, ROWS[:2], 5)
+    steps = tuple(
+        tuple(replace(op, store=2) if getattr(op, "store", None) == 3 else op for op in step)
+        for step in plan.steps
+    )
+    with pytest.raises(PlanError, match="after 2 computed evaluations b|predicts b"):
+        row_plans.verify(replace(plan, steps=steps), PROGRAM)
+    with pytest.raises(ValueError, match="3 rows that keep 2 predictions"):
+        RowPlans(3, 2, 2)
+
+
 def test_neighbours_that_are_always_reused_together_are_one() -> None:
     row_plans = RowPlans(2, 2)
     merged, plan, cost = row_plans.prepare(PROGRAM, row_plans.plan(PROGRAM, ROWS[:2], 5), ())

@@ -52,7 +52,7 @@ SHARED = {
     "enable_separate_cfg": Elsewhere("`calls_per_step=` of `compile`"),
 }
 CALIBRATOR = {
-    "calibrator_type": Elsewhere("`taylorseer_order` is TaylorSeer's"),
+    "calibrator_type": Elsewhere('the same; "taylorseer" with a `taylorseer_order` only'),
     "calibrator_kwargs": UNREAD,
 }
 
@@ -96,7 +96,10 @@ CACHE_DIT: Mapping[str, Published | Absent] = {
         "taylorseer_order": Elsewhere("`taylorseer_order`, None for no calibrator"),
     }),
     "DMDCalibratorConfig": Absent("fitted to the values of the run, which no plan knows before it"),
-    "FoCaCalibratorConfig": Absent("predicts from its own predictions without end"),
+    "FoCaCalibratorConfig": Published("DBCache", {
+        "calibrator_type": Elsewhere('`calibrator_type="foca"`'),
+        "calibrator_kwargs": UNREAD,
+    }),
 }  # fmt: skip
 """By the class in cache_dit.caching."""
 
