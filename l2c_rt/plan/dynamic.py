@@ -4,7 +4,8 @@ Row 0 computes everything, and every run begins with it.  With a history of H th
 outputs of a branch are kept in a ring of H slots: row 0 is then H distinct steps, which differ in
 the slot that they write, and every other row is H distinct steps, which read the first 1, 2, ... H
 slots.  A row that reads all of them may also read the last S predictions, and keep its own in a
-second ring: that is 2 S distinct steps in place of one, while the ring fills, and after.
+second ring, of S + 1 slots, since nothing that an evaluation keeps is read by it: that is 2 S + 1
+distinct steps in place of one, while the ring fills, and after.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ NEVER: Held = ("", "", 0)
 
 
 class Ring(NamedTuple):
-    """How many computed outputs, and how many predictions, a step reads of a branch, and where in
-    the ring of predictions it keeps its own."""
+    """How many computed outputs a step reads of a branch, which places of the ring of predictions,
+    the oldest first, and where in that it keeps its own."""
 
     computed: int
-    predicted: int = 0
+    predicted: tuple[int, ...] = ()
     store: int | None = None
 
 
@@ -60,7 +61,7 @@ class RowPlans:
     @property
     def _alternatives(self) -> int:
         """Distinct steps of each row but 0."""
-        return self.history + max(0, 2 * self.stores - 1)
+        return self.history + 2 * self.stores
 
     def variant(self, row: int, computed: int, predicted: int = 0) -> int:
         """The distinct step of the plan for a row, after `computed` evaluations of row 0, and
@@ -69,8 +70,8 @@ class RowPlans:
             return computed % self.history
         at = min(computed, self.history) - 1
         if self.stores and computed >= self.history:
-            is_full = predicted >= self.stores
-            at += self.stores + predicted % self.stores if is_full else predicted
+            later = max(0, predicted - self.stores)
+            at += min(predicted, self.stores) + later % (self.stores + 1)
         return self._first(row) + at
 
     def _first(self, row: int) -> int:
@@ -78,10 +79,12 @@ class RowPlans:
 
     def _ring_of(self, at: int) -> Ring:
         """What alternative `at` of a row reads and keeps."""
-        filled = at - self.history + 1
-        if not self.stores or filled < 0:
+        predicted = at - self.history + 1
+        if not self.stores or predicted < 0:
             return Ring(at + 1)
-        return Ring(self.history, min(filled, self.stores), filled % self.stores)
+        last = range(max(0, predicted - self.stores), predicted)
+        size = self.stores + 1
+        return Ring(self.history, tuple(p % size for p in last), predicted % size)
 
     def plan(self, program: BlockProgram, rows: Rows, steps: int) -> Plan:
         """The verified plan: the rings of every branch that any of the rows reuses.
@@ -89,7 +92,8 @@ class RowPlans:
         Every row that computes such a branch keeps it.  `order` is that of a run which reuses
         wherever it may, by row 1.
         """
-        names, size = program.branch_names, self.history + self.stores
+        names = program.branch_names
+        size = self.history + (self.stores + 1 if self.stores else 0)
         reused = [name for k, name in enumerate(names) if not rows[:, k].all()]
         slots = {name: tuple(range(i * size, (i + 1) * size)) for i, name in enumerate(reused)}
         plans = [
@@ -145,7 +149,7 @@ class RowPlans:
     def _check_row(self, plan: Plan, row: int, held: dict[int, Held], computed: int) -> None:
         """What a row reads that comes again and again, after that many computed evaluations."""
         keeps = self.stores if computed >= self.history else 0
-        for predicted in range(2 * keeps + 1):
+        for predicted in range(2 * keeps + 2):
             step = plan.steps[self.variant(row, computed, predicted)]
             counts = min(computed, self.history), min(predicted, keeps)
             _check_reads(step, held, (computed, predicted), counts)
@@ -196,9 +200,10 @@ def _step(
         elif ring.computed == 1:
             ops.append(Reuse(node.name, own[0]))
         else:
-            read = own[: ring.computed + ring.predicted]
-            store = None if ring.store is None else own[ring.computed + ring.store]
-            ops.append(Predict(node.name, read, 0, store))
+            read = own[: ring.computed], own[ring.computed :]
+            slots_read = (*read[0], *(read[1][i] for i in ring.predicted))
+            store = None if ring.store is None else read[1][ring.store]
+            ops.append(Predict(node.name, slots_read, 0, store))
     return tuple(ops)
 
 
@@ -219,6 +224,8 @@ def _check_reads(
             for kind, total, count in zip(("computed", "predicted"), done, counts, strict=True)
             for i in range(count)
         ]
+        if isinstance(op, Predict) and op.store in slots:
+            raise PlanError(f"{op.branch} is kept in slot {op.store}, which the same step reads")
         if sorted(held.get(slot, NEVER) for slot in slots) != sorted(newest):
             raise PlanError(
                 f"after {done[0]} computed evaluations {op.branch} is read from slots {slots}, "

@@ -128,7 +128,8 @@ class Decider:
         computed = _in_ring(self._computed, self._row_plans.history)
         if not self.row or len(computed) < 2:
             return ()
-        slots = computed + _in_ring(self._predicted, self._row_plans.stores)
+        stores = self._row_plans.stores
+        slots = computed + (self._predicted[-stores:] if stores else [])
         known = self.method.prediction(tuple(self._computed), self._at)
         rows = (known, {self._computed[-1]: 1.0}) if self._has_plain else (known,)
         return tuple(tuple(row.get(evaluation, 0.0) for evaluation in slots) for row in rows)
@@ -163,7 +164,7 @@ class Decider:
 
 def _in_ring(evaluations: Sequence[int], size: int) -> list[int]:
     """The last `size` evaluations, in the order of the slots of their ring."""
-    newest = evaluations[-size:] if size else ()
+    newest = evaluations[-size:]
     first = len(evaluations) - len(newest)
     by_slot = {(first + i) % size: evaluation for i, evaluation in enumerate(newest)}
     return [by_slot[slot] for slot in range(len(newest))]
