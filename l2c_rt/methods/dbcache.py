@@ -109,6 +109,9 @@ class DBCache(Deciding):
             ("warmup_interval", 1), ("max_cached_steps", -1), ("max_continuous_cached_steps", -1),
         ):  # fmt: skip
             check_int(f"DBCache: {name}", getattr(self, name), least)
+        threshold = self.residual_diff_threshold
+        if getattr(threshold, "ndim", 1) == 0:  # a tensor, as there
+            object.__setattr__(self, "residual_diff_threshold", float(threshold))
         check_number("DBCache: residual_diff_threshold", self.residual_diff_threshold, 0)
         limit = self.max_accumulated_residual_diff_threshold
         if limit is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -15,21 +15,36 @@ from l2c_rt.schedule.tokens import NOT_CHOSEN, SCORES, TokenRule, TokenSchedule
 INTERVAL_SLOPE = 0.4
 
 
-def _ddim50(block: float, left: float) -> float:
-    return (0.8 + 0.4 * block) * (3 - 4 * left)
+class Place(NamedTuple):
+    """Of a block at an evaluation: its depth 0..1, the share of the run that is left, and where in
+    the published interval that is, -0.5..0.5."""
+
+    depth: float
+    left: float
+    phase: float
 
 
-def _ddpm250(block: float, left: float) -> float:
-    return (1.8 - 1.6 * block) * (1.4 - 0.8 * left)
+def _ddim50(at: Place) -> float:
+    return (0.8 + 0.4 * at.depth) * (3 - 4 * at.left)
 
 
-RATIO_SCHEDULERS: Mapping[str, Callable[[float, float], float]] = {
-    "ToCa-ddim50": _ddim50,
-    "ToCa": _ddim50,
-    "ToCa-ddpm250": _ddpm250,
-}
-"""By name, the factor of a block at depth 0..1 with a share 0..1 of the run left."""
+def _ddpm250(at: Place) -> float:
+    return (1.8 - 1.6 * at.depth) * (1.4 - 0.8 * at.left)
+
+
 MLP_FACTOR = 2.5
+RATIO_SCHEDULERS: Mapping[str, tuple[Callable[[Place], float], float]] = {
+    "ToCa-ddim50": (_ddim50, MLP_FACTOR),
+    "ToCa": (_ddim50, MLP_FACTOR),
+    "ToCa-ddpm250": (_ddpm250, MLP_FACTOR),
+    "linear-layerwise": (_ddpm250, MLP_FACTOR),
+    "constant": (lambda at: 1.0, 1.0),
+    "linear": (lambda at: 1.9 - 1.8 * at.left, 1.0),
+    "linear-mode": (lambda at: 1.9 - 1.8 * at.left + 0.1 * at.phase, 1.0),
+    "exp": (lambda at: 0.9**at.left, 1.0),
+    "layerwise": (lambda at: 1.9 - 1.8 * at.depth, 1.0),
+}
+"""By name, the factor of a block at an evaluation, and that of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +82,11 @@ class ToCa(TokenCaching):
     by its 2-norm over the tokens; or is drawn ("random", the same for both halves of the batch).
     In each 2 x 2 cell the best token's score is multiplied by 1 + bonus.  k is
     fresh_ratio * 2.5 * (0.8 + 0.4 depth) * (3 - 4 left) of the tokens, with the block's depth in
-    0..1 and `left`, the share of the run that is left; for "ToCa-ddpm250"
-    (1.8 - 1.6 depth) * (1.4 - 0.8 left).  Each image of a batch has its own tokens.
+    0..1 and `left`, the share of the run that is left; for "ToCa-ddpm250" and "linear-layerwise"
+    fresh_ratio * 2.5 * (1.8 - 1.6 depth) * (1.4 - 0.8 left).  The other schedules have no 2.5:
+    "constant" 1, "linear" 1.9 - 1.8 left, "linear-mode" that and 0.1 of where in an interval of
+    fresh_threshold the evaluation is, "exp" 0.9^left, "layerwise" 1.9 - 1.8 depth.
+    Each image of a batch has its own tokens.
     An evaluation is full at the start of the run, and where the number of those left is a multiple
     of an interval that is set anew after every full one: fresh_threshold / (1.4 - 0.8 left),
     rounded, and 2 for `left` in 0.2 .. 0.4.  As published, every block reads it, so that the first
@@ -153,12 +171,14 @@ def _schedule(method: TokenCaching, steps: int, branches: tuple[str, ...]) -> Ca
 
 def _shares(method: TokenCaching, steps: int, blocks: int) -> np.ndarray:
     """The share of the MLP's tokens that a partial block computes.  Shapes: float32 [S, blocks]."""
-    factor = RATIO_SCHEDULERS[method.ratio_scheduler]
-    deepest = max(blocks - 1, 1)
-    shares = [
-        [factor(b / deepest, (steps - 1 - n) / steps) for b in range(blocks)] for n in range(steps)
+    factor, of_all = RATIO_SCHEDULERS[method.ratio_scheduler]
+    deepest, interval = max(blocks - 1, 1), method.fresh_threshold
+    places = [
+        [Place(b / deepest, n / steps, n % interval / interval - 0.5) for b in range(blocks)]
+        for n in range(steps - 1, -1, -1)
     ]
-    return np.clip(np.array(shares) * method.fresh_ratio * MLP_FACTOR, 0, 1).astype(np.float32)
+    shares = np.array([list(map(factor, row)) for row in places])
+    return np.clip(shares * method.fresh_ratio * of_all, 0, 1).astype(np.float32)
 
 
 def _restored(kinds: np.ndarray) -> BoolArray:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from cache_dit_runs import Case, Ran, ours, theirs
 
+from l2c_rt.methods import DBCache
+
 TWO_IN_THREE = {
     "Fn_compute_blocks": 1, "Bn_compute_blocks": 2, "residual_diff_threshold": 0.3,
     "max_warmup_steps": 4, "max_continuous_cached_steps": 2,
@@ -141,6 +143,10 @@ def test_each_option_decides(name: str, options: dict[str, Any]) -> None:
     case = CASES[name][0]
     other = replace(case, options={**case.options, **options})
     assert ours(other).computed != of_ours(name).computed
+
+
+def test_a_threshold_may_be_a_tensor() -> None:
+    assert DBCache(1, 0, torch.tensor(0.25)) == DBCache(1, 0, 0.25)  # type: ignore[arg-type]
 
 
 def test_which_streams_are_predicted_shows_in_the_outputs() -> None:

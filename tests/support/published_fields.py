@@ -56,6 +56,8 @@ CALIBRATOR = {
     "calibrator_kwargs": UNREAD,
 }
 
+SCORES = Elsewhere('the same, without "compress", which is half "random" and half "attention"')
+
 DIFFUSERS: Mapping[str, Published | Absent] = {
     "FirstBlockCacheConfig": Published("FirstBlockCache", {}),
     "PyramidAttentionBroadcastConfig": Published(
@@ -107,13 +109,13 @@ SCRIPTS: Mapping[str, Published] = {
     "FORA": Published("FORA", {"cache_threshold": "cache_threshold"}),
     "ToCa": Published("ToCa", {
         "fresh_threshold": "fresh_threshold", "fresh_ratio": "fresh_ratio",
-        "ratio_scheduler": "ratio_scheduler", "cache_type": "cache_type",
+        "ratio_scheduler": "ratio_scheduler", "cache_type": SCORES,
         "soft_fresh_weight": "soft_fresh_weight",
         "force_fresh": Absent("only \"global\" runs"),
     }),
     "DuCa": Published("DuCa", {
         "fresh_threshold": "fresh_threshold", "fresh_ratio": "fresh_ratio",
-        "ratio_scheduler": "ratio_scheduler", "cache_type": "cache_type",
+        "ratio_scheduler": "ratio_scheduler", "cache_type": SCORES,
         "soft_fresh_weight": "soft_fresh_weight",
         "force_fresh": Absent("only \"global\" runs"),
     }),
