@@ -12,6 +12,7 @@ from l2c_rt.correctors.differences import finite_differences, weighted
 from l2c_rt.correctors.taylor import check_order
 from l2c_rt.methods.checks import check_bool, check_choice, check_int, check_number, mask_of
 from l2c_rt.methods.deciding import Deciding, rows_from
+from l2c_rt.methods.foca import foca
 from l2c_rt.methods.steps_mask import BINS, steps_mask
 from l2c_rt.plan.decisions import At, Cut, Decided, Look, ModelFacts
 from l2c_rt.plan.dynamic import Rows
@@ -44,6 +45,7 @@ class Place(NamedTuple):
 CHOICES = {
     "steps_computation_policy": ("dynamic", "static"),
     "force_refresh_step_policy": ("once", "repeat"),
+    "calibrator_type": ("taylorseer", "foca"),
     "calibrator_cache_type": ("residual", "hidden_states"),
 }
 SWITCHES = (
@@ -74,6 +76,8 @@ class DBCache(Deciding):
     `calibrator_cache_type` "hidden_states" predicts the middle blocks' output in place of what they
     add to their input.  `enable_calibrator` is of the image, `enable_encoder_calibrator` of the
     other streams: where it is False they are reused as they are.
+    With the `calibrator_type` "foca" (FoCaCalibratorConfig) it is predicted along the last two
+    values that were used, computed or predicted.
     Kept: what the middle blocks add, per stream, and r'.  Needs: nothing.
     Source: cache-dit 1.5.3, DBCacheConfig, whose names and defaults these are; its
     num_inference_steps and enable_separate_cfg are `steps` and `calls_per_step` of compile.
@@ -94,6 +98,7 @@ class DBCache(Deciding):
     force_refresh_step_hint: int | None = None
     force_refresh_step_policy: Literal["once", "repeat"] = "once"
     taylorseer_order: int | None = None
+    calibrator_type: Literal["taylorseer", "foca"] = "taylorseer"
     calibrator_cache_type: Literal["residual", "hidden_states"] = "residual"
     enable_calibrator: bool = True
     enable_encoder_calibrator: bool = True
@@ -104,6 +109,9 @@ class DBCache(Deciding):
             ("warmup_interval", 1), ("max_cached_steps", -1), ("max_continuous_cached_steps", -1),
         ):  # fmt: skip
             check_int(f"DBCache: {name}", getattr(self, name), least)
+        threshold = self.residual_diff_threshold
+        if getattr(threshold, "ndim", 1) == 0:  # a tensor, as there
+            object.__setattr__(self, "residual_diff_threshold", float(threshold))
         check_number("DBCache: residual_diff_threshold", self.residual_diff_threshold, 0)
         limit = self.max_accumulated_residual_diff_threshold
         if limit is not None:
@@ -153,14 +161,22 @@ class DBCache(Deciding):
     @property
     def _is_calibrated(self) -> bool:
         enabled = self.enable_calibrator or self.enable_encoder_calibrator
-        return enabled and self.taylorseer_order is not None
+        return enabled and (self.taylorseer_order is not None or self.calibrator_type == "foca")
 
     @property
     def history(self) -> int:
-        return 1 + (self.taylorseer_order or 0) if self._is_calibrated else 1
+        if not self._is_calibrated:
+            return 1
+        return 2 if self.calibrator_type == "foca" else 1 + (self.taylorseer_order or 0)
+
+    @property
+    def stores(self) -> int:
+        return 2 if self._is_calibrated and self.calibrator_type == "foca" else 0
 
     def prediction(self, computed: tuple[int, ...], at: At) -> Mapping[int, float]:
         begun = self._place(at).begun
+        if self.calibrator_type == "foca":
+            return foca(tuple(s for s in computed if s >= begun), at.step)
         early = [s for s in computed if begun <= s < begun + FIRST_DIFFERENCE][-1:]
         chain = early + [s for s in computed if s >= begun + FIRST_DIFFERENCE]
         differences = finite_differences(chain[-self.history :], self.history - 1)

@@ -127,13 +127,17 @@ class DynamicMethod(Protocol):
     state, of the row that was done, which is 0 wherever the runtime had to.  `schedule` is that of
     a run which reuses wherever it may.  Of every branch `history` computed outputs are kept;
     where they are more than one, `prediction` gives the coefficients, by the evaluation that
-    computed them: all so far are given, the newest last.
+    computed them: all so far are given, the newest last.  Of `stores` last predictions, made where
+    as many outputs as are kept had been computed, the values are kept too, and have coefficients.
     """
 
     granularity: str
 
     @property
     def history(self) -> int: ...
+
+    @property
+    def stores(self) -> int: ...
 
     def for_model(self, facts: ModelFacts) -> DynamicMethod: ...
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from cache_dit_runs import Case, Ran, ours, theirs
 
+from l2c_rt.methods import DBCache
+
 TWO_IN_THREE = {
     "Fn_compute_blocks": 1, "Bn_compute_blocks": 2, "residual_diff_threshold": 0.3,
     "max_warmup_steps": 4, "max_continuous_cached_steps": 2,
@@ -52,6 +54,31 @@ CASES: dict[str, tuple[Case, str]] = {
     },
     "nothing is predicted": (
         Case("dit", TWO_IN_THREE, {"enable_calibrator": False}), "11110010010010010010"
+    ),
+    "along what was used": (
+        Case("flux", {**TWO_IN_THREE, "max_continuous_cached_steps": 5},
+             {"calibrator_type": "foca"}),
+        "1111000001000001000001000001",
+    ),
+    "along what was used, of two outputs of which one is new": (
+        Case("flux", {**TWO_IN_THREE, "max_continuous_cached_steps": 1},
+             {"calibrator_type": "foca", "calibrator_cache_type": "hidden_states"}),
+        "1111010101010101010101010101",
+    ),
+    "along what was used, with one output alone, twice": (
+        Case("flux", {**TWO_IN_THREE, "max_continuous_cached_steps": 3, "max_warmup_steps": 1,
+                      "force_refresh_step_hint": 11}, {"calibrator_type": "foca"}),
+        "1000100010010001000100010001",
+    ),
+    "along what was used, of the image": (
+        Case("flux", {**TWO_IN_THREE, "max_continuous_cached_steps": 3},
+             {"calibrator_type": "foca", "enable_encoder_calibrator": False}),
+        "1111000100010001000100010001",
+    ),
+    "along what each call has used": (
+        Case("wan", {**TWO_IN_THREE, "max_continuous_cached_steps": 4, "max_warmup_steps": 3,
+                     "Bn_compute_blocks": 1}, {"calibrator_type": "foca"}),
+        "1111110000000011000000001100000000110000",
     ),
     "refreshed between the calls of two steps": (
         Case("wan", {**ONE, "residual_diff_threshold": 0.2, "force_refresh_step_hint": 20}),
@@ -116,6 +143,10 @@ def test_each_option_decides(name: str, options: dict[str, Any]) -> None:
     case = CASES[name][0]
     other = replace(case, options={**case.options, **options})
     assert ours(other).computed != of_ours(name).computed
+
+
+def test_a_threshold_may_be_a_tensor() -> None:
+    assert DBCache(1, 0, torch.tensor(0.25)) == DBCache(1, 0, 0.25)  # type: ignore[arg-type]
 
 
 def test_which_streams_are_predicted_shows_in_the_outputs() -> None:

@@ -68,6 +68,32 @@ def test_the_reference_is_bitwise_a_naive_program(
     assert all(torch.equal(chosen[place], naive.chosen[place]) for place in chosen)
 
 
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("constant", lambda block, left, n: 0.2),
+        ("linear", lambda block, left, n: 0.2 * (1 + 0.9 - 2 * 0.9 * left / 20)),
+        ("linear-mode", lambda block, left, n: 0.2 * (
+            1 + 0.9 - 2 * 0.9 * left / 20 + 0.1 * (left % n / n - 0.5)
+        )),
+        ("exp", lambda block, left, n: 0.2 * 0.9 ** (left / 20)),
+        ("layerwise", lambda block, left, n: 0.2 * (1 + 0.9 - 2 * 0.9 * block / 3)),
+        ("linear-layerwise", lambda block, left, n: 0.2 * 2.5 * (
+            (1 + 0.8 - 1.6 * block / 3) * (1 + 0.4 - 0.8 * left / 20)
+        )),
+    ],
+)  # fmt: skip
+def test_shares_of_tokens_follow_the_published_schedules(name: str, share: Any) -> None:
+    """By the evaluations that are left, counted down."""
+    tokens = ToCa(4, 0.2, name).schedule(STEPS, BRANCHES[:8]).tokens
+    assert tokens is not None
+    partial = tokens.shares[:, 1::2] >= 0
+    assert partial.sum() > 20
+    for n, block in np.argwhere(partial).tolist():
+        expected = min(max(share(block, STEPS - 1 - n, 4), 0), 1)
+        assert tokens.shares[n, 2 * block + 1] == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("make", [toy_dit, toy_uvit])
 @pytest.mark.parametrize("score", SCORES)
 @torch.no_grad()

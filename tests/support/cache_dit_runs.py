@@ -1,6 +1,6 @@
 """cache-dit itself on small models, and ours beside it: one case, two runs.
 
-Every case is options of its `DBCacheConfig` and of its `TaylorSeerCalibratorConfig`.
+Every case is options of its `DBCacheConfig`, and of the configuration of a calibrator.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def theirs(case: Case) -> Ran:
 def ours(case: Case) -> Ran:
     """The run of the same options by `rt.compile`."""
     _, calls, times = SMALL[case.model]
-    calibrator = {"taylorseer_order": 1, **case.calibrator} if case.calibrator else {}
+    calibrator = dict(case.calibrator)
+    if calibrator and "calibrator_type" not in calibrator:
+        calibrator.setdefault("taylorseer_order", 1)
     fast = rt.compile(
         _model(case), DBCache(**case.options, **calibrator), steps=case.steps,
         timesteps=times(case.steps), calls_per_step=case.calls,

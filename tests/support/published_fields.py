@@ -52,9 +52,11 @@ SHARED = {
     "enable_separate_cfg": Elsewhere("`calls_per_step=` of `compile`"),
 }
 CALIBRATOR = {
-    "calibrator_type": Elsewhere("`taylorseer_order` is TaylorSeer's"),
+    "calibrator_type": Elsewhere('the same; "taylorseer" with a `taylorseer_order` only'),
     "calibrator_kwargs": UNREAD,
 }
+
+SCORES = Elsewhere('the same, without "compress", which is half "random" and half "attention"')
 
 DIFFUSERS: Mapping[str, Published | Absent] = {
     "FirstBlockCacheConfig": Published("FirstBlockCache", {}),
@@ -96,7 +98,10 @@ CACHE_DIT: Mapping[str, Published | Absent] = {
         "taylorseer_order": Elsewhere("`taylorseer_order`, None for no calibrator"),
     }),
     "DMDCalibratorConfig": Absent("fitted to the values of the run, which no plan knows before it"),
-    "FoCaCalibratorConfig": Absent("predicts from its own predictions without end"),
+    "FoCaCalibratorConfig": Published("DBCache", {
+        "calibrator_type": Elsewhere('`calibrator_type="foca"`'),
+        "calibrator_kwargs": UNREAD,
+    }),
 }  # fmt: skip
 """By the class in cache_dit.caching."""
 
@@ -104,13 +109,13 @@ SCRIPTS: Mapping[str, Published] = {
     "FORA": Published("FORA", {"cache_threshold": "cache_threshold"}),
     "ToCa": Published("ToCa", {
         "fresh_threshold": "fresh_threshold", "fresh_ratio": "fresh_ratio",
-        "ratio_scheduler": "ratio_scheduler", "cache_type": "cache_type",
+        "ratio_scheduler": "ratio_scheduler", "cache_type": SCORES,
         "soft_fresh_weight": "soft_fresh_weight",
         "force_fresh": Absent("only \"global\" runs"),
     }),
     "DuCa": Published("DuCa", {
         "fresh_threshold": "fresh_threshold", "fresh_ratio": "fresh_ratio",
-        "ratio_scheduler": "ratio_scheduler", "cache_type": "cache_type",
+        "ratio_scheduler": "ratio_scheduler", "cache_type": SCORES,
         "soft_fresh_weight": "soft_fresh_weight",
         "force_fresh": Absent("only \"global\" runs"),
     }),

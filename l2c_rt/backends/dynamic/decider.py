@@ -36,6 +36,7 @@ class Decider:
         self._evaluation: Evaluation
         self._at = At(0, 1)
         self._computed: list[int] = []
+        self._predicted: list[int] = []
         self.row: int | None = None
         """What is done at this evaluation, where that is known yet."""
         self.is_shown = False
@@ -52,7 +53,7 @@ class Decider:
         if step == 0:
             self._state = self.method.begin()
             self.gauge.begin_run()
-            self._computed.clear()
+            self._forget()
         else:
             read = Decided(self._done.row, self._number(self._read))
             self._state = self.method.after(self._state, self._at, read)
@@ -60,7 +61,7 @@ class Decider:
         self._at = _at(step, lane, record)
         self._read, self.is_shown, self._forgets = NAN, False, False
         decided: Decided | None = Decided(0)
-        if evaluation.variant != 0 and step > 0:
+        if evaluation.variant != 0 and self._computed:
             decided = self.method.forced(self._state, self._at)
         self.row = None if decided is None else decided.row
         if decided is not None:
@@ -117,23 +118,21 @@ class Decider:
     def variant(self) -> int:
         """The distinct step of the plan that is carried out; until it is known, one that computes
         everything."""
-        return self._row_plans.variant(self.row or 0, len(self._computed))
+        counts = len(self._computed), len(self._predicted)
+        return self._row_plans.variant(self.row or 0, *counts)
 
     @property
     def coefficients(self) -> Coefficients:
         """Those of the predictions of this evaluation, by slots of the ring; then, where some
         streams are plain, those of the newest output alone."""
-        size = self._row_plans.history
-        newest = self._computed[-size:]
-        if not self.row or len(newest) < 2:
+        computed = _in_ring(self._computed, self._row_plans.history)
+        if not self.row or len(computed) < 2:
             return ()
+        stores = self._row_plans.stores
+        slots = computed + (self._predicted[-stores:] if stores else [])
         known = self.method.prediction(tuple(self._computed), self._at)
-        first = len(self._computed) - len(newest)
-        at_slot = {(first + i) % size: s for i, s in enumerate(newest)}
-        rows = (known, {newest[-1]: 1.0}) if self._has_plain else (known,)
-        return tuple(
-            tuple(row.get(at_slot[slot], 0.0) for slot in range(len(newest))) for row in rows
-        )
+        rows = (known, {self._computed[-1]: 1.0}) if self._has_plain else (known,)
+        return tuple(tuple(row.get(evaluation, 0.0) for evaluation in slots) for row in rows)
 
     def end(self, out: Tensor) -> None:
         """The evaluation is done and gave `out`."""
@@ -146,14 +145,29 @@ class Decider:
         self._done = Done(self.variant, self.row, self._metric)
         self.gauge.end(out, computed=self.row == 0)
         if self._forgets:
-            self._computed.clear()
+            self._forget()
         elif self.row == 0:
             self._computed.append(self._at.step)
+        elif self._row_plans.stores and len(self._computed) >= self._row_plans.history:
+            self._predicted.append(self._at.step)
+
+    def _forget(self) -> None:
+        """Nothing that is kept will be read."""
+        self._computed.clear()
+        self._predicted.clear()
 
     @property
     def done(self) -> Done:
         """What the last evaluation did."""
         return self._done
+
+
+def _in_ring(evaluations: Sequence[int], size: int) -> list[int]:
+    """The last `size` evaluations, in the order of the slots of their ring."""
+    newest = evaluations[-size:]
+    first = len(evaluations) - len(newest)
+    by_slot = {(first + i) % size: evaluation for i, evaluation in enumerate(newest)}
+    return [by_slot[slot] for slot in range(len(newest))]
 
 
 def _at(step: int, lane: int, record: RunRecord) -> At:
