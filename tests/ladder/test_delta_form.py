@@ -56,8 +56,8 @@ def test_sample_gives_the_published_latents_again_and_again_after_a_run_that_was
 
 
 def random_schedule(seed: int, branches: int) -> CacheSchedule:
-    """Twelve evaluations, of which each third computes everything.  The two after it reuse much, and
-    of that the second predicts some."""
+    """Twelve evaluations.  Each third computes everything, the two after it reuse much, and
+    of that the second of them predicts some."""
     random = np.random.default_rng(seed)
     compute = random.random((12, branches)) >= (0.95, 0.9, 0.8)[seed % 3]
     compute[::3] = True
