@@ -29,9 +29,12 @@ def _why_not(model: BoundModel, options: Options) -> str:
         return f"the model runs its own forward, {why}"
     if why_not := why_no_delta_form(model.program):
         return why_not
-    if model.fusable is None or model.fusable.outer is None:
-        return f"the weights of the long skips are not known: {model.why_not_fusable}"
-    dtype = model.fusable.outer.linear.weight.dtype
+    known = None if model.fusable is None else model.fusable.outer
+    linears = {n.name for n in model.program.fixed_of.values() if n.role == "skip_linear"}
+    if known is None or not linears <= known.skip_linears.keys():
+        why = model.why_not_fusable or "the adapter does not name them"
+        return f"the weights of the long skips are not known: {why}"
+    dtype = known.linear.weight.dtype
     if options.residual_dtype not in (None, dtype):
         return f"residual_dtype={options.residual_dtype}, but the streams are kept in {dtype}"
     if options.precision == "bf16":

@@ -11,19 +11,17 @@ import torch
 from delta_oracle import DeltaOracle
 from published_outputs import relative
 from three_backends import assert_same, compiled, every_backend
-from toys import call_inputs, drive, noise, toy_dit, toy_uvit
+from toys import call_inputs, drive, noise, toy_uvit
 
-from l2c_rt import methods
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.api import Compiled, build, compile
 from l2c_rt.backends.backend import Backend, Evaluation, WrongResultError
 from l2c_rt.backends.reference import Reference, reference_backend
 from l2c_rt.notices import L2CWarning
 from l2c_rt.plan.ops import StepPlan
-from l2c_rt.policies import EveryN, Full
+from l2c_rt.policies import Full
 from l2c_rt.runtime.last_run import Act
 from l2c_rt.schedule.cache_schedule import CacheSchedule
-from l2c_rt.serving.engine import Engine
 
 STEPS = 8
 BASE_OF = {1: 0, 3: 2, 4: 2, 6: 5}
@@ -198,49 +196,3 @@ def test_the_summary_says_how_many_evaluations_are_in_the_delta_form_or_that_non
                                                    ).summary())  # fmt: skip
     none = compiled("reference", toy_uvit(), Full(), steps=3, delta_form=True, strict=True)
     assert any("delta_form=True changes nothing" in note for note in none.summary().notes)
-
-
-def hooked(model: Any) -> Any:
-    model.out_blocks[0].skip_linear.register_forward_hook(lambda *_: None)
-    return model
-
-
-REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "gates": (toy_dit, {}, "have gates"),
-    "no long skips": (lambda: toy_uvit(skip=False), {}, "no long skips"),
-    "sites": (toy_uvit, {"sites": ["mid_block.attn", "mid_block.mlp"]}, "own forward"),
-    "hooks": (lambda: hooked(toy_uvit()), {}, "not known: .*hook"),
-    "another dtype of the stream": (
-        lambda: toy_uvit().bfloat16(), {"residual_dtype": torch.float32}, "residual_dtype"),
-    "narrow products": (toy_uvit, {"precision": "bf16"}, 'precision="bf16"'),
-    "half of the batch": (
-        toy_uvit, {"router": methods.FasterCache(), "timesteps": list(range(990, 190, -100))},
-        "own forward"),
-    "some tokens": (toy_uvit, {"router": methods.ToCa(fresh_ratio=0.3)}, "some tokens"),
-    "decisions at run time": (
-        toy_uvit, {"router": methods.TeaCache(0.1, (1.0, 0.0))}, "decides at run time"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_compile_refuses_with_the_reason_and_the_remedy(case: str) -> None:
-    make, options, match = REFUSED[case]
-    router = options.get("router", EveryN(2))
-    others = {key: value for key, value in options.items() if key != "router"}
-    with pytest.raises(ValueError, match=f"delta_form: .*{match}.*leave delta_form= out"):
-        compile(make(), router, steps=STEPS, delta_form=True, **others)
-
-
-def test_compile_refuses_autocast_and_what_is_no_bool() -> None:
-    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="under autocast"):
-        compile(toy_uvit(), EveryN(2), steps=STEPS, delta_form=True)
-    fast = delta()
-    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="under autocast"):
-        drive(fast, 1)
-    with pytest.raises(TypeError, match="delta_form: wanted True or False, got 1"):
-        compile(toy_uvit(), EveryN(2), steps=STEPS, delta_form=1)  # type: ignore[arg-type]
-
-
-def test_an_engine_refuses_a_plan_in_the_delta_form() -> None:
-    with pytest.raises(ValueError, match="differences to others of one run .delta_form=True"):
-        Engine(delta())

@@ -59,7 +59,8 @@ class ModelOutput:
             return
         affine = (norm.weight.detach(), norm.bias.detach(), norm.eps)
         if launch.terms:
-            k.reuse_run_norm(x, reuses, *affine, out=(x, h))
+            assert launch.source is not None
+            k.reuse_run_norm(x, reuses, *affine, out=(p.buffers.written_over(launch.source), h))
         else:
             k.norm(x, *affine, out=h)
 
