@@ -104,6 +104,14 @@ class SharedModel:
         self.tell()
         return self.version
 
+    def reschedule(self, schedule: CacheSchedule) -> None:
+        """Carry out a schedule of as many evaluations from the next run on."""
+        with self._lock:
+            before, self.schedule = self.schedule, schedule
+            if schedule != before:
+                self.version = self._version_of(self._describe(self.version.model.model))
+        self.tell()
+
     def refuted(
         self, version: ModelVersion, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: object
     ) -> bool:
