@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from forks import FORKS
 from toys import drive, toy_dit, toy_uvit
 
 from l2c_rt import adapters, methods
@@ -57,6 +58,15 @@ def test_compile_refuses_with_the_reason_and_the_remedy(case: str) -> None:
     others = {key: value for key, value in options.items() if key != "router"}
     with pytest.raises(ValueError, match=f"delta_form: .*{match}.*leave delta_form= out"):
         compile(make(), router, steps=STEPS, delta_form=True, **others)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_fork_that_computes_something_else_gives_no_result_at_any_call(backend: str) -> None:
+    """Elsewhere its own forward runs, with a warning; that has no delta form."""
+    fast = compile(FORKS["NoLongSkips"](), EveryN(2), steps=STEPS, delta_form=True, backend=backend)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="own forward, .*computes something else.* out"):
+            drive(fast, 1)
 
 
 def test_compile_refuses_autocast_and_what_is_no_bool() -> None:
