@@ -1,15 +1,15 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 """A composed weight, made anew where a weight has changed: the device finds out, the host need not.
 
-    bits += sum_i word_i * odd_i                         (of 32 bits each, modulo 2^32)
+    bits[number] += sum_i (word_i * odd_i modulo 2^32)
     out = weight before + taken                          where now and known differ somewhere
 
-`word_i` are the words of a weight's bits, `odd_i` odd numbers, so that a change of one word always
-shows.  Of `before`, in float32, the products are taken in two parts of the weight's dtype, which
-keep 16 of its 24 bits.
+`word_i` are the words of 32 of a weight's bits, `odd_i` odd numbers, so that a change of one word
+always shows.  Of `before`, in float32, the products are taken in two parts of the weight's dtype,
+which keep 16 of its 24 bits.
 
-Shapes: weight of any shape, of an even number of elements of 16 bits; bits int32 [1]; of the
-product weight, taken [D, D] with rows apart, before, out float32 [D, D]; now, known int32 [k].
+Shapes: weight of any shape, of an even number of elements of 16 bits; bits, now, known int64 [k];
+of the product weight, taken [D, D] with rows apart, before, out float32 [D, D].
 Passes: the weight once; of the product, where nothing has changed, none.
 """
 
@@ -31,6 +31,7 @@ from l2c_rt.kernels._row_math import let_next_kernel_start, wait_for_kernel_befo
 WORDS = 2048
 MOST_PROGRAMS = 264
 """Programs of the first kernel: two for each multiprocessor of an H100."""
+NARROW, INT64 = (torch.bfloat16, torch.float16), (torch.int64,)
 ODD = tl.constexpr(0x1E3779B1)
 TILE = MatrixTile(64, 64, 32, 4, 3)
 
@@ -53,12 +54,15 @@ def _bits_metadata(grid: Any, metadata: Any, args: Any) -> dict[str, Any]:
 
 
 @triton.jit(
-    do_not_specialize=["N", "rounds"],
+    do_not_specialize=["number", "N", "rounds"],
     do_not_specialize_on_alignment=["bits_ptr"],
     launch_metadata=_bits_metadata,
 )
-def _weight_bits_kernel(words_ptr, bits_ptr, N, rounds, BLOCK: tl.constexpr, PDL: tl.constexpr):
-    total = tl.zeros((BLOCK,), tl.int32)
+def _weight_bits_kernel(
+    words_ptr, bits_ptr, number, N, rounds, BLOCK: tl.constexpr, PDL: tl.constexpr
+):
+    # Of 64 bits, which nothing here fills: 32 would have to wrap.
+    total = tl.zeros((BLOCK,), tl.int64)
     first = tl.program_id(0) * rounds * BLOCK
     wait_for_kernel_before(PDL)
     for i in tl.range(0, rounds):
@@ -68,10 +72,11 @@ def _weight_bits_kernel(words_ptr, bits_ptr, N, rounds, BLOCK: tl.constexpr, PDL
             words = tl.load(words_ptr + at)
         else:
             words = tl.load(words_ptr + at, mask=at < N, other=0)
-        total += words * ((at * ODD) | 1)
+        odd = at.to(tl.int64) * ODD & 0x7FFFFFFF | 1
+        total += words.to(tl.int64) * odd & 0xFFFFFFFF
     let_next_kernel_start(PDL)
     # Of whole numbers the order of sums makes no difference.
-    tl.atomic_add(bits_ptr, tl.sum(total, axis=0))
+    tl.atomic_add(bits_ptr + number, tl.sum(total, axis=0))
 
 
 @triton.jit(
@@ -115,22 +120,25 @@ def _composed_product_kernel(
     let_next_kernel_start(PDL)
 
 
-def weight_bits(weight: Tensor, bits: Tensor) -> Tensor:
-    """`bits`, added to in place.
+def weight_bits(weight: Tensor, bits: Tensor, number: int) -> Tensor:
+    """`bits`, to whose entry of that number is added.
 
-    Raises: ValueError for a weight of another kind, in other strides, or of no even number.
+    Raises: ValueError for a weight of another kind, in other strides, or of no even number of
+    elements, and for bits that have no such entry.
     Launches: _weight_bits_kernel.
     """
     op = "weight_bits"
     _check.tensor(op, "weight", weight, tuple(weight.shape), weight, NARROW)
-    _check.tensor(op, "bits", bits, (1,), weight, _check.INT32)
+    _check.tensor(op, "bits", bits, (-1,), weight, INT64)
+    if not 0 <= number < len(bits):
+        raise ValueError(f"{op}: number {number} is outside of {len(bits)} bits")
     words = weight.numel() // 2
     if weight.numel() % 2 or not words:
         raise ValueError(f"{op}: weight has {weight.numel()} elements, wanted an even number")
     blocks = triton.cdiv(words, WORDS)
     rounds = triton.cdiv(blocks, MOST_PROGRAMS)
     launched(_weight_bits_kernel, triton.cdiv(blocks, rounds))(
-        weight.view(-1).view(torch.int32), bits, words, rounds, BLOCK=WORDS,
+        weight.view(-1).view(torch.int32), bits, number, words, rounds, BLOCK=WORDS,
         **row_options(_weight_bits_kernel, RowTile(warps=8)),
     )  # fmt: skip
     return bits
@@ -160,8 +168,8 @@ def composed_product(
         raise ValueError(f"{op}: taken has strides {taken.stride()}, wanted {weight.stride()}")
     for name, square in (("before", before), ("out", out)):
         _check.tensor(op, name, square, (d, d), weight, _check.FLOAT32)
-    _check.tensor(op, "now", now, (-1,), weight, _check.INT32)
-    _check.tensor(op, "known", known, tuple(now.shape), weight, _check.INT32)
+    _check.tensor(op, "now", now, (-1,), weight, INT64)
+    _check.tensor(op, "known", known, tuple(now.shape), weight, INT64)
     if len(now) > MOST_NUMBERS:
         raise ValueError(f"{op}: {len(now)} numbers, wanted at most {MOST_NUMBERS}")
     tiles = triton.cdiv(d, TILE.m) * triton.cdiv(d, TILE.n)
@@ -174,9 +182,6 @@ def composed_product(
         **row_options(_composed_product_kernel, RowTile(warps=TILE.warps)),
     )  # fmt: skip
     return out
-
-
-NARROW = (torch.bfloat16, torch.float16)
 
 
 def _check_half(op: str, name: str, got: Tensor, weight: Tensor) -> None:

@@ -8,14 +8,12 @@ from torch import Tensor
 ODD = 0x1E3779B1
 
 
-def weight_bits(weight: Tensor, bits: Tensor) -> Tensor:
+def weight_bits(weight: Tensor, bits: Tensor, number: int) -> Tensor:
     words = weight.reshape(-1).view(torch.int32).long()
     places = torch.arange(len(words), device=words.device)
-    odd = ((places * ODD) | 1) % 2**32
-    # Whole numbers of 64 bits wrap, of which the lower 32 are those of the sum.
-    total = (words * odd).sum() + bits.long()
-    signed = (total + 2**31) % 2**32 - 2**31
-    return bits.copy_(signed)
+    odd = places * ODD & 0x7FFFFFFF | 1
+    bits[number] += (words * odd & 0xFFFFFFFF).sum()
+    return bits
 
 
 def composed_product(

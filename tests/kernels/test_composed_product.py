@@ -31,13 +31,13 @@ def square(width: int = WIDTH) -> Any:
 
 
 def numbers(count: int = 14) -> Any:
-    return torch.zeros(count, dtype=torch.int32)
+    return torch.zeros(count, dtype=torch.int64)
 
 
 @pytest.mark.parametrize("arch", SHARED_LIMIT)
 def test_they_read_16_bytes_at_a_time_and_spill_nothing(arch: int) -> None:
     with recorded_launches(arch) as launches:
-        weight_bits(torch.zeros(WIDTH, 2 * WIDTH, dtype=torch.bfloat16), numbers(1))
+        weight_bits(torch.zeros(WIDTH, 2 * WIDTH, dtype=torch.bfloat16), numbers(2), 1)
         composed_product(half(), square(), half(), numbers(), numbers(), square(), half())
     bits, product = (read_back(launch.cubin) for launch in launches)
     assert bits.spills == product.spills == 0
@@ -54,7 +54,7 @@ def test_another_number_of_weights_and_other_sizes_do_not_compile_another_kernel
         for count in (1, 14, 64):
             composed_product(half(), square(), None, numbers(count), numbers(count), square())
         for size in (16, 4096, 6 * 2**20):
-            weight_bits(torch.zeros(size, dtype=torch.bfloat16), numbers(1))
+            weight_bits(torch.zeros(size, dtype=torch.bfloat16), numbers(9), size % 7)
     assert len({launch.cubin for launch in launches}) == 2
 
 
@@ -92,14 +92,16 @@ def test_what_the_product_cannot_read_is_refused(change: dict[str, Any], message
 
 
 @pytest.mark.parametrize(
-    ("weight", "message"),
+    ("weight", "bits", "message"),
     [
-        (square(16), "weight"),
-        (half(16), "weight has strides"),
-        (torch.zeros(3, dtype=torch.bfloat16), "wanted an even number"),
+        (square(16), numbers(3), "weight"),
+        (half(16), numbers(3), "weight has strides"),
+        (torch.zeros(3, dtype=torch.bfloat16), numbers(3), "wanted an even number"),
+        (torch.zeros(4, dtype=torch.bfloat16), numbers(2), "number 2 is outside of 2 bits"),
+        (torch.zeros(4, dtype=torch.bfloat16), numbers(3).int(), "bits"),
     ],
 )
-def test_bits_that_cannot_be_read_are_refused(weight: Any, message: str) -> None:
+def test_bits_that_cannot_be_read_are_refused(weight: Any, bits: Any, message: str) -> None:
     with recorded_launches() as launches, pytest.raises(ValueError, match=message):
-        weight_bits(weight, numbers(1))
+        weight_bits(weight, bits, 2)
     assert not launches

@@ -35,10 +35,10 @@ def compose_weights() -> None:
     for dtype in (torch.bfloat16, torch.float16):
         weight = (torch.randn(136, 272, device="cuda") / 12).to(dtype)
         first, second = weight.chunk(2, 1)
-        before, out = torch.randn(2, 136, 136, device="cuda")
-        now, known = torch.zeros(2, 1, dtype=torch.int32, device="cuda")
-        expected = reference.weight_bits(weight, known.clone())
-        assert torch.equal(weight_bits(weight, now), expected)
+        before, out = (torch.randn(136, 136, device="cuda") for _ in range(2))
+        now, known = (torch.zeros(1, dtype=torch.int64, device="cuda") for _ in range(2))
+        expected = reference.weight_bits(weight, known.clone(), 0)
+        assert torch.equal(weight_bits(weight, now, 0), expected)
         rounded = torch.zeros_like(weight)[:, 136:]
         composed_product(first, before, second, now, known, out, rounded)
         exact = first.double() @ before.double() + second

@@ -41,7 +41,7 @@ class ComposedWeights:
         self._read = [linear for node, linear in named.items() if node in nodes]
         device = next(iter(self.copies.values())).device if self.copies else None
         # One more, so that the first time they differ.
-        self._now = torch.zeros(len(self._read) + 1, dtype=torch.int32, device=device)
+        self._now = torch.zeros(len(self._read) + 1, dtype=torch.int64, device=device)
         self._known = self._now - 1
 
     def of(self, group: Group) -> Tensor:
@@ -76,7 +76,7 @@ class ComposedWeights:
     def _compose_what_changed(self, parts: Mapping[Weight, list[Tensor]]) -> None:
         self._now.zero_()
         for i, linear in enumerate(self._read):
-            self._kernels.weight_bits(linear.weight.detach(), self._now[i : i + 1])
+            self._kernels.weight_bits(linear.weight.detach(), self._now, i)
 
         def product(weight: Weight, passed: Tensor, before: Tensor, taken: Tensor | None) -> Tensor:
             rounded = parts[weight][0] if weight in parts else None
