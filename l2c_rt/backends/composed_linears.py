@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +48,25 @@ def own_half(weight: Weight, linears: Mapping[str, nn.Linear]) -> Tensor | None:
     return _half(linears[weight.nodes[0]], first=weight.here)
 
 
+class Product(Protocol):
+    """`passed @ before + taken` of a weight, in the dtype of `before`; nothing taken where None."""
+
+    def __call__(
+        self, weight: Weight, passed: Tensor, before: Tensor, taken: Tensor | None
+    ) -> Tensor: ...
+
+
+def plain_product(weight: Weight, passed: Tensor, before: Tensor, taken: Tensor | None) -> Tensor:
+    """By PyTorch's own product.  Shapes: all [D, D]."""
+    product = passed.to(before.dtype) @ before
+    return product if taken is None else product + taken
+
+
 def compose(
-    weights: Iterable[Weight], linears: Mapping[str, nn.Linear], dtype: torch.dtype = torch.float64
+    weights: Iterable[Weight],
+    linears: Mapping[str, nn.Linear],
+    dtype: torch.dtype = torch.float64,
+    product: Product = plain_product,
 ) -> Iterator[tuple[Weight, Tensor]]:
     """Each of the weights once, [D, D] in `dtype`, as the linears are now.
 
@@ -62,7 +79,12 @@ def compose(
     # Sorted, a weight comes right behind what it begins with.
     for weight in sorted(beginnings):
         before = _beginning(weight, len(weight.nodes) - 1)
-        matrix = _through(linears[weight.nodes[-1]], weight, made.get(before), dtype)
+        linear = linears[weight.nodes[-1]]
+        taken = _half(linear, first=False) if weight.skips[-1] else None
+        if before.nodes:
+            matrix = product(weight, _half(linear, first=True), made[before], taken)
+        else:
+            matrix = _first(linear, weight, dtype)
         needed[before] -= 1
         if not needed[before]:
             made.pop(before, None)
@@ -76,19 +98,12 @@ def _beginning(weight: Weight, length: int) -> Weight:
     return Weight(weight.here, weight.nodes[:length], weight.skips[:length])
 
 
-def _through(
-    linear: nn.Linear, weight: Weight, before: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """The weight, of what it was before its last long skip: the unit matrix or nothing at first."""
-    taken = _half(linear, first=False).to(dtype) if weight.skips[-1] else None
-    if before is not None:
-        passed = _half(linear, first=True).to(dtype) @ before
-    elif weight.here:
-        passed = _half(linear, first=True).to(dtype)
-    else:
-        assert taken is not None
+def _first(linear: nn.Linear, weight: Weight, dtype: torch.dtype) -> Tensor:
+    """Of one long skip, with nothing before it."""
+    passed, taken = (_half(linear, first=first).to(dtype) for first in (True, False))
+    if not weight.here:
         return taken
-    return passed if taken is None else passed + taken
+    return passed + taken if weight.skips[0] else passed
 
 
 def _half(linear: nn.Linear, *, first: bool) -> Tensor:

@@ -88,9 +88,11 @@ def test_captured_work_never_waits_and_holds_what_was_warmed(name: str, way: str
     assert after
     assert after <= before
     record = record_of(name, way)
+    steps = len(record.compiled.plan.steps)
     parts = [part for part in (recorder.log[a:b] for a, b in recorder.warmed) if _code(part)]
-    for number in range(len(record.compiled.plan.steps)):
-        once = [fixed_arguments(entry) for entry in parts[number]]
+    # Before the steps, the weights were composed.
+    for number, part in enumerate(parts[-steps:]):
+        once = [fixed_arguments(entry) for entry in part]
         assert once == [fixed_arguments(entry) for entry in record.variant(number)]
 
 
@@ -122,7 +124,7 @@ def test_every_byte_is_written_before_it_is_read(name: str, way: str) -> None:
 @every_run
 def test_composed_weights_are_written_by_the_graph_that_takes_the_weights(name: str) -> None:
     record = record_of(name)
-    composed = record.shape_program.composed._composed
+    composed = record.shape_program.composed.weights.copies
     parts = [p for group, room in composed.items() for p in room.chunk(len(group), 1)]
     first, end = record.recorder.captured[TAKE]
     written = {at for entry in record.recorder.log[first:end] for at in effect(entry).writes}
@@ -143,7 +145,7 @@ def _constants(record: Record) -> list[torch.Tensor]:
     p = record.shape_program
     found = [*p.model.model.parameters(), p.tables.modulation.table, p.tables.modulation.rows]
     found += [p.weights.embedding.weight, p.weights.embedding.positions, p.weights.final.bias]
-    found += p.composed._composed.values()
+    found += p.composed.weights.copies.values()
     for reuses in p.launcher.lists.all:
         found.append(reuses.slots)
         if reuses.weights is not None:

@@ -14,8 +14,8 @@ from toys import count_branches, drive, noise, timesteps, toy_uvit
 
 from l2c_rt.api import compile
 from l2c_rt.backends.backend import WrongResultError
-from l2c_rt.backends.cuda import composed_skips
 from l2c_rt.backends.cuda.checking.checked_file import CheckedShapes
+from l2c_rt.backends.cuda.composed_weights import ComposedWeights
 from l2c_rt.backends.cuda.shape_program import ShapeProgram
 from l2c_rt.device.graphs import Eager
 from l2c_rt.plan.delta import is_delta
@@ -130,9 +130,12 @@ def uncounted(model: Any) -> None:
         parameter.data.mul_(1.1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("change", [counted, uncounted])
-def test_the_next_run_composes_the_weights_as_they_are_then(change: Any) -> None:
-    fast = compile_delta()
+def test_the_next_run_composes_the_weights_as_they_are_then(
+    change: Any, dtype: torch.dtype
+) -> None:
+    fast = compile_delta(uvit(dtype))
     before = fast.sample(noise(), LABELS)
     change(fast.bound_model.model)
     after = fast.sample(noise(), LABELS)
@@ -140,20 +143,41 @@ def test_the_next_run_composes_the_weights_as_they_are_then(change: Any) -> None
     assert torch.equal(after, compile_delta(fast.bound_model.model).sample(noise(), LABELS))
 
 
-@pytest.mark.parametrize("run", ["calls", "sample"])
+def test_16_bit_weights_are_composed_anew_where_they_have_changed_and_only_then() -> None:
+    fast = compile_delta(uvit(torch.bfloat16))
+    fast.sample(noise(), LABELS)
+    copies = program_of(fast).composed.weights.copies
+    composed = {group: copy.clone() for group, copy in copies.items()}
+    for copy in copies.values():
+        copy.zero_()
+    fast.sample(noise(), LABELS)
+    # A weight of one long skip alone is written every time, which is all that it costs.
+    chains = [group for group in copies if all(len(weight.nodes) > 1 for weight in group)]
+    assert chains
+    assert not any(copies[group].any() for group in chains)
+    linear = next(iter(fast.bound_model.fusable.outer.skip_linears.values()))
+    linear.weight.data[0, 0] *= 2
+    fast.sample(noise(), LABELS)
+    assert all(copies[group].any() for group in chains)
+    linear.weight.data[0, 0] /= 2
+    fast.sample(noise(), LABELS)
+    assert all(torch.equal(copies[group], composed[group]) for group in copies)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("run", ["calls", "sample"])
 def test_a_wrong_composed_weight_never_reaches_an_image(
     run: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = composed_skips.compose
+    right = ComposedWeights.refresh
 
-    def wrong(*args: Any, **kwargs: Any) -> Any:
-        for weight, matrix in right(*args, **kwargs):
-            yield weight, matrix * (1.2 if len(weight.nodes) == 3 else 1.0)
+    def wrong(weights: ComposedWeights) -> None:
+        right(weights)
+        next(iter(weights.copies.values())).mul_(1.2)
 
     known = GRID if run == "calls" else None
     fast = compile_delta(uvit(dtype), timesteps=known, checked=CheckedShapes("a machine", None))
-    monkeypatch.setattr(composed_skips, "compose", wrong)
+    monkeypatch.setattr(ComposedWeights, "refresh", wrong)
     with pytest.raises(WrongResultError, match="skip-linear-.* as one sum of products .* differs"):
         calls(fast, dtype) if run == "calls" else fast.sample(noise(), LABELS)
     assert fast.summary().graphs.graphs == 0
@@ -175,11 +199,11 @@ def test_composed_weights_are_counted_as_memory_and_no_slot_twice() -> None:
     streams = program.buffers.streams.values()
     slots = {slot.data_ptr() for slot in program.buffers.memory.slots}
     assert not slots & {stream.data_ptr() for stream in streams}
-    composed, without = program.composed.nbytes, program.graph_stats.buffer_bytes
+    composed, without = program.composed.weights.nbytes, program.graph_stats.buffer_bytes
     width = program.buffers.h.shape[-1]
-    matrices = sum(weight.shape[1] // width for weight in program.composed._composed.values())
+    matrices = sum(weight.shape[1] // width for weight in program.composed.weights.copies.values())
     assert composed == 4 * matrices * width**2 > 0
-    program.composed._composed.clear()
+    program.composed.weights.copies.clear()
     assert program.graph_stats.buffer_bytes == without - composed
 
 

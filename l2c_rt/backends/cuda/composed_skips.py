@@ -1,7 +1,6 @@
 """Neighbouring long skips of evaluations in the delta form, as sums of products of static weights.
 
-The weights are composed anew before every run, as all copies of weights are.  The first two
-products of a sum are one kernel, by the implementation that was chosen for its shape.
+The first two products of a sum are one kernel, by the implementation that was chosen for its shape.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from l2c_rt.backends.backend import WrongResultError
-from l2c_rt.backends.composed_linears import Weight, compose, own_half, products
+from l2c_rt.backends.composed_linears import Weight, products
 from l2c_rt.backends.cuda.branch_tuning import LinearTask, Task, settle
 from l2c_rt.backends.cuda.buffers import Buffers
 from l2c_rt.backends.cuda.checking.compared_kernels import TOLERANCES, difference
+from l2c_rt.backends.cuda.composed_weights import ComposedWeights, Group
 from l2c_rt.backends.cuda.linears import Linears, problem_of
 from l2c_rt.backends.cuda.skip_linears import SkipTask
 from l2c_rt.backends.cuda.tuning.runs import run_skip_linear
@@ -24,9 +24,6 @@ from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.tuning.problems import LinearProblem
 from l2c_rt.plan.delta_ops import LinearParts
 from l2c_rt.plan.lowering import Composed, Launch, LoweredStep
-
-Group = tuple[Weight, ...]
-"""Weights side by side in one tensor, for one kernel."""
 
 
 class ComposedSkips:
@@ -45,36 +42,14 @@ class ComposedSkips:
         launches = (launch for step in steps for launch in step)
         ops = {launch.op: None for launch in launches if isinstance(launch, Composed)}
         self._groups = {op: _grouped(products(op)) for op in ops}
-        self._weights: dict[Group, Tensor] = {}
-        self._composed: dict[Group, Tensor] = {}
-        for group in {group: None for groups in self._groups.values() for group in groups}:
-            own = _own(group, named)
-            if own is None:
-                rows = len(like := named[group[0].nodes[0]].weight)
-                own = self._composed[group] = like.new_empty(rows, rows * len(group))
-            self._weights[group] = own
-
-    def refresh(self) -> None:
-        """Take the weights as they are now; capturable."""
-        places: dict[Weight, list[Tensor]] = {}
-        for group, room in self._composed.items():
-            for weight, part in zip(group, room.chunk(len(group), 1), strict=True):
-                places.setdefault(weight, []).append(part)
-        # A run composes anew: float64 where float32 is not wide enough, slow on most GPUs.
-        narrow = self._buffers.h.dtype.itemsize < 4
-        wide = torch.float32 if narrow else torch.float64
-        for weight, matrix in compose(places, self._named, wide):
-            for part in places[weight]:
-                part.copy_(matrix)
-
-    @property
-    def nbytes(self) -> int:
-        """Of the composed weights."""
-        return sum(weight.nbytes for weight in self._composed.values())
+        groups = (group for groups in self._groups.values() for group in groups)
+        self.weights = ComposedWeights(groups, named, kernels)
 
     def tune(self, tuner: Tuner) -> None:
         """Settle every choice, measured on the streams, which hold nothing yet."""
-        self.refresh()
+        if not self._groups:
+            return
+        self.weights.refresh()
         tasks: dict[LinearProblem, Task] = {}
         for group, *_ in self._groups.values():
             x, skip, *_ = self._buffers.streams.values()
@@ -85,7 +60,7 @@ class ComposedSkips:
             )  # fmt: skip
             task = tasks.setdefault(problem, new)
             assert isinstance(task, LinearTask | SkipTask)
-            task.weights.append((self._weights[group], None))
+            task.weights.append((self.weights.of(group), None))
         for problem, choice in settle(tasks.values(), tuner, self._kernels).items():
             self._linears.choose(problem, choice, self._buffers.h.device)
 
@@ -124,7 +99,7 @@ class ComposedSkips:
 
     def _sum(self, op: LinearParts, deltas: Sequence[Tensor], out: Tensor) -> None:
         first, *others = self._groups[op]
-        weight = self._weights[first]
+        weight = self.weights.of(first)
         if len(first) == 1:
             self._linears.run(deltas[0], weight, None, None, out)
         else:
@@ -132,7 +107,7 @@ class ComposedSkips:
             run_skip_linear(choice, self._kernels, deltas[0], deltas[1], weight, None, out)
         for delta, group in zip(deltas[len(first) :], others, strict=True):
             out.view(-1, out.shape[-1]).addmm_(
-                delta.view(-1, delta.shape[-1]), self._weights[group].t()
+                delta.view(-1, delta.shape[-1]), self.weights.of(group).t()
             )
 
     def _one_by_one(self, op: LinearParts, deltas: Sequence[Tensor]) -> Tensor:
@@ -145,18 +120,9 @@ class ComposedSkips:
 
     def _problem(self, group: Group) -> LinearProblem:
         x = next(iter(self._buffers.streams.values()))
-        return problem_of(x, self._weights[group], None, None, sources=len(group))
+        return problem_of(x, self.weights.of(group), None, None, sources=len(group))
 
 
 def _grouped(weights: Sequence[Weight]) -> tuple[Group, ...]:
     """The first two together, every other alone."""
     return (tuple(weights[:2]), *((weight,) for weight in weights[2:]))
-
-
-def _own(group: Group, linears: Mapping[str, nn.Linear]) -> Tensor | None:
-    """The model's own weight, where a group is one long skip alone, or a half of it."""
-    if any(own_half(weight, linears) is None for weight in group):
-        return None
-    if len(group) == 1:
-        return own_half(group[0], linears)
-    return linears[group[0].nodes[0]].weight.detach()

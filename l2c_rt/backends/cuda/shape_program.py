@@ -201,7 +201,7 @@ class ShapeProgram:
 
     def _take_weights(self) -> None:
         self.weights.refresh()
-        self.composed.refresh()
+        self.composed.weights.refresh()
         if self.quantized is not None:
             self.quantized.refresh(self.kernels)
 
@@ -239,7 +239,7 @@ class ShapeProgram:
 
     @property
     def graph_stats(self) -> GraphStats:
-        static = self.buffers.nbytes + self._linears.nbytes + self.composed.nbytes
+        static = self.buffers.nbytes + self._linears.nbytes + self.composed.weights.nbytes
         static += self.weights.nbytes if isinstance(self.tables, ModulationTable) else 0
         static += 0 if self.tokens is None else self.tokens.nbytes
         return GraphStats(
