@@ -47,7 +47,10 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
         return _own_route(model, options, fused=name != "own")
     if by_sites or name == "own":
         kind, by = type(model.model).__name__, "its sites" if by_sites else "an adapter"
-        raise ValueError(f"backend={name!r}: {kind} is described by {by}; leave backend= out")
+        remedy = "leave backend= out"
+        if name == "reference":
+            remedy += ", and give pack=False for its own products"
+        raise ValueError(f"backend={name!r}: {kind} is described by {by}; {remedy}")
     on_cpu = model.device.type == "cpu"
     under_autocast = name == "auto" and on_cpu and torch.is_autocast_enabled("cpu")
     reference = partial(reference_backend, model, delta_form=options.delta_form)
