@@ -46,11 +46,7 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
     if has_own or (by_sites and name == "fused" and can_be_fused(model)):
         return _own_route(model, options, fused=name != "own")
     if by_sites or name == "own":
-        kind, by = type(model.model).__name__, "its sites" if by_sites else "an adapter"
-        remedy = "leave backend= out"
-        if name == "reference":
-            remedy += ", and give pack=False for its own products"
-        raise ValueError(f"backend={name!r}: {kind} is described by {by}; {remedy}")
+        raise ValueError(_why_another_name(name, model))
     on_cpu = model.device.type == "cpu"
     under_autocast = name == "auto" and on_cpu and torch.is_autocast_enabled("cpu")
     reference = partial(reference_backend, model, delta_form=options.delta_form)
@@ -68,6 +64,13 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
         return fused_cpu_backend(model, options, _unused_options(options))
     backend: Backend = _cuda_support().fused_backend_on_gpu(model, options)
     return backend
+
+
+def _why_another_name(name: str, model: BoundModel) -> str:
+    kind = type(model.model).__name__
+    by = "an adapter" if model.open_stage is None else "its sites"
+    products = ", and give pack=False for its own products" if name == "reference" else ""
+    return f"backend={name!r}: {kind} is described by {by}; leave backend= out{products}"
 
 
 def _own_route(model: BoundModel, options: Options, *, fused: bool) -> Backend:
