@@ -75,6 +75,9 @@ class HalvedWorkspace(OwnWorkspace):
         )
 
     def _try_half(self, state: State) -> None:
+        assert self._plan.halves is not None
+        if not self._plan.halves.halved.any():
+            return
         signature = CallSignature.of(state.x, state.options["args"], state.options["kwargs"])
         capturing = state.x.is_cuda and torch.cuda.is_current_stream_capturing()
         if capturing or signature in self._tried:
