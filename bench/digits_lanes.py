@@ -3,8 +3,9 @@
 The shipped routers at 65 % of the branches that may be reused, and FORA at an interval of 4, which
 reuses three of four evaluations: reused plainly, by a fit, and by a fit with `lanes=True`, which
 takes coefficients of lanes where a held-out run ends nearer with them; `forced` takes them anyway.
-Three seeds of ten images that no fit has seen.  Writes every figure as JSON; the folder keeps what
-was fitted and measured:
+Beside them routers whose coefficients were learned with the gates, shared and by lane, as learned
+and fitted again.  Three seeds of ten images that no fit has seen.  Writes every figure as JSON; the
+folder keeps what was learned, fitted and measured:
 
     python bench/digits_lanes.py bench/results/digits-lanes.json FOLDER [STEPS ...]
 """
@@ -57,20 +58,36 @@ def forced(model: nn.Module, schedule: rt.CacheSchedule, out: Path) -> Entry:
         fit_corrector.judged = judged
 
 
-def measure(model: nn.Module, name: str, schedule: rt.CacheSchedule, folder: Path) -> Any:
+def learned(model: nn.Module, steps: int, folder: Path) -> list[Entry]:
+    """Routers for a share of 65 %, with coefficients shared and by lane."""
+    entries = []
+    for name, lanes in (("shared", False), ("lanes", True)):
+        router = rt.learn(
+            model, steps=steps, reuse=0.65, corrector="learned", lanes=lanes, cfg_scale=GUIDANCE,
+            report=0, out=folder / name, resume=True,
+        )  # fmt: skip
+        entries.append(Entry(f"{name}, not fitted", [replace(router, fitted=None).schedule()]))
+        entries.append(Entry(name, [router.schedule()]))
+    return entries
+
+
+def fits(model: nn.Module, schedule: rt.CacheSchedule, folder: Path) -> list[Entry]:
     """Of one schedule."""
     folder.mkdir(parents=True, exist_ok=True)
-    entries = [
+    return [
         Entry("plain", [schedule]),
         fit(model, schedule, folder / "shared.safetensors", lanes=False),
         fit(model, schedule, folder / "lanes.safetensors", lanes=True),
         forced(model, schedule, folder / "forced.safetensors"),
     ]
-    cost = rt.compile(model, schedule).cost
+
+
+def measure(model: nn.Module, entries: list[Entry], steps: int, folder: Path) -> Any:
+    """Every entry is one schedule, run as it is."""
     return rt.compare(
-        model, entries, compute=[cost.macs / cost.full_macs], seeds=SEEDS, steps=schedule.steps,
-        images=IMAGES, cfg_scale=GUIDANCE, rounds=0, folder=folder / "comparison",
-    )  # fmt: skip
+        model, entries, compute=None, seeds=SEEDS, steps=steps, images=IMAGES,
+        cfg_scale=GUIDANCE, rounds=0, folder=folder / "comparison",
+    ).as_dict()  # fmt: skip
 
 
 def main(results: Path, folder: Path, runs: Sequence[int]) -> None:
@@ -86,9 +103,10 @@ def main(results: Path, folder: Path, runs: Sequence[int]) -> None:
     for steps in runs:
         of_steps = raw["runs"][f"ddim-{steps}"] = {}
         for name, schedule in schedules(steps).items():
-            comparison = measure(model, name, schedule, folder / f"ddim-{steps}" / name)
-            of_steps[name] = comparison.as_dict()
-            print(comparison, end="\n\n")
+            path = folder / f"ddim-{steps}" / name
+            of_steps[name] = measure(model, fits(model, schedule, path), steps, path)
+        path = folder / f"ddim-{steps}" / "learned"
+        of_steps["learned"] = measure(model, learned(model, steps, path), steps, path)
         write_whole(results, json.dumps(raw, indent=1, allow_nan=False) + "\n")
 
 

@@ -227,7 +227,7 @@ def few_rows(
     out_stride: int,
     threads: int,
 ) -> None:
-    """out = x weight^T + bias of float32 tensors (x, weight, bias or 0, out) at unchecked addresses.
+    """out = x weight^T + bias of float32 tensors (x, weight, bias or 0, out), addresses unchecked.
 
     `shape` is (rows, inner, columns), of columns a multiple of 4; x [rows, inner] and weight
     [columns, inner] are contiguous, the rows of out are `out_stride` elements apart.  Every number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from os import PathLike
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.adapters.model_fingerprint import model_fingerprint
 from l2c_rt.comparison.comparison import FORMAT, VERSION, Comparison
+from l2c_rt.comparison.image_metrics import check_metrics
 from l2c_rt.comparison.knobs import as_given
 from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.comparison.measured_runs import MeasuredRuns
@@ -46,6 +47,7 @@ def compare(
     backend: str = "auto",
     rounds: int = 1,
     decode: Decode | None = None,
+    metrics: Collection[str] | None = None,
     features: nn.Module | None = None,
     real: Tensor | None = None,
     folder: str | PathLike[str] | None = None,
@@ -62,8 +64,9 @@ def compare(
     of its seed.  Without a `loop`, as `learn` takes it, the loop is the published one of the
     family, with `images` at once, which `decode` makes of latents.  `model` may also be a pipeline
     of diffusers; then `loop(pipe, seed)` calls it.  Each timed run, `rounds` a
-    seed, is beside a full one; 0 times nothing.  `features` [n, C, H, W] -> [n, F] are those of FID
-    in Inception's place, `real` images in the place of the full run's.
+    seed, is beside a full one; 0 times nothing.  `metrics`, of "ssim", "lpips" and "fid", are those
+    that must be there beside PSNR, None all that can be.  `features` [n, C, H, W] -> [n, F] are
+    those of FID in Inception's place, `real` images in the place of the full run's.
     `folder` keeps every result as it comes; the same call goes on where that stopped.
     Raises TypeError or ValueError, before the first run, for what does not fit.
     """
@@ -72,17 +75,20 @@ def compare(
     steps = _steps_of(entries, steps)
     subject = _subject(model, steps, loop, calls_per_step, backend,
                        images=images, cfg_scale=cfg_scale, decode=decode)  # fmt: skip
+    decodes = not isinstance(subject, PublishedLoopSubject) or subject.decode is not None
+    check_metrics(metrics, features, real, decodes)
     for entry in entries:
         subject.build(as_given(entry.method).at(0), entry.options)
     more = {"images": images, "loop": loop, "calls per step": calls_per_step, "backend": backend,
             "decode": decode, "features": features, "real images": real}  # fmt: skip
-    results = ResultFolder(folder, _configuration(subject, entries, plan, more))
+    named = {} if metrics is None else {"metrics": ", ".join(sorted(metrics))}
+    results = ResultFolder(folder, _configuration(subject, entries, plan, {**more, **named}))
     total = len(plan.seeds) * (1 + len(entries) * len(plan.shares or (None,)))
     with ExitStack() as stack:
         for module in subject.modules:
             stack.enter_context(frozen(module))
         bar = stack.enter_context(tqdm(total=total, desc="compare", disable=not progress))
-        runs = MeasuredRuns(subject, plan.seeds, plan.rounds, clock, features)
+        runs = MeasuredRuns(subject, plan.seeds, plan.rounds, clock, features, metrics)
         rows = Rows(runs, results, real, bar.update)
         all_rows = [rows.full(), *(row for e in entries for row in rows.of(e, plan.shares))]
         reasons = rows.reasons()

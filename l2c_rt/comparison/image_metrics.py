@@ -5,7 +5,7 @@ All but PSNR are torchmetrics', where it is installed and has what it needs; not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -22,6 +22,7 @@ LPIPS_LEAST = 64
 """Pixels that AlexNet needs on each side."""
 METRICS = ("psnr", "ssim", "lpips", "fid")
 INSTALL = "pip install l2c_rt[metrics]"
+NO_IMAGES = "latents are no images: give decode="
 
 PerImage = tuple[float, ...]
 
@@ -36,23 +37,34 @@ class Quality(NamedTuple):
 
 
 class ImageMetrics:
-    """The metrics for images like these; `reasons` says of every other one why it is not there."""
+    """The metrics for images like these; `reasons` says of every other one why it is not there.
+
+    Raises ValueError for one of the `wanted` that is not; without them all are that can be.
+    """
 
     def __init__(
-        self, images: Sequence[Tensor], peak: float, features: nn.Module | None = None
+        self,
+        images: Sequence[Tensor],
+        peak: float,
+        features: nn.Module | None = None,
+        wanted: Collection[str] | None = None,
     ) -> None:
         self.peak = peak
+        self._wanted = METRICS if wanted is None else wanted
         self._low = min((float(part.min()) for part in images), default=0.0)
         self.reasons: dict[str, str] = {}
-        if not images:
-            self.reasons = dict.fromkeys(METRICS, "latents are no images: give decode=")
-            return
-        pictures, reason = self._pictures(images[:1])
-        side = 0 if pictures is None else min(pictures.shape[-2:])
-        self._ssim = self._tried("ssim", reason or _no_ssim(side), _ssim)
-        self._lpips = self._tried("lpips", reason or _no_lpips(side), _lpips)
-        no_fid = reason or ("" if features is not None else _no_inception())
-        self._features = self._tried("fid", no_fid, lambda: features or _inception())
+        if images:
+            pictures, reason = self._pictures(images[:1])
+            side = 0 if pictures is None else min(pictures.shape[-2:])
+            self._ssim = self._tried("ssim", reason or _no_ssim(side), _ssim)
+            self._lpips = self._tried("lpips", reason or _no_lpips(side), _lpips)
+            no_fid = reason or missing("fid", features)
+            self._features = self._tried("fid", no_fid, lambda: _network(features))
+        else:
+            self.reasons = {name: NO_IMAGES for name in METRICS if name in self._wanted}
+        if wanted is not None and self.reasons:
+            name, reason = next(iter(self.reasons.items()))
+            raise ValueError(f"compare: metrics has {name!r}: {reason}")
 
     @torch.no_grad()
     def of(self, images: Sequence[Tensor], full: Sequence[Tensor]) -> Quality:
@@ -70,6 +82,8 @@ class ImageMetrics:
         return Quality(psnr, ssim, lpips, features)
 
     def _tried(self, name: str, reason: str, make: Callable[[], Any]) -> Any:
+        if name not in self._wanted:
+            return None
         if reason:
             self.reasons[name] = reason
             return None
@@ -100,9 +114,37 @@ def frechet_distance(features: Tensor, others: Tensor) -> float:
     return max(0.0, float(difference + first.trace() + second.trace() - 2 * roots))
 
 
-def _no_ssim(side: int) -> str:
-    if find_spec("torchmetrics") is None:
+def check_metrics(
+    wanted: Collection[str] | None, features: nn.Module | None, real: Tensor | None, decodes: bool
+) -> None:
+    """Raise ValueError for wanted metrics that cannot be had, whatever the images will be;
+    `decodes` says that there will be some.  With `real` images FID is wanted."""
+    for name in wanted or ():
+        if name not in METRICS:
+            raise ValueError(
+                f"compare: metrics has {name!r:.40}, wanted some of {', '.join(METRICS)}"
+            )
+        if reason := missing(name, features) or ("" if decodes else NO_IMAGES):
+            raise ValueError(f"compare: metrics has {name!r}: {reason}")
+    if real is not None and (reason := missing("fid", features)):
+        raise ValueError(f"compare: real= is for FID: {reason}")
+
+
+def missing(name: str, features: nn.Module | None) -> str:
+    """What has to be installed or downloaded for a metric; "" where all is there."""
+    if name == "ssim" and find_spec("torchmetrics") is None:
         return f"SSIM is torchmetrics': {INSTALL}"
+    if name == "lpips":
+        return _missing("LPIPS", "torchmetrics", "torchvision", weights="alexnet-*.pth")
+    if name == "fid" and features is None:
+        needs = _missing("FID", "torchmetrics", "torch_fidelity", weights="weights-inception-*.pth")
+        return f"{needs}, or features=" if needs else ""
+    return ""
+
+
+def _no_ssim(side: int) -> str:
+    if reason := missing("ssim", None):
+        return reason
     if side < SSIM_WINDOW:
         return f"SSIM's window is {SSIM_WINDOW} pixels, the images are {side}"
     return ""
@@ -120,7 +162,7 @@ def _ssim() -> Callable[[Tensor, Tensor], PerImage]:
 
 
 def _no_lpips(side: int) -> str:
-    if reason := _missing("LPIPS", "torchmetrics", "torchvision", weights="alexnet-*.pth"):
+    if reason := missing("lpips", None):
         return reason
     return "" if side >= LPIPS_LEAST else f"LPIPS needs {LPIPS_LEAST} pixels, the images are {side}"
 
@@ -137,9 +179,12 @@ def _lpips() -> Callable[[Tensor, Tensor], PerImage]:
     return per_image
 
 
-def _no_inception() -> str:
-    needs = _missing("FID", "torchmetrics", "torch_fidelity", weights="weights-inception-*.pth")
-    return f"{needs}, or features=" if needs else ""
+def _network(features: nn.Module | None) -> Callable[[Tensor], Tensor]:
+    """Inception, or the user's own network where that lies."""
+    if features is None:
+        return _inception()
+    held = next(features.parameters(), None)
+    return features if held is None else lambda shown: features(shown.to(held.device))
 
 
 def _inception() -> Callable[[Tensor], Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -28,6 +28,7 @@ class MeasuredRuns:
     rounds: int
     clock: Clock | None = None
     features: nn.Module | None = None
+    wanted: Collection[str] | None = None
     _models: Sequence[Compiled] = ()
     _full: dict[int, Observed] = field(default_factory=dict)
     _metrics: ImageMetrics | None = None
@@ -66,7 +67,7 @@ class MeasuredRuns:
             self._full = {s: self.subject.observe(self.full_models, s) for s in self.seeds}
             images = [image for seen in self._full.values() for image in seen.images]
             peak = self.subject.peak or (span(images) if images else 1.0)
-            self._metrics = ImageMetrics(images, peak, self.features)
+            self._metrics = ImageMetrics(images, peak, self.features, self.wanted)
         return self._metrics
 
     def _timed(

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -105,6 +106,30 @@ def predicted(coefficients: Tensor, before: Sequence[Outputs]) -> list[Tensor]:
             row[0] * before[0][k])
         for k, row in enumerate(coefficients.to(before[0][0].dtype).unbind())
     ]  # fmt: skip
+
+
+def by_lane(outputs: Outputs, lanes: int) -> list[Tensor]:
+    """Every lane of a branch as a branch of its own, one after the other; the lanes of a batch are
+    its equal parts.  Shapes: [K] of [B, ...] -> [K * lanes] of [B / lanes, ...]."""
+    return [part for output in outputs for part in output.chunk(lanes)]
+
+
+def of_batch(parts: Outputs, lanes: int) -> list[Tensor]:
+    """What `by_lane` takes apart."""
+    return [torch.cat(list(parts[i : i + lanes])) for i in range(0, len(parts), lanes)]
+
+
+def of_router(
+    table: Tensor, rows: Sequence[int], count: int, lanes: int
+) -> npt.NDArray[np.float32]:
+    """Learned coefficients as a router of `count` rows has them, zeros where none is learned.
+
+    Shapes: table [rows, K * lanes, H] -> [count, K, H], or [lanes, count, K, H] of several.
+    """
+    split = table.view(len(table), -1, lanes, table.shape[2]).permute(2, 0, 1, 3).numpy()
+    whole = np.zeros((lanes, count, *split.shape[2:]), np.float32)
+    whole[:, list(rows)] = split
+    return whole if lanes > 1 else whole[0]
 
 
 def full_before(evaluation: int, rows: Mapping[int, int], history: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from l2c_rt.adapters.bound_model import BoundModel
@@ -51,7 +51,8 @@ class LearnOptions:
     `lam` None means that it follows a path, and `reuse` where that is cut; `cfg_scale` None means
     no guidance; `data` says whether latents were given.  In a loop of the user's own, `own_loop`
     is set and `batch_size` None, and `cfg_scale` None means that the loss is of each call.
-    `history` outputs predict a reused branch, 0 where its latest one stands for it.
+    `history` outputs predict a reused branch, 0 where its latest one stands for it; cond and uncond
+    are two `lanes` where each has coefficients of its own.
     """
 
     steps: int
@@ -66,6 +67,7 @@ class LearnOptions:
     data: bool
     own_loop: LoopOptions | None = None
     history: int = 0
+    lanes: int = 1
 
     @property
     def path(self) -> bool:
@@ -81,6 +83,8 @@ class LearnOptions:
         plain = asdict(self)
         if not self.history:
             del plain["history"]
+        if self.lanes == 1:
+            del plain["lanes"]
         own = plain.pop("own_loop")
         return plain if own is None else plain | own | {"sites": own["sites"] and [*own["sites"]]}
 
@@ -150,6 +154,19 @@ def history_of(corrector: str | None, history: int, *, published: bool, data: bo
             "or loop=; learn the gates alone, and fit: rt.fit_corrector(model, router, loop)"
         )
     return history
+
+
+def with_lanes(options: LearnOptions, bound_model: BoundModel | None) -> LearnOptions:
+    """Coefficients for cond and uncond each.  Raises ValueError where nothing is guided."""
+    loop = None if bound_model is None else bound_model.sampling
+    if not options.history or loop is None:
+        raise ValueError('learn: lanes=True is for corrector="learned"; leave lanes out')
+    if options.cfg_scale is None or options.cfg_scale <= loop.guidance.neutral:
+        raise ValueError(
+            f"learn: lanes=True with cfg_scale={options.cfg_scale}: lanes are cond and uncond; "
+            f"take a cfg_scale above {loop.guidance.neutral:g}, or leave lanes out"
+        )
+    return replace(options, lanes=2)
 
 
 def _refuse_beside_loop(**options: object) -> None:

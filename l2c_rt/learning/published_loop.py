@@ -18,7 +18,9 @@ from l2c_rt.learning.coefficients import (
     FOLDS,
     Coefficients,
     StartSums,
+    by_lane,
     full_before,
+    of_batch,
     predicted,
 )
 from l2c_rt.learning.options import LearnOptions
@@ -75,16 +77,18 @@ class PublishedLoopPairs:
                 continue
 
             def predicting(scores: Tensor, coefficients: Tensor, pair: Pair = pair) -> Tensor:
-                outputs = predicted(coefficients, pair.before)
-                return pair.student(partial(mixed_pass, model, outputs, scores))
+                lanes = self._options.lanes
+                before = [by_lane(outputs, lanes) for outputs in pair.before]
+                kept = of_batch(predicted(coefficients, before), lanes)
+                return pair.student(partial(mixed_pass, model, kept, scores))
 
             gathering.add_predicted(pair.row, pair.teacher, predicting)
         return gathering.sums()
 
     def start_coefficients(self) -> Coefficients:
         """Least squares on full trajectories that no iteration draws."""
-        history, rows = self._options.history, list(self._rows.values())
-        sums = StartSums(rows, len(self.costs), history)
+        history, lanes = self._options.history, self._options.lanes
+        sums = StartSums(list(self._rows.values()), lanes * len(self.costs), history)
         for fold in range(FOLDS):
             for pair in self.pairs(self._options.iterations + fold, 0):
                 outputs: list[Tensor] = []
@@ -94,7 +98,8 @@ class PublishedLoopPairs:
                     return out
 
                 pair.student(record)
-                sums.see(pair.row, fold, pair.before, outputs)
+                before = [by_lane(earlier, lanes) for earlier in pair.before]
+                sums.see(pair.row, fold, before, by_lane(outputs, lanes))
         return sums.coefficients([len(full_before(e, self._rows, history)) for e in self._rows])
 
     def pairs(self, iteration: int, rank: int) -> Iterator[Pair]:

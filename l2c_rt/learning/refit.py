@@ -34,7 +34,8 @@ def refitted(
     if schedule.compute.all():
         return router
     fit = fit_corrector(
-        model, schedule, history=options.history, cfg_scale=options.cfg_scale, progress=progress,
+        model, schedule, history=options.history, lanes=options.lanes > 1, progress=progress,
+        cfg_scale=options.cfg_scale,
         seed=draw_seed(options.seed, options.iterations), out=folder and folder / FIT,
         resume=folder is not None,
     )  # fmt: skip

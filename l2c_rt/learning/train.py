@@ -22,7 +22,8 @@ from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.comparison.fit import fit_report
 from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.learning.checkpoint import load_checkpoint
-from l2c_rt.learning.options import LoopOptions, history_of, resolve_options
+from l2c_rt.learning.coefficients import of_router
+from l2c_rt.learning.options import LoopOptions, history_of, resolve_options, with_lanes
 from l2c_rt.learning.output import CHECKPOINT, ROUTER, Output, checked_folder, write_fit
 from l2c_rt.learning.own_loop import loop_task
 from l2c_rt.learning.penalty import nested, shifted_to_share
@@ -53,6 +54,7 @@ def learn(
     straight_through: float | None = None,
     corrector: str | None = None,
     history: int = 3,
+    lanes: bool = False,
     cfg_scale: float | None = None,
     out: str | PathLike[str] | None = None,
     resume: bool = False,
@@ -75,7 +77,8 @@ def learn(
     With the corrector "learned" the value in the mixture is a prediction from the last `history`
     evaluations that compute everything, whose coefficients are learned with the gates from least
     squares on; the router has them, and its schedules the predictions.  For `router.schedule()`
-    they are fitted again at the end, as `fit_corrector` does, in some 13 runs more.
+    they are fitted again at the end, as `fit_corrector` does, in some 13 runs more.  With `lanes`
+    cond and uncond have coefficients of their own.
     `out` receives router, log, checkpoint, pictures and a fit report of `report` images, unless 0;
     `resume` takes the checkpoint up, if any, and ends at the same scores as an uninterrupted run.
     Without matplotlib there is an L2CWarning and no picture.  docs/learning.md says what is done.
@@ -92,6 +95,7 @@ def learn(
         data=data is not None, own_loop=own_loop,
         history=history_of(corrector, history, published=loop is None, data=data is not None),
     )  # fmt: skip
+    options = with_lanes(options, bound_model) if lanes else options
     with frozen(model):
         if bound_model is not None:
             task = published_task(bound_model, options, data)
@@ -202,9 +206,8 @@ def _finished(task: Task, state: LearnState, workers: Workers) -> Router:
     logits[list(state.rows)] = learned
     coefficients = None
     if state.coefficients is not None:
-        table = state.coefficients.table().numpy()
-        coefficients = np.zeros((len(logits), *table.shape[1:]), np.float32)
-        coefficients[list(state.rows)] = table
+        table = state.coefficients.table()
+        coefficients = of_router(table, state.rows, len(logits), options.lanes)
     return Router(
         logits,
         rules.name,

@@ -42,8 +42,9 @@ class Router:
     the model that it was learned on; "" where that is not known. `timesteps` are those of its loop,
     `granularity` says whether its branches are parts of blocks, whole blocks, or shells of a U-Net.
     `coefficients` [R, K, H], where they were learned with the scores, are of the outputs at the
-    last H evaluations without a row, newest first; their sum stands for a reused branch.  `fitted`
-    is what stands for it in `schedule()`, the cut that was learned for, where it was fitted again.
+    last H evaluations without a row, newest first; their sum stands for a reused branch; of cond
+    and uncond each they are [L, R, K, H].  `fitted` is what stands for it in `schedule()`, the cut
+    that was learned for, where it was fitted again.
     """
 
     logits: npt.NDArray[np.float32]

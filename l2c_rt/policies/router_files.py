@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2c_rt.schedule.checks import MAX_CELLS, MAX_STEPS
+from l2c_rt.schedule.prediction_files import from_tensors, unconditional_header
 from l2c_rt.schedule.predictions import Predictions
 from l2c_rt.untrusted.atomic_write import write_whole
 from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded
@@ -24,7 +25,7 @@ from l2c_rt.untrusted.torch_zip import TorchArchive
 
 FORMAT = "l2c_rt.router"
 VERSIONS = ("1", "2")
-"""Of the second one are routers whose fitted coefficients are lane by lane."""
+"""Of the second one are routers whose coefficients, learned or fitted, are lane by lane."""
 
 # Logits, the optimizer's copies of them in DiT's files, and in ours what predicts each cell.
 MAX_FILE_BYTES = 4 * 16 * MAX_CELLS
@@ -74,8 +75,10 @@ def write(path: str | Path, fields: Fields) -> None:
 
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: a router is saved as .safetensors, not {Path(path).suffix!r}")
-    lanes = 1 if fields["fitted"] is None else fields["fitted"].lanes
-    header = {"format": FORMAT, "version": VERSIONS[lanes > 1], "family": fields["family"]}
+    coefficients, fitted = fields["coefficients"], fields["fitted"]
+    by_lane = coefficients is not None and coefficients.ndim == 4
+    by_lane = by_lane or (fitted is not None and fitted.lanes > 1)
+    header = {"format": FORMAT, "version": VERSIONS[by_lane], "family": fields["family"]}
     header |= {"steps": str(fields["steps"]), "branches": json.dumps(fields["branches"])}
     header |= {"sampler": fields["sampler"], "source": fields["source"]}
     header |= {"training": fields["training"]}
@@ -86,12 +89,13 @@ def write(path: str | Path, fields: Fields) -> None:
     if fields["granularity"] != "branch":
         header["granularity"] = fields["granularity"]
     tensors: dict[str, npt.NDArray[Any]] = {"logits": fields["logits"]}
-    if fields["coefficients"] is not None:
-        tensors["coefficients"] = fields["coefficients"]
-    if fields["fitted"] is not None:
+    if coefficients is not None:
+        tensors["coefficients"] = coefficients
+    if fitted is not None:
         # Copies, since the writer wants memory of its own.
-        tensors["fitted_sources"] = np.array(fields["fitted"].sources)
-        tensors["fitted_coefficients"] = np.array(fields["fitted"].stored)
+        tensors["fitted_sources"] = np.array(fitted.sources)
+        tensors["fitted_coefficients"] = np.array(fitted.stored)
+        header |= unconditional_header(fitted)
     write_whole(path, safetensors.numpy.save(tensors, metadata=header))
 
 
@@ -194,7 +198,7 @@ def _ours(content: bytes, _name: str) -> Fields:
         "timesteps": parse_json(header.get("timesteps", "null").encode()),
         "granularity": header.get("granularity", "branch"),
         "coefficients": tensors.get("coefficients"),
-        "fitted": Predictions(tensors["fitted_sources"], tensors["fitted_coefficients"])
+        "fitted": from_tensors(tensors["fitted_sources"], tensors["fitted_coefficients"], header)
         if names >= FITTED
         else None,
     }

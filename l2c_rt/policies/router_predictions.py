@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from l2c_rt.schedule.predictions import MAX_TERMS, Predictions
+from l2c_rt.schedule.predictions import MAX_LANES, MAX_TERMS, Predictions
 
 Coefficients = npt.NDArray[np.float32]
 
@@ -15,16 +15,21 @@ Coefficients = npt.NDArray[np.float32]
 def checked_coefficients(
     coefficients: npt.ArrayLike | None, rows: int, branches: int
 ) -> Coefficients | None:
-    """A read-only copy [rows, branches, history].  Raises ValueError for another shape or numbers
-    that are not finite."""
+    """A read-only copy [rows, branches, history], or one for each lane.
+
+    Raises ValueError for another shape or numbers that are not finite.
+    """
     if coefficients is None:
         return None
     own = np.array(coefficients, dtype=np.float32, order="C")
-    if own.ndim != 3 or own.shape[:2] != (rows, branches) or not 1 <= own.shape[2] <= MAX_TERMS:
+    lanes = own.shape[0] if own.ndim == 4 else 2
+    if own.shape[-3:-1] != (rows, branches) or own.ndim > 4 or not 2 <= lanes <= MAX_LANES:
         raise ValueError(
-            f"router coefficients are {own.shape}, wanted [{rows}, {branches}, history of "
-            f"1..{MAX_TERMS}]"
+            f"router coefficients are {own.shape}, wanted [{rows}, {branches}, history], or that "
+            f"for each of 2..{MAX_LANES} lanes"
         )
+    if not 1 <= own.shape[-1] <= MAX_TERMS:
+        raise ValueError(f"router coefficients are {own.shape}, wanted 1..{MAX_TERMS} at the end")
     if not np.isfinite(own).all():
         raise ValueError("router coefficients hold numbers that are not finite")
     own.setflags(write=False)
@@ -49,13 +54,19 @@ def predictions_of(
 ) -> Predictions | None:
     """Of every reused branch, over the last evaluations that no row is for: they compute all.
 
-    Shapes: coefficients [R, K, H], newest first, compute [S, K]; `rows` is {evaluation: row}.
+    Shapes: coefficients [R, K, H] or [L, R, K, H], newest first, compute [S, K]; `rows` is
+    {evaluation: row}.
     """
     if coefficients is None:
         return None
-    terms = {}
+    of_lanes = coefficients if coefficients.ndim == 4 else coefficients[None]
+    sources = np.full((*compute.shape, coefficients.shape[-1]), -1, np.int16)
+    numbers = np.zeros((len(of_lanes), *sources.shape))
     for s, k in np.argwhere(~compute).tolist():
-        before = [e for e in range(s - 1, -1, -1) if e not in rows][: coefficients.shape[2]]
-        numbers = coefficients[rows[s], k, : len(before)].tolist()
-        terms[s, k] = list(zip(before, numbers, strict=True))
-    return Predictions.from_terms(compute.shape[0], compute.shape[1], terms)
+        before = [e for e in range(s - 1, -1, -1) if e not in rows][: sources.shape[2]]
+        sources[s, k, : len(before)] = before
+        numbers[:, s, k] = of_lanes[:, rows[s], k]
+    width = int((sources >= 0).sum(axis=2).max())
+    # Learning runs cond before uncond.
+    unconditional = 1 if len(of_lanes) == 2 else None
+    return Predictions(sources[..., :width], numbers[..., :width], unconditional=unconditional)

@@ -1,10 +1,10 @@
 """Candidate schedules, tried in whole runs; the one that ends nearest to the full run is kept.
 
 A candidate is planned from the errors.  The first ones take them as they are and growing with age,
-by single branches and by whole evaluations.  The later ones look around the best so far: what it
-computes is made dearer to reuse and what it reuses cheaper, and all is changed at random, so that a
-few cells, branches or evaluations change sides at the same share.  Changes are drawn by the number
-of the candidate, so that a search that is taken up tries what it would have.
+by single branches, by whole evaluations and behind anchors.  The later ones look around the best so
+far: what it computes is made dearer to reuse and what it reuses cheaper, and all is changed at
+random, so that a few cells, branches or evaluations change sides at the same share.  Changes are
+drawn by the number of the candidate, so that a search that is taken up tries what it would have.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from l2c_rt.searching.anchored import planned_anchored
 from l2c_rt.searching.columns import Array, BoolArray, planned, planned_whole
 
-FIRST = tuple((whole, growth) for growth in (1.0, 0.0, 2.0) for whole in (True, False))
-"""Of the first candidates: whether whole evaluations are reused, and the power of the age that
-errors are multiplied by.  A branch that is reused twice running starts from what is off already."""
+PLANS = (planned_whole, planned, planned_anchored)
+
+FIRST = tuple((plan, growth) for growth in (1.0, 0.0, 2.0) for plan in PLANS)
+"""Of the first candidates: how they are planned, and the power of the age that errors are
+multiplied by.  A branch that is reused twice running starts from what is off already."""
 
 STICKINESS = (0.5, 1.0, 2.0)
 """Logarithms of the factors that keep a candidate near the best."""
@@ -41,8 +44,7 @@ def candidate(best: Best, errors: Array, costs: Array, reuse: float, seed: int) 
     """The next one.  Shapes: errors [S, K, A], costs [K] -> [S, K]."""
     ages = np.arange(1, errors.shape[2] + 1)
     if best.compute is None or best.tried < len(FIRST):
-        whole, growth = FIRST[best.tried]
-        plan = planned_whole if whole else planned
+        plan, growth = FIRST[best.tried]
         return plan(errors * ages**growth, costs, reuse)
     random = np.random.default_rng([seed, best.tried])
     steps, branches, _ = errors.shape
@@ -53,7 +55,7 @@ def candidate(best: Best, errors: Array, costs: Array, reuse: float, seed: int) 
         + widths[2] * random.normal(size=(steps, branches))
         + random.choice(STICKINESS) * np.where(best.compute, 1.0, -1.0)
     )
-    plan = planned_whole if random.random() < 0.5 else planned
+    plan = PLANS[random.integers(len(PLANS))]
     return plan(errors * np.exp(logs)[:, :, None] * ages, costs, reuse)
 
 

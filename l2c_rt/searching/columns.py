@@ -7,6 +7,8 @@ price that gives the wanted share is found by bisection.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -22,14 +24,7 @@ def planned(errors: Array, costs: Array, reuse: float) -> BoolArray:
 
     Shapes: errors [S, K, A], of reuse at age 1 .. A, infinite where it is not possible; costs [K].
     """
-    low, high = np.log(1e-30), np.log(1e30)
-    for _ in range(BISECTIONS):
-        price = (low + high) / 2
-        if reused_share(columns(errors, costs * np.exp(price)), costs) >= reuse:
-            high = price
-        else:
-            low = price
-    return _trimmed(columns(errors, costs * np.exp(high)), errors, costs, reuse)
+    return at_share(columns, errors, costs, reuse)
 
 
 def planned_whole(errors: Array, costs: Array, reuse: float) -> BoolArray:
@@ -37,6 +32,20 @@ def planned_whole(errors: Array, costs: Array, reuse: float) -> BoolArray:
     the share does not need reused."""
     whole = planned(errors.sum(axis=1, keepdims=True), np.ones(1), reuse)
     return _trimmed(whole.repeat(len(costs), axis=1), errors, costs, reuse)
+
+
+def at_share(
+    cheapest: Callable[[Array, Array], BoolArray], errors: Array, costs: Array, reuse: float
+) -> BoolArray:
+    """`cheapest(errors, prices [K])` at the price of computing that gives the share."""
+    low, high = np.log(1e-30), np.log(1e30)
+    for _ in range(BISECTIONS):
+        price = (low + high) / 2
+        if reused_share(cheapest(errors, costs * np.exp(price)), costs) >= reuse:
+            high = price
+        else:
+            low = price
+    return _trimmed(cheapest(errors, costs * np.exp(high)), errors, costs, reuse)
 
 
 def reused_share(compute: BoolArray, costs: Array) -> float:
@@ -73,13 +82,15 @@ def ages_of(compute: BoolArray) -> npt.NDArray[np.int64]:
 
 
 def _trimmed(compute: BoolArray, errors: Array, costs: Array, reuse: float) -> BoolArray:
-    """Compute the worst reused cells that the share does not need."""
+    """Compute the worst reused cells that the share does not need, each the last of its reuse."""
     spare = (reused_share(compute, costs) - reuse) * len(compute) * costs.sum()
-    ages = ages_of(compute)
-    s, k = np.nonzero(ages)
-    order = np.argsort(-errors[s, k, ages[s, k] - 1] / costs[k], kind="stable")
-    for i in order:
-        if costs[k[i]] <= spare + 1e-9:
-            compute[s[i], k[i]] = True
-            spare -= costs[k[i]]
-    return compute
+    computes_next = np.ones_like(compute)
+    while True:
+        ages = ages_of(compute)
+        computes_next[:-1] = compute[1:]
+        s, k = np.nonzero((ages > 0) & computes_next & (costs <= spare + 1e-9))
+        if not len(s):
+            return compute
+        worst = np.argmax(errors[s, k, ages[s, k] - 1] / costs[k])
+        compute[s[worst], k[worst]] = True
+        spare -= costs[k[worst]]

@@ -55,10 +55,11 @@ def search(
     """Find the schedule that reuses `reuse` of the branches' arithmetic at the least error.
 
     Three full runs with a backward pass each evaluation measure what reusing each branch at each
-    age up to `ages` does to the model's output, and up to 16 runs that each reuse one evaluation
-    how much that counts in the end.  Dynamic programming finds the schedule of least sum, by
-    branches and by whole evaluations; then, for `minutes`, variants of the best one run whole
-    beside the full run, and the one that ends nearest, image by image, is kept.
+    age up to `ages` does to the model's output, and up to 16 runs that each reuse some branches of
+    one evaluation how much that counts in the end.  Dynamic programming finds schedules of least
+    sum: by branches, by whole evaluations, and reusing only what evaluations in full computed; then
+    for `minutes` variants of the best one run whole beside the full run, and the one that ends
+    nearest, image by image, is kept.
     With the corrector "fitted" reused branches are predicted, as `fit_corrector` fits them, from
     five values, and a variant is judged in a run that its predictions were not fitted on; with None
     they are reused plainly.
@@ -151,7 +152,8 @@ class Search:
             for i in range(CALIBRATION_RUNS):
                 runs.run(i, measured, lambda *_: _advance(bar))
             errors = smoothed(measured.errors)
-            return errors * trials.weights(errors, lambda: _advance(bar))[:, None, None]
+            weights = trials.weights(errors, self.costs, self.reuse, lambda: _advance(bar))
+            return errors * weights[:, None, None]
 
 
 def _advance(bar: tqdm[Any]) -> None:

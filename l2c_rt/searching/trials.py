@@ -58,19 +58,26 @@ class Trials:
         self._run(0, FittingPredictor(fits))
         return self._error_of(1, FixedPredictor(self.schedule(compute, fits.predictions())))
 
-    def weights(self, errors: Array, progress: Callable[[], None]) -> Array:
-        """By how much an error at each evaluation counts: what the run ends in where all of one
-        evaluation is reused, over what `errors` say of it; between places interpolated.
+    def weights(
+        self, errors: Array, costs: Array, reuse: float, progress: Callable[[], None]
+    ) -> Array:
+        """By how much an error at each evaluation counts: what the run ends in where one evaluation
+        reuses its cheapest branches, over what `errors` say of it; between places interpolated.
 
-        Shapes: errors [S, K, A] -> [S].
+        As many branches as half of the evaluations would have to reuse: errors of more of them
+        would be too large to add up.
+        Shapes: errors [S, K, A], costs [K] -> [S].
         """
         steps, branches, _ = errors.shape
         places = np.unique(np.linspace(1, steps - 1, min(PLACES, steps - 1)).round().astype(int))
         logs = []
         for s in places:
+            order = np.argsort(errors[s, :, 0] / costs, kind="stable")
+            count = np.searchsorted(np.cumsum(costs[order]), 2 * reuse * costs.sum(), side="right")
+            reused = order[: max(1, int(count))]
             compute = np.ones((steps, branches), np.bool_)
-            compute[s] = False
-            logs.append(self._seen_error(compute) - np.log(max(errors[s, :, 0].sum(), 1e-300)))
+            compute[s, reused] = False
+            logs.append(self._seen_error(compute) - np.log(max(errors[s, reused, 0].sum(), 1e-300)))
             progress()
         weights: Array = np.exp(np.interp(np.arange(steps), places, np.subtract(logs, max(logs))))
         return weights

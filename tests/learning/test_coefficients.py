@@ -10,7 +10,15 @@ import torch
 from toys import toy_dit
 
 import l2c_rt as rt
-from l2c_rt.learning.coefficients import Coefficients, StartSums, full_before, predicted
+from l2c_rt.learning.coefficients import (
+    Coefficients,
+    StartSums,
+    by_lane,
+    full_before,
+    of_batch,
+    of_router,
+    predicted,
+)
 from l2c_rt.learning.output import Output
 from l2c_rt.learning.state import draw_seed
 from l2c_rt.schedule.predictions import Predictions
@@ -117,8 +125,49 @@ def test_what_cannot_be_learned_is_refused():
         rt.learn(toy_dit(), **OPTIONS | {"corrector": "goc"})
     with pytest.raises(ValueError, match="needs the trajectories of a published loop"):
         rt.learn(toy_dit(), loop=lambda model, seed: None, **OPTIONS | {"batch_size": None})
+    with pytest.raises(ValueError, match='lanes=True is for corrector="learned"'):
+        rt.learn(toy_dit(), lanes=True, **OPTIONS | {"corrector": None})
+    with pytest.raises(
+        ValueError, match="lanes=True with cfg_scale=1.0: lanes are cond and uncond"
+    ):
+        rt.learn(toy_dit(), lanes=True, cfg_scale=1.0, **OPTIONS)
+    with pytest.raises(ValueError, match=r"are \(9, 4, 2, 1\), wanted \[4, 2, history\]"):
+        rt.Router(np.zeros((4, 2), np.float32), "dit", 4, coefficients=np.zeros((9, 4, 2, 1)))
     with pytest.raises(ValueError, match="history is 0"):
         rt.learn(toy_dit(), history=0, **OPTIONS)
     with pytest.raises(ValueError, match="not finite"):
         rt.Router(np.zeros((4, 2), np.float32), "dit", 4,
                   coefficients=np.full((4, 2, 1), np.nan))  # fmt: skip
+
+
+def test_cond_and_uncond_learn_coefficients_of_their_own_and_the_file_keeps_both(tmp_path):
+    options = OPTIONS | {"reuse": 0.5, "cfg_scale": 2.0, "lanes": True}
+    router = rt.learn(toy_dit(), out=tmp_path, report=0, **options)
+    rows = list(router.valid_rows().values())
+    first, second = router.coefficients[:, rows]
+    assert not np.allclose(first, second, atol=1e-3)
+    again = rt.Router.load(tmp_path / "router.safetensors")
+    schedule = again.schedule(reuse=0.7)
+    assert schedule == router.schedule(reuse=0.7)
+    assert schedule.predictions.lanes == 2
+    s, k = np.argwhere(~schedule.compute)[-1].tolist()
+    for lane in (0, 1):
+        terms = [coefficient for _, coefficient in schedule.predictions.at(s, k, lane)]
+        assert terms == router.coefficients[lane, router.valid_rows()[s], k].tolist()
+    guided = rt.compile(toy_dit(), again).sample(torch.randn(1, 4, 8, 8), [1], 2.0)
+    assert torch.isfinite(guided).all()
+
+
+def test_the_start_of_every_lane_is_a_fit_to_its_half_of_the_batch():
+    random = torch.Generator().manual_seed(0)
+    truth = torch.tensor([[1.8, -0.9], [0.5, 0.2]])
+    sums = StartSums([1], 2, 2)
+    for fold in range(4):
+        before = [[torch.randn(8, 16, generator=random)] for _ in range(2)]
+        halves = [by_lane(outputs, 2) for outputs in before]
+        now = of_batch(predicted(truth, halves), 2)
+        assert torch.equal(now[0][:4], 1.8 * before[0][0][:4] - 0.9 * before[1][0][:4])
+        sums.see(1, fold, halves, by_lane(now, 2))
+    table = of_router(sums.coefficients([2]).table(), [1], 3, 2)
+    np.testing.assert_allclose(table[:, 1, 0], truth, atol=1e-5)
+    assert not table[:, [0, 2]].any()

@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from l2c_rt.searching.anchored import anchored, planned_anchored
 from l2c_rt.searching.columns import ages_of, columns, planned, reused_share
 
 
@@ -32,11 +33,30 @@ def test_columns_are_the_cheapest_of_all():
         assert cost_of(found[:, k : k + 1], one, price) == pytest.approx(best)
 
 
+def reuses_anchors_only(compute: np.ndarray) -> bool:
+    ages = ages_of(compute)
+    return all(compute[s - age].all() for (s, _), age in np.ndenumerate(ages) if age)
+
+
+def test_of_all_schedules_that_reuse_only_what_full_evaluations_computed_the_cheapest_is_found():
+    random = np.random.default_rng(0)
+    errors, prices = random.random((6, 2, 2)), np.array([0.4, 0.6])
+    tables = (np.array(cells).reshape(5, 2) for cells in product((True, False), repeat=10))
+    every = [np.vstack([np.ones((1, 2), np.bool_), table]) for table in tables]
+    allowed = [table for table in every if reuses_anchors_only(table)]
+    best = min(cost_of(table, errors, prices) for table in allowed)
+    assert cost_of(anchored(errors, prices), errors, prices) == pytest.approx(best)
+    assert reuses_anchors_only(anchored(errors, prices))
+    assert best > cost_of(columns(errors, prices), errors, prices)
+
+
+@pytest.mark.parametrize("plan", [planned, planned_anchored])
 @pytest.mark.parametrize("reuse", [0.0, 0.2, 0.5])
-def test_the_share_is_reached_and_no_cell_more_is_reused(reuse):
+def test_the_share_is_reached_and_no_cell_more_is_reused(plan, reuse):
     errors = np.random.default_rng(1).random((12, 8, 4)).cumsum(axis=2)
     costs = np.array([1.0, 2.0] * 4)
-    compute = planned(errors, costs, reuse)
+    compute = plan(errors, costs, reuse)
+    assert plan is planned or reuses_anchors_only(compute)
     share = reused_share(compute, costs)
     assert reuse - 1e-9 <= share <= reuse + 2.0 / (12 * costs.sum()) + 1e-9
     assert compute[0].all()

@@ -9,7 +9,7 @@ from small_models import run_loop, times, two_stream_model
 from toys import toy_dit
 
 import l2c_rt as rt
-from l2c_rt.searching.candidates import Best, candidate, try_next
+from l2c_rt.searching.candidates import FIRST, Best, candidate, try_next
 from l2c_rt.searching.checkpoint import Checkpoint
 from l2c_rt.searching.columns import reused_share
 from l2c_rt.searching.trials import PLACES, Trials
@@ -76,21 +76,28 @@ def test_candidates_are_of_branches_of_whole_evaluations_and_then_near_the_best(
     mixed = [bool(((t.any(axis=1)) & ~t.all(axis=1)).sum() > 1) for t in tables]
     assert mixed == [False, True]
     best = tables[1]
-    near = [candidate(Best(best, 0.0, i), errors, costs, 0.5, 0) for i in range(6, 30)]
+    near = [candidate(Best(best, 0.0, i), errors, costs, 0.5, 0) for i in range(len(FIRST), 30)]
     changed = [(table != best).mean() for table in near]
     assert 0 < min(c for c in changed if c) < 0.2
     for table in (*tables, *near):
         assert 0.5 - 1e-9 <= reused_share(table, costs) <= 0.5 + 2 / (12 * costs.sum()) + 1e-9
 
 
-def test_an_evaluation_counts_as_much_as_a_run_that_reuses_it_alone_shows(monkeypatch):
-    """The errors say 2 of every evaluation; what runs end in grows as e^s."""
-    monkeypatch.setattr(
-        Trials, "_seen_error", lambda self, compute: float(np.flatnonzero(~compute.all(axis=1))[0])
-    )
+def test_an_evaluation_counts_as_much_as_a_run_that_reuses_cheap_branches_of_it_alone_shows(
+    monkeypatch,
+):
+    """The errors say 1 of every cheap branch, and what runs end in grows as e^s."""
     seen = []
-    weights = Trials(None, predicts=False).weights(np.full((40, 2, 3), 1.0), lambda: seen.append(1))
-    assert len(seen) == PLACES
+
+    def ends_in(_, compute):
+        (s,) = np.flatnonzero(~compute.all(axis=1))
+        seen.append((~compute[s]).tolist())
+        return float(s)
+
+    monkeypatch.setattr(Trials, "_seen_error", ends_in)
+    errors = np.ones((40, 4, 3)) * np.array([9.0, 1.0, 4.0, 1.0])[None, :, None]
+    weights = Trials(None, predicts=False).weights(errors, np.ones(4), 0.25, lambda: None)
+    assert seen == [[False, True, False, True]] * PLACES
     np.testing.assert_allclose(np.log(weights[1:]), np.arange(1, 40) - 39.0, atol=1e-6)
 
 
