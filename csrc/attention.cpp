@@ -6,39 +6,53 @@
 #include <vector>
 
 #include "bfloat16.hpp"
+#include "lanes.hpp"
 #include "processors.hpp"
 #include "team.hpp"
 
 namespace l2c {
 namespace {
 
-constexpr std::int64_t kRows = 8, kColumns = 32, kLanes = 16;  // 16 registers of sums.
+constexpr std::int64_t kRows = 8, kColumns = 32;  // 16 registers of sums.
 
-using Vector = float __attribute__((vector_size(64), aligned(4), may_alias));
+std::int64_t padded(std::int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
-std::int64_t padded(std::int64_t count) { return (count + kColumns - 1) / kColumns * kColumns; }
+// c [8, width] = a [8, inner] panel [inner, width], where the width is that of `kVectors`.
+template <int kVectors>
+INLINE void multiply_panel(const float* a, std::int64_t a_stride, const float* panel,
+                           std::int64_t inner, float* c, std::int64_t c_stride) {
+  Vector sums[kRows][kVectors];
+#pragma GCC unroll 8
+  for (std::int64_t r = 0; r < kRows; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = Vector{};
+  for (std::int64_t i = 0; i < inner; ++i, panel += kVectors * kLanes) {
+    Vector row[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) row[v] = lanes(panel + v * kLanes);
+#pragma GCC unroll 8
+    for (std::int64_t r = 0; r < kRows; ++r) {
+      const float factor = a[r * a_stride + i];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sums[r][v] += factor * row[v];
+    }
+  }
+#pragma GCC unroll 8
+  for (std::int64_t r = 0; r < kRows; ++r) std::memcpy(c + r * c_stride, sums[r], sizeof sums[r]);
+}
 
-INLINE Vector lanes(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+// The columns of the panel that column j is in: all but the last have 32, and that one 16 or 32.
+INLINE std::int64_t panel_width(std::int64_t j, std::int64_t columns) {
+  return std::min(kColumns, columns - j / kColumns * kColumns);
+}
 
-// c [8, columns] = a [8, inner] b, with b in panels of 32 columns, [columns / 32, inner, 32].
+// c [8, columns] = a [8, inner] b, with b in panels, [inner, panel's columns] each.
 INLINE void multiply(const float* a, std::int64_t a_stride, const float* b, std::int64_t inner,
                      std::int64_t columns, float* c) {
-  for (std::int64_t j = 0; j < columns; j += kColumns) {
-    Vector sums[kRows][2] = {};
-    const float* panel = b + j * inner;
-    for (std::int64_t i = 0; i < inner; ++i, panel += kColumns) {
-      const Vector left = lanes(panel), right = lanes(panel + kLanes);
-#pragma GCC unroll 8
-      for (std::int64_t r = 0; r < kRows; ++r) {
-        const float factor = a[r * a_stride + i];
-        sums[r][0] += factor * left;
-        sums[r][1] += factor * right;
-      }
-    }
-#pragma GCC unroll 8
-    for (std::int64_t r = 0; r < kRows; ++r)
-      std::memcpy(c + r * columns + j, sums[r], sizeof sums[r]);
-  }
+  std::int64_t j = 0;
+  for (; j + kColumns <= columns; j += kColumns)
+    multiply_panel<2>(a, a_stride, b + j * inner, inner, c + j, columns);
+  if (j < columns) multiply_panel<1>(a, a_stride, b + j * inner, inner, c + j, columns);
 }
 
 // e^x for x <= 0, to 2 units in the last place; 0 below the smallest normal number.
@@ -59,11 +73,27 @@ INLINE float exponential(float x) {
   return x < -87.0f ? 0.0f : sum * power;
 }
 
+// The largest of at least one, by vectors: of single floats the compiler compares one at a time,
+// for the sake of NaNs.
+INLINE float largest_of(const float* numbers, std::int64_t count) {
+  float largest = numbers[0];
+  std::int64_t j = 0;
+  if (count >= kLanes) {
+    Vector most = lanes(numbers);
+    for (j = kLanes; j + kLanes <= count; j += kLanes) {
+      const Vector next = lanes(numbers + j);
+      most = next > most ? next : most;
+    }
+    for (std::int64_t i = 0; i < kLanes; ++i) largest = std::max(largest, most[i]);
+  }
+  for (; j < count; ++j) largest = std::max(largest, numbers[j]);
+  return largest;
+}
+
 // scores become e^(score - largest) and 0 beyond the tokens; gives their sum.
 INLINE float soften(float* scores, std::int64_t tokens, std::int64_t columns) {
-  float largest = scores[0], sum = 0;
-#pragma omp simd reduction(max : largest)
-  for (std::int64_t j = 0; j < tokens; ++j) largest = std::max(largest, scores[j]);
+  const float largest = largest_of(scores, tokens);
+  float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (std::int64_t j = 0; j < tokens; ++j) {
     scores[j] = exponential(scores[j] - largest);
@@ -91,10 +121,11 @@ template <typename V>
 INLINE void pack(const Attention& a, const V* k, const V* v, Buffers& buffers) {
   for (std::int64_t t = 0; t < a.tokens; ++t) {
     const V *key = k + t * a.token_stride, *value = v + t * a.token_stride;
-    float* column = buffers.keys.data() + t / kColumns * kColumns * a.head + t % kColumns;
-    for (std::int64_t i = 0; i < a.head; ++i) column[i * kColumns] = load(key, i);
+    const std::int64_t first = t / kColumns * kColumns, wide = panel_width(t, buffers.columns);
+    float* column = buffers.keys.data() + first * a.head + t - first;
+    for (std::int64_t i = 0; i < a.head; ++i) column[i * wide] = load(key, i);
     for (std::int64_t j = 0; j < a.head; j += kColumns) {
-      float* row = buffers.values.data() + j * a.tokens + t * kColumns;
+      float* row = buffers.values.data() + j * a.tokens + t * panel_width(j, buffers.width);
       const std::int64_t count = std::min(kColumns, a.head - j);
       for (std::int64_t i = 0; i < count; ++i) row[i] = load(value, j + i);
     }

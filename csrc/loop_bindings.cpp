@@ -10,6 +10,8 @@
 
 #include "attention.hpp"
 #include "check.hpp"
+#include "checksum.hpp"
+#include "few_rows.hpp"
 #include "row_pass.hpp"
 #include "tokens.hpp"
 
@@ -21,9 +23,11 @@ namespace {
 
 using NoGil = py::call_guard<py::gil_scoped_release>;
 
-// (sources, coefficients, gate, elements from gate to gate, store), by address.
+// (scale, elements from token to token, shift, elements from token to token), by address.
+using OperandArguments = std::tuple<std::uintptr_t, std::int64_t, std::uintptr_t, std::int64_t>;
+// (sources, coefficients, gate, elements from gate to gate, store, operand), by address.
 using TermArguments = std::tuple<std::vector<std::uintptr_t>, std::vector<float>, std::uintptr_t,
-                                 std::int64_t, std::uintptr_t>;
+                                 std::int64_t, std::uintptr_t, OperandArguments>;
 // (h, epsilon, weight, bias, shift, scale, elements from shift to shift), by address.
 using NormArguments = std::tuple<std::uintptr_t, float, std::uintptr_t, std::uintptr_t,
                                  std::uintptr_t, std::uintptr_t, std::int64_t>;
@@ -34,11 +38,13 @@ Pointer at(std::uintptr_t address) {
 }
 
 Term term_of(const TermArguments& arguments, std::size_t lanes) {
-  const auto& [sources, coefficients, gate, gate_stride, store] = arguments;
+  const auto& [sources, coefficients, gate, gate_stride, store, operand] = arguments;
+  const auto [scale, scale_stride, shift, shift_stride] = operand;
   const std::size_t wanted = coefficients.empty() ? 1 : coefficients.size() / lanes;
   CHECK_ARGUMENT(sources.size() == wanted && coefficients.size() % lanes == 0, sources.size(),
                  " sources and ", coefficients.size(), " coefficients in ", lanes, " lanes");
-  Term term{{}, coefficients, at<const float*>(gate), gate_stride, at<void*>(store)};
+  Term term{{}, coefficients, at<const float*>(gate), gate_stride, at<void*>(store),
+            {at<const float*>(scale), scale_stride, at<const float*>(shift), shift_stride}};
   for (const std::uintptr_t source : sources) term.sources.push_back(at<const void*>(source));
   return term;
 }
@@ -141,6 +147,18 @@ void scatter_rows(std::uintptr_t rows, std::uintptr_t out, std::uintptr_t places
                   count, tokens, row_bytes});
 }
 
+void few_rows(std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t> tensors,
+              std::tuple<std::int64_t, std::int64_t, std::int64_t> shape, std::int64_t out_stride,
+              int threads) {
+  const auto [x, weight, bias, out] = tensors;
+  const auto [rows, inner, columns] = shape;
+  CHECK_ARGUMENT(rows >= 0 && inner > 0 && columns > 0 && columns % 4 == 0, "rows ", rows,
+                 ", inner ", inner, ", columns ", columns);
+  run(FewRows{at<const float*>(x), at<const float*>(weight), at<const float*>(bias),
+              at<float*>(out), rows, inner, columns, out_stride},
+      threads);
+}
+
 std::uint64_t checksum_at(std::uintptr_t address, std::int64_t bytes, int threads) {
   CHECK_ARGUMENT(bytes >= 0, "bytes ", bytes);
   return checksum(at<const void*>(address), bytes, threads);
@@ -158,6 +176,7 @@ void bind_loops(py::module_& m) {
         NoGil());
   m.def("scatter_rows", &scatter_rows, "rows"_a, "out"_a, "places"_a, "shape"_a, "row_bytes"_a,
         NoGil());
+  m.def("few_rows", &few_rows, "tensors"_a, "shape"_a, "out_stride"_a, "threads"_a, NoGil());
   m.def("checksum", &checksum_at, "address"_a, "nbytes"_a, "threads"_a, NoGil());
 }
 

@@ -1,16 +1,19 @@
 #include "row_pass.hpp"
 
-#include <cmath>
-#include <cstring>
+#include <algorithm>
 
 #include "bfloat16.hpp"
 #include "processors.hpp"
+#include "row_norm.hpp"
 #include "team.hpp"
 
 namespace l2c {
 namespace {
 
 constexpr std::int64_t kGrain = 1 << 14;  // Elements for which a second thread is worth waking.
+constexpr std::int64_t kTile = 3 << 14;   // Floats, of a second cache of a megabyte or half of one.
+constexpr std::size_t kManySources = 8;
+constexpr std::int64_t kPage = 1024, kBehind = 128;  // Floats.
 
 // sum = the weighted sum of `kCount` sources from `first` on, added to what it has of those before.
 template <typename V, int kCount>
@@ -57,8 +60,7 @@ INLINE void add(const Value* value, const float* gate, V* store, std::int64_t wi
   }
 }
 
-// What the next row takes, asked for while this one is summed: of a hundred sources in turn the
-// processor foresees none.
+// What the next row takes, asked for while this one is summed.
 template <typename V, int kWrite>
 INLINE void ask_for(const void* tensor, std::int64_t r, std::int64_t width) {
   constexpr std::int64_t kLine = 64 / sizeof(V);
@@ -72,72 +74,104 @@ INLINE void ask_for_row(const Term& term, std::int64_t r, std::int64_t width) {
   if (term.store != nullptr) ask_for<V, 1>(term.store, r, width);
 }
 
+INLINE void apply(const Operand& operand, std::int64_t token, std::int64_t width, float* sum) {
+  if (operand.scale != nullptr) {
+    const float* scale = operand.scale + token * operand.scale_stride;
+#pragma omp simd
+    for (std::int64_t j = 0; j < width; ++j) sum[j] += sum[j] * scale[j];
+  }
+  if (operand.shift != nullptr) {
+    const float* shift = operand.shift + token * operand.shift_stride;
+#pragma omp simd
+    for (std::int64_t j = 0; j < width; ++j) sum[j] += shift[j];
+  }
+}
+
+// Which row of the pass, and which batch, lane and token it is.
+struct Place {
+  std::int64_t row, batch, lane, token;
+};
+
+INLINE Place place_of(const RowPass& pass, std::int64_t row) {
+  const std::int64_t batch = row / pass.rows_per_batch;
+  const std::int64_t lane = pass.lanes.empty() ? 0 : pass.lanes[static_cast<std::size_t>(batch)];
+  return {row, batch, lane, row - batch * pass.rows_per_batch};
+}
+
 template <typename V>
-INLINE void add_term(const Term& term, std::int64_t r, std::int64_t batch, std::int64_t lane,
-                     std::int64_t width, float* row, float* sum) {
-  const std::int64_t at = r * width;
-  const float* gate = term.gate == nullptr ? nullptr : term.gate + batch * term.gate_stride;
+INLINE void add_term(const Term& term, const Place& place, std::int64_t width, float* row,
+                     float* sum) {
+  const std::int64_t at = place.row * width;
+  const float* gate = term.gate == nullptr ? nullptr : term.gate + place.batch * term.gate_stride;
   V* store = term.store == nullptr ? nullptr : static_cast<V*>(term.store) + at;
   if (term.coefficients.empty()) {
     add(static_cast<const V*>(term.sources[0]) + at, gate, store, width, row);
   } else {
-    weighted_sum<V>(term, at, lane, width, sum);
+    weighted_sum<V>(term, at, place.lane, width, sum);
+    apply(term.operand, place.token, width, sum);
     add(sum, gate, store, width, row);
   }
 }
 
-template <typename V>
-INLINE void normalise(const Norm& norm, std::int64_t batch, std::int64_t width, const float* row,
-                      V* h, float* scratch) {
-  float sum = 0, squares = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t j = 0; j < width; ++j) sum += row[j];
-  const float mean = sum / static_cast<float>(width);
-#pragma omp simd reduction(+ : squares)
-  for (std::int64_t j = 0; j < width; ++j) squares += (row[j] - mean) * (row[j] - mean);
-  const float inverse = 1 / std::sqrt(squares / static_cast<float>(width) + norm.epsilon);
+// Where registers are read whole lines at a time, and not where tensors begin in their pages: the
+// processor takes a row that is read for one that was just written, by that part of the address.
+INLINE float* in_page(float* buffer) {
+  const std::uintptr_t page = kPage * sizeof(float);
+  const auto address = (reinterpret_cast<std::uintptr_t>(buffer) + page - 1) / page * page;
+  return reinterpret_cast<float*>(address) + kBehind;
+}
+
+// Of many sums the rows of a tile stay in the second cache while each term's are read one behind the
+// other, as memory gives them fastest: of a hundred sources in turn the processor foresees none.
+INLINE std::int64_t rows_of_tile(const RowPass& pass) {
+  std::size_t sources = 0;
+  for (const Term& term : pass.terms)
+    sources += term.sources.size() + (term.operand.scale != nullptr) + (term.operand.shift != nullptr);
+  const bool sums = sources >= std::max(2 * pass.terms.size(), kManySources);
+  return sums ? std::max<std::int64_t>(1, kTile / pass.width) : 1;
+}
+
+template <typename X>
+INLINE void read_row(const RowPass& pass, const Place& place, float* row) {
+  const std::int64_t at = pass.places == nullptr
+                              ? place.row
+                              : place.batch * pass.x_rows + pass.places[place.row];
+  const X* x = static_cast<const X*>(pass.x) + at * pass.width;
 #pragma omp simd
-  for (std::int64_t j = 0; j < width; ++j) scratch[j] = (row[j] - mean) * inverse;
-  if (norm.weight != nullptr) {
-#pragma omp simd
-    for (std::int64_t j = 0; j < width; ++j) scratch[j] *= norm.weight[j];
+  for (std::int64_t j = 0; j < pass.width; ++j) row[j] = load(x, j);
+}
+
+template <typename X, typename V>
+INLINE void write_row(const RowPass& pass, const Place& place, const float* row, float* scratch) {
+  const std::int64_t at = place.row * pass.width;
+  if (!pass.terms.empty() || pass.x_out != pass.x) {
+    X* x_out = static_cast<X*>(pass.x_out) + at;
+    for (std::int64_t j = 0; j < pass.width; ++j) save(x_out, j, row[j]);
   }
-  if (norm.bias != nullptr) {
-#pragma omp simd
-    for (std::int64_t j = 0; j < width; ++j) scratch[j] += norm.bias[j];
-  }
-  if (norm.scale == nullptr) {
-    for (std::int64_t j = 0; j < width; ++j) save(h, j, scratch[j]);
-    return;
-  }
-  const float* scale = norm.scale + batch * norm.stride;
-  const float* shift = norm.shift + batch * norm.stride;
-#pragma omp simd
-  for (std::int64_t j = 0; j < width; ++j) save(h, j, scratch[j] * (1 + scale[j]) + shift[j]);
+  if (pass.norm.h != nullptr)
+    normalise(pass.norm, place.batch, pass.width, row, static_cast<V*>(pass.norm.h) + at, scratch);
 }
 
 template <typename X, typename V>
 INLINE void pass_rows(const RowPass& pass, std::int64_t begin, std::int64_t end) {
-  const std::int64_t width = pass.width;
-  std::vector<float> buffer(static_cast<std::size_t>(2 * width));
-  float *row = buffer.data(), *scratch = row + width;
-  for (std::int64_t r = begin; r < end; ++r) {
-    const std::int64_t batch = r / pass.rows_per_batch;
-    const std::int64_t lane = pass.lanes.empty() ? 0 : pass.lanes[static_cast<std::size_t>(batch)];
-    const std::int64_t at = pass.places == nullptr ? r : batch * pass.x_rows + pass.places[r];
-    const X* x = static_cast<const X*>(pass.x) + at * width;
-#pragma omp simd
-    for (std::int64_t j = 0; j < width; ++j) row[j] = load(x, j);
+  const std::int64_t width = pass.width, tile = rows_of_tile(pass);
+  std::vector<float> buffer(static_cast<std::size_t>((1 + tile) * width + kPage + kBehind));
+  std::vector<Place> places(static_cast<std::size_t>(tile));
+  float *scratch = in_page(buffer.data()), *rows = scratch + width;
+  for (std::int64_t first = begin; first < end; first += tile) {
+    const std::int64_t count = std::min(tile, end - first);
+    Place* const place = places.data();
+    for (std::int64_t i = 0; i < count; ++i) {
+      place[i] = place_of(pass, first + i);
+      read_row<X>(pass, place[i], rows + i * width);
+    }
     for (const Term& term : pass.terms) {
-      if (r + 1 < end) ask_for_row<V>(term, r + 1, width);
-      add_term<V>(term, r, batch, lane, width, row, scratch);
+      if (tile == 1 && first + 1 < end) ask_for_row<V>(term, first + 1, width);
+      for (std::int64_t i = 0; i < count; ++i)
+        add_term<V>(term, place[i], width, rows + i * width, scratch);
     }
-    if (!pass.terms.empty() || pass.x_out != pass.x) {
-      X* x_out = static_cast<X*>(pass.x_out) + r * width;
-      for (std::int64_t j = 0; j < width; ++j) save(x_out, j, row[j]);
-    }
-    if (pass.norm.h != nullptr)
-      normalise(pass.norm, batch, width, row, static_cast<V*>(pass.norm.h) + r * width, scratch);
+    for (std::int64_t i = 0; i < count; ++i)
+      write_row<X, V>(pass, place[i], rows + i * width, scratch);
   }
 }
 
@@ -153,27 +187,6 @@ FOR_EVERY_PROCESSOR void pass_halves(const RowPass& pass, std::int64_t begin, st
   pass_rows<BFloat16, BFloat16>(pass, begin, end);
 }
 
-// Sixteen sums side by side, each of words times odd numbers that change from step to step.
-FOR_EVERY_PROCESSOR std::uint64_t checksum_of(const std::uint64_t* words, std::int64_t begin,
-                                              std::int64_t end) {
-  std::uint64_t sums[16] = {}, total = 0;
-  std::int64_t i = begin;
-  for (; i + 16 <= end; i += 16)
-    for (int lane = 0; lane < 16; ++lane) {
-      std::uint64_t word;
-      std::memcpy(&word, words + i + lane, sizeof word);
-      const auto factor = static_cast<std::uint64_t>(i + lane) * 2 + 1;
-      sums[lane] += (word ^ (word >> 29)) * factor;
-    }
-  for (; i < end; ++i) {
-    std::uint64_t word;
-    std::memcpy(&word, words + i, sizeof word);
-    total += (word ^ (word >> 29)) * (static_cast<std::uint64_t>(i) * 2 + 1);
-  }
-  for (const std::uint64_t sum : sums) total += sum;
-  return total;
-}
-
 }  // namespace
 
 void run(const RowPass& pass, int threads) {
@@ -183,20 +196,6 @@ void run(const RowPass& pass, int threads) {
                                          : pass_floats;
   in_parts(pass.rows, (kGrain + work - 1) / work, threads,
            [&pass, part](std::int64_t begin, std::int64_t end) { part(pass, begin, end); });
-}
-
-std::uint64_t checksum(const void* bytes, std::int64_t count, int threads) {
-  const auto* words = static_cast<const std::uint64_t*>(bytes);
-  const std::int64_t whole = count / 8, parts = 64;
-  std::uint64_t sums[parts] = {};
-  in_parts(parts, whole < kGrain ? parts : 1, threads, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t p = begin; p < end; ++p)
-      sums[p] = checksum_of(words, whole * p / parts, whole * (p + 1) / parts);
-  });
-  std::uint64_t rest = 0, total = static_cast<std::uint64_t>(count);
-  if (count % 8 != 0) std::memcpy(&rest, words + whole, static_cast<std::size_t>(count % 8));
-  for (const std::uint64_t sum : sums) total += sum;
-  return total + rest * 0x9e3779b97f4a7c15u;
 }
 
 }  // namespace l2c

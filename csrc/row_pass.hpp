@@ -6,6 +6,15 @@
 
 namespace l2c {
 
+// sum * (1 + scale) + shift, with float32 rows of a stride for the tokens of every batch; null ones
+// are left out.
+struct Operand {
+  const float* scale = nullptr;
+  std::int64_t scale_stride = 0;
+  const float* shift = nullptr;
+  std::int64_t shift_stride = 0;
+};
+
 // x += gate * value, where value is the sum of coefficient * source over the sources. Sources are
 // [rows, width]; coefficients [lanes, sources], of which a batch takes those of its own lane; gate
 // is float32 [batch, width] with a stride between batches, or null for one. Where `store` is not
@@ -16,6 +25,7 @@ struct Term {
   const float* gate = nullptr;
   std::int64_t gate_stride = 0;
   void* store = nullptr;
+  Operand operand{};  // Of a sum with coefficients.
 };
 
 // h = (x - mean) / sqrt(variance + epsilon) * weight + bias, then h * (1 + scale) + shift.
@@ -48,8 +58,5 @@ struct RowPass {
 
 // Sums in float32, each row by one thread and in one order, whatever their number.
 void run(const RowPass& pass, int threads);
-
-// A number that changes with the bytes, and with their order in steps of 8.
-std::uint64_t checksum(const void* bytes, std::int64_t count, int threads);
 
 }  // namespace l2c

@@ -157,7 +157,9 @@ def row_pass(
     x: tuple[int, int],
     narrow: tuple[bool, bool],
     shape: tuple[int, int, int],
-    terms: Sequence[tuple[Sequence[int], Sequence[float], int, int, int]],
+    terms: Sequence[
+        tuple[Sequence[int], Sequence[float], int, int, int, tuple[int, int, int, int]]
+    ],
     norm: tuple[int, float, int, int, int, int, int],
     places: tuple[int, int],
     threads: int,
@@ -166,10 +168,12 @@ def row_pass(
     """Add terms to a residual stream and normalise it, row by row in float32; unchecked addresses.
 
     `x` is (read, written), `narrow` whether (x, values) are bfloat16, `shape` (rows, rows of a
-    batch, width).  A term is (sources, coefficients, gate, elements from gate to gate, store):
-    x += gate * value with value = sum coefficient * source, and store = value; no coefficients for
-    one source as it is.  Of coefficients there is a row for each lane up to the highest of `lanes`,
-    which are those of each batch, or all the first.  `norm` is (h, epsilon, weight, bias, shift,
+    batch, width).  A term is (sources, coefficients, gate, elements from gate to gate, store,
+    operand): x += gate * value with value = sum coefficient * source, and store = value; no
+    coefficients for one source as it is.  Of coefficients there is a row for each lane up to the
+    highest of `lanes`, which are those of each batch, or all the first.  An operand, (scale,
+    elements from token to token, shift, the same of it), makes sum * (1 + scale) + shift of a sum
+    with coefficients.  `norm` is (h, epsilon, weight, bias, shift,
     scale, elements from shift to shift).  Gates and what norms are made of are float32; 0 stands
     for what is not there.
     With `places` (int64 [rows], rows of a batch of x), without terms, row r is normed of row
@@ -216,6 +220,19 @@ def scatter_rows(
 ) -> None:
     """Rows [samples, count] to their places among [samples, tokens], at unchecked addresses;
     `places` is int64 [samples, count], `shape` (samples, count, tokens)."""
+
+def few_rows(
+    tensors: tuple[int, int, int, int],
+    shape: tuple[int, int, int],
+    out_stride: int,
+    threads: int,
+) -> None:
+    """out = x weight^T + bias of float32 tensors (x, weight, bias or 0, out), addresses unchecked.
+
+    `shape` is (rows, inner, columns), of columns a multiple of 4; x [rows, inner] and weight
+    [columns, inner] are contiguous, the rows of out are `out_stride` elements apart.  Every number
+    is summed in one order, whatever the other rows and the threads.
+    """
 
 def checksum(address: int, nbytes: int, threads: int) -> int:
     """A number that changes with the bytes, read on so many threads."""

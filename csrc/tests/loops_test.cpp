@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "attention.hpp"
+#include "checksum.hpp"
+#include "few_rows.hpp"
 #include "row_pass.hpp"
 #include "tokens.hpp"
 
@@ -115,6 +117,52 @@ void sums_are_of_any_number_of_sources(std::int64_t rows, std::int64_t width, st
   }
 }
 
+// As many terms as make a tile of rows, of which there are several and a part of one.
+void terms_of_several_sources_are_added_in_order(std::int64_t batch, std::int64_t tokens,
+                                                 std::int64_t width) {
+  const std::int64_t rows = batch * tokens, count = rows * width;
+  const Floats start = waves(count, 0), a = waves(count, 1), b = waves(count, 2),
+               scale = waves(tokens * width, 3), shift = waves(width, 4);
+  Floats x = start, kept(x.size());
+  const Operand operand{scale.data(), width, shift.data(), 0};
+  RowPass pass{x.data(), x.data(), false, false, rows, tokens, width, {}, {}, {}};
+  pass.lanes.assign(static_cast<std::size_t>(batch), 1);
+  for (const float more : {1.0f, 2.0f, 3.0f, 4.0f})
+    pass.terms.push_back(
+        {{a.data(), b.data()}, {9, 9, more, -0.5f}, nullptr, 0, kept.data(), operand});
+  run(pass, 2);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const std::size_t v = i % scale.size(), w = i % shift.size();
+    double sum = start[i], last = 0;
+    for (const double more : {1.0, 2.0, 3.0, 4.0}) {
+      last = (more * a[i] - 0.5 * b[i]) * (1 + scale[v]) + shift[w];
+      sum += last;
+    }
+    EXPECT(near(x[i], sum) && near(kept[i], last));
+  }
+}
+
+void few_rows_are_multiplied_where_the_weight_lies(std::int64_t rows, std::int64_t inner,
+                                                   std::int64_t columns) {
+  const std::int64_t stride = columns + 3;
+  const Floats x = waves(rows * inner, 0), weight = waves(columns * inner, 1),
+               bias = waves(columns, 2);
+  Floats out(static_cast<std::size_t>((rows - 1) * stride + columns), 7), one(bias.size());
+  run(FewRows{x.data(), weight.data(), bias.data(), out.data(), rows, inner, columns, stride}, 3);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    run(FewRows{x.data() + r * inner, weight.data(), bias.data(), one.data(), 1, inner, columns, 0},
+        1);
+    for (std::int64_t c = 0; c < columns; ++c) {
+      double sum = bias[static_cast<std::size_t>(c)];
+      for (std::int64_t i = 0; i < inner; ++i)
+        sum += static_cast<double>(x[static_cast<std::size_t>(r * inner + i)]) *
+               weight[static_cast<std::size_t>(c * inner + i)];
+      const float got = out[static_cast<std::size_t>(r * stride + c)];
+      EXPECT(near(got, sum) && got == one[static_cast<std::size_t>(c)]);
+    }
+  }
+}
+
 void narrow_values_are_rounded(std::int64_t rows, std::int64_t width) {
   Floats x = waves(rows * width, 0);
   const Floats start = x;
@@ -210,6 +258,9 @@ int run_all() {
   for (std::size_t count = 1; count < 8; ++count) sums_are_of_any_number_of_sources(3, 19, count);
   the_largest_tokens_are_chosen_and_put_back(2, 4, 5);
   the_largest_tokens_are_chosen_and_put_back(3, 1, 0);
+  terms_of_several_sources_are_added_in_order(2, 37, 1500);
+  for (const std::int64_t rows : {1, 4, 6, 7, 20})
+    few_rows_are_multiplied_where_the_weight_lies(rows, 39, 260);
   narrow_values_are_rounded(5, 19);
   for (const std::int64_t bytes : {0, 1, 8, 16, 129, 1 << 20, (1 << 20) + 5})
     checksums_tell_bytes_and_their_order(bytes);

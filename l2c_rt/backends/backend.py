@@ -71,7 +71,8 @@ class Evaluation(NamedTuple):
 
     def numbers(self, op: Predict) -> Coefficients:
         """The coefficients of a prediction, a row for each lane."""
-        return tuple(row[op.at : op.at + len(op.slots)] for row in self.coefficients)
+        at, stop = op.at, op.at + len(op.slots)
+        return tuple([row[at:stop] for row in self.coefficients])
 
 
 class Workspace(Protocol):

@@ -20,7 +20,7 @@ from l2c_rt.runtime.compiled import Compiled
 from l2c_rt.runtime.run import Run
 
 GRID = timesteps(STEPS)
-SECONDS_OF_SIGNALS = 0.6
+SECONDS_OF_SIGNALS, LEAST_HITS, MOST_TRIES = 0.6, 4, 1000
 Runs = Callable[[Compiled], list[Tensor]]
 
 
@@ -61,7 +61,7 @@ def check_free(fast: Compiled, runs: Runs, expected: list[Tensor]) -> None:
     # Not on this thread, which would wait for ever.
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert len(outputs) == 2
     for run in outputs:
@@ -216,9 +216,11 @@ def test_at_random_moments(backend: str, runs: Runs, alarm: Alarm) -> None:
     began = time.perf_counter()
     runs(fast)
     longest = 1.1 * (time.perf_counter() - began)
-    end, hits = time.monotonic() + SECONDS_OF_SIGNALS, 0
-    while time.monotonic() < end:
+    end, hits, tries = time.monotonic() + SECONDS_OF_SIGNALS, 0, 0
+    # On a busy machine the seconds may be over before anything was interrupted.
+    while time.monotonic() < end or (hits < LEAST_HITS and tries < MOST_TRIES):
+        tries += 1
         hits += alarm.during(moments.uniform(1e-5, longest), lambda: runs(fast))
         assert_same(runs(fast), expected)
-    assert hits > 3
+    assert hits >= LEAST_HITS
     check_free(fast, runs, expected)

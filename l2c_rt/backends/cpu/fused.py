@@ -160,16 +160,15 @@ class FusedCpu(OpByOp):
         self._add(op.branch, evaluation.slots.load(op.slot))
 
     def predict(self, op: Predict, evaluation: Evaluation) -> None:
-        gate = self._inputs.gate(op.branch)
-        slots, operands = evaluation.slots, evaluation.operands.get(op.branch)
-        kept = tuple(slots.load(slot) for slot in op.slots)
-        numbers = evaluation.numbers(op)
-        store = None if op.store is None else slots.load(op.store)
-        if operands is not None:
+        load, operand = evaluation.slots.load, evaluation.operands.get(op.branch)
+        kept, numbers = tuple([load(slot) for slot in op.slots]), evaluation.numbers(op)
+        if operand is not None and operand.rounding is not None:
             # What still waits may be kept where this is read.
             self._pass(evaluation.state, None)
-            kept, numbers = (mixed(kept, numbers, operands, evaluation.lanes),), ()
-        self._waiting.append(Term(kept, gate, numbers, store))
+            kept, numbers = (mixed(kept, numbers, operand, evaluation.lanes),), ()
+            operand = None
+        store = None if op.store is None else load(op.store)
+        self._waiting.append(Term(kept, self._inputs.gate(op.branch), numbers, store, operand))
 
     def reuse_run(self, op: ReuseRun, evaluation: Evaluation) -> None:
         for item in op.items:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import FusableModel
+from l2c_rt.backends.cpu.few_rows import can_tabulate, tabulated
 
 
 class ModulationTable:
@@ -29,6 +30,7 @@ class ModulationTable:
         assert fusable.modulation is not None
         self._condition, self._modulation = fusable.condition, fusable.modulation
         self._final = None if fusable.outer is None else fusable.outer.modulation
+        self._linears = fusable.modulation_linears
         self._blocks = 1 + max(part.block for part in fusable.branches.values())
         self._evaluations, self._cap_bytes = evaluations, cap_bytes
         self.drop()
@@ -85,7 +87,7 @@ class ModulationTable:
         self._labels, self._inverse = torch.unique(y, return_inverse=True)
 
     def _open_window(self, step: int, timesteps: Sequence[float] | None, like: Tensor) -> None:
-        per_step = self._rows_of([0.0], like).nbytes
+        per_step = self._step_bytes(like)
         end = min(step + max(1, self._cap_bytes // per_step), self._evaluations)
         self._window, self._t = range(step, end), []
         if timesteps is not None:
@@ -101,13 +103,26 @@ class ModulationTable:
         c = self._condition(t.repeat_interleave(count), self._labels.repeat(steps))
         return self._rows_for(c, steps, count, kept)
 
+    def _step_bytes(self, like: Tensor) -> int:
+        """Of the rows of one step, from those of one block."""
+        c = self._condition(_in_dtype_of(like, [0.0] * len(self._labels)), self._labels)
+        return self._modulation(0, c).nbytes // 6 * self._chunks
+
+    @property
+    def _chunks(self) -> int:
+        return 6 * self._blocks + (0 if self._final is None else 2)
+
     def _rows_for(self, c: Tensor, steps: int, count: int, kept: slice) -> Tensor:
         """Rows [kept steps, count, chunks, D] for conditions [steps * count, D]."""
-        table, chunks = torch.empty(0), 6 * self._blocks + (0 if self._final is None else 2)
+        if can_tabulate(self._linears, c):
+            some = c.view(steps, count, -1)[kept]
+            table = tabulated(self._linears, some.flatten(0, 1))
+            return table.view(len(some), count, self._chunks, -1)
+        table = torch.empty(0)
         for block in range(self._blocks):
             rows = self._modulation(block, c).view(steps, count, 6, -1)[kept]
             if block == 0:
-                table = rows.new_empty(len(rows), count, chunks, rows.shape[-1])
+                table = rows.new_empty(len(rows), count, self._chunks, rows.shape[-1])
             table[:, :, 6 * block : 6 * block + 6] = rows
         if self._final is not None:
             table[:, :, -2:] = self._final(c).view(steps, count, 2, -1)[kept]

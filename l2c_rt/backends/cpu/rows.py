@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2c_rt._C import row_pass as native_row_pass
-from l2c_rt.memory.mixing import mixed
+from l2c_rt.memory.mixing import Operand, mixed
 from l2c_rt.plan.ops import Coefficients
 
 NATIVE = (torch.float32, torch.bfloat16)
@@ -29,8 +29,8 @@ class Vector(NamedTuple):
 
 
 class Term(NamedTuple):
-    """x += gate * value, value = sum of coefficient * source, a row of coefficients for each lane;
-    without coefficients one source.
+    """x += gate * value, value = sum of coefficient * source, a row of coefficients for each lane,
+    through the operand where there is one; without coefficients one source.
 
     Shapes: sources and `store`, where the value is kept, [B, T, D]; gate [B, 1, D].
     """
@@ -39,6 +39,7 @@ class Term(NamedTuple):
     gate: Vector | None = None
     coefficients: Coefficients = ()
     store: Tensor | None = None
+    operand: Operand | None = None
 
 
 class NormInput(NamedTuple):
@@ -55,6 +56,7 @@ class NormInput(NamedTuple):
 
 
 NO_NORM = (0, 0.0, 0, 0, 0, 0, 0)
+NO_OPERAND = (0, 0, 0, 0)
 NO_PLACES = (0, 0)
 
 
@@ -133,6 +135,20 @@ def _is_native(x: Tensor, values: torch.dtype, terms: Sequence[Term]) -> bool:
         for source in term.sources:
             if source.dtype is not values:
                 return False
+        if term.operand is not None and not _has_rows(term.operand, x.shape[1:]):
+            return False
+    return True
+
+
+def _has_rows(operand: Operand, shape: torch.Size) -> bool:
+    """Whether the extension reads an operand: float32 rows for the tokens, or one for all."""
+    for part in operand[:2]:
+        if part is not None and (
+            part.dtype is not torch.float32
+            or part.shape not in (shape, shape[1:])
+            or not part.is_contiguous()
+        ):
+            return False
     return True
 
 
@@ -150,7 +166,7 @@ def _native_pass(
         (address, address if out is x else out.data_ptr()),
         (x.dtype is torch.bfloat16, values is torch.bfloat16),
         (batch * tokens, tokens, width),
-        [_arguments(term, count) for term in terms],
+        [_arguments(term, count, width) for term in terms],
         NO_NORM if norm is None else norm.arguments,
         NO_PLACES,
         torch.get_num_threads(),
@@ -158,15 +174,25 @@ def _native_pass(
     )
 
 
-def _arguments(term: Term, lanes: int) -> tuple[list[int], list[float], int, int, int]:
-    sources, gate, coefficients, store = term
+def _arguments(
+    term: Term, lanes: int, width: int
+) -> tuple[list[int], list[float], int, int, int, tuple[int, int, int, int]]:
+    sources, gate, coefficients, store, operand = term
     return (
         [source.data_ptr() for source in sources],
         [number for row in coefficients[:lanes] for number in row],
         0 if gate is None else gate.address,
         0 if gate is None else gate.stride,
         0 if store is None else store.data_ptr(),
+        NO_OPERAND
+        if operand is None
+        else (*_rows(operand.scale, width), *_rows(operand.shift, width)),
     )
+
+
+def _rows(part: Tensor | None, width: int) -> tuple[int, int]:
+    """Where an operand's part is, and the elements from token to token."""
+    return (0, 0) if part is None else (part.data_ptr(), width if part.dim() == 2 else 0)
 
 
 def _address(vector: Vector | None) -> int:
@@ -184,7 +210,7 @@ def _plain_pass(
     for term in terms:
         value = term.sources[0]
         if term.coefficients:
-            value = mixed(term.sources, term.coefficients, lanes=lanes)
+            value = mixed(term.sources, term.coefficients, term.operand, lanes)
         if term.store is not None:
             term.store.copy_(value)
         value = value.to(x.dtype)
