@@ -126,7 +126,7 @@ def of_router(
 
     Shapes: table [rows, K * lanes, H] -> [count, K, H], or [lanes, count, K, H] of several.
     """
-    split = table.unflatten(1, (-1, lanes)).permute(2, 0, 1, 3).numpy()
+    split = table.view(len(table), -1, lanes, table.shape[2]).permute(2, 0, 1, 3).numpy()
     whole = np.zeros((lanes, count, *split.shape[2:]), np.float32)
     whole[:, list(rows)] = split
     return whole if lanes > 1 else whole[0]
