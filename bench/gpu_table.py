@@ -64,6 +64,8 @@ def machines(results: list[Result]) -> list[str]:
 
 
 def run_table(runs: list[Result]) -> list[str]:
+    """The delta form has a column where it was measured."""
+    delta = ["delta form ms"] * any("delta" in run["samples"] for run in runs)
     rows = []
     for run in runs:
         samples, limit, floor = run["samples"], run["limit"], run["floors"]["kernelwise"]
@@ -71,14 +73,15 @@ def run_table(runs: list[Result]) -> list[str]:
         idle = run["profile"].get("idle_share")
         rows.append([
             run["case"], run["images"], milliseconds(cached),
-            milliseconds(samples["trajectory"]) if "trajectory" in samples else "",
+            *(milliseconds(samples[name]) if name in samples else ""
+              for name in ("trajectory", *["delta"] * len(delta))),
             milliseconds(samples["full"]), f"{speedup:.3f}x of {limit:.3f}x",
             f"{speedup / limit:.3f}", f"{floor * 1e3:.2f}", f"{median(cached) / floor:.2f}x",
             f"{run['images'] / median(cached):.1f}", "" if idle is None else f"{idle:.1%}",
         ])  # fmt: skip
     return markdown(
-        ["case", "images", "cached ms", "one graph ms", "uncached ms", "speed-up", "share of limit",
-         "floor ms", "over floor", "images/s", "idle"], rows
+        ["case", "images", "cached ms", "one graph ms", *delta, "uncached ms", "speed-up",
+         "share of limit", "floor ms", "over floor", "images/s", "idle"], rows
     )  # fmt: skip
 
 

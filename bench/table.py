@@ -1,11 +1,11 @@
-"""Makes the tables of the README from the raw results: `python bench/table.py [FILE]`."""
+"""Makes the tables of README and docs from the raw results: `python bench/table.py [FILE]`."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 
@@ -43,6 +43,26 @@ def peer_rows(results: dict[str, Any]) -> list[str]:
     return lines if cases else []
 
 
+def delta_rows(results: dict[str, Any]) -> list[str]:
+    """Whole runs and evaluations of U-ViT in the delta form against those in the ordinary form."""
+    lines = [
+        "| preset | whole run | evaluations in the delta form | those that compute nothing |",
+        "|---|---|---|---|",
+    ]
+    for bench in results["benchmarks"]:
+        facts = bench["extra_info"]
+        if facts.get("group") != "delta form":
+            continue
+        parts = [facts[key] for key in ("inside", "nothing computed")]
+        cells = [
+            f"{len(part['evaluations'])}, {part['ratio']:.1f}x as fast "
+            f"({mean(part['plain_ms']):.1f} ms to {mean(part['delta_ms']):.1f} ms)"
+            for part in parts
+        ]
+        lines.append(f"| {facts['preset']} | {facts['ratio']:.3f}x as fast | {' | '.join(cells)} |")
+    return lines if len(lines) > 2 else []
+
+
 def method_rows(facts: dict[str, Any]) -> list[str]:
     """Each method's time against the bound that its counted arithmetic sets."""
     lines = [
@@ -75,7 +95,7 @@ def machine_of(results: dict[str, Any]) -> str:
 def main() -> None:
     default = Path(__file__).parent / "results" / "cpu.json"
     results = json.loads(Path(sys.argv[1] if len(sys.argv) > 1 else default).read_text())
-    parts = [*rows_of(results), "", *peer_rows(results), ""]
+    parts = [*rows_of(results), "", *peer_rows(results), "", *delta_rows(results), ""]
     for bench in results["benchmarks"]:
         parts += [*method_rows(bench["extra_info"]), ""]
     print("\n".join([*parts, machine_of(results)]))

@@ -14,6 +14,8 @@ MAX_WIDTH = 8192
 """A row is held in registers; wider ones would spill."""
 MAX_TOKENS = 4096
 """One program ranks all tokens of an image, held in registers."""
+MOST_NUMBERS = 64
+"""Of weights' bits, which every program of a composed product compares."""
 
 
 @dataclass(frozen=True, slots=True)

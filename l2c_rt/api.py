@@ -55,6 +55,7 @@ def compile(
     merge: bool = True,
     pack: bool = True,
     precision: str | None = None,
+    delta_form: bool = False,
 ) -> Compiled:
     """Plan a schedule for a model, verify the plan, and return a callable to use in its place.
 
@@ -73,6 +74,8 @@ def compile(
     weights; the residual stream, inputs and outputs stay float32.
     On a GPU from compute capability 8.9 on `precision="fp8"` runs all four products of a bfloat16
     model's blocks in e4m3, with a scale per token and per output channel.
+    With `delta_form`, evaluations of a U-ViT are computed as their difference to an earlier one
+    where the long skips then need fewer products (docs/how-it-works.md); equal up to rounding.
     A model that no built-in adapter knows runs its own forward, cut at the attention and MLP
     modules of its blocks, or at `sites`, patterns of module paths such as "blocks.*.attn"; a U-Net
     with the policy DeepCache, or a schedule of shells, at its layers.
@@ -88,12 +91,13 @@ def compile(
     shape; where one is wrong, `backend="auto"` falls back, and "fused" and `strict` raise.
     Raises TypeError for a model without blocks, ValueError for a schedule that does not fit.
     """
-    for name, value in (("tune", tune), ("merge", merge), ("pack", pack)):
+    for name, value in (("tune", tune), ("merge", merge), ("pack", pack),
+                        ("delta_form", delta_form)):  # fmt: skip
         if not isinstance(value, bool):
             raise TypeError(f"{name}: wanted True or False, got {value!r}")
     forgiving = backend in ("auto", "own") and not strict
     options = Options(graph, residual_dtype, tune, forgiving=forgiving, merge=merge, pack=pack,
-                      check=check == "on", precision=precision)  # fmt: skip
+                      check=check == "on", precision=precision, delta_form=delta_form)  # fmt: skip
     return build(
         model, router, partial(select_backend, backend, options), steps=steps, corrector=corrector,
         calls_per_step=calls_per_step, timesteps=timesteps, strict=strict, check=check,

@@ -50,7 +50,8 @@ def row_kernels_result(rig: Rig) -> Result:
 
 
 def run_result(rig: Rig, case: Case, images: int, backend: str = "fused") -> Result:
-    """Our cached run (a graph per distinct step, and one for the run) and our uncached one."""
+    """Our cached run (a graph per distinct step, one for the run, and, where the model has it, in
+    the delta form) and our uncached one."""
     model, schedule = rig.model(case.model), case.schedule()
     noise, y = rig.noise(model, images)
     fast = compiled(model, schedule, schedule.steps, backend=backend)
@@ -60,6 +61,8 @@ def run_result(rig: Rig, case: Case, images: int, backend: str = "fused") -> Res
     }
     if rig.device.type == "cuda":
         programs["trajectory"] = ours(rig, case, images, backend=backend, graph="trajectory")
+    if case.has_delta_form:
+        programs["delta"] = ours(rig, case, images, backend=backend, delta_form=True)
     limits, timed = ceilings(rig), timed_programs(rig, schedule.steps, programs)
     return _about(rig, case, images) | timed | {
         "backend": backend,
@@ -68,6 +71,7 @@ def run_result(rig: Rig, case: Case, images: int, backend: str = "fused") -> Res
         "floors": _floors(rig, fast, images, limits),
         "compute": ["".join(".#"[c] for c in row) for row in schedule.compute.tolist()],
         "profile": _profile(rig, programs["cached"], schedule.steps),
+        "delta_profile": _profile(rig, programs.get("delta"), schedule.steps),
         "summary": asdict(fast.summary()),
     }  # fmt: skip
 
@@ -122,7 +126,9 @@ def _floors(rig: Rig, fast: rt.Compiled, images: int, limits: Ceilings) -> Resul
     return {"run": overlapping, "kernelwise": sum(per_step), "per_step": per_step}
 
 
-def _profile(rig: Rig, program: Program, steps: int) -> Result:
+def _profile(rig: Rig, program: Program | None, steps: int) -> Result:
+    if program is None:
+        return {"missing": "the model has no such program"}
     if rig.device.type != "cuda":
         return {"missing": "only a GPU's kernels are profiled"}
     return profile_of(program.run, steps)

@@ -40,6 +40,11 @@ class Case:
     def name(self) -> str:
         return f"{self.model}.{self.preset.rpartition('/')[2]}"
 
+    @property
+    def has_delta_form(self) -> bool:
+        """Whether the model has long skips and no gates."""
+        return self.model.startswith("uvit")
+
     def schedule(self) -> CacheSchedule:
         return load(self.preset)
 

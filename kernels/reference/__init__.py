@@ -6,6 +6,7 @@ here; validation is the kernels' business.
 """
 
 from l2c_rt.kernels.reference.changes import relative_change
+from l2c_rt.kernels.reference.composed import composed_product, weight_bits
 from l2c_rt.kernels.reference.ends import (
     final_update,
     final_update_norm,
@@ -49,6 +50,7 @@ __all__ = [
     "attention_logs",
     "attention_received",
     "choose_tokens",
+    "composed_product",
     "final_update",
     "final_update_norm",
     "gate_residual",
@@ -76,4 +78,5 @@ __all__ = [
     "split_sum",
     "ungated_reuse_sum",
     "unit_scores",
+    "weight_bits",
 ]

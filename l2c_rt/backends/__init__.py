@@ -10,10 +10,11 @@ import torch
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.backends.backend import Backend
+from l2c_rt.backends.cpu.backend import fused_cpu_backend
 from l2c_rt.backends.cpu.branches import custom_forward
-from l2c_rt.backends.cpu.fused import fused_cpu_backend
 from l2c_rt.backends.cpu.packed import why_not_narrow
 from l2c_rt.backends.cpu.products import Products, product_chooser
+from l2c_rt.backends.delta_form import require_delta_form
 from l2c_rt.backends.dynamic.backend import change_on, deciding_backend, fused_deciding_backend
 from l2c_rt.backends.dynamic.fused import can_be_fused
 from l2c_rt.backends.graphs.forward import GraphParts
@@ -39,29 +40,37 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
     by_sites = model.open_stage is not None
     if options.precision is not None:
         _require_narrow_products(name, model, options)
+    if options.delta_form:
+        require_delta_form(model, options)
     has_own = by_sites and (name in ("auto", "own") or bool(model.refused))
     if has_own or (by_sites and name == "fused" and can_be_fused(model)):
         return _own_route(model, options, fused=name != "own")
     if by_sites or name == "own":
-        kind, by = type(model.model).__name__, "its sites" if by_sites else "an adapter"
-        raise ValueError(f"backend={name!r}: {kind} is described by {by}; leave backend= out")
+        raise ValueError(_why_another_name(name, model))
     on_cpu = model.device.type == "cpu"
     under_autocast = name == "auto" and on_cpu and torch.is_autocast_enabled("cpu")
+    reference = partial(reference_backend, model, delta_form=options.delta_form)
     if name == "reference" or under_autocast:
-        return reference_backend(model, _unused_options(options))
+        return reference(_unused_options(options))
     why_not = _why_not_fused(model, options)
     if why_not and name == "fused":
         raise ValueError(f'backend="fused": {why_not}; compile with backend="reference"')
     if why_not and on_cpu:
         remark = f"fused backend not used: {why_not}"
-        return reference_backend(model, _unused_options(options), (remark,))
+        return reference(_unused_options(options), (remark,))
     if why_not:
-        reasons = (f"fused backend not used: {why_not}", *_unused_options(options))
-        return reference_backend(model, reasons)
+        return reference((f"fused backend not used: {why_not}", *_unused_options(options)))
     if on_cpu:
         return fused_cpu_backend(model, options, _unused_options(options))
     backend: Backend = _cuda_support().fused_backend_on_gpu(model, options)
     return backend
+
+
+def _why_another_name(name: str, model: BoundModel) -> str:
+    kind = type(model.model).__name__
+    by = "an adapter" if model.open_stage is None else "its sites"
+    products = ", and give pack=False for its own products" if name == "reference" else ""
+    return f"backend={name!r}: {kind} is described by {by}; leave backend= out{products}"
 
 
 def _own_route(model: BoundModel, options: Options, *, fused: bool) -> Backend:

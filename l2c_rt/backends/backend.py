@@ -176,7 +176,8 @@ class Backend:
     `batched(plan, requests, most)` makes a workspace whose evaluations have samples of several
     requests, each at a step of its own, of which `requests` have begun and at most `most` samples
     share an evaluation; None where the backend has none.  One that `fills_batches` up to the next
-    power of two of samples also has the coefficients of predictions for each.
+    power of two of samples also has the coefficients of predictions for each.  With `delta_form`
+    its passes put evaluations into that form.
     """
 
     name: str
@@ -191,6 +192,7 @@ class Backend:
     dtype: torch.dtype | None = None
     batched: Callable[[Plan, int, int], Workspace] | None = None
     fills_batches: bool = False
+    delta_form: bool = False
 
 
 OpTable = Mapping[type, Callable[[Any, Any, Evaluation], None]]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from l2c_rt.adapters.own.observe import Stream
 from l2c_rt.backends.block_rows import Streams
 
 
@@ -23,6 +24,15 @@ class BlockCall(NamedTuple):
 def continued_arguments(call: BlockCall, streams: Streams) -> dict[str, Any]:
     """The arguments that outputs continue, by name."""
     return {s.name: s.of(call.args, call.kwargs) for s in streams if s is not None}
+
+
+def image_stream(streams: Streams) -> tuple[int, Stream]:
+    """The output that continues the image, and what it continues.  Raises ValueError for none."""
+    known = [(j, stream) for j, stream in enumerate(streams) if stream is not None]
+    if not known:
+        raise ValueError("a block's outputs continue none of its arguments, so nothing is added")
+    named = [pair for pair in known if pair[1].name in ("hidden_states", "x")]
+    return (named or sorted(known, key=lambda pair: pair[1].position))[0]
 
 
 def refuse_writes(path: str, names: list[str]) -> None:

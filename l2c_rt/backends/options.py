@@ -23,8 +23,9 @@ class Options:
     of a shape on a machine compares every kernel with its meaning.  With `pack`, linears on a CPU
     may take copies of their weights in the layout of a faster product; `precision` is "bf16" for
     the products of a float32 model there, "fp8" for those of a bfloat16 model's branches on a GPU,
-    None for its own.  `places` are where the graphs of the compiled model are captured, also after
-    its weights have changed.
+    None for its own.  With `delta_form`, evaluations that need fewer products for it are run as
+    their difference to an earlier one.  `places` are where the graphs of the compiled model are
+    captured, also after its weights have changed.
     """
 
     graph: str = "step"
@@ -36,6 +37,7 @@ class Options:
     check: bool = True
     pack: bool = True
     precision: str | None = None
+    delta_form: bool = False
     places: CapturePlaces = field(default_factory=CapturePlaces, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -15,7 +15,8 @@ from l2c_rt.backends.backend import Counted, Evaluation
 from l2c_rt.backends.block_calls import BlockCall
 from l2c_rt.backends.cpu.packed_linears import PackedLinears
 from l2c_rt.backends.graphs.forward import VisitUnit
-from l2c_rt.backends.own_blocks import ADDED, BlockVisits, Keeping
+from l2c_rt.backends.keeping import ADDED, Keeping
+from l2c_rt.backends.own_blocks import BlockVisits
 from l2c_rt.backends.own_calls import CallPlans, LaneCalls
 from l2c_rt.backends.own_rows import (
     STAND_INS,
@@ -54,9 +55,8 @@ class OwnWorkspace:
         assert model.open_stage is not None
         self.visit_unit: VisitUnit | None = None
         self.numbers = StepNumbers()
-        self._plan = plan
+        self._plan, self._linears = plan, linears
         self._units = frozenset(units)
-        self._linears = linears
         paths = self._units if linears is None else self._units | linears.paths
         sites = {site.name: site for site in model.sites}
         left_out = {op.branch for step in plan.steps for op in step if isinstance(op, LeaveOut)}
@@ -67,7 +67,8 @@ class OwnWorkspace:
         self._cut = {path for site in model.sites for path in site.children}
         self._inside = inside_of(sorted(self._cut))
         self._alike = alike_of([sites[name] for name in plan.slots])
-        self._stage = model.open_stage(self._visit, sorted((paths | {*also}) - self._cut))
+        self._open_stage = model.open_stage
+        self._stage = self._open_stage(self._visit, sorted((paths | {*also}) - self._cut))
         self._lane = LaneCalls(plan, plans)
         self._blocks: BlockVisits | None = None
         if model.sites[0].is_block:
@@ -78,8 +79,7 @@ class OwnWorkspace:
         self._calls_at_first: dict[str, int] = {}
         self._row: Row = {}
         self._values = KeptValues()
-        self._first, self._variant = True, 0
-        self._writes = False
+        self._first, self._variant, self._writes = True, 0, False
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation) -> object:
         """The model's own return value; see `carry_out` for what it raises."""

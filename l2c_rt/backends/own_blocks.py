@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
@@ -25,11 +25,11 @@ from l2c_rt.backends.block_calls import (
     without_tensors,
 )
 from l2c_rt.backends.block_rows import BlockAction, BlockRow, Streams, block_rows
+from l2c_rt.backends.keeping import Keeping
 from l2c_rt.backends.own_calls import CallPlan, LaneCalls
 from l2c_rt.backends.own_rows import copy_of
 from l2c_rt.backends.step_numbers import StepNumbers
 from l2c_rt.memory.kept_values import KeptValues, ValueKey
-from l2c_rt.memory.mixing import mixed_values
 from l2c_rt.plan.ops import Coefficients
 
 
@@ -53,23 +53,12 @@ class _Group:
         return [n for n, count in self.writes.items() if write_count(self.entered[n]) != count]
 
 
-class Keeping(NamedTuple):
-    """What is kept of blocks; with `outputs` what they give, not what they add; with `at_exit` it
-    is added where the model's code enters the module after them."""
-
-    outputs: bool = False
-    at_exit: bool = False
-
-
-ADDED = Keeping()
-
-
 class BlockVisits:
     """The blocks of one lane, gone through in the order of their calls."""
 
     def __init__(self, calls: LaneCalls, keeping: Keeping, numbers: StepNumbers) -> None:
         self._calls, self._numbers = calls, numbers
-        self._has_exit, self._outputs = keeping.at_exit, keeping.outputs
+        self._has_exit, self._keeping = keeping.at_exit, keeping
         self._left: tuple[BlockCall, BlockAction] | None = None
         self._planned: CallPlan | None = None
         self._rows: tuple[BlockRow, ...] = ()
@@ -185,13 +174,11 @@ class BlockVisits:
 
     def _sums(self, call: BlockCall, action: BlockAction) -> Any:
         kept = self._value(call, action)
-        if self._outputs:
-            return tree_map(copy_of, kept)
         parts = [
-            part
+            tree_map(copy_of, part)
             if s is None
             else sum_of(self._group.entered[s.name], part, in_place=action.in_place)
-            for s, part in zip(action.streams, parts_of(kept), strict=True)
+            for s, part in zip(self._keeping.added(action.streams), parts_of(kept), strict=True)
         ]
         return parts[0] if isinstance(kept, Tensor) else type(kept)(parts)
 
@@ -205,14 +192,14 @@ class BlockVisits:
         except ValueError as error:
             raise ValueError(f"output of {call.path}: {error}") from None
         numbers = self._numbers
-        operand = numbers.operands.get(predict.branch)
-        value = mixed_values(kept, numbers.of(predict), operand, numbers.lanes)
+        operand, rows = numbers.operands.get(predict.branch), numbers.of(predict)
+        value = self._keeping.mixed(kept, rows, operand, numbers.lanes, action.streams)
         if predict.store is not None:
             self._values.keep(ValueKey(predict.store, call.number), value, 1, may_change=True)
         return value
 
     def _keep(self, call: BlockCall, slot: int, streams: Streams, out: object) -> None:
-        added = [None if self._outputs else stream for stream in streams]
+        added = self._keeping.added(streams)
         bases = [None if s is None else self._group.entered[s.name] for s in added]
         key = ValueKey(slot, call.number)
         try:

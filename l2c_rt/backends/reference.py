@@ -9,12 +9,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
+from torch.nn import functional as F
+
 from l2c_rt.adapters.bound_model import BoundModel
-from l2c_rt.backends.backend import Backend, Evaluation, OpByOp, OpTable, unchanged
+from l2c_rt.backends.backend import (
+    Backend,
+    Evaluation,
+    OpByOp,
+    OpTable,
+    unchanged,
+)
+from l2c_rt.backends.delta_form import with_delta_form
 from l2c_rt.backends.token_choice import choose
 from l2c_rt.backends.token_scores import branch_scores
 from l2c_rt.backends.token_states import begin_ages, chosen_tokens, keep_stream, kept_stream
 from l2c_rt.memory.mixing import mixed
+from l2c_rt.plan.delta_ops import FromDelta, KeepAt, LinearParts, ToDelta, Unchanged
 from l2c_rt.plan.ops import (
     Compute,
     Iterate,
@@ -90,19 +100,47 @@ class Reference(OpByOp):
     def restore_stream(self, op: RestoreStream, evaluation: Evaluation) -> None:
         evaluation.state.x = kept_stream(evaluation.slots.values)
 
+    def keep_at(self, op: KeepAt, evaluation: Evaluation) -> None:
+        evaluation.slots.store(op.slot, evaluation.state.x)
+
+    def to_delta(self, op: ToDelta, evaluation: Evaluation) -> None:
+        evaluation.state.x = evaluation.state.x - evaluation.slots.load(op.slot)
+
+    def from_delta(self, op: FromDelta, evaluation: Evaluation) -> None:
+        evaluation.state.x = evaluation.slots.load(op.slot) + evaluation.state.x
+
+    def unchanged(self, op: Unchanged, evaluation: Evaluation) -> None:
+        """The delta stays as it is."""
+
+    def linear_parts(self, op: LinearParts, evaluation: Evaluation) -> None:
+        assert self.model.fusable is not None
+        assert self.model.fusable.outer is not None
+        state, linears = evaluation.state, self.model.fusable.outer.skip_linears
+        for node in op.nodes:
+            through, taken = linears[node].weight.chunk(2, dim=1)
+            state.x = F.linear(state.x, through) + F.linear(state.skips.pop(), taken)
+
     ops: ClassVar[OpTable] = {
         RunFixed: run_fixed, Compute: compute, Iterate: iterate, Reuse: reuse, Predict: predict,
         ReuseRun: reuse_run,
         Scored: scored, Refresh: refresh, KeepStream: keep_stream, RestoreStream: restore_stream,
+        KeepAt: keep_at, ToDelta: to_delta, FromDelta: from_delta, Unchanged: unchanged,
+        LinearParts: linear_parts,
     }  # fmt: skip
 
 
 def reference_backend(
-    model: BoundModel, reasons: tuple[str, ...] = (), notes: tuple[str, ...] = ()
+    model: BoundModel,
+    reasons: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+    *,
+    delta_form: bool = False,
 ) -> Backend:
     """The reference for a described model."""
 
     def workspace(plan: Plan, requests: int = 1, most: int = 1) -> Reference:
         return Reference(model, plan.tokens)
 
-    return Backend("reference", unchanged, workspace, reasons, notes=notes, batched=workspace)
+    passes = with_delta_form(unchanged) if delta_form else unchanged
+    return Backend("reference", passes, workspace, reasons, notes=notes, batched=workspace,
+                   delta_form=delta_form)  # fmt: skip

@@ -13,6 +13,9 @@ FUNCTIONS = re.compile(r"^(?:compare|compile|fit_report|learn|run_demo|sample): 
 
 SCHEDULE = re.compile(r"^(?:CacheSchedule|schedule)(?=: )")
 
+SOURCES = ("source", "router")
+"""What commands call the argument that is a router or schedule."""
+
 VALUE = r"(?:(?P<quote>['\"]?)(?P<value>[^\s;,'\")]*)(?P=quote))"
 
 
@@ -53,8 +56,8 @@ def _schedule_parameter(command: click.Command) -> str:
     """How a user of the command names the router or schedule that it was given."""
     if any("--router" in param.opts for param in command.params):
         return "--router"
-    arguments = [param for param in command.params if isinstance(param, click.Argument)]
-    return next((argument.metavar for argument in arguments if argument.metavar), "the schedule")
+    named = (p.metavar for p in command.params if p.name in SOURCES and isinstance(p.metavar, str))
+    return next(named, "the schedule")
 
 
 def _given(flag: str, match: re.Match[str]) -> str:

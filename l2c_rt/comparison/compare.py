@@ -79,13 +79,10 @@ def compare(
     check_metrics(metrics, features, real, decodes)
     for entry in entries:
         subject.build(as_given(entry.method).at(0), entry.options)
-    more: dict[str, object] = {
-        "images": images, "loop": loop, "calls per step": calls_per_step, "backend": backend,
-        "decode": decode, "features": features, "real images": real,
-    }  # fmt: skip
-    if metrics is not None:
-        more["metrics"] = sorted(metrics)
-    results = ResultFolder(folder, _configuration(subject, entries, plan, more))
+    more = {"images": images, "loop": loop, "calls per step": calls_per_step, "backend": backend,
+            "decode": decode, "features": features, "real images": real}  # fmt: skip
+    named = {} if metrics is None else {"metrics": ", ".join(sorted(metrics))}
+    results = ResultFolder(folder, _configuration(subject, entries, plan, {**more, **named}))
     total = len(plan.seeds) * (1 + len(entries) * len(plan.shares or (None,)))
     with ExitStack() as stack:
         for module in subject.modules:

@@ -15,7 +15,7 @@ import numpy as np
 
 from l2c_rt.schedule import files
 from l2c_rt.schedule.checks import MAX_CELLS
-from l2c_rt.schedule.predictions import Predictions
+from l2c_rt.schedule.prediction_files import from_tensors, unconditional_header
 from l2c_rt.untrusted.atomic_write import write_whole
 from l2c_rt.untrusted.bounded_read import open_regular, parse_json
 from l2c_rt.untrusted.safetensors_file import SafetensorsFile
@@ -48,6 +48,7 @@ def write(path: str | os.PathLike[str], fields: files.Fields) -> None:
     version = "2" if predictions.lanes > 1 else "1"
     header = {"format": FORMAT, "version": version, "branches": json.dumps(fields["branches"])}
     header |= {"lanes": str(predictions.lanes)} if predictions.lanes > 1 else {}
+    header |= unconditional_header(predictions)
     header |= {"digest": files.digest(fields["compute"], fields["branches"], predictions)}
     header |= {name: fields[name] for name in TEXTS}  # type: ignore[literal-required]
     header |= {"timesteps": json.dumps(fields["timesteps"])}
@@ -81,7 +82,7 @@ def read(path: str | os.PathLike[str]) -> tuple[files.Fields, str]:
         "branches": tuple(branches),
         "calls_per_step": int(calls),
         "timesteps": parse_json(header.get("timesteps", "null").encode()),
-        "predictions": Predictions(tables["sources"], tables["coefficients"]),
+        "predictions": from_tensors(tables["sources"], tables["coefficients"], header),
     }
     for name in TEXTS:
         fields[name] = header.get(name, "")  # type: ignore[literal-required]

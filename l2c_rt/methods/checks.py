@@ -27,20 +27,46 @@ def check_bool(name: str, value: object) -> None:
         raise ValueError(f"{name} is {value!r:.40}, wanted True or False")
 
 
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Raise ValueError unless `value` is one of the `known` strings."""
+    if value not in known:
+        raise ValueError(f"{name} is {value!r:.40}, wanted {' or '.join(map(repr, known))}")
+
+
+def mask_of(name: str, value: object, known: Iterable[str]) -> str | tuple[int, ...]:
+    """A mask of evaluations: one of the `known` names, or zeros and ones.  ValueError for more."""
+    if isinstance(value, str) and value in known:
+        return value
+    marks = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else ()
+    if not marks or any(mark not in (0, 1) for mark in marks):
+        raise ValueError(
+            f"{name} is {value!r:.60}, wanted zeros and ones, or one of {', '.join(known)}"
+        )
+    return tuple(map(int, marks))
+
+
+def check_callback(name: str, value: object) -> None:
+    """Raise TypeError unless `value` is None or can be called."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} is {value!r:.40}, wanted a function or None")
+
+
 def check_names(name: str, value: object) -> None:
     """Raise ValueError unless `value` is a tuple or list of strings."""
     if not isinstance(value, tuple | list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"{name} is {value!r:.60}, wanted names, as ('hidden_states', 'timestep')")
 
 
-def numbers_of(name: str, values: object, low: float = -math.inf) -> tuple[float, ...]:
-    """Some finite numbers of at least `low` as a tuple; ValueError for anything else."""
+def numbers_of(
+    name: str, values: object, low: float = -math.inf, high: float = math.inf
+) -> tuple[float, ...]:
+    """Some finite numbers in low..high as a tuple; ValueError for anything else."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ValueError(f"{name} is {values!r:.60}, wanted a list of numbers")
     # Numbers of numpy and torch have an item and no dimensions.
     listed = [v.item() if getattr(v, "ndim", 1) == 0 else v for v in values]
     for value in listed:
-        check_number(name, value, low)
+        check_number(name, value, low, high)
     if not listed:
         raise ValueError(f"{name}: got none, wanted at least one number")
     return tuple(map(float, listed))
@@ -62,7 +88,8 @@ def set_patterns(method: str, spec: object, field: str) -> None:
     patterns = getattr(spec, field)
     if patterns is None:
         return
-    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+    listed = isinstance(patterns, Iterable) and not isinstance(patterns, str)
+    if not listed or not all(isinstance(pattern, str) for pattern in patterns):
         raise TypeError(
             f"{method}: {field}: wanted a list of regular expressions, got {patterns!r:.80}"
         )

@@ -22,6 +22,10 @@ class Deciding:
     def history(self) -> int:
         return 1
 
+    @property
+    def stores(self) -> int:
+        return 0
+
     def prediction(self, computed: tuple[int, ...], at: At) -> Mapping[int, float]:
         return {}
 

@@ -88,7 +88,8 @@ class DiffusersTaylorSeer:
 
         Raises ValueError where the patterns name no module.
         """
-        paths = [path for path, _ in model.named_modules() if path]
+        # Lists are never called: diffusers' hooks on them do nothing.
+        paths = [path for path, m in model.named_modules() if path and not _is_list(m)]
         if self.use_lite_mode:
             blocks = tuple(path for path in paths if re.fullmatch(BLOCKS, path))
             if LAST not in paths or not blocks:
@@ -143,3 +144,7 @@ def _zeros(predictions: Predictions, compute: BoolArray, skips: Sequence[bool]) 
 
 def _matches(patterns: Sequence[str], path: str) -> bool:
     return any(re.fullmatch(pattern, path) for pattern in patterns)
+
+
+def _is_list(module: nn.Module) -> bool:
+    return type(module).__name__ in ("ModuleList", "ModuleDict")

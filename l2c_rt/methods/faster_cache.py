@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from l2c_rt.methods.checks import check_bool, check_names, check_number, set_patterns
+from l2c_rt.methods.checks import (
+    check_bool,
+    check_callback,
+    check_names,
+    check_number,
+    set_patterns,
+)
 from l2c_rt.methods.pab import PAB, kind_named
 from l2c_rt.methods.timesteps import Window, checked_window, in_window, trained_timesteps
 from l2c_rt.plan.program import BlockProgram
@@ -46,10 +52,15 @@ class FasterCache:
     Keeps: two outputs of each attention, of the conditional rows, and one spectrum.
     Needs: `timesteps=` of `compile` (0..1000, or sigmas 0..1), and cond and uncond in one batch,
     unconditional first, or a model without guidance (`is_guidance_distilled`).
+    In place of `attention_weight` and of the two alphas with their windows a function may say each
+    weight: `attention_weight_callback(path of the attention, timestep)`, and
+    `low_frequency_weight_callback(timestep)`, `high_frequency_weight_callback(timestep)`.  They are
+    called before the run, with timesteps 0..1000, once for each weight that the run needs; those
+    of diffusers are given the module in the run.
     `tensor_format` names the output's dimensions, which end in H and W.  Positional tensors with
     the batch's rows are halved, and keyword ones of the names in `halved_arguments`.
     Source: FasterCache, arXiv 2410.19355; diffusers 0.42.1, FasterCacheConfig, whose names and
-    defaults these are; the callbacks there are constants.
+    defaults these are.
     Raises ValueError for values out of range.
     """
 
@@ -64,6 +75,9 @@ class FasterCache:
     unconditional_batch_skip_range: int = 5
     unconditional_batch_timestep_skip_range: Window = (-1, 641)
     attention_weight: float = 0.5
+    attention_weight_callback: Callable[[str, float], float] | None = None
+    low_frequency_weight_callback: Callable[[float], float] | None = None
+    high_frequency_weight_callback: Callable[[float], float] | None = None
     tensor_format: str = "BCFHW"
     is_guidance_distilled: bool = False
     spatial_attention_block_identifiers: Sequence[str] | None = None
@@ -85,6 +99,8 @@ class FasterCache:
                 set_patterns("FasterCache", self, name)
             elif name.startswith("alpha") or name == "attention_weight":
                 check_number(f"FasterCache: {name}", value, -math.inf)
+            elif name.endswith("callback"):
+                check_callback(f"FasterCache: {name}", value)
             elif name in ("is_guidance_distilled", "uncond_first"):
                 check_bool(f"FasterCache: {name}", value)
         check_names("FasterCache: halved_arguments", self.halved_arguments)
@@ -113,7 +129,7 @@ class FasterCache:
         return CacheSchedule(
             full_table(steps, branches) & ~extrapolated, branches, source="FasterCache",
             timesteps=tuple(map(float, timesteps or ())),
-            predictions=self._predictions(extrapolated),
+            predictions=self._predictions(extrapolated, times, branches),
             halves=None if self.is_guidance_distilled else halves,
         )  # fmt: skip
 
@@ -121,19 +137,25 @@ class FasterCache:
     def tells_paths_apart(self) -> bool:
         """Branches are to be named by the paths of their modules."""
         return bool(
-            self.spatial_attention_block_identifiers or self.temporal_attention_block_identifiers
+            self.spatial_attention_block_identifiers
+            or self.temporal_attention_block_identifiers
+            or self.attention_weight_callback
         )
 
     def sites(self, model: nn.Module) -> tuple[str, ...] | None:
         """The attention modules of a model's blocks."""
         return PAB().sites(model)
 
-    def _predictions(self, extrapolated: BoolArray) -> Predictions | None:
-        w = self.attention_weight
-        terms = {
-            (int(n), int(k)): [(int(n) - 1, 1 + w), (max(int(n) - 2, 0), -w)]
-            for n, k in np.argwhere(extrapolated)
-        }
+    def _predictions(
+        self, extrapolated: BoolArray, times: Floats, branches: tuple[str, ...]
+    ) -> Predictions | None:
+        terms: dict[tuple[int, int], list[tuple[int, float]]] = {}
+        for n, k in np.argwhere(extrapolated).tolist():
+            w = self.attention_weight
+            if self.attention_weight_callback is not None:
+                w = self.attention_weight_callback(branches[k], float(times[n]))
+                check_number("FasterCache: what attention_weight_callback gives", w, -math.inf)
+            terms[n, k] = [(n - 1, 1 + w), (max(n - 2, 0), -w)]
         steps, width = extrapolated.shape
         return Predictions.from_terms(steps, width, terms) if terms else None
 
@@ -176,15 +198,24 @@ class FasterCache:
 
     def _weights(self, times: Floats, halved: BoolArray) -> tuple[Floats, Floats]:
         """What the low and the high frequencies of the kept difference are multiplied by."""
-        grows = (
-            (self.alpha_low_frequency, self.low_frequency_weight_update_timestep_range),
-            (self.alpha_high_frequency, self.high_frequency_weight_update_timestep_range),
-        )
         low, high = (
-            compounded(np.where(in_window(times, window), alpha, 1.0), halved)
-            for alpha, window in grows
+            compounded(self._growth(band, times, halved), halved) for band in ("low", "high")
         )
         return low, high
+
+    def _growth(self, band: str, times: Floats, halved: BoolArray) -> Floats:
+        """What the frequencies of a band are multiplied by at each evaluation."""
+        name = f"{band}_frequency_weight_callback"
+        callback = getattr(self, name)
+        if callback is None:
+            window = getattr(self, f"{band}_frequency_weight_update_timestep_range")
+            return np.where(in_window(times, window), getattr(self, f"alpha_{band}_frequency"), 1.0)
+        factors = np.ones(len(times))
+        for n in np.flatnonzero(halved).tolist():
+            factor = callback(float(times[n]))
+            check_number(f"FasterCache: what {name} gives", factor, -math.inf)
+            factors[n] = factor
+        return factors
 
 
 def compounded(factors: Floats, halved: BoolArray) -> Floats:

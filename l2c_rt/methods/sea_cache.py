@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from l2c_rt.correctors.differences import finite_differences, weighted
-from l2c_rt.methods.checks import check_int, check_number
+from l2c_rt.methods.checks import check_callback, check_int, check_number, numbers_of
 from l2c_rt.methods.deciding import Deciding
 from l2c_rt.plan.decisions import At, Cut, Decided, Look, ModelFacts, Spectrum
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 NOISE_AS_TIMESTEP = frozenset({"FluxTransformer2DModel", "Flux2Transformer2DModel",
                                "QwenImageTransformer2DModel"})  # fmt: skip
 """Models that are given the noise level itself as their timestep."""
+
+
+MakeLatents = Callable[["nn.Module", tuple[Any, ...], dict[str, Any]], "list[Tensor] | None"]
 
 
 class Skipped(NamedTuple):
@@ -37,8 +43,10 @@ class SeaCache(Deciding):
     evaluations.  `sigmas` [steps] are the noise levels; None takes them from the timesteps of flow
     matching, which are 1,000 times the noise level for most models; a loop may also announce them:
     `cache_context(sigma=...)`.
+    `raw_vision_callback` (model, args, kwargs) makes the latents of a call, a list of [C, T, H, W]
+    or [C, H, W]; where it gives None all is computed.
     Kept: what all blocks add, per stream, once or twice, and i'.  Needs: latents [B, C, H, W] or
-    [B, C, T, H, W].
+    [B, C, T, H, W], or that function.
     Source: arXiv 2602.18993; diffusers 0.42, SeaCacheConfig, whose names and defaults these are.
     """
 
@@ -48,13 +56,15 @@ class SeaCache(Deciding):
     cache_end_steps: int = 1
     max_consecutive_cached: int = 2
     power_exp: float = 3.0
+    raw_vision_callback: MakeLatents | None = None
     sigmas: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
+        check_callback("SeaCache: raw_vision_callback", self.raw_vision_callback)
         check_number("SeaCache: threshold", self.threshold, 0)
         check_number("SeaCache: power_exp", self.power_exp, 0)
         for name, least in (
-            ("retention_steps", 1), ("cache_end_steps", 0), ("max_consecutive_cached", 0),
+            ("retention_steps", 0), ("cache_end_steps", 0), ("max_consecutive_cached", 0),
         ):  # fmt: skip
             check_int(f"SeaCache: {name}", getattr(self, name), least)
         if isinstance(self.residual_order, bool) or self.residual_order not in (0, 1):
@@ -62,9 +72,8 @@ class SeaCache(Deciding):
                 f"SeaCache: residual_order is {self.residual_order!r:.40}, wanted 0 or 1"
             )
         if self.sigmas is not None:
-            for sigma in self.sigmas:
-                check_number("SeaCache: sigmas", sigma, 0, 1)
-            object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))
+            sigmas = numbers_of("SeaCache: sigmas", self.sigmas, 0, 1)
+            object.__setattr__(self, "sigmas", sigmas)
 
     def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule:
         if self.sigmas is not None and len(self.sigmas) != steps:
@@ -77,9 +86,9 @@ class SeaCache(Deciding):
     def cut(self, facts: ModelFacts) -> Cut:
         scale = 1.0 if facts.kind in NOISE_AS_TIMESTEP else 1000.0
         sigmas = None if self.sigmas is None else tuple(self.sigmas)
-        return Cut(
-            Look("call", measure="filtered", spectrum=Spectrum(self.power_exp, scale, sigmas))
-        )
+        spectrum = Spectrum(self.power_exp, scale, sigmas)
+        latents = self.raw_vision_callback
+        return Cut(Look("call", measure="filtered", spectrum=spectrum, latents=latents))
 
     @property
     def history(self) -> int:

@@ -25,7 +25,10 @@ LEAST_THRESHOLD = 0.01
 MEASURES: Mapping[str, Measure] = {
     "relative_l1": "elementwise L1",
     "relative_l2": "elementwise L2",
-    "cosine": "cosine",
+    "l1": "absolute L1",
+    "l2": "absolute L2",
+    "cosine_similarity": "cosine",
+    "all": "elementwise L1",
 }
 
 
@@ -47,7 +50,10 @@ class SpeCa(Deciding):
     the first three, that follow `max_taylor_steps` predicted ones, and that follow a check with an
     error above max(0.01, base_threshold * decay_rate^((n + 1) / steps)).  What was checked stays as
     it is: the error decides about the next evaluation.
-    `error_metric`: "relative_l1" is mean |p - c| / (|c| + 1e-10), element by element, of the batch.
+    `error_metric`: "relative_l1" is the mean of |p - c| / (|c| + 1e-10), element by element, of the
+    batch, "relative_l2" the root of the mean of its square, "l1" and "l2" are the same of |p - c|,
+    "cosine_similarity" is 1 - the mean over samples of their cosine; "all", which prints every one
+    there, decides by "relative_l1".
     Kept: max_order + 1 outputs of each branch.  Needs: nothing.
     Source: arXiv 2509.11628; github Shenyi-Z/Cache4Diffusion, speca-dit, sample.py; its
     sample_ddp.py has 0.3, 0.05, 3 and 8.
@@ -58,7 +64,9 @@ class SpeCa(Deciding):
     decay_rate: float = 0.01
     min_taylor_steps: int = 2
     max_taylor_steps: int = 5
-    error_metric: Literal["relative_l1", "relative_l2", "cosine"] = "relative_l1"
+    error_metric: Literal[
+        "relative_l1", "relative_l2", "l1", "l2", "cosine_similarity", "all"
+    ] = "relative_l1"  # fmt: skip
 
     granularity = "branch"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l2c_rt.methods.checks import check_int
+from l2c_rt.methods.checks import check_int, mask_of
 from l2c_rt.policies.policy import full_table
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -111,17 +111,12 @@ class StepsMask:
     def __post_init__(self) -> None:
         check_int("StepsMask: Fn_compute_blocks", self.Fn_compute_blocks, 0)
         check_int("StepsMask: Bn_compute_blocks", self.Bn_compute_blocks, 0)
-        mask = self.steps_computation_mask
-        if isinstance(mask, str):
-            if mask not in BINS:
-                raise ValueError(f"StepsMask: mask {mask!r:.40}, wanted one of {', '.join(BINS)}")
-            return
-        if len(mask) == 0 or any(mark not in (0, 1) for mark in mask) or not mask[0]:
+        mask = mask_of("StepsMask: steps_computation_mask", self.steps_computation_mask, BINS)
+        if not isinstance(mask, str) and not mask[0]:
             raise ValueError(
-                f"StepsMask: mask {list(mask)!r:.60}, wanted 0 (cached) and 1 (computed), 1 first"
+                f"StepsMask: steps_computation_mask is {mask!r:.60}, wanted 1, computed, first"
             )
-        marks = tuple(int(mark) for mark in mask)
-        object.__setattr__(self, "steps_computation_mask", marks)
+        object.__setattr__(self, "steps_computation_mask", mask)
 
     def mask(self, steps: int) -> tuple[bool, ...]:
         """Which evaluations compute everything."""

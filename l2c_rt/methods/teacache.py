@@ -43,6 +43,10 @@ class TeaCache(Deciding):
     def __post_init__(self) -> None:
         check_number("TeaCache: threshold", self.threshold, 0)
         check_bool("TeaCache: use_ret_steps", self.use_ret_steps)
+        if not isinstance(self.indicator, str | None):
+            raise TypeError(
+                f"TeaCache: indicator is {self.indicator!r:.40}, wanted a module's path or None"
+            )
         if isinstance(self.coefficients, str):
             names = RETENTION_COEFFICIENTS if self.use_ret_steps else COEFFICIENTS
             if self.coefficients not in names:

@@ -15,21 +15,30 @@ from l2c_rt.schedule.tokens import NOT_CHOSEN, SCORES, TokenRule, TokenSchedule
 INTERVAL_SLOPE = 0.4
 
 
-def _ddim50(block: float, left: float) -> float:
-    return (0.8 + 0.4 * block) * (3 - 4 * left)
+MLP_FACTOR = 2.5
 
 
-def _ddpm250(block: float, left: float) -> float:
-    return (1.8 - 1.6 * block) * (1.4 - 0.8 * left)
+def _ddim50(block: float, left: float, phase: float) -> float:
+    return (0.8 + 0.4 * block) * (3 - 4 * left) * MLP_FACTOR
 
 
-RATIO_SCHEDULERS: Mapping[str, Callable[[float, float], float]] = {
+def _ddpm250(block: float, left: float, phase: float) -> float:
+    return (1.8 - 1.6 * block) * (1.4 - 0.8 * left) * MLP_FACTOR
+
+
+RATIO_SCHEDULERS: Mapping[str, Callable[[float, float, float], float]] = {
     "ToCa-ddim50": _ddim50,
     "ToCa": _ddim50,
     "ToCa-ddpm250": _ddpm250,
+    "linear-layerwise": _ddpm250,
+    "constant": lambda block, left, phase: 1.0,
+    "linear": lambda block, left, phase: 1.9 - 1.8 * left,
+    "linear-mode": lambda block, left, phase: 1.9 - 1.8 * left + 0.1 * (phase - 0.5),
+    "exp": lambda block, left, phase: 0.9**left,
+    "layerwise": lambda block, left, phase: 1.9 - 1.8 * block,
 }
-"""By name, the factor of a block at depth 0..1 with a share 0..1 of the run left."""
-MLP_FACTOR = 2.5
+"""By name, the factor of a block at depth 0..1 with a share 0..1 of the run left, and `phase`, what
+is left beyond a multiple of the threshold, as a share 0..1 of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,9 @@ class ToCa(TokenCaching):
     In each 2 x 2 cell the best token's score is multiplied by 1 + bonus.  k is
     fresh_ratio * 2.5 * (0.8 + 0.4 depth) * (3 - 4 left) of the tokens, with the block's depth in
     0..1 and `left`, the share of the run that is left; for "ToCa-ddpm250"
-    (1.8 - 1.6 depth) * (1.4 - 0.8 left).  Each image of a batch has its own tokens.
+    (1.8 - 1.6 depth) * (1.4 - 0.8 left); the program's other schedules ("constant", "linear",
+    "linear-mode", "exp", "layerwise", "linear-layerwise") are in `RATIO_SCHEDULERS`.  Each image of
+    a batch has its own tokens.
     An evaluation is full at the start of the run, and where the number of those left is a multiple
     of an interval that is set anew after every full one: fresh_threshold / (1.4 - 0.8 left),
     rounded, and 2 for `left` in 0.2 .. 0.4.  As published, every block reads it, so that the first
@@ -154,11 +165,12 @@ def _schedule(method: TokenCaching, steps: int, branches: tuple[str, ...]) -> Ca
 def _shares(method: TokenCaching, steps: int, blocks: int) -> np.ndarray:
     """The share of the MLP's tokens that a partial block computes.  Shapes: float32 [S, blocks]."""
     factor = RATIO_SCHEDULERS[method.ratio_scheduler]
-    deepest = max(blocks - 1, 1)
+    deepest, n = max(blocks - 1, 1), method.fresh_threshold
     shares = [
-        [factor(b / deepest, (steps - 1 - n) / steps) for b in range(blocks)] for n in range(steps)
+        [factor(b / deepest, left / steps, left % n / n) for b in range(blocks)]
+        for left in reversed(range(steps))
     ]
-    return np.clip(np.array(shares) * method.fresh_ratio * MLP_FACTOR, 0, 1).astype(np.float32)
+    return np.clip(np.array(shares) * method.fresh_ratio, 0, 1).astype(np.float32)
 
 
 def _restored(kinds: np.ndarray) -> BoolArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -11,11 +11,20 @@ from typing import Any
 from torch import nn
 
 from l2c_rt.api import Schedulable, compile
+from l2c_rt.correctors.corrector import Corrector, corrected
 from l2c_rt.pipelines.loop_position import LoopPosition, Part
 from l2c_rt.pipelines.pipeline_model import PipelineModel
-from l2c_rt.pipelines.timesteps import needs_timesteps, timesteps_of_run
+from l2c_rt.pipelines.timesteps import (
+    Replan,
+    follows_timesteps,
+    needs_timesteps,
+    timesteps_of_run,
+)
+from l2c_rt.resolve import read_spec, resolve_schedule
 from l2c_rt.runtime.known_loop import loop_of
+from l2c_rt.runtime.shared import SharedModel
 from l2c_rt.runtime.summary import Summary
+from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 MODELS = ("transformer", "transformer_2", "unet")
 """Attributes of a pipeline that hold the model that its loop calls."""
@@ -72,7 +81,8 @@ def enable(
     named stay as they are.  `steps` is the number of timesteps of the pipeline's scheduler, which
     is not `num_inference_steps` for every scheduler; of two experts, each gets the steps on its
     side of the boundary, or what a mapping by name says.  `options` are those of `compile`;
-    `timesteps` only for a method that goes by them, where the scheduler alone does not tell them.
+    A method that goes by timesteps is planned anew for each run with others than the run before;
+    `timesteps` are for such a method, in place of those of the pipeline's scheduler.
     Calls per step are counted in each run's first step.  A run with another number of steps raises
     ValueError before its first evaluation; one that starts late (strength) is computed in full and
     warns.  Use the result in a `with` block, or call `disable(pipe)`.
@@ -91,13 +101,30 @@ def enable(
     for name, spec in methods.items():
         times = timesteps_of_run(pipe, spec, given[name], timesteps)
         fast = compile(getattr(pipe, name), spec, steps=given[name], timesteps=times, **options)
-        # Every run may have other timesteps: those that the method was planned for are compared.
-        fast.run.shared.loop = loop_of(fast.schedule, None)
+        shared, replan = fast.run.shared, None
+        if timesteps is None and follows_timesteps(spec):
+            replan = _replan(spec, shared, options.get("corrector"))
+        # Every run may have other timesteps: those that a schedule was made for are compared.
+        shared.loop = None if replan else loop_of(fast.schedule, None)
         part = _part(pipe, name, fast.schedule.steps, steps)
-        models[name] = PipelineModel(fast.run.shared, position=LoopPosition(pipe, part))
+        models[name] = PipelineModel(shared, position=LoopPosition(pipe, part), replan=replan)
     for name, model in models.items():
         setattr(pipe, name, model)
     return Enabled(pipe, models)
+
+
+def _replan(spec: Any, shared: SharedModel, corrector: Corrector | None) -> Replan:
+    """The schedule of a method for the timesteps of a run."""
+    program = shared.version.model.program
+
+    def schedule(timesteps: Sequence[float]) -> CacheSchedule:
+        planned = resolve_schedule(
+            spec, steps=len(timesteps), branches=program.branch_names, timesteps=timesteps,
+            program=program,
+        )  # fmt: skip
+        return planned if corrector is None else corrected(planned, corrector)
+
+    return schedule
 
 
 def disable(pipe: Any) -> None:
@@ -143,13 +170,13 @@ def _methods(pipe: Any, method: Schedulable | Mapping[str, Schedulable]) -> dict
             "disable(pipe) comes first"
         )
     if not isinstance(method, Mapping):
-        return dict.fromkeys(models, method)
+        return dict.fromkeys(models, read_spec(method))
     if not method or not method.keys() <= models.keys():
         raise ValueError(
             f"enable: got methods for {', '.join(method) or 'no model'}, the pipeline has "
             f"{', '.join(models)}"
         )
-    return dict(method)
+    return {name: read_spec(spec) for name, spec in method.items()}
 
 
 def _steps_of(pipe: Any, name: str, steps: int | Mapping[str, int] | None) -> int | None:

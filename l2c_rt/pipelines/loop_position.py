@@ -32,7 +32,14 @@ class Part:
         """How many of these timesteps are this model's."""
         if self.boundary is None:
             return len(timesteps)
-        return sum((t >= self.boundary) == self.above for t in timesteps.tolist())
+        return len(self.own(timesteps))
+
+    def own(self, timesteps: Any) -> tuple[float, ...]:
+        """Those of these timesteps that are this model's."""
+        listed = map(float, timesteps.tolist())
+        if self.boundary is None:
+            return tuple(listed)
+        return tuple(t for t in listed if (t >= self.boundary) == self.above)
 
 
 class Place(NamedTuple):
@@ -66,6 +73,11 @@ class LoopPosition:
         self.abandoned += 0 < max(self._counts, default=0) < self.part.steps
         self._timesteps = None
         self._clear()
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """Those of the run under way that are this model's; waits for the device they are on."""
+        return self.part.own(self._scheduler().timesteps)
 
     @property
     def begins(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from l2c_rt.pipelines.loop_position import LoopPosition, Place
+from l2c_rt.pipelines.timesteps import Replan
 from l2c_rt.runtime.cache_context import StepHint
 from l2c_rt.runtime.compiled import Compiled
 from l2c_rt.runtime.half_checks import check_calls
@@ -20,11 +21,13 @@ class PipelineModel(Compiled):
     Each of several calls per step has a session of its own, opened when it first comes.
     """
 
-    __slots__ = ("_closed", "_others", "_position")
+    __slots__ = ("_closed", "_others", "_position", "_replan")
 
-    def __init__(self, shared: SharedModel, *, position: LoopPosition) -> None:
+    def __init__(
+        self, shared: SharedModel, *, position: LoopPosition, replan: Replan | None = None
+    ) -> None:
         super().__init__(shared, calls_per_step=1)
-        self._position = position
+        self._position, self._replan = position, replan
         self._others: list[Session] = []
         self._closed: Summary | None = None
 
@@ -84,6 +87,8 @@ class PipelineModel(Compiled):
             self._forget_run()
             if reason := position.begin():
                 self._shared.notices.tell([reason])
+            elif self._replan is not None:
+                self._shared.reschedule(self._replan(position.timesteps))
 
         def timestep() -> object:
             t = self.bound_model.begin(*args, **kwargs).t

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from l2c_rt.plan.lowering import CHOICE_KERNELS, SCORE_KERNELS, can_be_one_kernel
+from l2c_rt.plan.delta_ops import LinearParts
+from l2c_rt.plan.kernel_counts import CHOICE_KERNELS, SCORE_KERNELS, composed_kernels
+from l2c_rt.plan.lowering import can_be_one_kernel
 from l2c_rt.plan.ops import Compute, Iterate, Plan, Predict, RunFixed, StepPlan
 from l2c_rt.plan.program import BlockProgram, Branch
 from l2c_rt.plan.step_walk import Added, walk
@@ -91,12 +93,9 @@ def cost(program: BlockProgram, plan: Plan) -> Cost:
         _most(n) if isinstance(n, Branch) else RunFixed(n.name) for n in program.nodes
     )
     one_kernel = can_be_one_kernel(program)
-    # Hoisted conditioning nodes still cost their MACs once per evaluation of the run.
-    fixed = program.fixed_of.values()
-    macs, weights = sum(n.macs for n in fixed), sum(n.weights for n in fixed if not n.conditioning)
     per_step: list[EvaluationCost] = []
     for step in (*plan.steps, everything):
-        counts = LaunchCounts(program, macs, weights)
+        counts = LaunchCounts(program, *_always_run(step, program))
         walk(step, program, counts, one_kernel=one_kernel)
         halved = isinstance(step[0], HalveBatch)
         per_step.append(_of_a_half(counts.of_evaluation()) if halved else counts.of_evaluation())
@@ -107,6 +106,16 @@ def cost(program: BlockProgram, plan: Plan) -> Cost:
         slot_elements=program.tokens * program.width,
         num_slots=plan.num_slots,
     )
+
+
+def _always_run(step: StepPlan, program: BlockProgram) -> tuple[int, int]:
+    """MACs and weights of the fixed nodes, but for long skips that are composed.
+
+    Hoisted conditioning nodes still cost their MACs once per evaluation of the run.
+    """
+    composed = {node for op in step if isinstance(op, LinearParts) for node in op.nodes}
+    fixed = [node for name, node in program.fixed_of.items() if name not in composed]
+    return sum(n.macs for n in fixed), sum(n.weights for n in fixed if not n.conditioning)
 
 
 def _of_a_half(whole: EvaluationCost) -> EvaluationCost:
@@ -135,7 +144,8 @@ class LaunchCounts:
         self.elements = self.kernels = self.attention_macs = 0
         self.macs, self.weights = macs, weights
         self._branches, self._fixed = program.branch_of, program.fixed_of
-        self._tokens, self._tensor = program.tokens, program.tokens * program.width
+        self._tokens, self._width = program.tokens, program.width
+        self._tensor = program.tokens * program.width
         self._modulation_row = program.branches[0].gated * program.width
 
     def of_evaluation(self) -> EvaluationCost:
@@ -184,6 +194,14 @@ class LaunchCounts:
 
     def skip_linear(self, node: str, source: str, skip: str, target: str) -> None:
         self.call(node, source)
+
+    def composed(self, op: LinearParts, sources: Sequence[str], target: str) -> None:
+        """The first two deltas in one product, which each of the others adds to."""
+        kernels = composed_kernels(len(sources))
+        self.macs += len(sources) * self._tensor * self._width
+        self.weights += len(sources) * self._width**2
+        self.elements += (len(sources) + 2 * kernels - 1) * self._tensor
+        self.kernels += kernels
 
     def call(self, node: str, source: str) -> None:
         self.elements += self._fixed[node].activations

@@ -7,7 +7,7 @@ and begins anew with every run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -25,15 +25,23 @@ class Decided(NamedTuple):
 
 
 class At(NamedTuple):
-    """An evaluation.  `first_call` is what the step's first call decided, for the others."""
+    """An evaluation, and which of the step's calls it is of how many.
+
+    `first_call` is what the step's first call decided, for the others; `call_before` what the call
+    before this one did, of a loop of several calls per step.
+    """
 
     step: int
     steps: int
     first_call: Decided | None = None
+    call: int = 0
+    calls: int = 1
+    call_before: Decided | None = None
 
 
 Measure = Literal[
-    "relative L1", "output change", "filtered", "elementwise L1", "elementwise L2", "cosine"
+    "relative L1", "output change", "filtered", "elementwise L1", "elementwise L2", "cosine",
+    "absolute L1", "absolute L2",
 ]  # fmt: skip
 """How a metric is made of what is observed."""
 
@@ -62,6 +70,8 @@ class Look:
     metric is known to the next evaluation.  Else it is compared with that of the evaluation before,
     or of the last one that was computed; with `when_forced` also where the method does not ask, for
     the record.  `measure` names the metric that is made of them: see `backends.dynamic.gauge`.
+    With `latents` the "call" is what that makes of (model, args, kwargs), sample by sample, or None
+    for what cannot be compared.
     """
 
     kind: Literal["input", "output", "added", "call", "checked"]
@@ -71,6 +81,7 @@ class Look:
     when_forced: bool = False
     measure: Measure = "relative L1"
     spectrum: Spectrum | None = None
+    latents: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any] | None = None
 
     @property
     def is_inside(self) -> bool:
@@ -84,11 +95,14 @@ class Cut:
 
     `exit` names a module before whose input what the blocks add is added, in place of after the
     last block.  With `keeps_outputs` what is kept of blocks is what they give, not what they add.
+    The streams that are `plain`, the image or all others, are reused as what was last added to
+    them, whatever is kept of the rest and predicted for it.
     """
 
     look: Look
     exit: str = ""
     keeps_outputs: bool = False
+    plain: Literal["", "image", "others"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +127,17 @@ class DynamicMethod(Protocol):
     state, of the row that was done, which is 0 wherever the runtime had to.  `schedule` is that of
     a run which reuses wherever it may.  Of every branch `history` computed outputs are kept;
     where they are more than one, `prediction` gives the coefficients, by the evaluation that
-    computed them: all so far are given, the newest last.
+    computed them: all so far are given, the newest last.  Of `stores` last predictions, made where
+    as many outputs as are kept had been computed, the values are kept too, and have coefficients.
     """
 
     granularity: str
 
     @property
     def history(self) -> int: ...
+
+    @property
+    def stores(self) -> int: ...
 
     def for_model(self, facts: ModelFacts) -> DynamicMethod: ...
 

@@ -51,6 +51,17 @@ class LinearParts:
     skips: tuple[str, ...]
     source: str | None
 
+    @property
+    def deltas(self) -> tuple[str | None, ...]:
+        """The distinct deltas that are read, each by one product: that which is here, and those
+        that were kept."""
+        return tuple(dict.fromkeys((self.source, *self.skips)))
+
 
 DeltaOp = KeepAt | ToDelta | FromDelta | Unchanged | LinearParts
 """What a plan in the delta form has beside the ops of every other."""
+
+
+def place_name(node: str) -> str:
+    """The owner of a slot for the residual stream as it is after a node."""
+    return f"x after {node}"

@@ -3,24 +3,19 @@
 A branch's output is written straight to its slot, and added to the residual stream only by the
 kernel that needs the sum: together with everything else that waits to be added, and with the
 LayerNorm of the branch that comes next.  What waits at the end is added by the final kernel.
-Buffers are named: "x" is the residual stream, "skip-3" what a long skip keeps of it.
+Buffers are named: "x" is the residual stream, "skip-3" and "slot-3" what is kept of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from l2c_rt.plan.delta_ops import FromDelta, LinearParts, ToDelta
 from l2c_rt.plan.ops import Compute, Predict, Reuse, StepPlan
-from l2c_rt.plan.program import BlockProgram, Fixed, Node
-from l2c_rt.plan.step_walk import STREAM, Added, walk
+from l2c_rt.plan.program import BlockProgram, Fixed
+from l2c_rt.plan.step_walk import STREAM, Added, slot_of_stream, walk
 from l2c_rt.plan.tokens import Refresh, Scored
-
-CHOICE_KERNELS = 4
-"""Of a branch on some tokens: the choice, the gathered rows, their norm, and scattering."""
-
-SCORE_KERNELS = {"attention": 3, "kv-norm": 2}
-"""By kind of score: two passes over the softmax map or one over the values, and unit vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +29,17 @@ class Term:
     branch: str
     slot: int
     at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BaseTerm:
+    """What the base kept of the stream in `slot`: added, or taken away where `sign` is -1."""
+
+    slot: int
+    sign: int
+
+
+Terms = tuple[Term | BaseTerm, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ class Sum:
 
     source: str
     target: str
-    terms: tuple[Term, ...]
+    terms: Terms
     branch: str | None
 
 
@@ -97,12 +103,21 @@ class SkipLinear:
 
 
 @dataclass(frozen=True, slots=True)
+class Composed:
+    """Neighbouring long skips at once: a product of each source, `op.deltas` in order, summed."""
+
+    op: LinearParts
+    sources: tuple[str, ...]
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class Final:
     """The last sum, norm and linear; source None is the embedding itself, which nothing else read
     (an evaluation that computes no branch is one kernel)."""
 
     source: str | None
-    terms: tuple[Term, ...]
+    terms: Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +141,7 @@ class RunTokens:
     state: int
 
 
-Launch = Embed | Sum | Mix | Run | Score | SkipLinear | Final | Call | RunTokens
+Launch = Embed | Sum | Mix | Run | Score | SkipLinear | Composed | Final | Call | RunTokens
 LoweredStep = tuple[Launch, ...]
 
 
@@ -172,16 +187,21 @@ class _Launches:
     def skip_linear(self, node: str, source: str, skip: str, target: str) -> None:
         self.made.append(SkipLinear(node, source, skip, target))
 
+    def composed(self, op: LinearParts, sources: Sequence[str], target: str) -> None:
+        self.made.append(Composed(op, tuple(sources), target))
+
     def final(self, source: str | None, terms: Sequence[Added]) -> None:
         self.made.append(Final(source, self._terms(terms)))
 
     def call(self, node: str, source: str) -> None:
         self.made.append(Call(node, source))
 
-    def _terms(self, ops: Sequence[Added]) -> tuple[Term, ...]:
+    def _terms(self, ops: Sequence[Added]) -> Terms:
         return tuple(term for op in ops for term in self._terms_of(op))
 
-    def _terms_of(self, op: Added) -> tuple[Term, ...]:
+    def _terms_of(self, op: Added) -> Terms:
+        if isinstance(op, ToDelta | FromDelta):
+            return (BaseTerm(op.slot, 1 if isinstance(op, FromDelta) else -1),)
         if not isinstance(op, Predict):
             return (Term(op.branch, self._slot(op)),)
         if op.store is not None:
@@ -193,13 +213,13 @@ class _Launches:
 
 
 def buffers(steps: tuple[LoweredStep, ...]) -> tuple[str, ...]:
-    """The names of all buffers that lowered steps write, the stream first."""
+    """The names of all buffers that lowered steps write, the stream first; slots are none."""
     names = {STREAM: None}
     for step in steps:
         for launch in step:
-            if isinstance(launch, Embed | Sum | SkipLinear):
+            if isinstance(launch, Embed | Sum | SkipLinear | Composed):
                 names[launch.target] = None
-    return tuple(names)
+    return tuple(name for name in names if slot_of_stream(name) is None)
 
 
 def can_be_one_kernel(program: BlockProgram) -> bool:
@@ -208,14 +228,3 @@ def can_be_one_kernel(program: BlockProgram) -> bool:
         isinstance(n, Fixed) and n.role in ("skip_linear", "skip_save") for n in program.nodes
     )
     return not skip_linears and all(branch.gated for branch in program.branches)
-
-
-def launch_kernels(launch: Launch, nodes: Mapping[str, Node]) -> int:
-    """Kernels of one launch; the library's splitting of products not counted."""
-    if isinstance(launch, RunTokens):
-        return nodes[launch.branch].kernels + CHOICE_KERNELS
-    if isinstance(launch, Score):
-        return SCORE_KERNELS[launch.score]
-    if isinstance(launch, Run):
-        return nodes[launch.branch].kernels
-    return nodes[launch.node].kernels if isinstance(launch, Call | SkipLinear) else 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from l2c_rt.plan.delta_ops import Unchanged
 from l2c_rt.plan.ops import Compute, Iterate, Plan, PlanError, Predict, Reuse
 from l2c_rt.plan.program import BlockProgram
 from l2c_rt.schedule.predictions import Predictions
@@ -12,7 +13,8 @@ from l2c_rt.schedule.predictions import Predictions
 Value = tuple[str, int]
 """The branch whose value it is, and the evaluation that made it."""
 
-Read = Reuse | Predict
+Read = Reuse | Predict | Unchanged
+"""What adds an earlier value, be it that nothing is read for it."""
 
 
 def check_predicted_reads(
@@ -52,6 +54,8 @@ def check_predicted(
 
 def slots_of(op: Compute | Read) -> tuple[int, ...]:
     """All slots that an op reads or writes."""
+    if isinstance(op, Unchanged):
+        return ()
     if isinstance(op, Predict):
         return op.slots if op.store is None else (*op.slots, op.store)
     return () if op.slot is None else (op.slot,)
@@ -69,7 +73,7 @@ class _Reads:
     def read(self, item: Read, s: int) -> None:
         if isinstance(item, Predict):
             self._predict(item, s)
-        else:
+        elif isinstance(item, Reuse):
             self._reuse(item, s)
         self._note(item.branch, s)
 

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 
-from l2c_rt.plan.delta_ops import DeltaOp
+from l2c_rt.plan.delta_ops import FromDelta, KeepAt, LinearParts, ToDelta, Unchanged
 from l2c_rt.plan.halves import check_halves
 from l2c_rt.plan.ops import (
     Compute,
     Iterate,
     LeaveOut,
+    Op,
     Plan,
     PlanError,
     Predict,
     Reuse,
     ReuseRun,
     RunFixed,
-    StepPlan,
 )
 from l2c_rt.plan.program import BlockProgram, Fixed
 from l2c_rt.plan.reads import Read, check_predicted, check_predicted_reads, slots_of
 from l2c_rt.plan.stream_ops import BatchOp, KeepStream, PassedOver, RestoreStream
+from l2c_rt.plan.verify_delta import check_delta, in_node_order
 from l2c_rt.plan.verify_tokens import check_tokens
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
-NOT_OF_ONE_NODE = (ReuseRun, RestoreStream, KeepStream, BatchOp, DeltaOp)
-SingleOp = RunFixed | Compute | Reuse | Predict | LeaveOut | PassedOver
+NOT_OF_ONE_NODE = (ReuseRun, RestoreStream, KeepStream, BatchOp, KeepAt, ToDelta, FromDelta,
+                   LinearParts)  # fmt: skip
+SingleOp = RunFixed | Compute | Reuse | Predict | LeaveOut | PassedOver | Unchanged
 
 
 def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = None) -> None:
@@ -42,12 +45,13 @@ def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = N
     nodes = _Nodes.of(program)
     # Steps share their op objects, which live as long as the plan: each is looked at once.
     seen: dict[int, str] = {}
-    apart = [_taken_apart(step) for step in plan.steps]
+    apart = [_taken_apart(in_node_order(step, program)) for step in plan.steps]
     first_at = {i: s for s, i in reversed(tuple(enumerate(plan.order)))}
     for i, s in first_at.items():
         _check_step(plan, apart[i], nodes, seen, s)
     writes = [[op for op in step if isinstance(op, Compute)] for step in apart]
-    reads = [[op for op in step if isinstance(op, Reuse | Predict)] for step in apart]
+    reads = [[op for op in step if isinstance(op, Read)] for step in apart]
+    check_delta(plan, program)
     predicted = plan.predictions is not None or any(Predict in map(type, ops) for ops in reads)
     (check_predicted_reads if predicted else _check_reads)(plan, writes, reads)
     _check_iterations(plan, writes, program)
@@ -69,7 +73,7 @@ def verify(plan: Plan, program: BlockProgram, schedule: CacheSchedule | None = N
                 check_predicted(reads[i], program, schedule.predictions, s)
 
 
-def _taken_apart(step: StepPlan) -> list[SingleOp]:
+def _taken_apart(step: Sequence[Op | PassedOver]) -> list[SingleOp]:
     """The ops of a step, each of one node."""
     ops: list[SingleOp] = []
     for op in step:
@@ -95,9 +99,8 @@ def _check_reads(plan: Plan, writes: list[list[Compute]], reads: list[list[Read]
             if op.slot is not None:
                 held[op.slot] = s
         for item in reads[i]:
-            # Every slot is of one branch: _check_slot.
-            assert isinstance(item, Reuse)
-            if held.get(item.slot, -1) != latest.get(item.branch):
+            # Every slot is of one branch: _check_slot.  What is unchanged is read from none.
+            if isinstance(item, Reuse) and held.get(item.slot, -1) != latest.get(item.branch):
                 _check_read(item, held, latest, s, "reuses")
 
 

@@ -78,6 +78,9 @@ class DeepCache:
     branch: int = 0
     steps: Sequence[int] | NonUniform | None = None
 
+    follows_timesteps = True
+    """A timestep that comes twice is one step."""
+
     on_shells = True
     """This policy names depths, so that `compile` cuts the model into shells."""
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2c_rt.schedule.checks import MAX_CELLS, MAX_STEPS
+from l2c_rt.schedule.prediction_files import from_tensors, unconditional_header
 from l2c_rt.schedule.predictions import Predictions
 from l2c_rt.untrusted.atomic_write import write_whole
 from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded
@@ -94,6 +95,7 @@ def write(path: str | Path, fields: Fields) -> None:
         # Copies, since the writer wants memory of its own.
         tensors["fitted_sources"] = np.array(fitted.sources)
         tensors["fitted_coefficients"] = np.array(fitted.stored)
+        header |= unconditional_header(fitted)
     write_whole(path, safetensors.numpy.save(tensors, metadata=header))
 
 
@@ -196,7 +198,7 @@ def _ours(content: bytes, _name: str) -> Fields:
         "timesteps": parse_json(header.get("timesteps", "null").encode()),
         "granularity": header.get("granularity", "branch"),
         "coefficients": tensors.get("coefficients"),
-        "fitted": Predictions(tensors["fitted_sources"], tensors["fitted_coefficients"])
+        "fitted": from_tensors(tensors["fitted_sources"], tensors["fitted_coefficients"], header)
         if names >= FITTED
         else None,
     }

@@ -67,4 +67,6 @@ def predictions_of(
         sources[s, k, : len(before)] = before
         numbers[:, s, k] = of_lanes[:, rows[s], k]
     width = int((sources >= 0).sum(axis=2).max())
-    return Predictions(sources[..., :width], numbers[..., :width])
+    # Learning runs cond before uncond.
+    unconditional = 1 if len(of_lanes) == 2 else None
+    return Predictions(sources[..., :width], numbers[..., :width], unconditional=unconditional)

@@ -7,6 +7,7 @@ so far is taken, and its prediction is used from there on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ from l2c_rt.memory.mixing import lane_blocks
 from l2c_rt.regression.fits import Cell, Fits
 from l2c_rt.regression.grams import Parts, gram_of
 from l2c_rt.runtime.loop_model import Place
-from l2c_rt.runtime.sample_lanes import sample_lanes
+from l2c_rt.runtime.sample_lanes import Guided, sample_lanes, uncond_first
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 
@@ -88,13 +89,23 @@ class FixedPredictor:
         return coefficients if terms else None
 
 
+@dataclass(slots=True)
+class SeenOrder:
+    """Whether guided batches of a loop have had their unconditional half first; None where nothing
+    has shown it."""
+
+    uncond_first: bool | None = None
+
+
 class CachedWalk:
-    """Stands for the model in runs; see above."""
+    """Stands for the model in runs; see above.  What their batches show goes to `seen`."""
 
     def __init__(
-        self, bound_model: BoundModel, predictor: Predictor, calls_per_step: int = 1
-    ) -> None:
+        self, bound_model: BoundModel, predictor: Predictor, calls_per_step: int = 1,
+        seen: SeenOrder | None = None,
+    ) -> None:  # fmt: skip
         self._bound_model, self._predictor = bound_model, predictor
+        self._seen = seen or SeenOrder()
         self._calls_per_step = calls_per_step
         self._lanes: tuple[int, ...] = ()
         self._passes: SitePasses | None = None
@@ -117,10 +128,12 @@ class CachedWalk:
             self._passes = SitePasses(self._bound_model, streams, checkpointing=False)
         self._place = place
         if self._predictor.lanes > 1 and (place.step == 0 or self._calls_per_step > 1):
-            x = self._bound_model.begin(*args, **kwargs).x
-            self._lanes = sample_lanes(
-                x, self._predictor.lanes, place.lane, self._calls_per_step
-            )  # fmt: skip
+            state = self._bound_model.begin(*args, **kwargs)
+            order = uncond_first(state, self._bound_model.sampling)
+            guided = Guided(place.lane, self._calls_per_step, order)
+            self._lanes = sample_lanes(state.x, self._predictor.lanes, guided)
+            if order is not None and self._lanes:
+                self._seen.uncond_first = order
         return self._passes.run(self._at_site, args, kwargs)
 
     def _at_site(self, call: Call, out: Any, bases: Sequence[Tensor | None]) -> Any:

@@ -15,7 +15,7 @@ from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.adapters.model_fingerprint import model_fingerprint
 from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.correctors.fitted import Fitted
-from l2c_rt.regression.cached_walk import CachedWalk, FittingPredictor
+from l2c_rt.regression.cached_walk import CachedWalk, FittingPredictor, SeenOrder
 from l2c_rt.regression.calibration_runs import CalibrationRuns, described
 from l2c_rt.regression.checkpoint import Checkpoint
 from l2c_rt.regression.fits import CARRIES, FOLDS, Fits
@@ -37,6 +37,7 @@ def fit_corrector(
     seed: int = 0,
     calls_per_step: int = 1,
     lanes: bool = False,
+    uncond_first: bool | None = None,
     cfg_scale: float | None = None,
     granularity: str | None = None,
     sites: Sequence[str] | None = None,
@@ -56,13 +57,15 @@ def fit_corrector(
     Without `loop` the model's published loop runs, `batch_size` images [n, C, H, W] together with
     `cfg_scale`; with it `loop(model, seed)`, `calls_per_step` calls per evaluation.  Cond and
     uncond share their coefficients; with `lanes` each has its own, two calls or the halves of a
-    guided batch, and shared ones are tried too: two whole runs more.
+    guided batch, and shared ones are tried too: two whole runs more.  The fit says which lane is
+    the unconditional one, where two calls, labels or `uncond_first` do: an `Engine` needs it.
     Held are `history` + 1 values of every branch.
     `out` receives the corrector, and until it is done the sums so far, which `resume` takes up.
     Raises TypeError and ValueError as `compile` and `calibrate` do.
     """
     _check(history=history, runs=runs, batch_size=batch_size, calls_per_step=calls_per_step)
     count = _lanes(lanes, calls_per_step)
+    seen = _order(uncond_first, loop, calls_per_step)
     spec = read_spec(router)
     cut = granularity or str(getattr(spec, "granularity", "branch"))
     bound_model = described("fit_corrector", model, loop, sites, cut)
@@ -78,14 +81,14 @@ def fit_corrector(
                "history": history, "cfg_scale": cfg_scale, "lanes": lanes}  # fmt: skip
     checkpoint = Checkpoint.of(out, options, model_fingerprint(model))
     with frozen(model):
-        timesteps = _run_all(calibration, fits, runs, checkpoint, resume, progress)
+        timesteps = _run_all(calibration, fits, runs, checkpoint, resume, progress, seen)
         tried = [*fits, *(fit.shared() for fit in fits if fit.lanes > 1)]
         candidates = [_with(schedule, fit, calibration, timesteps, checkpoint) for fit in tried]
         if schedule.predictions is not None:
             candidates.append(replace(candidates[0], predictions=schedule.predictions))
         with tqdm(desc="judge", disable=not progress) as bar:
-            chosen = judged(calibration, candidates, runs, partial(_advance, bar))
-    corrector = Fitted(chosen)
+            chosen = judged(calibration, candidates, runs, partial(_advance, bar), seen)
+    corrector = Fitted(_told(chosen, seen))
     if out is not None:
         corrector.save(out)
         checkpoint.remove()
@@ -99,13 +102,14 @@ def _run_all(
     checkpoint: Checkpoint,
     resume: bool,
     progress: bool,
+    seen: SeenOrder,
 ) -> tuple[float, ...] | None:
     """The timesteps of the runs, where they are known."""
     state = checkpoint.load(fits) if resume else None
     done, timesteps = (0, None) if state is None else state
     predictors = [FittingPredictor(fit) for fit in fits]
     model, calls = calibration.bound_model, calibration.calls_per_step
-    walks = [CachedWalk(model, predictor, calls) for predictor in predictors]
+    walks = [CachedWalk(model, predictor, calls, seen) for predictor in predictors]
     steps, total = calibration.steps, len(fits) * runs
     with tqdm(total=total * steps, initial=done * steps, desc="fit", disable=not progress) as bar:
         for i in range(done, total):
@@ -135,6 +139,33 @@ def _with(
         fingerprint=checkpoint.fingerprint,
         calls_per_step=calibration.calls_per_step,
     )
+
+
+def _order(uncond_first: bool | None, loop: Loop | None, calls_per_step: int) -> SeenOrder:
+    """What is known of the order of cond and uncond before any run.
+
+    Raises ValueError where another is said.
+    """
+    if not isinstance(uncond_first, bool | None):
+        raise ValueError(
+            f"fit_corrector: uncond_first is {uncond_first!r:.40}, wanted True, False or None"
+        )
+    known = False if loop is None or calls_per_step > 1 else None
+    if uncond_first and known is False:
+        raise ValueError(
+            "fit_corrector: uncond_first is True, and the published loop, and two calls per step, "
+            "have the conditional one first; leave it out"
+        )
+    return SeenOrder(uncond_first if known is None else known)
+
+
+def _told(schedule: CacheSchedule, seen: SeenOrder) -> CacheSchedule:
+    """The schedule that says which lane is the unconditional one, as far as that was seen."""
+    predictions = schedule.predictions
+    if predictions is None or predictions.lanes != 2 or seen.uncond_first is None:
+        return schedule
+    lane = int(not seen.uncond_first)
+    return replace(schedule, predictions=replace(predictions, unconditional=lane))
 
 
 def _lanes(lanes: bool, calls_per_step: int) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.calibration.runs import Progress
-from l2c_rt.regression.cached_walk import CachedWalk, FixedPredictor
+from l2c_rt.regression.cached_walk import CachedWalk, FixedPredictor, SeenOrder
 from l2c_rt.regression.calibration_runs import CalibrationRuns
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.schedule.predictions import Predictions
@@ -20,8 +20,9 @@ LEAST_ERROR = 1e-20
 
 
 def judged(
-    calibration: CalibrationRuns, fits: Sequence[CacheSchedule], run: int, progress: Progress
-) -> CacheSchedule:
+    calibration: CalibrationRuns, fits: Sequence[CacheSchedule], run: int, progress: Progress,
+    seen: SeenOrder | None = None,
+) -> CacheSchedule:  # fmt: skip
     """That of some fits of one schedule, the first half of the way from plain reuse, and plain
     reuse that ends nearest to the full run number `run`.
 
@@ -38,7 +39,7 @@ def judged(
             progress(done * steps + evaluation, total)
 
         calls, predictor = calibration.calls_per_step, FixedPredictor(candidate)
-        walk = CachedWalk(calibration.bound_model, predictor, calls)
+        walk = CachedWalk(calibration.bound_model, predictor, calls, seen)
         ends.append(calibration.run(run, walk, advance)[1])
     errors = [log_error(end, ends[0]) for end in ends[1:]]
     return candidates[int(np.nanargmin(errors))]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2c_rt.plan.decisions import NAN
+from l2c_rt.plan.delta_ops import Unchanged
 from l2c_rt.plan.ops import Compute, LeaveOut, Predict, StepPlan, reuses
 from l2c_rt.plan.run_record import RunRecord
 from l2c_rt.plan.stream_ops import HalveBatch, RestoreStream
@@ -126,6 +127,7 @@ def last_run(record: RunRecord, shared: SharedModel) -> LastRun:
 def _acts(step: StepPlan, branches: tuple[str, ...]) -> list[Act]:
     acts: dict[str, Act] = {op.branch: Act.COMPUTED for op in step if isinstance(op, Compute)}
     acts |= {op.branch: Act.LEFT_OUT for op in step if isinstance(op, LeaveOut)}
+    acts |= {op.branch: Act.REUSED for op in step if isinstance(op, Unchanged)}
     for item in reuses(step):
         acts[item.branch] = Act.PREDICTED if isinstance(item, Predict) else Act.REUSED
     acts |= {op.branch: Act.REFRESHED for op in step if isinstance(op, Refresh) and op.tokens}

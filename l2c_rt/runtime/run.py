@@ -177,7 +177,7 @@ class Run:
         lane, began = self.lanes.at(key, self.version)[tick.lane], time.perf_counter()
         evaluation = self.version.evaluation(
             state, lane.slots, tick, self.clock.timesteps, *self.recording.place(tick.lane),
-            sigma=sigma, lanes=self._sample_lanes.at(tick, state.x, self.version.plan),
+            sigma=sigma, lanes=self._sample_lanes.at(tick, state, self.version),
         )  # fmt: skip
         with lane.slots.in_use(), trace_range("evaluation", tick.step):
             out = lane.workspace.evaluate(self.version.plan.steps[evaluation.variant], evaluation)

@@ -5,11 +5,15 @@ Under guidance cond and uncond are lanes: two calls of a step, or the halves of 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from l2c_rt.plan.ops import Plan
+from l2c_rt.adapters.bound_model import PublishedLoop, State
 from l2c_rt.runtime.calls import Tick
+from l2c_rt.runtime.model_version import ModelVersion
 
 
 def check_lanes(lanes: int, calls_per_step: int) -> None:
@@ -21,18 +25,57 @@ def check_lanes(lanes: int, calls_per_step: int) -> None:
         )
 
 
-def sample_lanes(x: Tensor, lanes: int, call: int, calls_per_step: int) -> tuple[int, ...]:
+class Guided(NamedTuple):
+    """A call of a guided loop: which of the step's calls it is of how many; whether the first half
+    of its batch is the one without a condition, None where its labels do not say."""
+
+    call: int = 0
+    calls: int = 1
+    uncond_first: bool | None = None
+
+
+def sample_lanes(
+    x: Tensor, lanes: int, guided: Guided, unconditional: int | None = None
+) -> tuple[int, ...]:
     """The lane of every sample of the first call of a run, none where all are in the first lane.
 
     Halves of a batch are lanes where they are of the same latents, as guidance makes them; a batch
-    that is not guided is in the first lane.  Shapes: x [B, ...].
+    that is not guided is in the conditional lane, the first one where none is known.  Lanes are in
+    the order of the loop; where that is known, and the lane that is `unconditional`, in its order.
+    Shapes: x [B, ...].
     """
     if lanes == 1:
         return ()
-    check_lanes(lanes, calls_per_step)
-    if calls_per_step > 1:
-        return (call,) * len(x)
-    return halves(len(x)) if are_halves(x) else ()
+    check_lanes(lanes, guided.calls)
+    if guided.calls > 1:
+        # Cond and uncond in this order: so a loop of two calls is told to be.
+        swaps = (lanes, unconditional) == (2, 0)
+        return (1 - guided.call if swaps else guided.call,) * len(x)
+    if not are_halves(x):
+        return (1,) * len(x) if (lanes, unconditional) == (2, 0) else ()
+    swaps = None not in (unconditional, guided.uncond_first) and (
+        unconditional == int(bool(guided.uncond_first))
+    )
+    return tuple(1 - lane for lane in halves(len(x))) if swaps else halves(len(x))
+
+
+def uncond_first(state: State, loop: PublishedLoop | None) -> bool | None:
+    """Whether the first half of a batch is that without a class, by its labels; None where they do
+    not say.  `loop` is the published one of the model."""
+    null = None if loop is None else loop.null_label
+    if null is None or len(state.x) % 2:
+        return None
+    if state.x.is_cuda and torch.cuda.is_current_stream_capturing():
+        return None
+    given = state.y if state.y is not None else tree_leaves(list(state.options.values()))
+    for labels in tree_leaves(given):
+        whole = isinstance(labels, Tensor) and not labels.is_floating_point()
+        if not whole or labels.numel() != len(state.x):
+            continue
+        first, second = (labels.reshape(-1) == null).chunk(2)
+        if bool(first.all()) != bool(second.all()) and not bool((first & second).any()):
+            return bool(first.all())
+    return None
 
 
 class SampleLanes:
@@ -43,10 +86,16 @@ class SampleLanes:
         self._calls = calls_per_step
         self._lanes: tuple[int, ...] = ()
 
-    def at(self, tick: Tick, x: Tensor, plan: Plan) -> tuple[int, ...]:
-        """Those of a call.  Shapes: x [B, ...]."""
+    def at(self, tick: Tick, state: State, version: ModelVersion) -> tuple[int, ...]:
+        """Those of a call of a version of the model."""
+        predictions = version.plan.predictions
+        if predictions is None or predictions.lanes == 1:
+            return ()
         if tick.first or self._calls > 1:
-            self._lanes = sample_lanes(x, plan.lanes, tick.lane, self._calls)
+            order = uncond_first(state, version.model.sampling) if self._calls == 1 else None
+            guided = Guided(tick.lane, self._calls, order)
+            lanes, unconditional = predictions.lanes, predictions.unconditional
+            self._lanes = sample_lanes(state.x, lanes, guided, unconditional)
         return self._lanes
 
 

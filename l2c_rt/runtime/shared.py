@@ -104,6 +104,14 @@ class SharedModel:
         self.tell()
         return self.version
 
+    def reschedule(self, schedule: CacheSchedule) -> None:
+        """Carry out a schedule of as many evaluations from the next run on."""
+        with self._lock:
+            before, self.schedule = self.schedule, schedule
+            if schedule != before:
+                self.version = self._version_of(self._describe(self.version.model.model))
+        self.tell()
+
     def refuted(
         self, version: ModelVersion, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: object
     ) -> bool:
@@ -209,7 +217,7 @@ class SharedModel:
         backend = self._select_backend(without_kernels(model, self.schedule))
         if self._wrong_backend and backend.replaceable:
             why_not = f"fused backend not used: {self._wrong_backend}"
-            backend = reference_backend(model, (why_not,))
+            backend = reference_backend(model, (why_not,), delta_form=backend.delta_form)
         plan, cost = prepare(model.program, self.schedule, backend.passes)
         attributes = PlainAttributes([] if model.fusable is None else model.fusable.modules())
         operands = Operands(plan.predictions, model.program.branch_names)

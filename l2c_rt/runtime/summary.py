@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from l2c_rt.device.graphs import GraphStats
+from l2c_rt.plan.delta import delta_evaluations
 from l2c_rt.runtime.run import Run
 from l2c_rt.runtime.shared import SharedModel
+
+NO_DELTAS = (
+    "delta_form=True changes nothing: no evaluation would need fewer products of long skips for it"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Summary:
     reasons: tuple[str, ...]
     counted: bool = True
     slots_unmerged: int | None = None
+    delta_evaluations: int = 0
     notes: tuple[str, ...] = ()
     """What of the model stays as it is, such as linears that are not packed: no warning, and
     nothing that `strict` refuses."""
@@ -51,7 +57,7 @@ class Summary:
             f"{self.model} with {self.source or 'a schedule'}",
             f"  backend    {self.backend} on {self.device}",
             f"  plan       {self.steps} evaluations x {self.branches} branches, "
-            f"{self.distinct_steps} distinct steps{self._calls_per_step()}",
+            f"{self.distinct_steps} distinct steps{self._calls_per_step()}{self._deltas()}",
             f"  reuse      {self.reused} of {total} branch calls ({self.reused / total:.1%})",
             f"  memory     {self._slots()}, {self.slot_bytes / 2**20:.1f} MiB, allocated "
             f"{_times(self.arena_allocations)}; tables {self.table_bytes / 2**20:.1f} MiB"
@@ -71,6 +77,9 @@ class Summary:
     def _calls_per_step(self) -> str:
         return f", {self.calls_per_step} calls per step" if self.calls_per_step > 1 else ""
 
+    def _deltas(self) -> str:
+        return f", {self.delta_evaluations} in the delta form" if self.delta_evaluations else ""
+
     def _copies(self) -> str:
         copied = self.copied_bytes / 2**20
         return f"; copies of weights {copied:.1f} MiB" if copied else ""
@@ -88,6 +97,8 @@ def _times(count: int) -> str:
 def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
     """The snapshot of a model whose own run is the first of `runs`; the others are sessions'."""
     version, plan, counts = shared.version, shared.version.plan, shared.counts
+    deltas = delta_evaluations(plan)
+    no_deltas = (NO_DELTAS,) if version.backend.delta_form and not deltas else ()
     lanes = [lane for run in runs for lane in run.lanes.all()]
     graphs = sum((lane.workspace.graph_stats for lane in lanes), GraphStats())
     return Summary(
@@ -97,13 +108,11 @@ def summarize(shared: SharedModel, runs: Sequence[Run]) -> Summary:
         device=str(version.model.device),
         steps=shared.schedule.steps, branches=shared.schedule.num_branches,
         calls_per_step=runs[0].lanes.count,
-        distinct_steps=len(plan.steps),
-        reused=plan.reuse_count,
-        runs=counts.completed,
-        abandoned=counts.abandoned,
-        calls=counts.calls,
+        distinct_steps=len(plan.steps), reused=plan.reuse_count,
+        runs=counts.completed, abandoned=counts.abandoned, calls=counts.calls,
         slots=plan.num_slots if shared.counted is None else shared.counted.plan.num_slots,
-        slots_unmerged=plan.num_slots, notes=version.backend.notes,
+        slots_unmerged=plan.num_slots, notes=version.backend.notes + no_deltas,
+        delta_evaluations=deltas,
         slot_bytes=sum(lane.slots.nbytes for lane in lanes),
         table_bytes=sum(lane.workspace.nbytes for lane in lanes),
         copied_bytes=version.copied_bytes,

@@ -35,7 +35,7 @@ KINDS = {"attn": "attn", "attn1": "attn", "mlp": "mlp", "ff": "mlp"}
 """SmoothCache's types, diffusers' names among them, and ours."""
 
 REQUIRED = {"format", "version", "steps", "digest", "branches", "rows"}
-OPTIONAL = {*HEADER, "predictions"}
+OPTIONAL = {*HEADER, "predictions", "unconditional"}
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -86,6 +86,8 @@ def json_text(fields: Fields) -> str:
     header |= {"steps": len(rows), "digest": code, "branches": fields["branches"]}
     if predictions is not None:
         header["predictions"] = prediction_files.listed(predictions)
+        if predictions.unconditional is not None:
+            header["unconditional"] = predictions.unconditional
     lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in header.items()]
     table = ",\n".join(f'    "{row}"' for row in rows)
     return "\n".join(["{", *lines, '  "rows": [', table, "  ]", "}", ""])
@@ -112,9 +114,7 @@ def parse(content: bytes) -> Fields:
         names = sorted(ascii(name[:40]) for name in missing or unknown)[:5]
         raise ValueError(f"{'missing' if missing else 'unknown'} keys: {', '.join(names)}")
     compute, branches = _table(entries["rows"], entries["branches"], entries["steps"])
-    predictions = None
-    if "predictions" in entries:
-        predictions = prediction_files.parse(entries["predictions"], *compute.shape)
+    predictions = _predictions(entries, *compute.shape)
     code = digest(compute, branches, predictions)
     if code != entries["digest"]:
         raise ValueError(
@@ -123,6 +123,13 @@ def parse(content: bytes) -> Fields:
         )
     fields: Fields = {name: entries[name] for name in HEADER if name in entries}  # type: ignore[assignment]
     return {**fields, "compute": compute, "branches": branches, "predictions": predictions}
+
+
+def _predictions(entries: dict[str, Any], steps: int, num_branches: int) -> Predictions | None:
+    if "predictions" not in entries:
+        return None
+    unconditional = entries.get("unconditional")
+    return prediction_files.parse(entries["predictions"], steps, num_branches, unconditional)
 
 
 def digest(

@@ -8,8 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from l2c_rt.schedule.predictions import MAX_LANES, MAX_TERMS, Predictions
+
+Table = npt.NDArray[Any]
 
 
 def listed(predictions: Predictions) -> list[list[Any]]:
@@ -41,8 +44,9 @@ def listed(predictions: Predictions) -> list[list[Any]]:
     ]  # fmt: skip
 
 
-def parse(entries: Any, steps: int, num_branches: int) -> Predictions:
-    """What `listed` gave, checked; ValueError says what is wrong with anything else."""
+def parse(entries: Any, steps: int, num_branches: int, unconditional: Any = None) -> Predictions:
+    """What `listed` gave, checked, and the lane without a condition; ValueError says what is wrong
+    with anything else."""
     if not isinstance(entries, list) or len(entries) > steps * num_branches:
         raise ValueError(f"predictions is {entries!r:.40}, wanted a list of predicted cells")
     cells: dict[tuple[int, int], list[list[float]]] = {}
@@ -63,7 +67,24 @@ def parse(entries: Any, steps: int, num_branches: int) -> Predictions:
             )
         cells[s, k] = terms
     lanes = [_of_lane(cells, steps, num_branches, lane) for lane in range(width - 1)]
-    return replace(lanes[0], coefficients=np.concatenate([of.coefficients for of in lanes]))
+    if unconditional is not None and not _is_index(unconditional, len(lanes)):
+        raise ValueError(f"unconditional is {unconditional!r:.20}, which is none of the lanes")
+    coefficients = np.concatenate([of.coefficients for of in lanes])
+    return replace(lanes[0], coefficients=coefficients, unconditional=unconditional)
+
+
+def unconditional_header(predictions: Predictions) -> dict[str, str]:
+    """What the header of a file of tensors says of the lane without a condition."""
+    lane = predictions.unconditional
+    return {} if lane is None else {"unconditional": str(lane)}
+
+
+def from_tensors(sources: Table, coefficients: Table, header: Mapping[str, str]) -> Predictions:
+    """The predictions in a file of tensors.  Raises ValueError for a lane that is none."""
+    text = header.get("unconditional")
+    if text is not None and not (text.isdecimal() and len(text) == 1):
+        raise ValueError(f"header field unconditional is {text!r:.20}, wanted the number of a lane")
+    return Predictions(sources, coefficients, unconditional=None if text is None else int(text))
 
 
 def _of_lane(

@@ -47,7 +47,8 @@ class Predictions:
     predicted: a branch that is reused there keeps its latest value.  `scale` and `shift` are for
     cells that have terms.
     Lanes are the calls of a step, or where it has one call the halves of a guided batch, in their
-    order: of the first one are all samples of a batch without guidance.
+    order.  `unconditional` is the lane of the samples without a condition, None where that is not
+    known; a batch without guidance is in the other one, or the first.
     With `rounding` a cell's terms are computed outputs, oldest first, and its value the Taylor
     series of their finite differences, each rounded to that type as soon as it is made;
     coefficients are what they are without, or all 0 for zeros.
@@ -59,6 +60,7 @@ class Predictions:
     scale: Operands = field(default_factory=dict)
     shift: Operands = field(default_factory=dict)
     rounding: str | None = None
+    unconditional: int | None = None
 
     def __post_init__(self) -> None:
         sources, coefficients = np.asarray(self.sources), np.asarray(self.coefficients)
@@ -75,6 +77,9 @@ class Predictions:
         # Where there is no term there is no coefficient, and without any but one lane.
         coefficients = np.where(sources >= 0, coefficients, 0.0)
         coefficients = coefficients if (sources >= 0).any() else coefficients[:1]
+        _check_lane(self.unconditional, lanes)
+        if len(coefficients) == 1:
+            object.__setattr__(self, "unconditional", None)
         if sources.shape[2] > MAX_TERMS:
             raise ValueError(f"predictions: {sources.shape[2]} terms, wanted at most {MAX_TERMS}")
         _check_terms(sources, coefficients)
@@ -116,6 +121,8 @@ class Predictions:
         parts = [repr(self.sources.shape).encode(), (self.rounding or "").encode()]
         # The bytes of one lane are what they were before there were more.
         parts += [f"{self.lanes} lanes".encode()] * (self.lanes > 1)
+        if self.unconditional is not None:
+            parts.append(f"unconditional {self.unconditional}".encode())
         parts += [self.sources.astype("<i2").tobytes(), self.coefficients.astype("<f8").tobytes()]
         for operands in (self.scale, self.shift):
             for cell in sorted(operands):
@@ -156,7 +163,7 @@ class Predictions:
             for operands in (self.scale, self.shift)
         )  # fmt: skip
         sources, coefficients = self.sources[:, chosen], self.coefficients[:, :, chosen]
-        return Predictions(sources, coefficients, scale, shift, self.rounding)
+        return Predictions(sources, coefficients, scale, shift, self.rounding, self.unconditional)
 
 
 def check_cells(
@@ -189,6 +196,14 @@ def _check_terms(sources: npt.NDArray[np.int16], coefficients: npt.NDArray[np.fl
         raise ValueError(
             f"predictions: a coefficient of evaluation {s}, branch {k} is "
             f"{coefficients[lane, s, k, m]}, wanted a finite number"
+        )
+
+
+def _check_lane(unconditional: int | None, lanes: int) -> None:
+    if unconditional not in (None, *range(lanes)):
+        raise ValueError(
+            f"predictions: unconditional is {unconditional!r:.20}, wanted one of the {lanes} "
+            "lanes, or None where it is not known"
         )
 
 

@@ -169,10 +169,14 @@ class Evaluator:
         return self.graphs.evaluate((batch[0].kind, lanes), evaluate, *inputs, rows)
 
     def _lanes(self, batch: Sequence[Request]) -> tuple[int, ...]:
-        """The lane of every sample, where predictions have coefficients for each: cond first."""
-        if self.version.plan.lanes == 1:
+        """The lane of every sample, where predictions have coefficients for each: of a request
+        cond comes first."""
+        plan = self.version.plan
+        if plan.lanes == 1:
             return ()
-        return tuple(row for request in batch for row in range(request.rows))
+        assert plan.predictions is not None
+        of_rows = (1, 0) if plan.predictions.unconditional == 0 else (0, 1)
+        return tuple(lane for request in batch for lane in of_rows[: request.rows])
 
     def _inputs(self, batch: Sequence[Request]) -> Inputs:
         x: list[Tensor] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from l2c_rt.plan.delta import is_delta
 from l2c_rt.plan.ops import Compute, Iterate, Plan, Predict, ReuseRun, StepPlan
 from l2c_rt.plan.program import BlockProgram
 from l2c_rt.schedule.predictions import Predictions
@@ -42,8 +43,15 @@ def check_served(plan: Plan, program: BlockProgram, *, decides: bool) -> None:
         reason = "the schedule runs half a batch, cond and uncond of one request"
     elif plan.lanes > LANES:
         reason = f"the predictions have coefficients for {plan.lanes} lanes, a request has {LANES}"
+    elif plan.predictions is not None and plan.lanes > 1 and plan.predictions.unconditional is None:
+        reason = (
+            "the predictions have coefficients for cond and uncond, and do not say which are whose "
+            "(fit anew, and tell: uncond_first=)"
+        )
     elif Iterate in ops or any(branch.iterations for branch in program.branches):
         reason = "the branches are iterated from what they gave before"
+    elif any(map(is_delta, plan.steps)):
+        reason = "evaluations are differences to others of one run (delta_form=True)"
     if reason:
         raise ValueError(
             f"Engine: {reason}, and evaluations of several requests share no such state; use "

@@ -13,7 +13,8 @@ from three_backends import STEPS, assert_near, assert_same, fresh
 from toys import call_inputs, count_branches, drive, random_schedule, toy_dit, toy_uvit
 
 import l2c_rt as rt
-from l2c_rt.backends.cpu import fused, packed
+from l2c_rt.backends.cpu import backend as cpu_backend
+from l2c_rt.backends.cpu import packed
 from l2c_rt.backends.cpu.attention import Attention
 from l2c_rt.backends.cpu.products import Products
 from l2c_rt.backends.tuning.chooser import Chooser
@@ -28,8 +29,8 @@ needs_narrow = pytest.mark.skipif(bool(NARROW), reason=NARROW)
 def _forced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every product by one way, with the attention that goes with it."""
     attention = "sdpa" if request.param == "addmm" else "native"
-    monkeypatch.setattr(fused, "Products", partial(Products, way=request.param))
-    monkeypatch.setattr(fused, "Attention", partial(Attention, way=attention))
+    monkeypatch.setattr(cpu_backend, "Products", partial(Products, way=request.param))
+    monkeypatch.setattr(cpu_backend, "Attention", partial(Attention, way=attention))
 
 
 @MODELS
@@ -85,7 +86,7 @@ def test_pack_false_leaves_the_products_to_pytorch(
 ) -> None:
     measure = {"addmm": 1.0, "packed": 0.5, "sdpa": 1.0, "native": 0.5}
     chooser = Chooser("this machine", None, lambda call: call() or measure[kind_of(call)])
-    monkeypatch.setattr(fused, "product_chooser", lambda: chooser)
+    monkeypatch.setattr(cpu_backend, "product_chooser", lambda: chooser)
     fast = rt.compile(toy_dit(), Full(), steps=2, pack=pack)
     drive(fast, 2)
     assert (fast.summary().copied_bytes > 0) == pack

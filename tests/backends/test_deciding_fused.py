@@ -20,7 +20,7 @@ TIMES = [float(t) for t in range(STEPS - 1, -1, -1)]
 METHODS = [
     SpeCa(2, 0.5, 0.5, 1, 3),
     SpeCa(4, 0.02, 0.5, 1, 4, "relative_l2"),
-    SpeCa(1, 0.001, 0.9, 1, 5, "cosine"),
+    SpeCa(1, 0.001, 0.9, 1, 5, "cosine_similarity"),
     SpeCa(min_taylor_steps=1, max_taylor_steps=1),
 ]
 every_method = pytest.mark.parametrize("method", METHODS, ids=str)

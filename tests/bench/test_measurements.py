@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from bench_gpu import stop_if_broken
-from cpu_suite import CPU, DIT, toy_rig
+from cpu_suite import CPU, DIT, UVIT, toy_rig
 from gpu.measurements import check, run_result, timed_programs
 from gpu.peers import Program
 from gpu.results import file_of, measured
@@ -28,6 +28,13 @@ def test_a_run_holds_what_tables_and_plots_need() -> None:
     assert result["compute"][0] == "######"
     assert result["limit"] > 1
     assert result["summary"]["graphs"]["graph_bytes"] == 0
+
+
+def test_a_model_with_long_skips_is_also_timed_in_the_delta_form() -> None:
+    result = run_result(toy_rig(), UVIT, 2)
+    assert len(result["samples"]["delta"]) == len(result["samples"]["cached"])
+    assert result["differences"]["delta"]["difference"] <= 2e-5
+    assert set(run_result(toy_rig(), DIT, 2)["samples"]) == {"cached", "full"}
 
 
 @pytest.mark.parametrize("wrong", [1.02, float("nan")])

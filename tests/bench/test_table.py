@@ -10,7 +10,7 @@ from drawn_texts import misplaced_texts
 from gpu.models import CASES
 from gpu.peers import PEERS
 from gpu.plots import batches_figure, draw_all
-from gpu_table import BEGIN, END, PAGE, RESULTS, load, of_kind, page, tables
+from gpu_table import BEGIN, END, PAGE, RESULTS, load, of_kind, page, run_table, tables
 
 PICTURE = Path("performance/a.png")
 
@@ -38,6 +38,15 @@ def test_the_tables_hold_every_figure_that_was_measured(tmp_path: Path) -> None:
     assert "| kernel (a), 4 reused, 2 rows, share of the copy | 75.0% |" in shown
     assert "| one of 200 nodes of a graph, us | 1.50 |" in shown
     assert "| compile to first image, cold, s | 31.4 |" in shown
+
+
+def test_the_delta_form_has_a_column_where_it_was_measured() -> None:
+    ordinary, both = run_file(CASES[0], 1, 0.02), run_file(CASES[2], 1, 0.02)
+    both["samples"] = both["samples"] | {"delta": [0.0125] * 4}
+    header, _, *rows = run_table([ordinary, both])
+    assert " delta form ms |" in header
+    assert ["12.50 (12.50 to 12.50)" in row for row in rows] == [False, True]
+    assert {row.count("|") for row in rows} == {header.count("|")}
 
 
 def test_what_has_no_file_has_no_row(tmp_path: Path) -> None:

@@ -41,8 +41,10 @@ def test_paths_and_what_is_no_option_stay_as_they_are(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "subject"), [("sample", "--router"), ("inspect", "FILE|PRESET")]
-)
+    ("command", "subject"),
+    [("sample", "--router"), ("inspect", "FILE|PRESET"), ("fit", "FILE|PRESET"),
+     ("compare", "FILE|PRESET"), ("learn", "the schedule")],
+)  # fmt: skip
 def test_a_schedule_is_called_what_the_command_calls_it(command: str, subject: str) -> None:
     told, _ = in_cli_words("CacheSchedule: 8 branches", main.commands[command])
     assert told == f"{subject}: 8 branches"

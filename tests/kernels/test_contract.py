@@ -20,6 +20,7 @@ SHARED = {
     "_check",
     "_check_lists",
     "check_timestep",
+    "composed_product",
     "relative_change",
     "quantize_rows",
     "scaled_linear",
@@ -46,7 +47,13 @@ def test_every_file_of_kernels_and_every_public_function_is_covered() -> None:
         public = [name for name in public if not name.startswith("_")]
         assert [n for n in public if not n.endswith("_bytes")] == list(ops)
     written = [name for name, f in vars(reference).items() if inspect.isfunction(f)]
-    beside = {"relative_change", "quantize_rows", "scaled_linear"}
+    beside = {
+        "composed_product",
+        "weight_bits",
+        "relative_change",
+        "quantize_rows",
+        "scaled_linear",
+    }
     assert {name for name in written if not name.startswith("_")} == {*OPS, *beside}
 
 

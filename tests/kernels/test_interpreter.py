@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 SUPPORT = Path(__file__).parents[1] / "support"
-PARTS = ("kernels", "products", "timesteps", "changes", "quantized", "batches")
+PARTS = ("kernels", "products", "timesteps", "changes", "composed", "quantized", "batches")
 CASES = [str(SUPPORT / f"interpreted_{part}.py") for part in PARTS]
 
 

@@ -77,11 +77,12 @@ def test_a_metric_that_dbcache_looked_at_adds_up_where_it_computes() -> None:
     assert decisions(method, [NAN, 0.5, 0.05, 0.05, 0.05, 0.01]) == "110011"
 
 
-def test_a_shared_metric_is_that_of_the_first_call() -> None:
+def test_a_shared_metric_is_that_of_the_call_before() -> None:
     shared, own = DBCache(1, cfg_diff_compute_separate=False), DBCache(1)
-    second = At(9, 20, Decided(1, 0.07))
+    second = At(9, 20, call=1, calls=2, call_before=Decided(1, 0.07))
     assert shared.forced(shared.begin(), second) == Decided(1, 0.07)
-    assert shared.forced(shared.begin(), At(9, 20, Decided(0, NAN))) is None
+    assert shared.forced(shared.begin(), second._replace(call_before=Decided(0))) is None
+    assert shared.forced(shared.begin(), second._replace(call=0)) is None
     assert own.forced(own.begin(), second) is None
 
 

@@ -45,4 +45,4 @@ def test_a_whole_model_that_no_probe_foresees_is_kept_by_its_own_name() -> None:
 @pytest.mark.slow
 def test_the_page_is_what_the_methods_show() -> None:
     assert family_row("fora", ["Flux"]) == "| fora | 1 of 1 |  |"
-    assert page(TEXT) == TEXT, "write it again: python tests/support/method_table.py"
+    assert page(TEXT) == TEXT, "write it again, as tests/support/method_table.py says"

@@ -75,7 +75,8 @@ def test_patterns_that_name_nothing_are_refused_where_diffusers_caches_nothing(m
 
 
 def test_identifiers_of_some_branches_of_a_known_model_leave_the_others_alone():
-    method = DiffusersTaylorSeer(cache_identifiers=[r"transformer_blocks\.\d+\.attn1"])
+    """A list, which is never called, counts for nothing, as in diffusers."""
+    method = DiffusersTaylorSeer(cache_identifiers=[r"transformer_blocks(\.\d+\.attn1)?"])
     fast = rt.compile(dit(2), method, steps=10)
     assert fast.schedule.branches == ("transformer_blocks.0.attn1", "transformer_blocks.1.attn1")
 

@@ -40,7 +40,11 @@ NAIVE = [
      {"threshold": 5, "ratio": 0.6, "soft": 1.0, "bonus": 0.0}),
     (DuCa(cache_type="kv-norm", fresh_ratio=0.3), {"score": "kv-norm", "ratio": 0.3}),
     (ToCa(fresh_threshold=4, ratio_scheduler="ToCa-ddpm250", fresh_ratio=0.2),
-     {"aggressive": False, "threshold": 4, "ratio": 0.2, "bonus": 0.6, "ddpm": True}),
+     {"aggressive": False, "threshold": 4, "ratio": 0.2, "bonus": 0.6, "schedule": "ToCa-ddpm250"}),
+    *[
+        (DuCa(ratio_scheduler=name, fresh_ratio=0.4), {"ratio": 0.4, "schedule": name})
+        for name in ("constant", "linear", "linear-mode", "exp", "layerwise")
+    ],
     (ToCa(cache_type="similarity", fresh_ratio=0.2),
      {"aggressive": False, "score": "similarity", "ratio": 0.2, "bonus": 0.6}),
     (DuCa(cache_type="norm", fresh_ratio=0.3), {"score": "norm", "ratio": 0.3}),
@@ -62,6 +66,32 @@ def test_the_reference_is_bitwise_a_naive_program(
     chosen = by_block(fast.plan, masks)
     assert chosen.keys() == naive.chosen.keys()
     assert all(torch.equal(chosen[place], naive.chosen[place]) for place in chosen)
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("constant", lambda block, left, n: 0.2),
+        ("linear", lambda block, left, n: 0.2 * (1 + 0.9 - 2 * 0.9 * left / 20)),
+        ("linear-mode", lambda block, left, n: 0.2 * (
+            1 + 0.9 - 2 * 0.9 * left / 20 + 0.1 * (left % n / n - 0.5)
+        )),
+        ("exp", lambda block, left, n: 0.2 * 0.9 ** (left / 20)),
+        ("layerwise", lambda block, left, n: 0.2 * (1 + 0.9 - 2 * 0.9 * block / 3)),
+        ("linear-layerwise", lambda block, left, n: 0.2 * 2.5 * (
+            (1 + 0.8 - 1.6 * block / 3) * (1 + 0.4 - 0.8 * left / 20)
+        )),
+    ],
+)  # fmt: skip
+def test_shares_of_tokens_follow_the_published_schedules(name: str, share: Any) -> None:
+    """By the evaluations that are left, counted down."""
+    tokens = ToCa(4, 0.2, name).schedule(STEPS, BRANCHES[:8]).tokens
+    assert tokens is not None
+    partial = tokens.shares[:, 1::2] >= 0
+    assert partial.sum() > 20
+    for n, block in np.argwhere(partial).tolist():
+        expected = min(max(share(block, STEPS - 1 - n, 4), 0), 1)
+        assert tokens.shares[n, 2 * block + 1] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("make", [toy_dit, toy_uvit])
@@ -142,7 +172,7 @@ def test_a_cost_counts_the_tokens_and_what_no_block_runs() -> None:
     [
         {"fresh_threshold": 0}, {"fresh_threshold": 2.5}, {"fresh_ratio": -0.1},
         {"fresh_ratio": 1.5}, {"fresh_ratio": float("nan")}, {"bonus": -1}, {"seed": -1},
-        {"soft_fresh_weight": -1}, {"ratio_scheduler": "linear"}, {"cache_type": "straight"},
+        {"soft_fresh_weight": -1}, {"ratio_scheduler": "cosine"}, {"cache_type": "straight"},
         {"cache_type": []},
     ],
 )  # fmt: skip

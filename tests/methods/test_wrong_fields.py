@@ -19,10 +19,14 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "MagCache": {"mag_ratios": "flux"}, "SmoothCache": {"errors": TABLE},
     "BlockCaching": {"changes": TABLE}, "TeaCache": {"threshold": 0.1},
 }  # fmt: skip
+NOTHING = object()
 WRONG: dict[type, tuple[Any, ...]] = {
     bool: ("yes", 1, None),
     float: (math.nan, math.inf, True, "0.1", [0.1]),
     int: (2.5, True, "2", math.nan, -7),
+    str: ("no such", 3, NOTHING),
+    tuple: (NOTHING, 5, None, "ab", (1,), (2, 1), (math.nan, 1)),
+    type(None): (NOTHING, 2j, [NOTHING]),
 }
 
 
@@ -44,15 +48,36 @@ def test_a_value_of_another_kind_is_refused_by_class_and_field(
         getattr(methods, name)(**REQUIRED.get(name, {}) | {field: value})
 
 
-def test_every_method_has_such_a_field() -> None:
-    known = {name for name, _, _ in wrong_fields()}
-    assert set(methods.__all__) - known <= {"GuidanceInterval", "StepsMask", "PAB"} | known
+def test_every_field_has_such_values() -> None:
+    """All but those without a default, which are tables and files."""
+    known = {(name, field) for name, field, _ in wrong_fields()}
+    for name in methods.__all__:
+        without = {
+            (name, field.name)
+            for field in fields(getattr(methods, name))
+            if (name, field.name) not in known
+        }
+        assert without <= {(name, field) for field in REQUIRED.get(name, {})}
+
+
+@pytest.mark.parametrize(
+    ("callback", "make"),
+    [
+        ("attention_weight_callback", lambda path, t: "heavy"),
+        ("low_frequency_weight_callback", lambda t: math.nan),
+        ("high_frequency_weight_callback", lambda t: None),
+    ],
+)
+def test_a_function_that_gives_no_number_is_named_before_the_run(callback: str, make: Any) -> None:
+    method = methods.FasterCache(**{callback: make})
+    with pytest.raises(ValueError, match=f"what {callback} gives is .*, wanted a number"):
+        method.schedule(10, ("attn-0", "mlp-0"), timesteps=range(600, 500, -10))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: methods.StepsMask([1, 0.5]), "wanted 0 .* and 1"),
+        (lambda: methods.StepsMask([1, 0.5]), "wanted zeros and ones"),
         (lambda: methods.MagCache(["a"]), "mag_ratios is 'a', wanted a number"),
         (lambda: methods.MagCache([[1.0]]), "mag_ratios is .*, wanted a number"),
         (lambda: methods.MagCache(3), "mag_ratios is 3, wanted a list of numbers"),

@@ -55,6 +55,53 @@ def test_every_sequence_of_rows_reads_the_newest_outputs(rows: np.ndarray, histo
         assert stale_reads(row_plans, plan, (0, *rest)) == 0
 
 
+def test_every_sequence_reads_the_newest_outputs_and_predictions() -> None:
+    """Of two of each, in rings that do not know of each other."""
+    row_plans = RowPlans(2, 2, 2)
+    plan = row_plans.plan(PROGRAM, ROWS[:2], 9)
+    assert len(plan.steps) == 2 + 6
+    for rest in product(range(2), repeat=8):
+        held: dict[int, tuple[str, int]] = {}
+        done: list[int] = []
+        predicted: list[int] = []
+        for s, row in enumerate((0, *rest)):
+            ops = plan.steps[row_plans.variant(row, len(done), len(predicted))]
+            for op in reuses(ops):
+                slots = op.slots if isinstance(op, Predict) else (op.slot,)
+                newest = done[-2:] + (predicted[-2:] if len(done) > 1 else [])
+                assert [held[slot] for slot in slots[len(done[-2:]) :]] == [
+                    (op.branch, q) for q in newest[len(done[-2:]) :]
+                ]
+                assert {held[slot] for slot in slots} == {(op.branch, q) for q in newest}
+                # Or an evaluation that is done again would give something else.
+                assert getattr(op, "store", None) not in slots
+            for op in ops:
+                slot = getattr(op, "store", None) if row else getattr(op, "slot", None)
+                if slot is not None:
+                    held[slot] = op.branch, s
+            if row == 0:
+                done.append(s)
+            elif len(done) > 1:
+                predicted.append(s)
+
+
+@pytest.mark.parametrize(("old", "new"), [(4, 2), (2, 3), (3, 4)])
+def test_a_prediction_that_is_kept_in_another_place_is_refused(old: int, new: int) -> None:
+    row_plans = RowPlans(2, 2, 2)
+    plan = row_plans.plan(PROGRAM, ROWS[:2], 5)
+    steps = tuple(
+        tuple(replace(op, store=new) if getattr(op, "store", None) == old else op for op in step)
+        for step in plan.steps
+    )
+    with pytest.raises(PlanError, match="b is kept in slot|predicts b from slot|b is read from"):
+        row_plans.verify(replace(plan, steps=steps), PROGRAM)
+
+
+def test_predictions_are_kept_by_methods_of_two_rows() -> None:
+    with pytest.raises(ValueError, match="3 rows that keep 2 predictions"):
+        RowPlans(3, 2, 2)
+
+
 def test_neighbours_that_are_always_reused_together_are_one() -> None:
     row_plans = RowPlans(2, 2)
     merged, plan, cost = row_plans.prepare(PROGRAM, row_plans.plan(PROGRAM, ROWS[:2], 5), ())

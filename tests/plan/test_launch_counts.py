@@ -19,11 +19,8 @@ from l2c_rt import adapters, presets
 from l2c_rt.models import dit, uvit
 from l2c_rt.plan.build import build_plan
 from l2c_rt.plan.cost import cost
-from l2c_rt.plan.lowering import (
-    Run,
-    SkipLinear,
-    launch_kernels,
-)
+from l2c_rt.plan.kernel_counts import launch_kernels
+from l2c_rt.plan.lowering import Run, SkipLinear
 from l2c_rt.plan.ops import Compute, Plan, Predict, StepPlan, reuses
 from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
 from l2c_rt.plan.program import (

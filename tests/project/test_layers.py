@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "fitting": {"adapters", "notices", "plan", "runtime", "schedule"},
     "api": {"_deprecated", "adapters", "backends", "correctors", "fitting", "plan", "policies",
             "resolve", "runtime", "schedule"},
-    "pipelines": {"api", "runtime"},
+    "pipelines": {"api", "correctors", "resolve", "runtime", "schedule"},
     # what is made with it
     "comparison": {"adapters", "api", "backends", "families", "figures", "measure", "pipelines",
                    "plan", "policies", "resolve", "runtime", "schedule", "untrusted"},

@@ -28,7 +28,8 @@ def with_lanes(backend: str, *, swapped: bool = False) -> rt.Compiled:
     assert schedule.predictions is not None
     first = schedule.predictions.coefficients[0]
     lanes = np.stack([first, -2.0 * first][:: -1 if swapped else 1])
-    schedule = replace(schedule, predictions=replace(schedule.predictions, coefficients=lanes))
+    predictions = replace(schedule.predictions, coefficients=lanes, unconditional=1)
+    schedule = replace(schedule, predictions=predictions)
     return compiled(backend, model, schedule)
 
 

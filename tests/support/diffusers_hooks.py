@@ -53,8 +53,15 @@ def _pab(options: dict[str, Any], t: Callable[[], float]) -> Applied:
 
 def _faster(options: dict[str, Any], t: Callable[[], float]) -> Applied:
     weight = options.pop("weight", 0.5)
+    weigh = options.pop("attention_weight_callback", lambda path, t: weight)
+    for name in ("low_frequency_weight_callback", "high_frequency_weight_callback"):
+        if name in options:
+            options[name] = lambda _, factor=options[name]: factor(t())
+    # Of Flux's attentions those of single blocks have no projection of their own after them.
     config = FasterCacheConfig(
-        current_timestep_callback=t, attention_weight_callback=lambda _: weight, **options
+        current_timestep_callback=t,
+        attention_weight_callback=lambda m: weigh("single" * getattr(m, "pre_only", False), t()),
+        **options,
     )
     return hooks.apply_faster_cache, config
 

@@ -47,6 +47,10 @@ EFFECTS: dict[str, tuple[str, str, str]] = {
     "_linear_kernel": ("x", "out", "weight bias"),
     "_split_linear_kernel": ("x", "partial_sums", "weight bias"),
     "_skip_linear_kernel": ("x skip", "out", "weight bias"),
+    "_weight_bits_kernel": ("bits", "bits", "words"),
+    "_composed_product_kernel": (
+        "now known before", "out rounded:ROUNDED", "weight taken:HAS_TAKEN",
+    ),
     "_final_update_kernel": (
         "x:!EMBED arena latents counter", "out counter",
         "slots gates table rows weight bias coefficients embed_weight:EMBED embed_bias:EMBED "

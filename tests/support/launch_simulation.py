@@ -64,9 +64,7 @@ class OnMemory:
             p.tables.modulation.rows,
         ]
         found += [p.weights.embedding.weight, p.weights.embedding.positions, p.weights.final.bias]
-        found += [
-            t for r in p.launcher._lists.values() for t in (r.slots, r.gates) if t is not None
-        ]
+        found += [t for r in p.launcher.lists.all for t in (r.slots, r.gates) if t is not None]
         if isinstance(self._record.program, RunProgram):
             found.append(self._record.program._coefficients)
         return [t for t in found if t.numel()]

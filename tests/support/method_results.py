@@ -17,7 +17,7 @@ import torch
 from family_results import FAMILIES, PROBES
 from probes import probed_once
 from taped_graphs import compile_taped
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from toys import call_inputs, toy_dit, toy_uvit
 
 import l2c_rt as rt
@@ -98,31 +98,32 @@ def on_family(name: str, family: str) -> MethodResult:
     method = None
     if name in HALVED:
         rows = len(described.begin(**calls[0]).x)
+        doubled = tuple(k for k, v in calls[0].items() if _has_rows(v, rows))
         calls = [tree_map(partial(_twice, rows), call) for call in calls]
         try:
             with torch.no_grad():
                 model(**calls[0])
         except (RuntimeError, ValueError, IndexError):
             return MethodResult(False, NO_HALVES)
-        method = _halving(name, times, tuple(calls[0]))
+        method = _halving(name, times, doubled)
 
     def run(fast: Any) -> None:
         for call in calls:
             fast(**call)
 
-    try:
-        return _result(lambda: _compiled(name, model, times, method=method), run)
-    except RuntimeError:
-        # The model's own, of a tensor that has no row for each image.
-        if method is None:
-            raise
-        return MethodResult(False, NO_ROWS)
+    return _result(lambda: _compiled(name, model, times, method=method), run)
 
 
 def _twice(rows: int, value: Any) -> Any:
     """An input for the conditional and for the unconditional half."""
-    has_rows = isinstance(value, torch.Tensor) and value.dim() and len(value) == rows
-    return torch.cat([value, value]) if has_rows else value
+    return torch.cat([value, value]) if _has_rows(value, rows) else value
+
+
+def _has_rows(value: Any, rows: int) -> bool:
+    return any(
+        isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and len(leaf) == rows
+        for leaf in tree_leaves(value)
+    )
 
 
 def _halving(name: str, times: list[float], arguments: tuple[str, ...]) -> Any:
@@ -197,13 +198,14 @@ def short(message: str) -> str:
     return reason
 
 
-NO_ROWS = "an input, or what its attention gives, does not have the rows of the batch first"
 NO_HALVES = "the calls of the tiny model have no two halves"
 ALIKE = {
     r".*: not called by the model's forward .*": "a module is not called by the forward",
     r"the batch has \d+ rows.*": NO_HALVES,
     r"the two halves of the batch are of different.*": NO_HALVES,
-    r"Length of `control_hidden_states_scale` .*": NO_HALVES,
+    r".* forward does not take the conditional half.*": "the forward does not take half a batch",
+    r"the output of .* for the conditional half .*": "its attention has no part for each image",
+    r"the model gives another result for the conditional .*": "half a batch gives another result",
     r"the model's branches are .*": "no branches attn, mlp, attn, ... as DiT and U-ViT have them",
     r".* match no module of .*": "the published patterns match no module",
     r"\S+ of \w+ has none of .*": "its first block has no attention of a known name",

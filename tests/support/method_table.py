@@ -1,4 +1,7 @@
-"""docs/methods.md, made of what every method does: `python tests/support/method_table.py`."""
+"""docs/methods.md, made of what every method does.
+
+`PYTHONPATH=bench python tests/support/method_table.py`, which takes some ten minutes.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
-from small_diffusers import SMALL
+from small_diffusers import SMALL, unpacked
 from torch import Tensor, nn
 
 import l2c_rt as rt
@@ -66,6 +66,16 @@ HOOK_CASES = {
         "faster", "flux", 20, is_guidance_distilled=True, tensor_format="BCHW",
         spatial_attention_block_identifiers=(r"^transformer_blocks\.1.*attn",),
     ),
+    "faster_cogvideox_callbacks": case(
+        "faster", "cogvideox", 20, tensor_format="BFCHW",
+        attention_weight_callback=lambda path, t: 1 - t / 1000,
+        low_frequency_weight_callback=lambda t: 1 + t / 2000,
+        high_frequency_weight_callback=lambda t: 1.2 if t < 400 else 0.9,
+    ),
+    "faster_flux_weights": case(
+        "faster", "flux", 20, is_guidance_distilled=True, tensor_format="BCHW",
+        attention_weight_callback=lambda path, t: 0.3 if path.startswith("single") else t / 999,
+    ),
     "taylor_flux_default": case("taylor", "flux", 28),
     "taylor_flux_rounded_order_3": case("taylor", "flux", 28, cache_interval=4, max_order=3),
     "taylor_flux_rounded_reuse": case("taylor", "flux", 16, max_order=0),
@@ -110,6 +120,8 @@ HOOK_CASES = {
                             max_consecutive_cached=0),
     "sea_wan_order_1": case("sea", "wan", 20, threshold=0.4, max_consecutive_cached=3,
                             cache_end_steps=2),
+    "sea_wan_from_the_first": case("sea", "wan", 20, threshold=0.4, retention_steps=0),
+    "sea_flux_callback": case("sea", "flux", 28, raw_vision_callback=unpacked),
 }  # fmt: skip
 """Of diffusers' hooks: method, model, steps, and options under their published names."""
 

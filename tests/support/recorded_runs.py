@@ -106,7 +106,12 @@ class Record:
 
 @cache
 def recorded(
-    name: str, *, products: str = "kernels", graph: str = "step", calls: bool = False
+    name: str,
+    *,
+    products: str = "kernels",
+    graph: str = "step",
+    calls: bool = False,
+    delta_form: bool = False,
 ) -> Record:
     """One run of a schedule, by `sample` or call by call; kept, since nothing changes it."""
     model, steps = model_of(name), 4 if name.endswith("full") else None
@@ -115,6 +120,7 @@ def recorded(
     known = calls and name in TOKEN_METHODS
     timesteps = [float(t) for t in reversed(spaced_timesteps(20))] if known else None
     schedule = schedule or presets.load(f"l2c/{name}")
+    options = Options(graph=graph, delta_form=delta_form)
     recorders: list[LogRecorder] = []
     with recorded_launches() as log:
 
@@ -125,7 +131,7 @@ def recorded(
         cuda = CudaParts(triton_kernels(), recorder, Choosing(products))
         compiled = build(
             model, schedule,
-            lambda described: fused_cuda_backend(described, cuda, Options(graph=graph)),
+            lambda described: fused_cuda_backend(described, cuda, options),
             # Recorded kernels compute nothing, so there is nothing to compare.
             steps=steps, timesteps=timesteps, strict=True, check="off",
         )  # fmt: skip

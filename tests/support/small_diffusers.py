@@ -95,6 +95,14 @@ def flux_calls(call: Callable[..., Any], steps: int) -> Iterator[Tensor]:
         x = x + (s[i + 1] - s[i]) * v
 
 
+def unpacked(model: nn.Module, args: Any, given: dict[str, Any]) -> list[Tensor] | None:
+    """Two images of Flux's tokens, 4 x 4 of them; none at one of the timesteps."""
+    if 0.6 < float(given["timestep"]) < 0.63:
+        return None
+    image = given["hidden_states"].transpose(1, 2).unflatten(2, (1, 4, 4))[0]
+    return [image[:, :, :1], image[:, :, 1:]]
+
+
 def dit_calls(call: Callable[..., Any], steps: int) -> Iterator[Tensor]:
     z, labels = drawn(1, 2, 4, 8, 8), torch.tensor([1, 5])
     for t in ddim_timesteps(steps):

@@ -28,7 +28,7 @@ class NaiveTokens:
     soft: float = 0.25
     bonus: float = 0.8
     score: str = "attention"
-    ddpm: bool = False
+    schedule: str = "ToCa"
     aggressive: bool = True
     once_per_evaluation: bool = False
     chosen: dict[tuple[int, int], Tensor] = field(default_factory=dict)
@@ -111,10 +111,17 @@ class NaiveTokens:
 
     def _tokens(self, b: int, left: int, tokens: int) -> Tensor:
         depth, rest = b / max(len(self.model.blocks) - 1, 1), left / self.steps
-        factor = (0.8 + 0.4 * depth) * (3 - 4 * rest)
-        if self.ddpm:
-            factor = (1.8 - 1.6 * depth) * (1.4 - 0.8 * rest)
-        share = np.float32(min(max(self.ratio * factor * 2.5, 0), 1))
+        line = 1 + 0.9 - 2 * 0.9 * rest
+        factor = {
+            "ToCa": (0.8 + 0.4 * depth) * (3 - 4 * rest) * 2.5,
+            "ToCa-ddpm250": (1.8 - 1.6 * depth) * (1.4 - 0.8 * rest) * 2.5,
+            "constant": 1,
+            "linear": line,
+            "linear-mode": line + 0.1 * ((left % self.threshold) / self.threshold - 0.5),
+            "exp": 0.9**rest,
+            "layerwise": 1 + 0.9 - 2 * 0.9 * depth,
+        }[self.schedule]
+        share = np.float32(min(max(self.ratio * factor, 0), 1))
         total = self.kept[b, "score"] + self.soft * self.kept[b, "age"].float() / self.threshold
         side = int(tokens**0.5)
         for row in total:

@@ -50,6 +50,10 @@ class UncountedTerms:
         """The product's model counts a bias for q, k and v, which U-ViT's have not."""
         return 6 * self.width * attentions
 
+    def absent_biases(self, sums: int) -> int:
+        """The same for sums of products in place of long skips."""
+        return 2 * self.width * sums
+
 
 def left_out(record: Record) -> UncountedTerms:
     p = record.shape_program

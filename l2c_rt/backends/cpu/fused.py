@@ -19,23 +19,15 @@ from l2c_rt.adapters.bound_model import (
     OuterLayers,
     State,
 )
-from l2c_rt.backends.backend import (
-    Backend,
-    Evaluation,
-    OpByOp,
-    OpTable,
-    fused_passes,
-    refuse_autocast,
-)
+from l2c_rt.backends.backend import Evaluation, OpByOp, OpTable, refuse_autocast
 from l2c_rt.backends.cpu.attention import Attention
 from l2c_rt.backends.cpu.branch_inputs import BranchInputs
-from l2c_rt.backends.cpu.branches import linears_of, run_branch, run_scored
+from l2c_rt.backends.cpu.branches import run_branch, run_scored
 from l2c_rt.backends.cpu.outer import embedded, image_of
-from l2c_rt.backends.cpu.products import Products, product_chooser, unmeasured
+from l2c_rt.backends.cpu.products import Products
 from l2c_rt.backends.cpu.rows import NormInput, Term, norm_some, row_pass
 from l2c_rt.backends.cpu.sampled_modulation import table_for
 from l2c_rt.backends.cpu.token_passes import choose, put_back
-from l2c_rt.backends.options import Options
 from l2c_rt.backends.token_states import begin_ages, chosen_tokens, keep_stream, kept_stream
 from l2c_rt.memory.mixing import mixed
 from l2c_rt.plan.ops import (
@@ -221,23 +213,3 @@ class FusedCpu(OpByOp):
 
     def _narrowed(self, x: Tensor) -> Tensor:
         return x if self.products.dtype is None else x.to(self.products.dtype)
-
-
-def fused_cpu_backend(
-    model: BoundModel, options: Options, reasons: tuple[str, ...] = ()
-) -> Backend:
-    """The fused backend for a described model on a CPU."""
-    fusable = model.fusable
-    assert fusable is not None
-    dtype = None if options.precision is None else torch.bfloat16
-    chooser = product_chooser() if options.tune else unmeasured()
-    packs = options.tune and options.pack
-    products = Products(chooser if packs else unmeasured(), dtype=dtype)
-    attention = Attention(chooser)
-    notes = products.reasons(linears_of(model.model, fusable)) if packs else ()
-
-    def workspace(plan: Plan, requests: int | None = None, most: int = 1) -> FusedCpu:
-        return FusedCpu(model, fusable, products, attention, plan, requests)
-
-    return Backend("fused", fused_passes, workspace, reasons, copies=products, notes=notes,
-                   dtype=dtype, batched=workspace)  # fmt: skip

@@ -27,7 +27,7 @@ from l2c_rt.backends.cuda.tuning.tuner import Tuner
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.backends.tuning.problems import AttentionConfig, AttentionProblem, LinearProblem
 from l2c_rt.kernels.operands import Rows
-from l2c_rt.plan.lowering import Launch, Term
+from l2c_rt.plan.lowering import Launch, Terms
 
 Tasks = dict[LinearProblem | AttentionProblem, Task]
 
@@ -99,7 +99,7 @@ class BranchLauncher:
         else:
             self._mlp(branch, part.inner, slot)
 
-    def partial_sums_of(self, terms: tuple[Term, ...]) -> Tensor | None:
+    def partial_sums_of(self, terms: Terms) -> Tensor | None:
         """The partial sums of a lone term, for a kernel that sums them itself."""
         if len(terms) != 1 or set(self._pending) != {terms[0].slot}:
             return None

@@ -11,6 +11,7 @@ from l2c_rt.adapters.bound_model import FusableAttention, FusableMlp, OuterLayer
 from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.memory.arena import SlotMemory
 from l2c_rt.memory.slots import Slots
+from l2c_rt.plan.step_walk import STREAM, slot_of_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,15 @@ class Buffers:
     def scratch(self) -> int:
         """The slot behind the plan's, for outputs that nobody reads later."""
         return len(self.memory.slots) - 1
+
+    def stream(self, name: str) -> Tensor:
+        """The residual stream of a name, or the slot in which it is kept."""
+        slot = slot_of_stream(name)
+        return self.streams[name] if slot is None else self.memory.slots[slot]
+
+    def written_over(self, name: str) -> Tensor:
+        """Where the last sum goes: over the stream, but not over what is kept of it in a slot."""
+        return self.streams[name if slot_of_stream(name) is None else STREAM]
 
     @property
     def nbytes(self) -> int:

@@ -45,6 +45,7 @@ FUNCTIONS = {
     "linear": ("linear",),
     "split_linear": ("split_linear", "split_sum"),
     "skip_linear": ("skip_linear",),
+    "composed_product": ("weight_bits", "composed_product"),
     "quantize_rows": ("quantize_rows",),
     "scaled_linear": ("scaled_linear",),
 }

@@ -28,7 +28,7 @@ class ModelOutput:
         """Launch the end of an evaluation."""
         p = self._program
         assert launch.source is not None
-        x, h = p.buffers.streams[launch.source], p.buffers.h
+        x, h = p.buffers.stream(launch.source), p.buffers.h
         self._norm(x, launch, reuses, h)
         linear, outer = p.outer.linear, p.outer
         flat, out = h.view(-1, h.shape[-1]), self._tokens.view(-1, linear.out_features)
@@ -59,7 +59,8 @@ class ModelOutput:
             return
         affine = (norm.weight.detach(), norm.bias.detach(), norm.eps)
         if launch.terms:
-            k.reuse_run_norm(x, reuses, *affine, out=(x, h))
+            assert launch.source is not None
+            k.reuse_run_norm(x, reuses, *affine, out=(p.buffers.written_over(launch.source), h))
         else:
             k.norm(x, *affine, out=h)
 

@@ -163,16 +163,16 @@ class RunProgram:
                     norm.eps, out=latents,
                 )  # fmt: skip
                 return
-            x = p.buffers.streams[launch.source]
+            x = p.buffers.stream(launch.source)
             k.final_update(x, reuses, modulation, *chunks, *end, out=latents)
             return
         assert launch.source is not None
-        x, affine = p.buffers.streams[launch.source], (norm.weight.detach(), norm.bias.detach())
+        x, affine = p.buffers.stream(launch.source), (norm.weight.detach(), norm.bias.detach())
         if p.outer.after is None:
             end = (final, latents, self._state, norm.eps)
             k.final_update_norm(x, reuses, *affine, *end, out=latents)
             return
-        self._finish_image(x, reuses, affine)
+        self._finish_image(launch.source, reuses, affine)
 
     def _meaning(self) -> Tensor:
         """The latents after an evaluation that computes everything."""
@@ -183,12 +183,15 @@ class RunProgram:
         solver = Solver(self._coefficients, counter, p.buffers.anchor.clone())
         return reference.guided_update(eps, latents, solver, self._loop.guided_channels)
 
-    def _finish_image(self, x: Tensor, reuses: Reuses, affine: tuple[Tensor, Tensor]) -> None:
+    def _finish_image(self, source: str, reuses: Reuses, affine: tuple[Tensor, Tensor]) -> None:
         """Where the model's own last layers run between the final linear and the update."""
         p, k = self.shape_program, self.shape_program.kernels
         outer, h, latents = p.outer, p.buffers.h, p.buffers.latents
         assert outer.after is not None
-        k.reuse_run_norm(x, reuses, *affine, outer.norm.eps, out=(x, h))
+        x = p.buffers.stream(source)
+        k.reuse_run_norm(
+            x, reuses, *affine, outer.norm.eps, out=(p.buffers.written_over(source), h)
+        )
         weight, bias = outer.linear.weight.detach(), p.weights.final.bias
         out = self._tokens.view(-1, outer.linear.out_features)
         torch.addmm(bias, h.view(-1, h.shape[-1]), weight.t(), out=out)

@@ -15,6 +15,7 @@ from l2c_rt.backends.cuda.branch_launcher import BranchLauncher, BranchOperands
 from l2c_rt.backends.cuda.buffers import Shape, allocate
 from l2c_rt.backends.cuda.checking.compared_kernels import ComparedKernels
 from l2c_rt.backends.cuda.checking.first_step import FirstStep
+from l2c_rt.backends.cuda.composed_skips import ComposedSkips
 from l2c_rt.backends.cuda.cuda_parts import FusedModel
 from l2c_rt.backends.cuda.linears import Linears
 from l2c_rt.backends.cuda.modulation_table import ModulationTable
@@ -29,7 +30,8 @@ from l2c_rt.device.event_times import EventTimes
 from l2c_rt.device.graph_sequence import GraphSequence
 from l2c_rt.device.graphs import Eager, Graph, GraphStats, Recorder, Work
 from l2c_rt.memory.slots import Slots
-from l2c_rt.plan.lowering import LoweredStep, buffers, can_be_one_kernel, launch_kernels, lower
+from l2c_rt.plan.kernel_counts import launch_kernels
+from l2c_rt.plan.lowering import LoweredStep, buffers, can_be_one_kernel, lower
 
 
 class ShapeProgram:
@@ -82,14 +84,15 @@ class ShapeProgram:
         )  # fmt: skip
         skip_linears = {} if fusable.outer is None else fusable.outer.skip_linears
         self.skips = SkipLinears(skip_linears, buffers, kernels, linears)
+        self.composed = ComposedSkips(skip_linears, self.variants, buffers, kernels, linears)
         self.tokens = None
         if plan.tokens is not None:
             self.tokens = TokenLauncher(
                 fusable, buffers, tables, plan, self.variants, kernels, linears
             )
         self.launcher = StepLauncher(
-            fusable, buffers, tables, self.weights, self.branches, self.skips, kernels,
-            self.predictions, self.tokens,
+            fusable, buffers, tables, self.weights, self.branches, self.skips, self.composed,
+            kernels, self.predictions, self.tokens,
         )  # fmt: skip
 
     def capture(self, finish: Finish, meaning: Callable[[], Tensor], result: Tensor) -> None:
@@ -101,6 +104,7 @@ class ShapeProgram:
         began = time.perf_counter()
         self.branches.tune()
         self.skips.tune(self._tuner)
+        self.composed.tune(self._tuner)
         if self.tokens is not None:
             self.tokens.tune()
         for variant in self.variants:
@@ -121,6 +125,7 @@ class ShapeProgram:
             self.nodes = sum(launch_kernels(launch, nodes) for launch in launches)
             self.nodes += sum(map(self.branches.more_kernels, launches))
             self.nodes += sum(map(self.skips.more_kernels, launches))
+            self.nodes += sum(map(self.composed.more_kernels, launches))
         self.seconds += time.perf_counter() - began
 
     def _first_pass(self, fills: list[Work], steps: list[Work], first: FirstStep) -> None:
@@ -135,8 +140,8 @@ class ShapeProgram:
         # What later steps read was written by the first and those before them.
         computes_all, rest = counted[1], counted[2:]
         work = [
-            self._seed, *fills, kernels.begin, self._count_anew, first.before, computes_all,
-            first.after, *rest,
+            self._seed, *fills, self.composed.check, kernels.begin, self._count_anew,
+            first.before, computes_all, first.after, *rest,
         ]  # fmt: skip
         if self.recorder.captures:
             self.recorder.warm(work)
@@ -196,6 +201,7 @@ class ShapeProgram:
 
     def _take_weights(self) -> None:
         self.weights.refresh()
+        self.composed.weights.refresh()
         if self.quantized is not None:
             self.quantized.refresh(self.kernels)
 
@@ -233,7 +239,7 @@ class ShapeProgram:
 
     @property
     def graph_stats(self) -> GraphStats:
-        static = self.buffers.nbytes + self._linears.nbytes
+        static = self.buffers.nbytes + self._linears.nbytes + self.composed.weights.nbytes
         static += self.weights.nbytes if isinstance(self.tables, ModulationTable) else 0
         static += 0 if self.tokens is None else self.tokens.nbytes
         return GraphStats(

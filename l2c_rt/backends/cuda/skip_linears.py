@@ -73,10 +73,10 @@ class SkipLinears:
 
     def run(self, launch: SkipLinear) -> None:
         """Launch one."""
-        linear, streams = self._named[launch.node], self._buffers.streams
+        linear, stream = self._named[launch.node], self._buffers.stream
         run_skip_linear(
-            self._choice(launch), self._kernels, streams[launch.source], streams[launch.skip],
-            *weight_and_bias(linear), streams[launch.target],
+            self._choice(launch), self._kernels, stream(launch.source), stream(launch.skip),
+            *weight_and_bias(linear), stream(launch.target),
         )  # fmt: skip
 
     def more_kernels(self, launch: Launch) -> int:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import FusableAttention, FusableBranch, FusableModel, OuterLayers
 from l2c_rt.backends.cuda.branch_launcher import BranchLauncher
 from l2c_rt.backends.cuda.buffers import Buffers
+from l2c_rt.backends.cuda.composed_skips import ComposedSkips
 from l2c_rt.backends.cuda.modulation_table import Tables, chunk_of
 from l2c_rt.backends.cuda.prediction_table import PredictionTable
 from l2c_rt.backends.cuda.skip_linears import SkipLinears
+from l2c_rt.backends.cuda.term_lists import TermLists
 from l2c_rt.backends.cuda.token_launcher import TokenLauncher
 from l2c_rt.backends.cuda.weight_copies import WeightCopies
 from l2c_rt.kernels.operands import Reuses
 from l2c_rt.plan.lowering import (
+    Composed,
     Embed,
     Final,
     LoweredStep,
@@ -28,6 +30,7 @@ from l2c_rt.plan.lowering import (
     SkipLinear,
     Sum,
     Term,
+    Terms,
 )
 
 Finish = Callable[[Final, Reuses], None]
@@ -44,18 +47,19 @@ class StepLauncher:
         weights: WeightCopies,
         branches: BranchLauncher,
         skips: SkipLinears,
+        composed: ComposedSkips,
         kernels: Any,
         predictions: PredictionTable | None,
         tokens: TokenLauncher | None,
     ) -> None:
         assert fusable.outer is not None
         self._predictions, self._tokens = predictions, tokens
+        self.lists = TermLists(fusable, buffers, tables.steps, predictions)
         self._fusable, self._outer = fusable, fusable.outer
         self.buffers, self.tables, self.weights = buffers, tables, weights
-        self._branches, self._skips, self._kernels = branches, skips, kernels
+        self._branches, self._skips, self._composed = branches, skips, composed
+        self._kernels = kernels
         self._gated = fusable.modulation is not None
-        self._lists: dict[tuple[Term, ...], Reuses] = {}
-        self._mixed: dict[Mix, Reuses] = {}
 
     def run(self, step: LoweredStep, finish: Finish) -> None:
         """Launch everything of a step."""
@@ -75,46 +79,21 @@ class StepLauncher:
             elif isinstance(launch, SkipLinear):
                 self._branches.settle()
                 self._skips.run(launch)
+            elif isinstance(launch, Composed):
+                self._branches.settle()
+                self._composed.run(launch)
             else:
                 assert isinstance(launch, Final)
                 self._branches.settle()
-                finish(launch, self.reuses(launch.terms))
+                finish(launch, self.lists.of(launch.terms))
 
     def prepare(self, step: LoweredStep) -> None:
         """Put a step's lists of slots and gates on the device, which a capture cannot do."""
         for launch in step:
             if isinstance(launch, Sum | Final):
-                self.reuses(launch.terms)
+                self.lists.of(launch.terms)
             elif isinstance(launch, Mix):
-                self._mixed_slots(launch)
-
-    def reuses(self, terms: tuple[Term, ...]) -> Reuses:
-        """The terms as kernels read them: slot and gate numbers on the device."""
-        if terms not in self._lists:
-            device = self.buffers.counter.device
-            gates = [self._chunk(term.branch, 2) for term in terms] if self._gated else []
-            listed = [*(t.slot for t in terms), *gates]
-            numbers = torch.tensor(listed, dtype=torch.int32, device="cpu")
-            numbers = numbers.to(device)
-            slots, rest = numbers[: len(terms)], numbers[len(terms) :]
-            arena = self.buffers.memory.all_slots
-            weights = None
-            if self._predictions is not None and any(t.at is not None for t in terms):
-                weights = self._predictions.weights([term.at for term in terms])
-            gate_list = rest if self._gated else None
-            self._lists[terms] = Reuses(arena, slots, gate_list, weights, self.buffers.places)
-        return self._lists[terms]
-
-    def _mixed_slots(self, launch: Mix) -> Reuses:
-        if launch not in self._mixed:
-            assert self._predictions is not None
-            device = self.buffers.counter.device
-            slots = torch.tensor(launch.slots, dtype=torch.int32, device="cpu").to(device)
-            at = range(launch.at, launch.at + len(launch.slots))
-            weights = self._predictions.weights([*at])
-            arena, places = self.buffers.memory.all_slots, self.buffers.places
-            self._mixed[launch] = Reuses(arena, slots, None, weights, places)
-        return self._mixed[launch]
+                self.lists.mixed(launch)
 
     def _mix(self, launch: Mix) -> None:
         operand = None
@@ -122,15 +101,15 @@ class StepLauncher:
             assert self._predictions is not None
             operand = self._predictions.operand(launch.at)
         out = self.buffers.memory.slots[launch.store]
-        self._kernels.mix(self._mixed_slots(launch), out, operand)
+        self._kernels.mix(self.lists.mixed(launch), out, operand)
 
     def _chunk(self, branch: str, number: int) -> int:
         return chunk_of(self._fusable.branches[branch], number)
 
     def _sum(self, launch: Sum) -> None:
         part = None if launch.branch is None else self._fusable.branches[launch.branch]
-        source = self.buffers.streams[launch.source]
-        target = self.buffers.streams[launch.target]
+        source = self.buffers.stream(launch.source)
+        target = self.buffers.stream(launch.target)
         one = self._branches.partial_sums_of(launch.terms) if part is not None else None
         if one is None:
             self._branches.settle()
@@ -141,8 +120,8 @@ class StepLauncher:
         else:
             self._add_norm(source, launch, part, target, one)
 
-    def _add(self, source: Tensor, terms: tuple[Term, ...], target: Tensor) -> None:
-        reuses = self.reuses(terms)
+    def _add(self, source: Tensor, terms: Terms, target: Tensor) -> None:
+        reuses = self.lists.of(terms)
         if self._gated:
             self._kernels.reuse_sum(source, reuses, self.tables.modulation, out=target)
         else:
@@ -164,9 +143,10 @@ class StepLauncher:
             k.norm_modulate(source, modulation, *norm, out=h)
             return
         if not _is_plain(launch.terms):
-            k.reuse_run(source, self.reuses(launch.terms), modulation, *norm, out=(target, h))
+            k.reuse_run(source, self.lists.of(launch.terms), modulation, *norm, out=(target, h))
             return
         (term,) = launch.terms
+        assert isinstance(term, Term)
         y, partial_sums, places = self._branches.output_of(term.slot, partial_sums)
         end = (y, modulation, self._chunk(term.branch, 2), *norm)
         out = {"out": (target, h), "places": places}
@@ -189,7 +169,7 @@ class StepLauncher:
             k.norm(source, *norm, out=h)
             return
         if not _is_plain(launch.terms):
-            k.reuse_run_norm(source, self.reuses(launch.terms), *norm, out=(target, h))
+            k.reuse_run_norm(source, self.lists.of(launch.terms), *norm, out=(target, h))
             return
         slot = launch.terms[0].slot
         y, partial_sums, places = self._branches.output_of(slot, partial_sums)
@@ -202,7 +182,7 @@ class StepLauncher:
     def _embed(self, launch: Embed) -> None:
         k, buffers, tables = self._kernels, self.buffers, self.tables
         latents, embedding = buffers.latents, self.weights.embedding
-        x, batch = buffers.streams[launch.target], buffers.shape.batch
+        x, batch = buffers.stream(launch.target), buffers.shape.batch
         prefix = None if self._gated or not self._outer.prefix_tokens else tables.modulation
         if launch.branch is None:
             k.patch_embed(latents, embedding, batch, prefix, out=x)
@@ -239,6 +219,9 @@ def why_not_launched(fusable: FusableModel, outer: OuterLayers) -> str:
     return ""
 
 
-def _is_plain(terms: tuple[Term, ...]) -> bool:
+def _is_plain(terms: Terms) -> bool:
     """Whether there is one term, as it is in its slot."""
-    return len(terms) == 1 and terms[0].at is None
+    if len(terms) != 1:
+        return False
+    (term,) = terms
+    return term.at is None if isinstance(term, Term) else term.sign == 1

@@ -13,6 +13,7 @@ from l2c_rt.backends.cuda.quantized_weights import QuantizedWeights, why_not_qua
 from l2c_rt.backends.cuda.step_launcher import why_not_launched
 from l2c_rt.backends.cuda.toolchain import why_no_launchers, why_not_triton
 from l2c_rt.backends.cuda.workspace import CudaWorkspace
+from l2c_rt.backends.delta_form import with_delta_form
 from l2c_rt.backends.options import Options
 from l2c_rt.memory.arena import SlotMemory
 from l2c_rt.plan.ops import Plan
@@ -55,11 +56,12 @@ def fused_cuda_backend(model: BoundModel, cuda: CudaParts, options: Options) -> 
     def batched(plan: Plan, requests: int, most: int) -> BatchedWorkspace:
         return BatchedWorkspace(FusedModel(model, plan, cuda, options, quantized), most)
 
+    passes = with_delta_form(fused_passes) if options.delta_form else fused_passes
     # One slot more, for outputs that nobody reads later.
     return Backend(
-        "fused", fused_passes, workspace, extra_slots=1, replaceable=options.forgiving,
+        "fused", passes, workspace, extra_slots=1, replaceable=options.forgiving,
         notes=(NARROW,) if narrow else (), dtype=torch.float8_e4m3fn if narrow else None,
-        batched=batched, fills_batches=True,
+        batched=batched, fills_batches=True, delta_form=options.delta_form,
     )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def deciding_backend(
     assert model.dynamic is not None
     method = model.dynamic.method
     rows = method.rows(model.program.branch_names)
-    row_plans = RowPlans(len(rows), method.history)
+    row_plans = RowPlans(len(rows), method.history, method.stores)
     plans = CallPlans(model, merge=merge, prepare=row_plans.prepare)
     why_not = why_not_captured(model.model) if graphs is not None else ""
     reasons = (f"no CUDA graphs: {why_not}", *reasons) if why_not else reasons
@@ -80,7 +80,8 @@ def fused_deciding_backend(
     where it is wrong."""
     assert model.dynamic is not None
     method, attention = model.dynamic.method, Attention(products.chooser)
-    row_plans = RowPlans(len(method.rows(model.program.branch_names)), method.history)
+    rows = method.rows(model.program.branch_names)
+    row_plans = RowPlans(len(rows), method.history, method.stores)
     plain = deciding_backend(model, reasons, merge=merge)
 
     def workspace(plan: Plan) -> Workspace:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from l2c_rt.backends.backend import Evaluation
+from l2c_rt.backends.dynamic.filtered import FilteredChange
 from l2c_rt.backends.dynamic.gauge import Change, gauge_for
 from l2c_rt.device.scalar_read import ScalarReader
 from l2c_rt.plan.decisions import NAN, At, Decided, Dynamic
 from l2c_rt.plan.dynamic import RowPlans
 from l2c_rt.plan.ops import Coefficients
-from l2c_rt.plan.run_record import Done
+from l2c_rt.plan.run_record import Done, RunRecord
 
 
 class Decider:
@@ -26,6 +28,7 @@ class Decider:
 
     def __init__(self, dynamic: Dynamic, row_plans: RowPlans, change: Change | None = None) -> None:
         self.method, self.look = dynamic.method, dynamic.cut.look
+        self._has_plain = bool(dynamic.cut.plain)
         self.gauge = gauge_for(self.look, change)
         self._row_plans = row_plans
         self._reader = ScalarReader()
@@ -33,10 +36,12 @@ class Decider:
         self._evaluation: Evaluation
         self._at = At(0, 1)
         self._computed: list[int] = []
+        self._predicted: list[int] = []
         self.row: int | None = None
         """What is done at this evaluation, where that is known yet."""
         self.is_shown = False
         """Whether this evaluation's observation has been measured."""
+        self._forgets = False
         self._metric: float | Tensor = NAN
         # What the method is told; of a check, it is on the device until the next evaluation.
         self._read: float | Tensor = NAN
@@ -48,15 +53,15 @@ class Decider:
         if step == 0:
             self._state = self.method.begin()
             self.gauge.begin_run()
-            self._computed.clear()
+            self._forget()
         else:
             read = Decided(self._done.row, self._number(self._read))
             self._state = self.method.after(self._state, self._at, read)
         self._evaluation = evaluation
-        self._at = At(step, record.steps, record.at(step, 0) if lane else None)
-        self._read, self.is_shown = NAN, False
+        self._at = _at(step, lane, record)
+        self._read, self.is_shown, self._forgets = NAN, False, False
         decided: Decided | None = Decided(0)
-        if evaluation.variant != 0 and step > 0:
+        if evaluation.variant != 0 and self._computed:
             decided = self.method.forced(self._state, self._at)
         self.row = None if decided is None else decided.row
         if decided is not None:
@@ -66,6 +71,15 @@ class Decider:
     def measure(self, value: Tensor) -> None:
         """Measure the tensor that the method looks at."""
         self.gauge.measure(value, self._noise())
+
+    def measure_latents(self, samples: Sequence[Tensor] | None) -> None:
+        """Measure the latents that the method's own function has made of a call.
+
+        Where it made none, this evaluation and all before it are never read again, as published.
+        """
+        assert isinstance(self.gauge, FilteredChange)
+        self._forgets = not samples
+        self.gauge.measure_latents(samples, self._noise())
 
     def shown(self) -> None:
         """It has been measured: the row is chosen by it, where it is not known.
@@ -104,19 +118,21 @@ class Decider:
     def variant(self) -> int:
         """The distinct step of the plan that is carried out; until it is known, one that computes
         everything."""
-        return self._row_plans.variant(self.row or 0, len(self._computed))
+        counts = len(self._computed), len(self._predicted)
+        return self._row_plans.variant(self.row or 0, *counts)
 
     @property
     def coefficients(self) -> Coefficients:
-        """Those of the predictions of this evaluation, by slots of the ring."""
-        size = self._row_plans.history
-        newest = self._computed[-size:]
-        if not self.row or len(newest) < 2:
+        """Those of the predictions of this evaluation, by slots of the ring; then, where some
+        streams are plain, those of the newest output alone."""
+        computed = _in_ring(self._computed, self._row_plans.history)
+        if not self.row or len(computed) < 2:
             return ()
+        stores = self._row_plans.stores
+        slots = computed + (self._predicted[-stores:] if stores else [])
         known = self.method.prediction(tuple(self._computed), self._at)
-        first = len(self._computed) - len(newest)
-        by_slot = {(first + i) % size: known.get(s, 0.0) for i, s in enumerate(newest)}
-        return (tuple(by_slot[slot] for slot in range(len(newest))),)
+        rows = (known, {self._computed[-1]: 1.0}) if self._has_plain else (known,)
+        return tuple(tuple(row.get(evaluation, 0.0) for evaluation in slots) for row in rows)
 
     def end(self, out: Tensor) -> None:
         """The evaluation is done and gave `out`."""
@@ -128,13 +144,40 @@ class Decider:
             self._metric = self._read = error.clone()
         self._done = Done(self.variant, self.row, self._metric)
         self.gauge.end(out, computed=self.row == 0)
-        if self.row == 0:
+        if self._forgets:
+            self._forget()
+        elif self.row == 0:
             self._computed.append(self._at.step)
+        elif self._row_plans.stores and len(self._computed) >= self._row_plans.history:
+            self._predicted.append(self._at.step)
+
+    def _forget(self) -> None:
+        """Nothing that is kept will be read."""
+        self._computed.clear()
+        self._predicted.clear()
 
     @property
     def done(self) -> Done:
         """What the last evaluation did."""
         return self._done
+
+
+def _in_ring(evaluations: Sequence[int], size: int) -> list[int]:
+    """The last `size` evaluations, in the order of the slots of their ring."""
+    newest = evaluations[-size:]
+    first = len(evaluations) - len(newest)
+    by_slot = {(first + i) % size: evaluation for i, evaluation in enumerate(newest)}
+    return [by_slot[slot] for slot in range(len(newest))]
+
+
+def _at(step: int, lane: int, record: RunRecord) -> At:
+    """The place of an evaluation in its run, whose record has what was done before it."""
+    calls = max(record.lanes, lane + 1)
+    first = record.at(step, 0) if lane else None
+    before = None
+    if calls > 1 and (step or lane):
+        before = record.at(step, lane - 1) if lane else record.at(step - 1, calls - 1)
+    return At(step, record.steps, first, lane, calls, before)
 
 
 CHECKED = 2

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.adapters.own.observe import Stream
 from l2c_rt.adapters.own.probe import streams_by_shape
 from l2c_rt.backends.backend import Evaluation
+from l2c_rt.backends.block_calls import image_stream
 from l2c_rt.backends.cpu.packed_linears import PackedLinears
 from l2c_rt.backends.dynamic.ahead import Ahead, ahead_paths
 from l2c_rt.backends.dynamic.decider import CHECKED, Decider
@@ -21,13 +22,12 @@ from l2c_rt.backends.dynamic.streams import (
     WholeCall,
     copied_arguments,
     first_tensor,
-    image_stream,
     part_of,
     with_first,
 )
 from l2c_rt.backends.graphs.capture_watch import NotRepeatableError
+from l2c_rt.backends.keeping import Keeping
 from l2c_rt.backends.own import OwnWorkspace
-from l2c_rt.backends.own_blocks import Keeping
 from l2c_rt.backends.own_calls import CallPlans
 from l2c_rt.plan.dynamic import RowPlans
 from l2c_rt.plan.ops import Plan, StepPlan
@@ -60,7 +60,7 @@ class DecidingForward(OwnWorkspace):
         self._first_block, self._around = blocks[0], around[0] if around else ""
         watched = {cut.look.path, cut.exit, self._around, blocks[0]} - {""}
         paths = ahead_paths(model.model, model.sites, cut.look) if for_graphs else ()
-        keeping = Keeping(cut.keeps_outputs, bool(cut.exit))
+        keeping = Keeping(cut.keeps_outputs, bool(cut.exit), cut.plain)
         also = watched | {*paths}
         super().__init__(model, plan, plans, units, also=also, keeping=keeping, linears=linears)
         kept = [site for site in model.sites if site.name in plan.slots]
@@ -102,8 +102,16 @@ class DecidingForward(OwnWorkspace):
     def look_at_call(self, evaluation: Evaluation) -> None:
         """Decide, where that is known before the forward runs."""
         if self._look.kind == "call" and not self.decider.is_shown:
-            self.decider.measure(self._whole_call.taken(evaluation.state))
+            self._measure_call(evaluation.state)
             self.decider.shown()
+
+    def _measure_call(self, state: State) -> None:
+        latents, options = self._look.latents, state.options
+        if latents is None:
+            self.decider.measure(self._whole_call.taken(state))
+        else:
+            made = latents(self._model, options["args"], options["kwargs"])
+            self.decider.measure_latents(made)
 
     def look(self, evaluation: Evaluation) -> None:
         """Measure what is observed, and run no more of the forward than that needs.
@@ -111,7 +119,7 @@ class DecidingForward(OwnWorkspace):
         Raises NotRepeatableError where the rest could not take over from there.
         """
         if self._look.kind == "call":
-            self.decider.measure(self._whole_call.taken(evaluation.state))
+            self._measure_call(evaluation.state)
             return
         self.mode = Mode.LOOK
         self.ahead.clear()

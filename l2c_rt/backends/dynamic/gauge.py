@@ -164,7 +164,8 @@ class OutputChange:
 
 class Check:
     """How far what stands for a block's output is from what the block gives: by element, the mean
-    of |p - c| / (|c| + 1e-10) or its square's root, or 1 - cosine."""
+    of |p - c| or |p - c| / (|c| + 1e-10), or the root of that of its square, or 1 - the mean of the
+    samples' cosines."""
 
     def __init__(self, look: Look) -> None:
         self._look = look
@@ -181,9 +182,11 @@ class Check:
 
     def _measured(self, predicted: Tensor, computed: Tensor) -> Tensor:
         if self._look.measure == "cosine":
-            return 1 - torch.cosine_similarity(predicted.flatten(), computed.flatten(), 0)
-        change = (predicted - computed).abs() / (computed.abs() + 1e-10)
-        if self._look.measure == "elementwise L2":
+            return 1 - torch.cosine_similarity(predicted.flatten(1), computed.flatten(1), 1).mean()
+        change = (predicted - computed).abs()
+        if self._look.measure in ("elementwise L1", "elementwise L2"):
+            change = change / (computed.abs() + 1e-10)
+        if self._look.measure in ("elementwise L2", "absolute L2"):
             return change.square().mean().sqrt()
         return change.mean()
 

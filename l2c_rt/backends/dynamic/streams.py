@@ -10,16 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.bound_model import State
-from l2c_rt.adapters.own.observe import Stream, named_arguments
-
-
-def image_stream(streams: tuple[Stream | None, ...]) -> tuple[int, Stream]:
-    """The output that continues the image, and what it continues."""
-    known = [(j, stream) for j, stream in enumerate(streams) if stream is not None]
-    if not known:
-        raise ValueError("a block's outputs continue none of its arguments, so nothing is added")
-    named = [pair for pair in known if pair[1].name in ("hidden_states", "x")]
-    return (named or sorted(known, key=lambda pair: pair[1].position))[0]
+from l2c_rt.adapters.own.observe import named_arguments
 
 
 def first_tensor(path: str, value: object) -> Tensor:

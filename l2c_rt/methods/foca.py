@@ -1,0 +1,37 @@
+"""FoCa's prediction: from the last two computed outputs, along the last two that were used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MOST_STEPS = 3
+"""Farther than that from the last computed output a prediction leans back to it."""
+
+
+def foca(computed: tuple[int, ...], step: int) -> Mapping[int, float]:
+    """The coefficients of outputs, by evaluation, computed or predicted themselves.
+
+    F + h (F - F' + U - U'), F and F' the last two computed ones, U and U' the last two used ones, h
+    half the distance to F, or beyond three evaluations 1.5 * 3 / distance.  Of one computed output
+    only, it is that output.
+    Source: arXiv 2508.16211, as in cache-dit 1.5.3, FoCaCalibrator.
+    """
+    last = computed[-1]
+    if len(computed) < 2:
+        return {last: 1.0}
+    distance = step - last
+    share = min(distance, MOST_STEPS) / 2 * min(1.0, MOST_STEPS / distance)
+    used, before = _used(computed, step)
+    total: dict[int, float] = {last: 1.0}
+    for evaluation, sign in ((last, 1), (computed[-2], -1), (used, 1), (before, -1)):
+        total[evaluation] = total.get(evaluation, 0.0) + sign * share
+    return total
+
+
+def _used(computed: tuple[int, ...], step: int) -> tuple[int, int]:
+    """The evaluations of the last two values that were used: predictions count once two outputs
+    had been computed before them."""
+    last = computed[-1]
+    if step - last > 1:
+        return step - 1, step - 2
+    return last, last - 1 if len(computed) > 2 else computed[-2]
