@@ -33,6 +33,9 @@ from l2c_rt.untrusted.atomic_write import write_whole
 
 STEPS = (20, 50)
 REUSE = (0.45, 0.65, 0.85)
+LEARNED = 0.65
+"""What the learned router is learned for; `learn` fits there itself."""
+
 ETAS = (0.3, 0.6, 0.8, 1.0)
 SEEDS = 3
 IMAGES = 10
@@ -86,13 +89,15 @@ def searched(
 def with_predictors(model: nn.Module, steps: int, folder: Path) -> list[Entry]:
     """Routers with what stands for the branches that they reuse."""
     plain = plain_schedules(steps)
-    learned = rt.learn(
-        model, steps=steps, reuse=0.65, corrector="learned", cfg_scale=GUIDANCE, report=0,
+    router = rt.learn(
+        model, steps=steps, reuse=LEARNED, corrector="learned", cfg_scale=GUIDANCE, report=0,
         out=folder / "learned", resume=True,
     )  # fmt: skip
     # Without what `learn` fitted at its end, for one of the three cuts.
-    learned = replace(learned, fitted=None)
+    learned = replace(router, fitted=None)
     cut = [learned.schedule(reuse=reuse) for reuse in REUSE]
+    fitted = fits(model, cut, folder, "learned-3", 3)
+    fitted[REUSE.index(LEARNED)] = router.schedule()
     goc = [
         Entry(f"L2C, GOC {eta:g}", plain, {"corrector": rt.correctors.Goc(eta, None)})
         for eta in ETAS
@@ -103,7 +108,7 @@ def with_predictors(model: nn.Module, steps: int, folder: Path) -> list[Entry]:
         Entry("L2C, fitted of 3", fits(model, plain, folder, "fitted-3", 3)),
         Entry("L2C, fitted of 4", fits(model, plain, folder, "fitted-4", 4)),
         Entry("learned", cut),
-        Entry("learned, fitted of 3", fits(model, cut, folder, "learned-3", 3)),
+        Entry("learned, fitted of 3", fitted),
         Entry("learned, fitted of 4", fits(model, cut, folder, "learned-4", 4)),
     ]
 

@@ -61,3 +61,20 @@ def test_the_table_of_lanes_is_what_was_measured() -> None:
     page = (ROOT / "docs/predictors.md").read_text().partition("### Cond and uncond")[2]
     for name, method in LANES.items():
         assert f"| {name} | {' | '.join(psnr[method])} |" in page
+
+
+LEARNED = {
+    "learned, shared": "shared, not fitted",
+    "learned, `lanes=True`": "lanes, not fitted",
+    "learned, then fitted, shared": "shared",
+    "learned, then fitted, `lanes=True`": "lanes",
+}
+
+
+def test_the_table_of_learned_lanes_is_what_was_measured() -> None:
+    measured = json.loads((ROOT / "bench/results/digits-lanes.json").read_text())["runs"]
+    page = (ROOT / "docs/predictors.md").read_text().partition("### Cond and uncond")[2]
+    for name, method in LEARNED.items():
+        rows = [measured[f"ddim-{steps}"]["learned"]["rows"] for steps in (20, 50)]
+        cells = [f"{r['mean_psnr']:.1f}" for of in rows for r in of if r["method"] == method]
+        assert f"| {name} | {' | '.join(cells)} |" in page
