@@ -54,6 +54,10 @@ class KnownLoop:
         places = (k for k, expected in enumerate(self.timesteps) if same_timestep(t, expected))
         return next(places, None)
 
+    def repeats(self, t: float, places: range) -> bool:
+        """Whether there are any of these places, all at this timestep."""
+        return bool(places) and all(same_timestep(t, self.timesteps[k]) for k in places)
+
 
 def checked_loop(steps: int, timesteps: Sequence[float], source: Source) -> KnownLoop:
     """Raises ValueError for a wrong number of timesteps, or one that is not finite."""

@@ -1,9 +1,8 @@
 """Which evaluation is this, and may it reuse?  Counting calls against what is known of the loop.
 
-Pure Python.  A run is S evaluations, each called once per lane.  State that survives an abandoned
-run is the commonest bug of caching libraries.  The rule here (docs/loops.md): an evaluation reuses
-where its run is known to be this loop, announced step by step, or shown by its latents; otherwise
-the rest of the run is computed in full.
+Pure Python.  A run is S evaluations, each called once per lane.  The rule (docs/loops.md): an
+evaluation reuses where its run is known to be this loop, announced step by step, or shown by its
+latents; otherwise the rest of the run is computed in full.
 """
 
 from __future__ import annotations
@@ -169,7 +168,8 @@ class StepClock:
         if place is not None and place == self._left_at:
             raise StepError(messages.another_run_goes_on(t, k))
         if place == 0 or (place is not None and not known.given):
-            return True
+            # One that only leaves out a repeated timestep is another loop: its latents tell.
+            return None if place and known.repeats(run.last, range(k, place)) else True
         return run.backwards(t) or same_timestep(t, run.last) if known.given else None
 
     def _drop_known(self, call: Call) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from clocks import GRID, clock_for, run, steps
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from l2c_rt.runtime.calls import StepError, Tick
@@ -118,6 +118,8 @@ def test_float32_rounding_of_a_timestep_is_not_a_mismatch() -> None:
 
 
 @given(st.lists(st.sampled_from([*GRID, 950.0]), max_size=30), st.booleans())
+@example([900.0, 700.0, 700.0, 500.0], False)
+@example([900.0, 900.0, 700.0, 500.0], False)
 def test_after_any_calls_and_a_reset_a_complete_run_is_right(
     calls: list[float], known: bool
 ) -> None:
