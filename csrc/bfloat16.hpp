@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "lanes.hpp"
 #include "processors.hpp"
 
 namespace l2c {
@@ -29,6 +30,31 @@ INLINE void save(BFloat16* p, std::int64_t i, float value) {
   std::memcpy(&bits, &value, sizeof bits);
   const std::uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   p[i].bits = static_cast<std::uint16_t>(value != value ? 0x7fc0 : rounded);
+}
+
+// One N of values, which is a float or sixteen.
+template <typename N, typename V>
+INLINE N read(const V* p) {
+  N values;
+  for (std::size_t i = 0; i < sizeof(N) / sizeof(float); ++i)
+    reinterpret_cast<float*>(&values)[i] = load(p, static_cast<std::int64_t>(i));
+  return values;
+}
+
+template <>
+INLINE Vector read<Vector, float>(const float* p) {
+  return lanes(p);
+}
+
+template <typename N, typename V>
+INLINE void write(V* p, const N& values) {
+  for (std::size_t i = 0; i < sizeof(N) / sizeof(float); ++i)
+    save(p, static_cast<std::int64_t>(i), reinterpret_cast<const float*>(&values)[i]);
+}
+
+template <>
+INLINE void write<Vector, float>(float* p, const Vector& values) {
+  std::memcpy(p, &values, sizeof values);
 }
 
 }  // namespace l2c

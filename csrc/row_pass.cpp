@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "bfloat16.hpp"
+#include "lanes.hpp"
 #include "processors.hpp"
 #include "row_norm.hpp"
 #include "team.hpp"
@@ -13,41 +14,71 @@ namespace {
 constexpr std::int64_t kGrain = 1 << 14;  // Elements for which a second thread is worth waking.
 constexpr std::int64_t kTile = 3 << 14;   // Floats, of a second cache of a megabyte or half of one.
 constexpr std::size_t kManySources = 8;
+constexpr std::int64_t kAhead = 2;  // Rows, for which memory is asked while one is summed.
 constexpr std::int64_t kPage = 1024, kBehind = 128;  // Floats.
 
-// sum = the weighted sum of `kCount` sources from `first` on, added to what it has of those before.
-template <typename V, int kCount>
-INLINE void weighted_part(const Term& term, const float* all, std::size_t first, std::int64_t at,
-                          std::int64_t width, float* sum) {
-  const V* sources[kCount];
-  float coefficients[kCount];
-  for (int i = 0; i < kCount; ++i) {
-    sources[i] = static_cast<const V*>(term.sources[first + i]) + at;
-    coefficients[i] = all[first + i];
-  }
-#pragma omp simd
-  for (std::int64_t j = 0; j < width; ++j) {
-    float total = first == 0 ? 0.0f : sum[j];
+// What a sum is made of and becomes, in one row; null ones are left out.
+template <typename V>
+struct SumRow {
+  const float *scale, *shift, *gate;
+  V* store;
+  float *sum, *row;
+};
+
+// The weighted sum of `kCount` sources from `first` on, and of those before, of one N of columns:
+// kept for those behind, or where `kLast` added to the row.
+template <typename N, typename V, int kCount, bool kLast>
+INLINE void weighted_columns(const V* const* sources, const float* coefficients, bool first,
+                             const SumRow<V>& to, std::int64_t j) {
+  N total = first ? N{} : read<N>(to.sum + j);
 #pragma GCC unroll 4
-    for (int i = 0; i < kCount; ++i) total += coefficients[i] * load(sources[i], j);
-    sum[j] = total;
+  for (int i = 0; i < kCount; ++i) total += coefficients[i] * read<N>(sources[i] + j);
+  if (!kLast) return write(to.sum + j, total);
+  if (to.scale != nullptr) total += total * read<N>(to.scale + j);
+  if (to.shift != nullptr) total += read<N>(to.shift + j);
+  if (to.store != nullptr) write(to.store + j, total);
+  N value = read<N>(to.row + j);
+  value = to.gate == nullptr ? value + total : value + read<N>(to.gate + j) * total;
+  write(to.row + j, value);
+}
+
+// The last rows ask for what lies behind: no processor faults on that.
+template <typename T>
+INLINE void ask_ahead(const T* row, std::int64_t width, std::int64_t j) {
+  if (row != nullptr) __builtin_prefetch(row + kAhead * width + j, 0, 2);
+}
+
+template <typename V, int kCount, bool kLast>
+INLINE void weighted_part(const Term& term, const float* all, std::size_t first, std::int64_t at,
+                          std::int64_t width, const SumRow<V>& to) {
+  const V* sources[kCount];
+  for (int i = 0; i < kCount; ++i) sources[i] = static_cast<const V*>(term.sources[first + i]) + at;
+  const float* own = all + first;
+  std::int64_t j = 0;
+  for (; j + kLanes <= width; j += kLanes) {
+    for (int i = 0; i < kCount; ++i) ask_ahead(sources[i], width, j);
+    if (kLast) ask_ahead(to.scale, width, j);
+    if (kLast) ask_ahead(to.shift, width, j);
+    weighted_columns<Vector, V, kCount, kLast>(sources, own, first == 0, to, j);
   }
+  for (; j < width; ++j) weighted_columns<float, V, kCount, kLast>(sources, own, first == 0, to, j);
 }
 
 template <typename V>
-INLINE void weighted_sum(const Term& term, std::int64_t at, std::int64_t lane, std::int64_t width,
-                         float* sum) {
+INLINE void add_sum(const Term& term, std::int64_t at, std::int64_t lane, std::int64_t width,
+                    const SumRow<V>& to) {
   std::size_t i = 0;
   const std::size_t count = term.sources.size();
   const float* coefficients = term.coefficients.data() + static_cast<std::size_t>(lane) * count;
-  for (; i + 3 <= count; i += 3) weighted_part<V, 3>(term, coefficients, i, at, width, sum);
-  if (count - i == 2) weighted_part<V, 2>(term, coefficients, i, at, width, sum);
-  if (count - i == 1) weighted_part<V, 1>(term, coefficients, i, at, width, sum);
+  for (; i + 3 < count; i += 3) weighted_part<V, 3, false>(term, coefficients, i, at, width, to);
+  if (count - i == 3) return weighted_part<V, 3, true>(term, coefficients, i, at, width, to);
+  if (count - i == 2) return weighted_part<V, 2, true>(term, coefficients, i, at, width, to);
+  weighted_part<V, 1, true>(term, coefficients, i, at, width, to);
 }
 
-// `value` may be float32 whatever the stream's values are, and `store` what it was read from.
-template <typename Value, typename V>
-INLINE void add(const Value* value, const float* gate, V* store, std::int64_t width, float* row) {
+// `store` may be what the value was read from.
+template <typename V>
+INLINE void add(const V* value, const float* gate, V* store, std::int64_t width, float* row) {
   if (gate != nullptr) {
 #pragma omp simd
     for (std::int64_t j = 0; j < width; ++j) row[j] += gate[j] * load(value, j);
@@ -74,17 +105,8 @@ INLINE void ask_for_row(const Term& term, std::int64_t r, std::int64_t width) {
   if (term.store != nullptr) ask_for<V, 1>(term.store, r, width);
 }
 
-INLINE void apply(const Operand& operand, std::int64_t token, std::int64_t width, float* sum) {
-  if (operand.scale != nullptr) {
-    const float* scale = operand.scale + token * operand.scale_stride;
-#pragma omp simd
-    for (std::int64_t j = 0; j < width; ++j) sum[j] += sum[j] * scale[j];
-  }
-  if (operand.shift != nullptr) {
-    const float* shift = operand.shift + token * operand.shift_stride;
-#pragma omp simd
-    for (std::int64_t j = 0; j < width; ++j) sum[j] += shift[j];
-  }
+INLINE const float* row_of(const float* part, std::int64_t stride, std::int64_t token) {
+  return part == nullptr ? nullptr : part + token * stride;
 }
 
 // Which row of the pass, and which batch, lane and token it is.
@@ -102,14 +124,15 @@ template <typename V>
 INLINE void add_term(const Term& term, const Place& place, std::int64_t width, float* row,
                      float* sum) {
   const std::int64_t at = place.row * width;
-  const float* gate = term.gate == nullptr ? nullptr : term.gate + place.batch * term.gate_stride;
+  const float* gate = row_of(term.gate, term.gate_stride, place.batch);
   V* store = term.store == nullptr ? nullptr : static_cast<V*>(term.store) + at;
   if (term.coefficients.empty()) {
     add(static_cast<const V*>(term.sources[0]) + at, gate, store, width, row);
   } else {
-    weighted_sum<V>(term, at, place.lane, width, sum);
-    apply(term.operand, place.token, width, sum);
-    add(sum, gate, store, width, row);
+    const Operand& operand = term.operand;
+    const float* scale = row_of(operand.scale, operand.scale_stride, place.token);
+    const float* shift = row_of(operand.shift, operand.shift_stride, place.token);
+    add_sum<V>(term, at, place.lane, width, {scale, shift, gate, store, sum, row});
   }
 }
 
@@ -121,21 +144,22 @@ INLINE float* in_page(float* buffer) {
   return reinterpret_cast<float*>(address) + kBehind;
 }
 
-// Of many sums the rows of a tile stay in the second cache while each term's are read one behind the
-// other, as memory gives them fastest: of a hundred sources in turn the processor foresees none.
+// Of many sums the rows of a tile stay in the second cache while each term's are read one behind
+// the other, as memory gives them fastest: of a hundred sources in turn the processor foresees
+// none.
 INLINE std::int64_t rows_of_tile(const RowPass& pass) {
   std::size_t sources = 0;
   for (const Term& term : pass.terms)
-    sources += term.sources.size() + (term.operand.scale != nullptr) + (term.operand.shift != nullptr);
+    sources +=
+        term.sources.size() + (term.operand.scale != nullptr) + (term.operand.shift != nullptr);
   const bool sums = sources >= std::max(2 * pass.terms.size(), kManySources);
   return sums ? std::max<std::int64_t>(1, kTile / pass.width) : 1;
 }
 
 template <typename X>
 INLINE void read_row(const RowPass& pass, const Place& place, float* row) {
-  const std::int64_t at = pass.places == nullptr
-                              ? place.row
-                              : place.batch * pass.x_rows + pass.places[place.row];
+  const std::int64_t at =
+      pass.places == nullptr ? place.row : place.batch * pass.x_rows + pass.places[place.row];
   const X* x = static_cast<const X*>(pass.x) + at * pass.width;
 #pragma omp simd
   for (std::int64_t j = 0; j < pass.width; ++j) row[j] = load(x, j);
