@@ -43,7 +43,11 @@ Term term_of(const TermArguments& arguments, std::size_t lanes) {
   const std::size_t wanted = coefficients.empty() ? 1 : coefficients.size() / lanes;
   CHECK_ARGUMENT(sources.size() == wanted && coefficients.size() % lanes == 0, sources.size(),
                  " sources and ", coefficients.size(), " coefficients in ", lanes, " lanes");
-  Term term{{}, coefficients, at<const float*>(gate), gate_stride, at<void*>(store),
+  Term term{{},
+            coefficients,
+            at<const float*>(gate),
+            gate_stride,
+            at<void*>(store),
             {at<const float*>(scale), scale_stride, at<const float*>(shift), shift_stride}};
   for (const std::uintptr_t source : sources) term.sources.push_back(at<const void*>(source));
   return term;
