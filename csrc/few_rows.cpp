@@ -40,7 +40,8 @@ INLINE void multiply(const FewRows& p, std::int64_t row, std::int64_t column) {
     float* out = p.out + (row + r) * p.out_stride + column;
     for (int c = 0; c < kColumns; ++c) {
       float sum = sum_of(sums[r][c]);
-      for (std::int64_t j = i; j < p.inner; ++j) sum += x[r * p.inner + j] * weight[c * p.inner + j];
+      for (std::int64_t j = i; j < p.inner; ++j)
+        sum += x[r * p.inner + j] * weight[c * p.inner + j];
       out[c] = p.bias == nullptr ? sum : sum + p.bias[column + c];
     }
   }
@@ -49,12 +50,18 @@ INLINE void multiply(const FewRows& p, std::int64_t row, std::int64_t column) {
 template <bool kFirst>
 INLINE void multiply_rows(const FewRows& p, std::int64_t row, std::int64_t column) {
   switch (std::min(kRows, p.rows - row)) {
-    case 1: return multiply<1, kFirst>(p, row, column);
-    case 2: return multiply<2, kFirst>(p, row, column);
-    case 3: return multiply<3, kFirst>(p, row, column);
-    case 4: return multiply<4, kFirst>(p, row, column);
-    case 5: return multiply<5, kFirst>(p, row, column);
-    default: return multiply<6, kFirst>(p, row, column);
+    case 1:
+      return multiply<1, kFirst>(p, row, column);
+    case 2:
+      return multiply<2, kFirst>(p, row, column);
+    case 3:
+      return multiply<3, kFirst>(p, row, column);
+    case 4:
+      return multiply<4, kFirst>(p, row, column);
+    case 5:
+      return multiply<5, kFirst>(p, row, column);
+    default:
+      return multiply<6, kFirst>(p, row, column);
   }
 }
 
