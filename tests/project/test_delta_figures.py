@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from table import delta_rows
 
 from l2c_rt import presets
 from l2c_rt.families import UVIT
@@ -13,7 +15,8 @@ from l2c_rt.plan.delta import delta_evaluations, in_delta_form, is_delta, produc
 from l2c_rt.plan.ops import reuses
 from l2c_rt.plan.published import published_program
 
-PAGE = (Path(__file__).parents[2] / "docs" / "how-it-works.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "how-it-works.md").read_text()
 
 
 @pytest.mark.parametrize("preset", ["l2c/uvit-h-2-256/dpm-50", "l2c/uvit-h-2-256/dpm-20"])
@@ -29,3 +32,8 @@ def test_the_table_of_the_delta_form_is_what_the_schedules_give(preset: str) -> 
         f"{all_products * len(cached)} | {delta.num_slots} of {plan.num_slots} |"
     )
     assert row in PAGE
+
+
+def test_its_times_on_a_cpu_are_those_of_the_file() -> None:
+    results = json.loads((ROOT / "bench" / "results" / "delta-form.json").read_text())
+    assert "\n".join(delta_rows(results)) in PAGE
