@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import pytest
 from clocks import GRID, clock_for, run, steps
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from l2c_rt.runtime.calls import StepError, Tick
@@ -118,11 +121,21 @@ def test_float32_rounding_of_a_timestep_is_not_a_mismatch() -> None:
 
 
 @given(st.lists(st.sampled_from([*GRID, 950.0]), max_size=30), st.booleans())
-@example([900.0, 700.0, 700.0, 500.0], False)
-@example([900.0, 900.0, 700.0, 500.0], False)
 def test_after_any_calls_and_a_reset_a_complete_run_is_right(
     calls: list[float], known: bool
 ) -> None:
+    assert complete_run_after(calls, known) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_same_after_every_sequence_of_up_to_five_calls(known: bool) -> None:
+    for length in range(6):
+        for calls in itertools.product([*GRID, 950.0], repeat=length):
+            assert complete_run_after(calls, known) == [0, 1, 2, 3], calls
+
+
+def complete_run_after(calls: Sequence[float], known: bool) -> list[int]:
+    """The steps of a complete run after some calls and a reset."""
     clock = clock_for(4, GRID if known else None)
     for t in calls:
         try:
@@ -131,7 +144,7 @@ def test_after_any_calls_and_a_reset_a_complete_run_is_right(
         except StepError:
             pass
     clock.reset()
-    assert steps(run(clock, GRID)) == [0, 1, 2, 3]
+    return steps(run(clock, GRID))
 
 
 def test_a_known_loop_that_rises_starts_over_at_its_start() -> None:
