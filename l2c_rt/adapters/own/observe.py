@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode_temporarily
+from torch.utils._python_dispatch import _pop_mode_temporarily
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.own.sites import Site
+from l2c_rt.adapters.own.thread_modes import ThreadMode
 
 aten = torch.ops.aten
 LINEAR = frozenset((
@@ -86,7 +87,7 @@ def without_graphs() -> AbstractContextManager[None]:
     return eager
 
 
-class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Observer(ThreadMode):
     """Give `visit` to a stage and run the stage inside of `with without_graphs(), observer:`.
 
     `calls` are those of the sites, in order; `linear_macs` and `attention_macs` those of each site

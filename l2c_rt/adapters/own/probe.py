@@ -6,6 +6,7 @@ the model's own code, or a later block, needs what the first one gives.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from l2c_rt.adapters.own.observe import (
 )
 from l2c_rt.adapters.own.sites import Site
 from l2c_rt.adapters.own.stage import Stage
+
+_alone = threading.RLock()  # Of the process, as flags are that FakeTensorMode sets.
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ def probe(
             return _probe_on(META, model, sites, args, kwargs)
         except ProbeStoppedError:
             pass
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with _alone, FakeTensorMode(allow_non_fake_inputs=True):
         return _probe_on(device, model, sites, args, kwargs)
 
 
