@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode_temporarily
+from torch.utils._python_dispatch import _pop_mode_temporarily
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.own.sites import Site
+from l2c_rt.adapters.own.thread_modes import ThreadMode
 
 aten = torch.ops.aten
 LINEAR = frozenset((
@@ -75,7 +76,7 @@ class SiteCall:
     held: bool = False
 
 
-class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Observer(ThreadMode):
     """Give `visit` to a stage and run the stage by `run_observed`.
 
     `calls` are those of the sites, in order; `linear_macs` and `attention_macs` those of each site

@@ -6,6 +6,7 @@ the model's own code, or a later block, needs what the first one gives.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.own.block_sites import WHOLE_MODEL
 from l2c_rt.adapters.own.meta_twin import META, meta_twin, without_data
-from l2c_rt.adapters.own.modes import run_leaving_modes, run_observed
 from l2c_rt.adapters.own.observe import Kind, Observer, SiteCall, Stream
 from l2c_rt.adapters.own.sites import Site
 from l2c_rt.adapters.own.stage import Stage
+from l2c_rt.adapters.own.thread_modes import modes_put_back, run_observed
+
+_alone = threading.RLock()  # Of the process, as flags are that FakeTensorMode sets.
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,8 @@ def probe(
             return _probe_on(META, model, sites, args, kwargs)
         except ProbeStoppedError:
             pass
-
-    def without_values() -> Probe:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            return _probe_on(device, model, sites, args, kwargs)
-
-    return run_leaving_modes(without_values)
+    with modes_put_back(), _alone, FakeTensorMode(allow_non_fake_inputs=True):
+        return _probe_on(device, model, sites, args, kwargs)
 
 
 def _probe_on(

@@ -1,0 +1,155 @@
+"""What a run sets for a while in the process or the thread is put back: by two threads that leave
+in another order than they came, and where Ctrl-C comes inside of an exit of PyTorch's own."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+import torch
+from process_state import process_state
+from three_backends import STEPS, assert_same, every_backend, fresh
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from toys import call_inputs, drive, noise, timesteps, toy_dit
+
+from l2c_rt.adapters.branch_forward import frozen
+from l2c_rt.adapters.own.observe import Observer
+from l2c_rt.adapters.own.probe import probe
+from l2c_rt.adapters.own.sites import Site
+from l2c_rt.backends.graphs.capture_watch import CaptureWatch
+from l2c_rt.backends.graphs.unit_calls import CallObserver
+from l2c_rt.comparison.loop_runs import isolated
+from l2c_rt.device.graphs import undisturbed
+
+MODEL = toy_dit()
+SECONDS = 0.1
+"""How long a thread waits for another, which waits for it where one goes after the other."""
+
+
+def flags() -> list[bool]:
+    return [p.requires_grad for p in MODEL.parameters()] + [m.training for m in MODEL.modules()]
+
+
+class Probed(nn.Linear):
+    """A model whose forward waits for that of another thread."""
+
+    def __init__(self, here: threading.Event, there: threading.Event) -> None:
+        super().__init__(8, 8)
+        self.here, self.there = here, there
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.here.set()
+        self.there.wait(SECONDS)
+        return super().forward(x)
+
+
+CONTEXTS: dict[str, Any] = {
+    "an observer": lambda: Observer((), follow=True),
+    "an observer of blocks": lambda: CallObserver(lambda path: False),
+    "a watch of a capture": lambda: CaptureWatch("cpu"),
+    "generators": lambda: isolated(torch.device("cpu"), 5),
+    "a frozen model": lambda: frozen(MODEL),
+    "garbage collection": undisturbed,
+}
+
+
+def overlapped(contexts: list[AbstractContextManager[Any]]) -> None:
+    """Enter one, enter the other on another thread, leave the first, leave the other; one after the
+    other where they exclude each other."""
+    came, gone = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with contexts[1]:
+            came.set()
+            assert gone.wait(10)
+
+    thread = threading.Thread(target=second, daemon=True)
+    with contexts[0]:
+        thread.start()
+        came.wait(SECONDS)
+    gone.set()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("name", CONTEXTS)
+def test_two_threads_that_overlap_leave_everything_as_it_was(name: str) -> None:
+    MODEL.train()
+    before, drawn = (process_state(), flags()), torch.get_rng_state()
+    overlapped([CONTEXTS[name](), CONTEXTS[name]()])
+    assert (process_state(), flags()) == before
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_a_model_stays_frozen_as_long_as_any_thread_holds_it() -> None:
+    MODEL.train()
+    before = flags()
+    with frozen(MODEL):
+        overlapped([frozen(MODEL), frozen(MODEL)])
+        assert not any(flags())
+    assert flags() == before
+
+
+def test_two_forwards_that_are_probed_on_fake_tensors_at_once_leave_everything_as_it_was() -> None:
+    before, (first, second) = process_state(), (threading.Event(), threading.Event())
+    models = [Probed(first, second), Probed(second, first)]
+
+    def work(model: nn.Module) -> None:
+        with torch.autocast("cpu", torch.bfloat16):  # Which meta tensors have not.
+            probe(model, (Site("all", ("",)),), (torch.ones(2, 8),), {})
+
+    threads = [threading.Thread(target=work, args=(model,)) for model in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert first.is_set()
+    assert second.is_set()
+    assert process_state() == before
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@every_backend
+@pytest.mark.parametrize("whole", [False, True])
+def test_ctrl_c_in_the_exit_of_no_grad_leaves_gradients_on(
+    backend: str, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = fresh(backend, timesteps=None if whole else timesteps(STEPS))
+    before = process_state()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.no_grad, "__exit__", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fast.sample(noise(), [1, 2]) if whole else fast(*call_inputs(0))
+    assert process_state() == before
+
+
+class Passing(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+class Stuck(nn.Linear):
+    """Its modes are left as by an exit that was interrupted."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        Passing().__enter__()  # type: ignore[no-untyped-call]
+        CallObserver(lambda path: False).__enter__()
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_in_the_exit_of_a_mode_leaves_no_mode() -> None:
+    fast, before = fresh("reference", timesteps=timesteps(STEPS)), process_state()
+    expected = drive(fast, STEPS)
+    final = fast.bound_model.model.final_layer.linear
+    final.__class__ = Stuck
+    with pytest.raises(KeyboardInterrupt):
+        fast(*call_inputs(0))
+    final.__class__ = nn.Linear
+    assert process_state() == before
+    assert_same(drive(fast, STEPS), expected)
