@@ -13,6 +13,7 @@ from torch import nn
 
 from l2c_rt._deprecated import renamed_keyword
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.arguments import check_arguments
 from l2c_rt.backends import select_backend
 from l2c_rt.backends.options import Options
 from l2c_rt.correctors.corrector import Corrector, corrected
@@ -92,7 +93,7 @@ def compile(
     Raises TypeError for a model without blocks, ValueError for a schedule that does not fit.
     """
     for name, value in (("tune", tune), ("merge", merge), ("pack", pack),
-                        ("delta_form", delta_form)):  # fmt: skip
+                        ("delta_form", delta_form), ("strict", strict)):  # fmt: skip
         if not isinstance(value, bool):
             raise TypeError(f"{name}: wanted True or False, got {value!r}")
     forgiving = backend in ("auto", "own") and not strict
@@ -121,6 +122,7 @@ def build(
     granularity: str | None = None,
 ) -> Compiled:
     """`compile`, with the backend as a function of the described model."""
+    check_arguments("compile", calls_per_step=calls_per_step, adapter=adapter)
     timesteps = numbers_of(timesteps)
     spec = read_spec(router)
     describe_again = describe_for(

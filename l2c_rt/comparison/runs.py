@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
+from l2c_rt.arguments import check_arguments
 from l2c_rt.backends.backend import Callback
 from l2c_rt.runtime.compiled import Compiled
 
@@ -31,7 +32,7 @@ class RunInputs:
 
         `cfg_scale` None is the family's.  Raises ValueError that begins with `where`.
         """
-        check_images_and_seed(where, images, seed)
+        check_arguments(where, images=images, seed=seed, cfg_scale=cfg_scale)
         loop = _loop(where, bound_model)
         if cfg_scale is None:
             cfg_scale = loop.cfg_scale if loop.null_label is not None else 0.0
@@ -51,14 +52,6 @@ class RunInputs:
     def run(self, fast: Compiled, callback: Callback | None = None) -> Tensor:
         """The latents at the end of a whole run, in float32."""
         return fast.sample(self.noise, self.labels, self.cfg_scale, callback=callback).float()
-
-
-def check_images_and_seed(where: str, images: object, seed: object) -> None:
-    """ValueError, beginning with `where`, for anything but a number of images and a seed."""
-    if isinstance(images, bool) or not isinstance(images, int) or images < 1:
-        raise ValueError(f"{where}: images is {images!r:.40}, wanted an int of at least 1")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ValueError(f"{where}: seed is {seed!r:.80}, wanted an int from 0 to 2**63 - 1")
 
 
 def _loop(where: str, bound_model: BoundModel) -> PublishedLoop:

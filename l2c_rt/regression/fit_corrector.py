@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.adapters.model_fingerprint import model_fingerprint
+from l2c_rt.arguments import check_arguments
 from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.correctors.fitted import Fitted
 from l2c_rt.regression.cached_walk import CachedWalk, FittingPredictor, SeenOrder
@@ -63,27 +64,27 @@ def fit_corrector(
     `out` receives the corrector, and until it is done the sums so far, which `resume` takes up.
     Raises TypeError and ValueError as `compile` and `calibrate` do.
     """
-    _check(history=history, runs=runs, batch_size=batch_size, calls_per_step=calls_per_step)
+    check_arguments("fit_corrector", loop=loop, history=history, runs=runs, batch_size=batch_size,
+                    seed=seed, calls_per_step=calls_per_step, cfg_scale=cfg_scale, lanes=lanes,
+                    out=out, resume=resume, progress=progress)  # fmt: skip
     count = _lanes(lanes, calls_per_step)
     seen = _order(uncond_first, loop, calls_per_step)
     spec = read_spec(router)
-    cut = granularity or str(getattr(spec, "granularity", "branch"))
+    cut = str(getattr(spec, "granularity", "branch")) if granularity is None else granularity
     bound_model = described("fit_corrector", model, loop, sites, cut)
     schedule = resolve_schedule(
         spec, steps=steps, branches=bound_model.program.branch_names, program=bound_model.program
     )
-    folds = min(runs, FOLDS)
-    fits = [Fits(schedule.compute, history, folds, carry, count) for carry in CARRIES]
-    calibration = CalibrationRuns(
-        bound_model, loop, schedule.steps, calls_per_step, seed, batch_size, cfg_scale
-    )
+    fits = [Fits(schedule.compute, history, min(runs, FOLDS), carry, count) for carry in CARRIES]
+    calibration = CalibrationRuns(bound_model, loop, schedule.steps, calls_per_step, seed,
+                                  batch_size, cfg_scale)  # fmt: skip
     options = {"schedule": schedule.digest, "runs": runs, "batch_size": batch_size, "seed": seed,
                "history": history, "cfg_scale": cfg_scale, "lanes": lanes}  # fmt: skip
     checkpoint = Checkpoint.of(out, options, model_fingerprint(model))
     with frozen(model):
         timesteps = _run_all(calibration, fits, runs, checkpoint, resume, progress, seen)
-        tried = [*fits, *(fit.shared() for fit in fits if fit.lanes > 1)]
-        candidates = [_with(schedule, fit, calibration, timesteps, checkpoint) for fit in tried]
+        fits.extend([fit.shared() for fit in fits if fit.lanes > 1])
+        candidates = [_with(schedule, fit, calibration, timesteps, checkpoint) for fit in fits]
         if schedule.predictions is not None:
             candidates.append(replace(candidates[0], predictions=schedule.predictions))
         with tqdm(desc="judge", disable=not progress) as bar:
@@ -170,20 +171,12 @@ def _told(schedule: CacheSchedule, seen: SeenOrder) -> CacheSchedule:
 
 def _lanes(lanes: bool, calls_per_step: int) -> int:
     """How many lanes have coefficients of their own.  Raises ValueError for more than may have."""
-    if not isinstance(lanes, bool):
-        raise ValueError(f"fit_corrector: lanes is {lanes!r:.40}, wanted True or False")
     if lanes and calls_per_step > MAX_LANES:
         raise ValueError(
             f"fit_corrector: {calls_per_step} calls per step are more than {MAX_LANES} lanes; use "
             "lanes=False, which shares the coefficients"
         )
     return max(2, calls_per_step) if lanes else 1
-
-
-def _check(**numbers: object) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:
-            raise ValueError(f"fit_corrector: {name} is {value!r:.40}, wanted an int of at least 1")
 
 
 def _advance(bar: tqdm[Any], done: int, total: int) -> None:

@@ -15,10 +15,12 @@ from tqdm import tqdm
 
 from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.adapters.model_fingerprint import model_fingerprint
+from l2c_rt.arguments import check_arguments, whole
 from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.regression.calibration_runs import CalibrationRuns, described
 from l2c_rt.regression.fit_corrector import fit_corrector
 from l2c_rt.schedule.cache_schedule import CacheSchedule
+from l2c_rt.schedule.checks import MAX_STEPS
 from l2c_rt.searching.candidates import Best, try_next
 from l2c_rt.searching.checkpoint import Checkpoint
 from l2c_rt.searching.columns import Array
@@ -68,7 +70,12 @@ def search(
     far lies beside it, and `resume` takes that up.
     Raises TypeError and ValueError as `fit_corrector` does, and for a share that is not in 0..1.
     """
-    _check(steps, reuse, minutes, corrector, ages)
+    check_arguments(
+        "search", loop=loop, steps=steps, reuse=reuse, minutes=minutes, ages=ages, seed=seed,
+        batch_size=batch_size, calls_per_step=calls_per_step, cfg_scale=cfg_scale, out=out,
+        resume=resume, progress=progress,
+    )  # fmt: skip
+    _check(steps, reuse, corrector, ages)
     bound_model = described("search", model, loop, sites, granularity)
     runs = CalibrationRuns(bound_model, loop, steps, calls_per_step, seed, batch_size, cfg_scale)
     options = {"steps": steps, "reuse": reuse, "corrector": corrector, "ages": ages,
@@ -160,20 +167,13 @@ def _advance(bar: tqdm[Any]) -> None:
     bar.update()
 
 
-def _check(steps: int, reuse: float, minutes: float, corrector: str | None, ages: int) -> None:
-    for name, number, least in (("steps", steps, 2), ("ages", ages, 1)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"search: {name} is {number!r:.40}, wanted an int of at least {least}")
+def _check(steps: int, reuse: float, corrector: str | None, ages: int) -> None:
+    whole(2, MAX_STEPS)("search: steps", steps)
     most = 1 - 1 / steps
-    for name, value in (("reuse", reuse), ("minutes", minutes)):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"search: {name} is {value!r:.40}, wanted a number")
     if not 0 <= reuse <= most * ages / (ages + 1):
         raise ValueError(
             f"search: reuse is {reuse!r:.40}, wanted a share in 0..{most * ages / (ages + 1):.3f} "
             f"for {steps} steps and ages={ages}"
         )
-    if not 0 <= minutes <= 10_000:
-        raise ValueError(f"search: minutes is {minutes!r:.40}, wanted a number in 0..10000")
     if corrector not in (None, "fitted"):
         raise ValueError(f'search: corrector is {corrector!r:.40}, wanted "fitted" or None')
