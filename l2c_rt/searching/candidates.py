@@ -22,7 +22,6 @@ from l2c_rt.searching.weightings import ALL, CHEAP, EVEN, Measured, Weighting, d
 PLANS = (planned_whole, planned, planned_anchored)
 
 
-
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """By which errors a candidate is planned, and by which of `PLANS`."""
@@ -38,7 +37,10 @@ class Recipe:
         return PLANS[self.plan](errors, measured.costs, reuse)
 
 
-FIRST = tuple(Recipe(w, plan) for w in (CHEAP, ALL, EVEN) for plan in range(len(PLANS)))
+EITHER = tuple(Recipe(w, plan) for w in (CHEAP, ALL) for plan in range(len(PLANS)))
+"""What runs show of evaluations, one way and the other: judged by every run."""
+
+FIRST = (*EITHER, *(Recipe(EVEN, plan) for plan in range(len(PLANS))))
 """The first candidates."""
 
 SAME = 0.5
@@ -101,13 +103,13 @@ def try_next(
     judge: Callable[[BoolArray], Iterable[float]],
 ) -> Best:  # fmt: skip
     """The best after one more candidate, judged run by run; one that was tried already costs
-    nothing, and of the first ones none is given up."""
+    nothing, and none of `EITHER` is given up."""
     compute, recipe = candidate(best, measured, reuse, seed)
     digest = compute.tobytes()
     after = replace(best, tried=best.tried + 1, seen=best.seen | {digest})
     if digest in best.seen:
         return after
-    margin = MARGIN if best.tried >= len(FIRST) else np.inf
+    margin = MARGIN if best.tried >= len(EITHER) else np.inf
     errors = raced(iter(judge(compute)), best.errors, margin)
     if errors is not None and (best.compute is None or np.mean(errors) < best.error):
         return replace(after, compute=compute, errors=errors, recipe=recipe)

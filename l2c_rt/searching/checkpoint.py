@@ -134,7 +134,9 @@ def _recipe(recipe: Any) -> Recipe:
     match recipe:
         case [[_, _, _] as numbers, int(plan)] if plan in range(len(PLANS)):
             return Recipe(Weighting(*map(_number, numbers)), plan)
-    raise ValueError(f"recipe is {recipe!r:.60}, wanted three numbers and one of {len(PLANS)} plans")
+    raise ValueError(
+        f"recipe is {recipe!r:.60}, wanted three numbers and one of {len(PLANS)} plans"
+    )
 
 
 def _number(number: Any) -> float:

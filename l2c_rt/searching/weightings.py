@@ -36,7 +36,7 @@ class Weighting:
 
     cheap: float
     power: float
-    growth: float = 1.0
+    growth: float
 
     def of(self, measured: Measured) -> Array:
         """The errors as they count.  Shapes: [S, K, A]."""
@@ -46,13 +46,13 @@ class Weighting:
         return weighted
 
 
-CHEAP = Weighting(1.0, 1.0)
-ALL = Weighting(0.0, 1.0)
-EVEN = Weighting(0.5, 0.0)
-"""All evaluations count alike."""
+CHEAP = Weighting(1.0, 1.0, 1.0)
+ALL = Weighting(0.0, 1.0, 1.0)
+EVEN = Weighting(0.5, 0.0, 0.0)
+"""All evaluations count alike, and ages as measured."""
 
 POWERS = (0.0, 0.5, 1.0)
-GROWTHS = (0.0, 1.0, 1.0, 2.0)
+GROWTHS = (0.0, 0.5, 1.0)
 
 
 def drawn(random: np.random.Generator) -> Weighting:
