@@ -127,7 +127,7 @@ def test_the_calls_of_a_step_are_lanes():
 
 def test_predictions_that_end_farther_than_plain_reuse_are_not_taken():
     plain = Predictions.from_terms(STEPS, 6, {})
-    chosen = judged(runs(), [schedule_of(-3.0, 0.0), schedule_of(1.0)], 0, lambda *_: None)
+    chosen = judged(runs(), [schedule_of(-3.0, 0.0), schedule_of(1.0)], [0], lambda *_: None)
     assert chosen.predictions in (schedule_of(1.0).predictions, plain)
 
 
