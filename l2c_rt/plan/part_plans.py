@@ -80,7 +80,9 @@ class PartPlans:
         gap.  Raises PlanError where it does not."""
         names, rows = program.branch_names, self._rows(program)
         table = CacheSchedule(np.concatenate(rows), names)
-        merged = merge_columns(program, table, gaps)
+        # What is always computed is kept nowhere, and may be looked at between two decisions.
+        computed = set(names).difference(*self.blocks)
+        merged = merge_columns(program, table, {*gaps, *computed})
         first_of = {group[0]: name for group, name in _named(merged)}
         blocks = tuple(tuple(first_of[b] for b in own if b in first_of) for own in self.blocks)
         merged_plan = replace(self, blocks=blocks).plan(merged.program, plan.num_evaluations)

@@ -121,7 +121,9 @@ class PartsForward(OwnWorkspace):
 
     def _decide(self, number: int, value: Tensor) -> None:
         decider: PartDecider = self.deciders[number]
-        decider.decide(value)
+        if decider.row is None:
+            # A forward that graphs had begun may be run again.
+            decider.decide(value)
         self.numbers.load(decider.coefficients, {}, value.device)
         variant = self._first_steps[number] + decider.variant
         self.switch(variant, decider.part.blocks)

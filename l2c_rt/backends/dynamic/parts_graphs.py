@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -15,7 +13,6 @@ from l2c_rt.backends.graphs.call_graphs import CallGraphs
 from l2c_rt.backends.graphs.captures import StepKey
 from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.graphs.static_inputs import Arguments
-from l2c_rt.backends.graphs.unit_calls import RunUnit
 from l2c_rt.backends.graphs.workspace import GraphWorkspace
 from l2c_rt.device.graphs import GraphStats
 from l2c_rt.plan.ops import StepPlan
@@ -40,14 +37,13 @@ class PartsGraphs(CallGraphs):
         super().__init__(forward, model, device, parts, arguments, state)
         self._only_parts = True
         self._at: StepKey = LOOK
-        self._is_plain = False
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation, arguments: Arguments) -> object:
         """See `CallGraphs.evaluate`."""
         self.forward.begin(evaluation)
         if self._captures.moved(evaluation.slots.values):
             self._drop()
-        self._at, self._is_plain = LOOK, False
+        self._at = LOOK
         if self.is_off:
             return self.forward.end(self.forward.carry_out(step, evaluation))
         self.forward.decided = self._switch
@@ -60,17 +56,9 @@ class PartsGraphs(CallGraphs):
         """A decision is taken about the blocks that follow."""
         captures = self._captures
         self._at = variant, self.forward.numbers.structure
-        self._is_plain = self._at not in captures.seen
-        captures.seen.add(self._at)
         if self._segments is not None:
-            self._segments.key = self._at
-
-    def _visit_unit(
-        self, path: str, run: RunUnit, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        if self._is_plain:
-            return run(*args, **kwargs)
-        return super()._visit_unit(path, run, args, kwargs)
+            self._segments.key = self._at if self._at in captures.seen else None
+        captures.seen.add(self._at)
 
     def _key(self, evaluation: Evaluation) -> StepKey:
         return self._at
