@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from l2c_rt.plan.decisions import At, Decided, DynamicMethod, ModelFacts
+from l2c_rt.plan.decisions import At, Decided, DynamicMethod, ModelFacts, Part
 from l2c_rt.plan.dynamic import Rows, worst_schedule
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -32,6 +32,11 @@ class Deciding:
     def for_model(self, facts: ModelFacts) -> DynamicMethod:
         assert isinstance(self, DynamicMethod)
         return self
+
+    def parts(self, facts: ModelFacts) -> tuple[Part, ...]:
+        """One decision for each forward, about all blocks."""
+        assert isinstance(self, DynamicMethod)
+        return (Part(self, self.cut(facts), facts.blocks),)
 
     def rows(self, branches: tuple[str, ...]) -> Rows:
         """Row 0 computes everything, row 1 nothing."""

@@ -10,11 +10,22 @@ from l2c_rt.plan.decisions import NAN, Decided
 
 class Done(NamedTuple):
     """What was done at an evaluation: the plan's distinct step, the method's row where one decides,
-    and the metric, which may be on a device."""
+    and the metric, which may be on a device.
+
+    Where a method takes several decisions in a forward they are in `parts`, each with the distinct
+    step of its own; `variant` and `row` are then those of the first one that reused, if any.
+    """
 
     variant: int
     row: int = 0
     metric: SupportsFloat = NAN
+    parts: tuple[Done, ...] = ()
+
+    @staticmethod
+    def of_parts(parts: tuple[Done, ...]) -> Done:
+        """An evaluation of several decisions."""
+        first = next((done for done in parts if done.row), parts[0])
+        return Done(first.variant, first.row, parts[0].metric, parts)
 
 
 class RunRecord:
@@ -35,12 +46,15 @@ class RunRecord:
         for step, variant in enumerate(order):
             self.add(step, 0, Done(variant))
 
-    def variant(self, step: int, lane: int) -> int | None:
-        """The distinct step of the plan; None for an evaluation that was not done."""
-        done = self._done.get((step, lane))
-        return None if done is None else done.variant
+    def done(self, step: int, lane: int) -> Done | None:
+        """All of it; None for an evaluation that was not done."""
+        return self._done.get((step, lane))
 
-    def at(self, step: int, lane: int) -> Decided | None:
-        """Row and metric; None for an evaluation that was not done.  Waits for the metric."""
+    def at(self, step: int, lane: int, part: int = 0) -> Decided | None:
+        """Row and metric, of one of several decisions; None for an evaluation that was not done.
+        Waits for the metric."""
         done = self._done.get((step, lane))
-        return None if done is None else Decided(done.row, float(done.metric))
+        if done is None:
+            return None
+        done = done.parts[part] if done.parts else done
+        return Decided(done.row, float(done.metric))

@@ -1,15 +1,35 @@
-"""FoCa's prediction: from the last two computed outputs, along the last two that were used."""
+"""What cache-dit's calibrators predict, as coefficients of outputs by evaluation."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+
+from l2c_rt.correctors.differences import finite_differences, weighted
+
+FIRST_DIFFERENCE = 3
+"""The evaluation whose difference to an earlier one is the first that TaylorSeer's takes."""
 
 MOST_STEPS = 3
 """Farther than that from the last computed output a prediction leans back to it."""
 
 
+def taylor(computed: tuple[int, ...], step: int, begun: int, history: int) -> Mapping[int, float]:
+    """Finite differences of the last `history` outputs computed since everything began anew.
+
+    Source: cache-dit 1.5.3, TaylorSeerCalibrator.
+    """
+    early = [s for s in computed if begun <= s < begun + FIRST_DIFFERENCE][-1:]
+    chain = early + [s for s in computed if s >= begun + FIRST_DIFFERENCE]
+    differences = finite_differences(chain[-history:], history - 1)
+    distance = step - computed[-1]
+    weights = [distance**i / math.factorial(i) for i in range(len(differences))]
+    return weighted(differences, weights)
+
+
 def foca(computed: tuple[int, ...], step: int) -> Mapping[int, float]:
-    """The coefficients of outputs, by evaluation, computed or predicted themselves.
+    """From the last two outputs, computed or predicted themselves, along the last two that were
+    used.
 
     F + h (F - F' + U - U'), F and F' the last two computed ones, U and U' the last two used ones, h
     half the distance to F, or beyond three evaluations 1.5 * 3 / distance.  Of one computed output
