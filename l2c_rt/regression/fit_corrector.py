@@ -90,14 +90,25 @@ def fit_corrector(
         candidates = [_with(schedule, fit, calibration, timesteps, checkpoint) for fit in fits]
         if schedule.predictions is not None:
             candidates.append(replace(candidates[0], predictions=schedule.predictions))
-        with tqdm(desc="judge", disable=not progress) as bar:
-            held_out = range(runs, runs + JUDGES)
-            chosen = judged(calibration, candidates, held_out, partial(_advance, bar), seen)
+        chosen = _chosen(calibration, candidates, runs, progress, seen)
     corrector = Fitted(_told(chosen, seen))
     if out is not None:
         corrector.save(out)
         checkpoint.remove()
     return corrector
+
+
+def _chosen(
+    calibration: CalibrationRuns,
+    candidates: Sequence[CacheSchedule],
+    runs: int,
+    progress: bool,
+    seen: SeenOrder | None,
+) -> CacheSchedule:
+    """The best by the runs after the first `runs`, which no fit has seen."""
+    with tqdm(desc="judge", disable=not progress) as bar:
+        held_out = range(runs, runs + JUDGES)
+        return judged(calibration, candidates, held_out, partial(_advance, bar), seen)
 
 
 def _run_all(

@@ -62,9 +62,8 @@ class Run:
         self._in_call = True
         wants_grad = torch.is_grad_enabled()
         # Slots and tables outlive the call, so they must not be inference tensors.
-        inside = torch.is_inference_mode_enabled()
-        outside = torch.inference_mode(False) if inside else nullcontext()
-        with modes_put_back(), outside, torch.no_grad():
+        around = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+        with modes_put_back(), around, torch.no_grad():
             tick, out = self._evaluate(args, kwargs, hint, wants_grad)
             self._check.done(tick.step, self.version.model.to_tensor, out)
         if self.shared.loop is None and not self.clock.mid_run:
