@@ -90,8 +90,8 @@ INLINE float largest_of(const float* numbers, std::int64_t count) {
   return largest;
 }
 
-// scores become e^(score - largest) and 0 beyond the tokens; gives their sum.
-INLINE float soften(float* scores, std::int64_t tokens, std::int64_t columns) {
+// scores become e^(score - largest); gives their sum.
+INLINE float soften(float* scores, std::int64_t tokens) {
   const float largest = largest_of(scores, tokens);
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -99,7 +99,6 @@ INLINE float soften(float* scores, std::int64_t tokens, std::int64_t columns) {
     scores[j] = exponential(scores[j] - largest);
     sum += scores[j];
   }
-  for (std::int64_t j = tokens; j < columns; ++j) scores[j] = 0;
   return sum;
 }
 
@@ -143,7 +142,7 @@ INLINE void attend(const Attention& a, const V* q, std::int64_t first, std::int6
   multiply(b.queries.data(), a.head, b.keys.data(), a.head, b.columns, b.scores.data());
   float sums[kRows];
   for (std::int64_t r = 0; r < kRows; ++r)
-    sums[r] = soften(b.scores.data() + r * b.columns, a.tokens, b.columns);
+    sums[r] = soften(b.scores.data() + r * b.columns, a.tokens);
   multiply(b.scores.data(), b.columns, b.values.data(), a.tokens, b.width, b.mixed.data());
   for (std::int64_t r = 0; r < count; ++r) {
     V* row = out + (first + r) * a.heads * a.head;

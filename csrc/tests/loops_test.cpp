@@ -119,12 +119,13 @@ void sums_are_of_any_number_of_sources(std::int64_t rows, std::int64_t width, st
 
 // As many terms as make a tile of rows, of which there are several and a part of one.
 void terms_of_several_sources_are_added_in_order(std::int64_t batch, std::int64_t tokens,
-                                                 std::int64_t width) {
+                                                 std::int64_t width, bool one_scale) {
   const std::int64_t rows = batch * tokens, count = rows * width;
   const Floats start = waves(count, 0), a = waves(count, 1), b = waves(count, 2),
-               scale = waves(tokens * width, 3), shift = waves(width, 4);
+               scale = waves(one_scale ? width : tokens * width, 3),
+               shift = waves(one_scale ? tokens * width : width, 4);
   Floats x = start, kept(x.size());
-  const Operand operand{scale.data(), width, shift.data(), 0};
+  const Operand operand{scale.data(), one_scale ? 0 : width, shift.data(), one_scale ? width : 0};
   RowPass pass{x.data(), x.data(), false, false, rows, tokens, width, {}, {}, {}};
   pass.lanes.assign(static_cast<std::size_t>(batch), 1);
   for (const float more : {1.0f, 2.0f, 3.0f, 4.0f})
@@ -258,8 +259,9 @@ int run_all() {
   for (std::size_t count = 1; count < 8; ++count) sums_are_of_any_number_of_sources(3, 19, count);
   the_largest_tokens_are_chosen_and_put_back(2, 4, 5);
   the_largest_tokens_are_chosen_and_put_back(3, 1, 0);
-  terms_of_several_sources_are_added_in_order(2, 37, 1500);
-  for (const std::int64_t rows : {1, 4, 6, 7, 20})
+  terms_of_several_sources_are_added_in_order(2, 37, 1500, false);
+  terms_of_several_sources_are_added_in_order(2, 37, 1500, true);
+  for (const std::int64_t rows : {1, 3, 4, 5, 6, 8, 20})
     few_rows_are_multiplied_where_the_weight_lies(rows, 39, 260);
   narrow_values_are_rounded(5, 19);
   for (const std::int64_t bytes : {0, 1, 8, 16, 129, 1 << 20, (1 << 20) + 5})

@@ -21,9 +21,9 @@ from torch.utils._pytree import TreeSpec, tree_flatten
 from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.adapters.own.block_sites import WHOLE_MODEL
 from l2c_rt.adapters.own.count import counted_program
+from l2c_rt.adapters.own.modes import run_observed
 from l2c_rt.adapters.own.observe import Observer, SiteCall
 from l2c_rt.adapters.own.probe import Probe, ProbeStoppedError, probe, probe_of
-from l2c_rt.adapters.own.thread_modes import run_observed
 from l2c_rt.backends.backend import Counted
 from l2c_rt.memory.kept_values import KeptValues, Size
 from l2c_rt.plan.ops import Compute, Plan

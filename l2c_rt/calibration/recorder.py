@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.own.modes import run_observed
 from l2c_rt.adapters.own.observe import Observer, Stream
 from l2c_rt.adapters.own.probe import Probe, ProbeStoppedError, probe, probe_of
 from l2c_rt.adapters.own.site_passes import Call, SitePasses
-from l2c_rt.adapters.own.thread_modes import run_observed
 from l2c_rt.runtime.loop_model import Place
 
 MAIN_STREAMS = ("hidden_states", "x")

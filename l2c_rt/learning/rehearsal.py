@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.own.modes import run_observed
 from l2c_rt.adapters.own.observe import Observer, Stream
 from l2c_rt.adapters.own.probe import Probe, probe_of
 from l2c_rt.adapters.own.sites import Site
-from l2c_rt.adapters.own.thread_modes import run_observed
 from l2c_rt.comparison.loop_runs import Loop, images_of, isolated
 from l2c_rt.learning.options import LearnOptions
 from l2c_rt.runtime.known_loop import same_timestep

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from l2c_rt.adapters.bound_model import PublishedLoop, State
 from l2c_rt.adapters.model_checks import check_device
-from l2c_rt.adapters.own.thread_modes import modes_put_back
+from l2c_rt.adapters.own.modes import gradients_as_before
 from l2c_rt.backends.backend import (
     Callback,
     RunRequest,
@@ -63,7 +63,7 @@ class Run:
         wants_grad = torch.is_grad_enabled()
         # Slots and tables outlive the call, so they must not be inference tensors.
         around = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
-        with modes_put_back(), around, torch.no_grad():
+        with gradients_as_before(), around, torch.no_grad():
             tick, out = self._evaluate(args, kwargs, hint, wants_grad)
             self._check.done(tick.step, self.version.model.to_tensor, out)
         if self.shared.loop is None and not self.clock.mid_run:

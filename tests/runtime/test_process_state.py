@@ -10,17 +10,13 @@ from typing import Any
 import pytest
 import torch
 from process_state import process_state
-from three_backends import STEPS, assert_same, every_backend, fresh
+from three_backends import STEPS, every_backend, fresh
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from toys import call_inputs, drive, noise, timesteps, toy_dit
+from toys import call_inputs, noise, timesteps, toy_dit
 
 from l2c_rt.adapters.branch_forward import frozen
-from l2c_rt.adapters.own.observe import Observer
 from l2c_rt.adapters.own.probe import probe
 from l2c_rt.adapters.own.sites import Site
-from l2c_rt.backends.graphs.capture_watch import CaptureWatch
-from l2c_rt.backends.graphs.unit_calls import CallObserver
 from l2c_rt.comparison.loop_runs import isolated
 from l2c_rt.device.graphs import undisturbed
 
@@ -47,9 +43,6 @@ class Probed(nn.Linear):
 
 
 CONTEXTS: dict[str, Any] = {
-    "an observer": lambda: Observer((), follow=True),
-    "an observer of blocks": lambda: CallObserver(lambda path: False),
-    "a watch of a capture": lambda: CaptureWatch("cpu"),
     "generators": lambda: isolated(torch.device("cpu"), 5),
     "a frozen model": lambda: frozen(MODEL),
     "garbage collection": undisturbed,
@@ -127,29 +120,3 @@ def test_ctrl_c_in_the_exit_of_no_grad_leaves_gradients_on(
         with pytest.raises(KeyboardInterrupt):
             fast.sample(noise(), [1, 2]) if whole else fast(*call_inputs(0))
     assert process_state() == before
-
-
-class Passing(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {}))
-
-
-class Stuck(nn.Linear):
-    """Its modes are left as by an exit that was interrupted."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        Passing().__enter__()  # type: ignore[no-untyped-call]
-        CallObserver(lambda path: False).__enter__()
-        raise KeyboardInterrupt
-
-
-def test_ctrl_c_in_the_exit_of_a_mode_leaves_no_mode() -> None:
-    fast, before = fresh("reference", timesteps=timesteps(STEPS)), process_state()
-    expected = drive(fast, STEPS)
-    final = fast.bound_model.model.final_layer.linear
-    final.__class__ = Stuck
-    with pytest.raises(KeyboardInterrupt):
-        fast(*call_inputs(0))
-    final.__class__ = nn.Linear
-    assert process_state() == before
-    assert_same(drive(fast, STEPS), expected)

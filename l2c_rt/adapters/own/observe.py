@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _pop_mode_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode_temporarily
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.own.meta_outputs import MetaOutputs, is_made_of_others
+from l2c_rt.adapters.own.modes import run_inside
 from l2c_rt.adapters.own.sites import Site
-from l2c_rt.adapters.own.thread_modes import ThreadMode
 
 aten = torch.ops.aten
 LINEAR = frozenset((
@@ -77,7 +77,7 @@ class SiteCall:
     held: bool = False
 
 
-class Observer(ThreadMode):
+class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Give `visit` to a stage and run the stage by `run_observed`.
 
     `calls` are those of the sites, in order; `linear_macs` and `attention_macs` those of each site
@@ -176,8 +176,7 @@ class Observer(ThreadMode):
         key = self._meta_outputs.key(func, args, kwargs)
         out = self._meta_outputs.recall(key)
         if out is None and formula is None and is_made_of_others(func, args):
-            with self:
-                made = func.decompose(*args, **kwargs)
+            made = run_inside((self,), lambda: func.decompose(*args, **kwargs))
             if made is not NotImplemented:
                 return made
         if self._outputs and not self._inside:

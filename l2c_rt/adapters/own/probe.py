@@ -21,10 +21,10 @@ from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.own.block_sites import WHOLE_MODEL
 from l2c_rt.adapters.own.meta_twin import META, meta_twin, without_data
+from l2c_rt.adapters.own.modes import run_leaving_modes, run_observed
 from l2c_rt.adapters.own.observe import Kind, Observer, SiteCall, Stream
 from l2c_rt.adapters.own.sites import Site
 from l2c_rt.adapters.own.stage import Stage
-from l2c_rt.adapters.own.thread_modes import modes_put_back, run_observed
 
 _alone = threading.RLock()  # Of the process, as flags are that FakeTensorMode sets.
 
@@ -75,8 +75,12 @@ def probe(
             return _probe_on(META, model, sites, args, kwargs)
         except ProbeStoppedError:
             pass
-    with modes_put_back(), _alone, FakeTensorMode(allow_non_fake_inputs=True):
-        return _probe_on(device, model, sites, args, kwargs)
+
+    def without_values() -> Probe:
+        with _alone, FakeTensorMode(allow_non_fake_inputs=True):
+            return _probe_on(device, model, sites, args, kwargs)
+
+    return run_leaving_modes(without_values)
 
 
 def _probe_on(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from l2c_rt.adapters.bound_model import State
-from l2c_rt.adapters.own.thread_modes import run_observed
+from l2c_rt.adapters.own.modes import run_observed
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.graphs.capture_watch import NotRepeatableError
 from l2c_rt.backends.graphs.captures import Captures, StepKey, WholeForward

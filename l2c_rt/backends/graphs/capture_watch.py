@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-from l2c_rt.adapters.own.thread_modes import ThreadMode
 
 READS = frozenset({"_local_scalar_dense", "is_nonzero", "equal"})
 SIZED_BY_VALUES = frozenset(
@@ -44,7 +43,7 @@ class NotRepeatableError(Exception):
     """A graph cannot do this again; the text says what, and where in the model's code."""
 
 
-class CaptureWatch(ThreadMode):
+class CaptureWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside of it, raises NotRepeatableError where a forward on this type of device does what a
     graph cannot repeat.
 
@@ -59,14 +58,9 @@ class CaptureWatch(ThreadMode):
         self._taken: dict[int, Tensor] = {}
         self._made: dict[int, weakref.ref[Tensor]] = {}
 
-    def __enter__(self) -> CaptureWatch:
-        self._makers.__enter__()  # type: ignore[no-untyped-call]
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._makers.__exit__(*error)  # type: ignore[no-untyped-call]
+    def modes(self) -> tuple[TorchFunctionMode, TorchDispatchMode]:
+        """What the forward runs inside of."""
+        return self._makers, self
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.own.observe import write_count
-from l2c_rt.adapters.own.thread_modes import ThreadMode
 from l2c_rt.backends.graphs.static_inputs import Arguments
 
 APART = "it is kept as one with blocks that one graph cannot hold; merge=False keeps each by itself"
@@ -59,7 +59,7 @@ class Segment(NamedTuple):
     end: int
 
 
-class CallObserver(ThreadMode):
+class CallObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Run a forward inside of it, with its blocks called through `visit`."""
 
     def __init__(self, joined: Callable[[str], bool]) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from l2c_rt.adapters.own.modes import run_observed
 from l2c_rt.adapters.own.observe import Observer
-from l2c_rt.adapters.own.thread_modes import run_observed
 
 
 @pytest.fixture

@@ -14,12 +14,13 @@ from torch._dynamo import eval_frame
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _python_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from l2c_rt.adapters.own import thread_modes
-from l2c_rt.adapters.own.thread_modes import ThreadMode, modes_put_back, run_observed
+from l2c_rt.adapters.own import modes
+from l2c_rt.adapters.own.modes import run_leaving_modes, run_observed
 
 
-class Counts(ThreadMode):
+class Counts(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.operations = 0
@@ -29,12 +30,7 @@ class Counts(ThreadMode):
         return func(*args, **(kwargs or {}))
 
 
-INTERRUPTED = (
-    thread_modes.__file__,
-    eval_frame.__file__,
-    _python_dispatch.__file__,
-    fake_tensor.__file__,
-)
+INTERRUPTED = (modes.__file__, eval_frame.__file__, _python_dispatch.__file__, fake_tensor.__file__)
 
 
 def state() -> tuple[object, ...]:
@@ -101,8 +97,11 @@ def with_a_mode() -> None:
 
 
 def without_values() -> None:
-    with modes_put_back(), FakeTensorMode():
-        torch.ones(2)
+    def work() -> None:
+        with FakeTensorMode():
+            torch.ones(2)
+
+    run_leaving_modes(work)
 
 
 def interrupted_at(moment: int, work: Callable[[], object]) -> bool:
