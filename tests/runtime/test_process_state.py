@@ -11,12 +11,9 @@ import pytest
 import torch
 from process_state import process_state
 from three_backends import STEPS, every_backend, fresh
-from torch import Tensor, nn
 from toys import call_inputs, noise, timesteps, toy_dit
 
 from l2c_rt.adapters.branch_forward import frozen
-from l2c_rt.adapters.own.probe import probe
-from l2c_rt.adapters.own.sites import Site
 from l2c_rt.comparison.loop_runs import isolated
 from l2c_rt.device.graphs import undisturbed
 
@@ -27,19 +24,6 @@ SECONDS = 0.1
 
 def flags() -> list[bool]:
     return [p.requires_grad for p in MODEL.parameters()] + [m.training for m in MODEL.modules()]
-
-
-class Probed(nn.Linear):
-    """A model whose forward waits for that of another thread."""
-
-    def __init__(self, here: threading.Event, there: threading.Event) -> None:
-        super().__init__(8, 8)
-        self.here, self.there = here, there
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.here.set()
-        self.there.wait(SECONDS)
-        return super().forward(x)
 
 
 CONTEXTS: dict[str, Any] = {
@@ -84,24 +68,6 @@ def test_a_model_stays_frozen_as_long_as_any_thread_holds_it() -> None:
         overlapped([frozen(MODEL), frozen(MODEL)])
         assert not any(flags())
     assert flags() == before
-
-
-def test_two_forwards_that_are_probed_on_fake_tensors_at_once_leave_everything_as_it_was() -> None:
-    before, (first, second) = process_state(), (threading.Event(), threading.Event())
-    models = [Probed(first, second), Probed(second, first)]
-
-    def work(model: nn.Module) -> None:
-        with torch.autocast("cpu", torch.bfloat16):  # Which meta tensors have not.
-            probe(model, (Site("all", ("",)),), (torch.ones(2, 8),), {})
-
-    threads = [threading.Thread(target=work, args=(model,)) for model in models]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert first.is_set()
-    assert second.is_set()
-    assert process_state() == before
 
 
 def interrupt(*_: object) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -68,12 +68,15 @@ def run_leaving_modes(work: Callable[[], T]) -> T:
 
 
 @contextmanager
-def gradients_as_before() -> Iterator[None]:
-    """Leave the thread's grad mode as it was, which PyTorch's own contexts do not where an
-    interruption meets their exit."""
-    before = torch.is_grad_enabled()
+def without_gradients() -> Iterator[None]:
+    """No gradients, and no inference mode, whose tensors could not outlive it.
+
+    The thread's grad mode is put back also where an interruption meets the exit of no_grad.
+    """
+    before, inside = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     try:
-        yield
+        with torch.inference_mode(False) if inside else nullcontext(), torch.no_grad():
+            yield
     finally:
         torch.set_grad_enabled(before)
 

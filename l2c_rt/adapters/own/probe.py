@@ -6,7 +6,6 @@ the model's own code, or a later block, needs what the first one gives.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ from l2c_rt.adapters.own.modes import run_leaving_modes, run_observed
 from l2c_rt.adapters.own.observe import Kind, Observer, SiteCall, Stream
 from l2c_rt.adapters.own.sites import Site
 from l2c_rt.adapters.own.stage import Stage
-
-_alone = threading.RLock()  # Of the process, as flags are that FakeTensorMode sets.
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +74,7 @@ def probe(
             pass
 
     def without_values() -> Probe:
-        with _alone, FakeTensorMode(allow_non_fake_inputs=True):
+        with FakeTensorMode(allow_non_fake_inputs=True):
             return _probe_on(device, model, sites, args, kwargs)
 
     return run_leaving_modes(without_values)
