@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from small_diffusers import SMALL
-from torch import Tensor, nn
+from small_diffusers import SMALL, shared
+from torch import Tensor
 
 import l2c_rt as rt
 from l2c_rt.methods import DBCache
@@ -50,7 +50,7 @@ def theirs(case: Case) -> Ran:
     import cache_dit
     from cache_dit.caching.cache_contexts.cache_manager import CachedContextManager
 
-    model = _model(case)
+    model = SMALL[case.model][0](*BLOCKS[case.model])
     config = cache_dit.DBCacheConfig(
         num_inference_steps=case.steps, enable_separate_cfg=case.calls == 2, **case.options
     )
@@ -82,13 +82,11 @@ def ours(case: Case) -> Ran:
     if calibrator and "calibrator_type" not in calibrator:
         calibrator.setdefault("taylorseer_order", 1)
     fast = rt.compile(
-        _model(case), DBCache(**case.options, **calibrator), steps=case.steps,
-        timesteps=times(case.steps), calls_per_step=case.calls,
-    )  # fmt: skip
+        shared(case.model, *BLOCKS[case.model]),
+        DBCache(**case.options, **calibrator),
+        steps=case.steps,
+        timesteps=times(case.steps),
+        calls_per_step=case.calls,
+    )
     outputs = list(calls(fast, case.steps))
     return Ran(outputs, np.ravel(fast.last_run.computed).tolist())
-
-
-def _model(case: Case) -> nn.Module:
-    model: nn.Module = SMALL[case.model][0](*BLOCKS[case.model])
-    return model
