@@ -90,8 +90,7 @@ def fit_corrector(
         if schedule.predictions is not None:
             candidates.append(replace(candidates[0], predictions=schedule.predictions))
         with tqdm(desc="judge", disable=not progress) as bar:
-            held_out = range(runs, runs + JUDGES)
-            chosen = judged(calibration, candidates, held_out, partial(_advance, bar), seen)
+            chosen = judged(calibration, candidates, _judges(runs), partial(_advance, bar), seen)
     corrector = Fitted(_told(chosen, seen))
     if out is not None:
         corrector.save(out)
@@ -182,6 +181,11 @@ def _lanes(lanes: bool, calls_per_step: int) -> int:
             "lanes=False, which shares the coefficients"
         )
     return max(2, calls_per_step) if lanes else 1
+
+
+def _judges(runs: int) -> range:
+    """The numbers of the held-out runs behind those that fits are of."""
+    return range(runs, runs + JUDGES)
 
 
 def _check(**numbers: object) -> None:
