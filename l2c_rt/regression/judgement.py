@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.calibration.runs import Progress
+from l2c_rt.comparison.runs import require_finite
 from l2c_rt.regression.cached_walk import CachedWalk, FixedPredictor, SeenOrder
 from l2c_rt.regression.calibration_runs import CalibrationRuns
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -41,6 +42,7 @@ def judged(
         calls, predictor = calibration.calls_per_step, FixedPredictor(candidate)
         walk = CachedWalk(calibration.bound_model, predictor, calls, seen)
         ends.append(calibration.run(run, walk, advance)[1])
+    require_finite("fit_corrector", ends[0])
     errors = [log_error(end, ends[0]) for end in ends[1:]]
     return candidates[int(np.nanargmin(errors))]
 
