@@ -17,13 +17,7 @@ from l2c_rt.arguments import check_arguments
 from l2c_rt.backends import select_backend
 from l2c_rt.backends.options import Options
 from l2c_rt.correctors.corrector import Corrector, corrected
-from l2c_rt.fitting import (
-    check_calibration,
-    check_family,
-    check_fingerprint,
-    describe_for,
-    planned_by,
-)
+from l2c_rt.fitting import check_calibration, check_schedule, describe_for, planned_by
 from l2c_rt.plan.decisions import DynamicMethod
 from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
@@ -72,8 +66,8 @@ def compile(
     `calls_per_step` is 2 where the loop calls cond and uncond separately, cond first.
     `timesteps` [steps], as a scheduler has them, are checked at every call, and say how many
     evaluations a policy is asked for.  A schedule that was learned on another model warns
-    (`L2CWarning`).  With `strict` that raises, and so do changed weights and whatever
-    `summary()` would note as not fused.
+    (`L2CWarning`), and with predictions of its own raises.  With `strict` that raises always, and
+    so do changed weights and whatever `summary()` would note as not fused.
     On a GPU: `graph` is "step" (a CUDA graph per distinct step), "trajectory" (one per run of
     `sample`) or "off"; `residual_dtype` is that of the residual stream (None: the model's own);
     with `tune` the fastest products and attention are measured once per machine and remembered.
@@ -140,6 +134,7 @@ def build(
         planned_by(spec, described), steps=evaluations(spec, steps, timesteps),
         branches=described.program.branch_names, timesteps=timesteps, program=described.program,
     )  # fmt: skip
+    check_schedule(schedule, described, timesteps, strict)
     if corrector is not None:
         if isinstance(spec, DynamicMethod):
             raise ValueError(
@@ -150,9 +145,7 @@ def build(
         schedule = corrected(
             replace(schedule, timesteps=timesteps or schedule.timesteps), corrector
         )
-    check_family(schedule, described)
     check_calls(schedule, calls_per_step)
-    check_fingerprint(schedule, described, strict)
     shared = SharedModel(
         described, schedule, describe_again, select, strict=strict, proof=Proof(check),
         loop=loop_of(schedule, timesteps),

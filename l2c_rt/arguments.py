@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sized
-from numbers import Real
 
-from l2c_rt.methods.checks import check_bool, check_callback
+from l2c_rt.methods.checks import check_bool, check_callback, check_number
 from l2c_rt.schedule.checks import MAX_STEPS
 
 Check = Callable[[str, object], None]
@@ -37,15 +35,7 @@ def whole(least: int, most: int = MOST) -> Check:
 
 def number(low: float, high: float) -> Check:
     """A finite number in low..high."""
-
-    def check(name: str, value: object) -> None:
-        real = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-        if not low <= real <= high or not math.isfinite(real):
-            raise ValueError(
-                f"{name} is {value!r:.40}, wanted a finite number in {low:g}..{high:g}"
-            )
-
-    return check
+    return lambda name, value: check_number(name, value, low, high)
 
 
 def optional(check: Check) -> Check:

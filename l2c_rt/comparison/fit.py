@@ -20,6 +20,7 @@ from l2c_rt.comparison.runs import (
     RunInputs,
     psnr_per_image,
     relative_error,
+    require_finite,
 )
 from l2c_rt.policies.policy import alike
 from l2c_rt.policies.router import Router
@@ -78,6 +79,7 @@ def fit_report(
     build = partial(compile, model, calls_per_step=calls_per_step)
     with frozen(model):
         latents, full = runs.latents(build(_full(schedule)))
+        require_finite("fit_report", full)
         span = _span(full) if peak is None else float(peak)
         fits = tuple(
             _fit(name, build(method(schedule)), runs, latents, full, span)

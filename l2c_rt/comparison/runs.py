@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,15 @@ def _loop(where: str, bound_model: BoundModel) -> PublishedLoop:
     if bound_model.sampling is None:
         raise ValueError(f"{where}: no published loop for {type(bound_model.model).__name__}")
     return bound_model.sampling
+
+
+def require_finite(where: str, tensors: Iterable[Tensor]) -> None:
+    """ValueError where a full run gave NaN or infinity: nothing can be measured against it."""
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise ValueError(
+            f"{where}: the model's full run gives numbers that are not finite; check its weights "
+            "and dtype"
+        )
 
 
 def relative_error(values: Tensor, full: Tensor) -> float:

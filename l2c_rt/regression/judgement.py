@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.calibration.runs import Progress
+from l2c_rt.comparison.runs import require_finite
 from l2c_rt.regression.cached_walk import CachedWalk, FixedPredictor, SeenOrder
 from l2c_rt.regression.calibration_runs import CalibrationRuns
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -43,7 +44,9 @@ def judged(
         calls, predictor = calibration.calls_per_step, FixedPredictor(candidates[k])
         walk = CachedWalk(calibration.bound_model, predictor, calls, seen)
         _, ends = calibration.run(run, walk, advance)
-        reference = reference if k else ends
+        if not k:
+            require_finite("fit_corrector", ends)
+            reference = ends
         errors.flat[i] = log_error(ends, reference)
     return candidates[1 + int(np.nanargmin(errors[:, 1:].mean(axis=0)))]
 

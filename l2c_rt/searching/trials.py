@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
+from l2c_rt.comparison.runs import require_finite
 from l2c_rt.regression.cached_walk import (
     CachedWalk,
     FittingPredictor,
@@ -47,6 +48,7 @@ class Trials:
         compute = np.ones((self.runs.steps, len(program.branches)), np.bool_)
         for i in range(RUNS):
             self.timesteps, end = self._run(i, FixedPredictor(self.schedule(compute)))
+            require_finite("search", end)
             self._full.append(end)
 
     def errors(self, compute: BoolArray) -> Iterator[float]:
