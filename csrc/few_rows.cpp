@@ -1,7 +1,6 @@
 #include "few_rows.hpp"
 
 #include <algorithm>
-#include <cstring>
 
 #include "lanes.hpp"
 #include "processors.hpp"
@@ -11,27 +10,6 @@ namespace l2c {
 namespace {
 
 constexpr std::int64_t kColumns = 4, kRows = 6;  // 24 registers of sums.
-
-using Quarter = float __attribute__((vector_size(16)));
-
-// The sums of four vectors, each in the order of `sum_of`.
-INLINE Quarter sums_of(const Vector* vectors) {
-  using Half = float __attribute__((vector_size(32)));
-  Quarter parts[kColumns];
-#pragma GCC unroll 4
-  for (int c = 0; c < kColumns; ++c) {
-    Half halves[2];
-    std::memcpy(halves, &vectors[c], sizeof halves);
-    const Half half = halves[0] + halves[1];
-    Quarter quarters[2];
-    std::memcpy(quarters, &half, sizeof quarters);
-    parts[c] = quarters[0] + quarters[1];
-  }
-  const auto pairs = [](const Quarter& a, const Quarter& b) {
-    return Quarter{a[0], a[2], b[0], b[2]} + Quarter{a[1], a[3], b[1], b[3]};
-  };
-  return pairs(pairs(parts[0], parts[1]), pairs(parts[2], parts[3]));
-}
 
 // The sums of `kCount` rows from `row` on and of four columns from `column` on.  The first rows of
 // all ask for the weights of the next columns, which come from memory.
@@ -59,19 +37,19 @@ INLINE void multiply(const FewRows& p, std::int64_t row, std::int64_t column) {
     }
   }
   for (int r = 0; r < kCount; ++r) {
-    Quarter sum = sums_of(sums[r]);
-    for (std::int64_t j = i; j < p.inner; ++j)
-      for (int c = 0; c < kColumns; ++c) sum[c] += x[r * p.inner + j] * weight[c * p.inner + j];
-    if (p.bias != nullptr)
-      for (int c = 0; c < kColumns; ++c) sum[c] += p.bias[column + c];
-    std::memcpy(p.out + (row + r) * p.out_stride + column, &sum, sizeof sum);
+    float* out = p.out + (row + r) * p.out_stride + column;
+    for (int c = 0; c < kColumns; ++c) {
+      float sum = sum_of(sums[r][c]);
+      for (std::int64_t j = i; j < p.inner; ++j)
+        sum += x[r * p.inner + j] * weight[c * p.inner + j];
+      out[c] = p.bias == nullptr ? sum : sum + p.bias[column + c];
+    }
   }
 }
 
 template <bool kFirst>
-INLINE void multiply_rows(const FewRows& p, std::int64_t row, std::int64_t count,
-                          std::int64_t column) {
-  switch (count) {
+INLINE void multiply_rows(const FewRows& p, std::int64_t row, std::int64_t column) {
+  switch (std::min(kRows, p.rows - row)) {
     case 1:
       return multiply<1, kFirst>(p, row, column);
     case 2:
@@ -88,12 +66,9 @@ INLINE void multiply_rows(const FewRows& p, std::int64_t row, std::int64_t count
 }
 
 FOR_EVERY_PROCESSOR void multiply_columns(const FewRows& p, std::int64_t begin, std::int64_t end) {
-  // In shares of about one size: twenty rows are four times five, and not three times six and two.
-  const std::int64_t shares = (p.rows + kRows - 1) / kRows, most = (p.rows + shares - 1) / shares;
   for (std::int64_t column = begin * kColumns; column < end * kColumns; column += kColumns) {
-    multiply_rows<true>(p, 0, most, column);
-    for (std::int64_t row = most; row < p.rows; row += most)
-      multiply_rows<false>(p, row, std::min(most, p.rows - row), column);
+    multiply_rows<true>(p, 0, column);
+    for (std::int64_t row = kRows; row < p.rows; row += kRows) multiply_rows<false>(p, row, column);
   }
 }
 
