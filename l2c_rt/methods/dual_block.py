@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from l2c_rt.correctors.taylor import check_order
-from l2c_rt.methods.block_lists import blocks_by_list, checked_lists, lists_for
+from l2c_rt.methods.block_lists import blocks_by_list, checked_lists, checked_modifiers, lists_for
 from l2c_rt.methods.calibrators import foca, taylor
 from l2c_rt.methods.checks import check_bool, check_choice, check_int, check_number, mask_of
 from l2c_rt.methods.deciding import Deciding, rows_from
@@ -102,7 +102,8 @@ class DualBlock(Deciding):
     def _check_lists(self, name: str) -> None:
         if self.blocks is not None:
             object.__setattr__(self, "blocks", checked_lists(f"{name}: blocks", self.blocks))
-        for key, fields in (self.params_modifiers or {}).items():
+        modifiers = checked_modifiers(f"{name}: params_modifiers", self.params_modifiers)
+        for key, fields in modifiers.items():
             unknown = [f for f in fields if f in OF_THE_MODEL or f not in self.__match_args__]
             if unknown:
                 raise ValueError(

@@ -45,7 +45,6 @@ RULES = {
 }
 UNREAD = Absent("nothing that cache-dit runs reads it")
 INTERNAL = Absent("cache-dit: not for users")
-PRUNES = Absent("a decision at every block; a method here takes one for each evaluation")
 SHARED = {
     "cache_type": Elsewhere("the class of the method"),
     "num_inference_steps": STEPS,
@@ -84,7 +83,11 @@ DIFFUSERS: Mapping[str, Published | Absent] = {
 CACHE_DIT: Mapping[str, Published | Absent] = {
     "BasicCacheConfig": Published("DBCache", SHARED),
     "DBCacheConfig": Published("DBCache", SHARED),
-    "DBPruneConfig": PRUNES,
+    "DBPruneConfig": Published("DBPrune", {
+        **SHARED,
+        "cfg_diff_compute_separate": Elsewhere("True only; cache-dit's own stops at False"),
+        "max_accumulated_residual_diff_threshold": Elsewhere("the same, and without effect"),
+    }),
     "ExtraCacheConfig": INTERNAL,
     "CalibratorConfig": Published("DBCache", {
         "enable_calibrator": Elsewhere("`enable_calibrator`, True as in every calibrator's own"),
@@ -104,6 +107,18 @@ CACHE_DIT: Mapping[str, Published | Absent] = {
     }),
 }  # fmt: skip
 """By the class in cache_dit.caching."""
+
+ARGUMENTS: Mapping[str, Published] = {
+    "ParamsModifier": Published("DBCache", {
+        "cache_config": Elsewhere(
+            "`params_modifiers`, the fields that are others by a list's first name, as "
+            "`reset(...)` has them; of two experts a method each: `rt.enable(pipe, {...})`"
+        ),
+        "calibrator_config": Elsewhere("the same, together with the others"),
+    }),
+    "BlockAdapter": Published("DBCache", {"blocks": "blocks"}),
+}  # fmt: skip
+"""What is given beside a configuration, by the class in cache_dit.caching."""
 
 SCRIPTS: Mapping[str, Published] = {
     "FORA": Published("FORA", {"cache_threshold": "cache_threshold"}),
@@ -158,7 +173,7 @@ def page(text: str) -> str:
 def table() -> str:
     """Whatever has another name or place here, or none."""
     lines = ["| published | field | here |", "| --- | --- | --- |"]
-    for source in (DIFFUSERS, CACHE_DIT, SCRIPTS):
+    for source in (DIFFUSERS, CACHE_DIT, ARGUMENTS, SCRIPTS):
         for name, entry in source.items():
             if isinstance(entry, Absent):
                 lines.append(f"| {name} | all | none: {entry.why} |")

@@ -51,6 +51,7 @@ class PartsForward(OwnWorkspace):
         super().__init__(model, plan, plans, units, keeping=keeping, linears=linears)
         self.decided: Callable[[int], None] = _nothing
         self.deciders = deciders_of(dynamic, part_plans.plans, change)
+        self._all_reused = part_plans.all_reused
         self._first_steps = [part_plans.first(p) for p in range(len(self.deciders))]
         looks = [(p, decider.look) for p, decider in enumerate(self.deciders)]
         self._starts = {look.start: p for p, look in looks if look.kind == "added"}
@@ -90,7 +91,7 @@ class PartsForward(OwnWorkspace):
                 )
             decider.note()
             dones.append(decider.done._replace(variant=first + decider.done.variant))
-        self._done = Done.of_parts(tuple(dones))
+        self._done = Done.of_parts(tuple(dones), self._all_reused)
         return out
 
     @property

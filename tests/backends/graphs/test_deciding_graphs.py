@@ -15,7 +15,7 @@ from toys import noise, toy_dit
 import l2c_rt as rt
 from l2c_rt.backends.backend import MAX_SHAPES
 from l2c_rt.backends.graphs.call_graphs import CallGraphs
-from l2c_rt.methods import DBCache, EasyCache, FirstBlockCache, SeaCache, SpeCa, TeaCache
+from l2c_rt.methods import DBCache, DBPrune, EasyCache, FirstBlockCache, SeaCache, SpeCa, TeaCache
 from l2c_rt.notices import L2CWarning
 
 STEPS = 10
@@ -31,6 +31,9 @@ METHODS = [
     DBCache(1, 1, 0.1, 1, calibrator_type="foca", max_continuous_cached_steps=3),
     DBCache(1, 1, 0.1, 1, taylorseer_order=1, enable_encoder_calibrator=False),
     DBCache(1, 1, 0.1, 1, force_refresh_step_hint=5),
+    DBPrune(1, 0, 0.1, 1),
+    DBPrune(1, 1, 0.1, 1, taylorseer_order=1),
+    DBPrune(1, 0, 0.1, 1, calibrator_type="foca"),
     TEA,
     EasyCache(0.1, ret_steps=2),
     SpeCa(2, 0.5, 0.5, 1, 3),
