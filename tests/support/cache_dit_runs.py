@@ -64,9 +64,9 @@ def theirs(case: Case) -> Ran:
     config = kind(
         num_inference_steps=case.steps, enable_separate_cfg=case.calls == 2, **case.options
     )
-    calibrator = (
-        cache_dit.TaylorSeerCalibratorConfig(**case.calibrator) if case.calibrator else None
-    )
+    along_modes = case.calibrator.get("calibrator_type") == "dmd"
+    kind_of = "DMDCalibratorConfig" if along_modes else "TaylorSeerCalibratorConfig"
+    calibrator = getattr(cache_dit, kind_of)(**case.calibrator) if case.calibrator else None
     computed: list[bool] = []
     decide = CachedContextManager.can_cache
 

@@ -100,7 +100,11 @@ CACHE_DIT: Mapping[str, Published | Absent] = {
         **CALIBRATOR,
         "taylorseer_order": Elsewhere("`taylorseer_order`, None for no calibrator"),
     }),
-    "DMDCalibratorConfig": Absent("fitted to the values of the run, which no plan knows before it"),
+    "DMDCalibratorConfig": Published("DBCache", {
+        "calibrator_type": Elsewhere('`calibrator_type="dmd"`'),
+        "calibrator_kwargs": UNREAD,
+        "dmd_svd_precision": Elsewhere("the same, and without effect: always the most exact"),
+    }),
     "FoCaCalibratorConfig": Published("DBCache", {
         "calibrator_type": Elsewhere('`calibrator_type="foca"`'),
         "calibrator_kwargs": UNREAD,

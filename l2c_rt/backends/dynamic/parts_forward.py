@@ -84,6 +84,8 @@ class PartsForward(OwnWorkspace):
         self.decided = _nothing
         dones: list[Done] = []
         for first, decider in zip(self._first_steps, self.deciders, strict=True):
+            if not any(path in self.calls for path in decider.part.blocks):
+                decider.row = 0  # What this forward never calls is not decided about.
             if decider.row is None:
                 raise ValueError(
                     f"{type(decider.method).__name__}: the forward did not come to "
@@ -125,7 +127,7 @@ class PartsForward(OwnWorkspace):
         if decider.row is None:
             # A forward that graphs had begun may be run again.
             decider.decide(value)
-        self.numbers.load(decider.coefficients, {}, value.device)
+        self.numbers.load(decider.coefficients, {}, value.device, fit=decider.fit)
         variant = self._first_steps[number] + decider.variant
         self.switch(variant, decider.part.blocks)
         self.decided(variant)

@@ -125,6 +125,18 @@ def test_in_parts_a_row_is_chosen_between_two_graphs_of_blocks(
     assert (fast.summary().graphs.graphs > 0) == (not isinstance(method, SpeCa))
 
 
+@pytest.mark.filterwarnings("ignore:the forward is captured in parts", "ignore:not captured")
+@pytest.mark.parametrize("kind", [DBCache, DBPrune])
+def test_predictions_along_modes_read_the_device_and_are_in_no_graph(kind: Any) -> None:
+    method = kind(1, 0, 0.1, 4, max_continuous_cached_steps=1, calibrator_type="dmd")
+    fast, plain = pair(method)
+    for shift in (0, 0, 7, 0):
+        same(fast, plain, shift=shift)
+    graphs = fast.summary().graphs
+    assert any("the host reads a value" in reason for reason in graphs.reasons)
+    assert graphs.graphs > 0
+
+
 def test_filtered_latents_are_measured_without_a_graph_and_rows_are_captured() -> None:
     class Latents(nn.Module):
         """Latents [B, C, H, W] through blocks of tokens."""
