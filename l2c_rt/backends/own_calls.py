@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -20,7 +21,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten
 from l2c_rt.adapters.bound_model import BoundModel, State
 from l2c_rt.adapters.own.block_sites import WHOLE_MODEL
 from l2c_rt.adapters.own.count import counted_program
-from l2c_rt.adapters.own.observe import Observer, SiteCall, without_graphs
+from l2c_rt.adapters.own.modes import run_observed
+from l2c_rt.adapters.own.observe import Observer, SiteCall
 from l2c_rt.adapters.own.probe import Probe, ProbeStoppedError, probe, probe_of
 from l2c_rt.backends.backend import Counted
 from l2c_rt.memory.kept_values import KeptValues, Size
@@ -173,11 +175,10 @@ class LaneCalls:
         args, kwargs = state.options["args"], state.options["kwargs"]
         if self._observer is None:
             return stage(*args, **kwargs)
-        with without_graphs(), self._observer:
-            out = stage(*args, **kwargs)
-        observed = probe_of(self._observer, self._plans.sites)
+        out = run_observed(self._observer, partial(stage, *args, **kwargs))
+        seen = probe_of(self._observer, self._plans.sites)
         self._observer = None
-        self.planned = self._plans.add(self._plan, self._signature, observed, self._stopped)
+        self.planned = self._plans.add(self._plan, self._signature, seen, self._stopped)
         return out
 
     def call(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.own.modes import run_observed
 from l2c_rt.adapters.own.observe import Observer, Stream
 from l2c_rt.adapters.own.probe import Probe, ProbeStoppedError, probe, probe_of
 from l2c_rt.adapters.own.site_passes import Call, SitePasses
@@ -129,6 +131,5 @@ def _observed(bound_model: BoundModel, args: tuple[Any, ...], kwargs: dict[str, 
         assert bound_model.open_stage is not None
         observer = Observer(bound_model.sites, follow=True)
         stage = bound_model.open_stage(observer.visit)
-        with observer:
-            stage(*args, **kwargs)
+        run_observed(observer, partial(stage, *args, **kwargs))
         return probe_of(observer, bound_model.sites)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.own.modes import run_observed
 from l2c_rt.adapters.own.observe import Observer, Stream
 from l2c_rt.adapters.own.probe import Probe, probe_of
 from l2c_rt.adapters.own.sites import Site
@@ -98,8 +100,7 @@ class _Watcher:
         assert open_stage is not None
         observer = Observer(sites, follow=True)
         stage = open_stage(observer.visit)
-        with observer:
-            out = stage(*args, **kwargs)
+        out = run_observed(observer, partial(stage, *args, **kwargs))
         self.seen = probe_of(observer, sites)
         _check_sites(sites, self.seen)
         return out

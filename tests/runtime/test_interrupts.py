@@ -13,8 +13,7 @@ import pytest
 import torch
 from three_backends import STEPS, assert_same, every_backend, fresh
 from torch import Tensor, nn
-from torch.overrides import _pop_mode as _pop_function_mode
-from torch.utils import _python_dispatch
+from torch._dynamo import eval_frame
 from toys import call_inputs, drive, noise, timesteps
 
 from l2c_rt.runtime import timestep_check
@@ -207,16 +206,8 @@ def alarm() -> Iterator[Alarm]:
     signal.signal(signal.SIGALRM, before)
     # What was interrupted may have been about to restore it.
     torch.set_grad_enabled(True)
-    forget_modes()
-
-
-def forget_modes() -> None:
-    """Leave the modes of PyTorch that an interrupted exit has left entered: torch.compile would
-    skip every frame, in all tests that follow."""
-    while torch._C._len_torch_dispatch_stack():
-        _python_dispatch._pop_mode()
-    while torch._C._len_torch_function_stack():
-        _pop_function_mode()
+    assert torch._C._len_torch_dispatch_stack() == torch._C._len_torch_function_stack() == 0
+    assert eval_frame._stance.stance == "default"
 
 
 @pytest.mark.filterwarnings("ignore:a run began after:l2c_rt.notices.L2CWarning")

@@ -17,6 +17,7 @@ from diffusers_families import Family
 from torch import nn
 
 from l2c_rt.adapters.own.meta_twin import without_data
+from l2c_rt.adapters.own.modes import run_inside
 from l2c_rt.backends.graphs.capture_watch import CaptureWatch
 
 
@@ -43,8 +44,8 @@ def not_repeatable(family: Family, model: nn.Module) -> set[str]:
     arguments = family.at(0)
     with torch.no_grad():
         model(**arguments)
-        with Notes("cpu") as on_host:
-            model(**arguments)
+        on_host = Notes("cpu")
+        run_inside(on_host.modes(), lambda: model(**arguments))
         # What `.to` moves; other tensors that modules hold stay on the host.
         moved, given = copy.deepcopy(model).to("meta"), without_data(arguments)
         with mock.patch("torch.autocast", NoAutocast), mock.patch("torch.amp.autocast", NoAutocast):
@@ -57,8 +58,7 @@ def _notes_of(work: Callable[[], object], times: int) -> set[str]:
     for _ in range(times):
         notes.texts.clear()
         try:
-            with notes:
-                work()
+            run_inside(notes.modes(), work)
         except Exception as error:
             # Any: what reads a value there has no way to go on.
             if not notes.texts:

@@ -7,10 +7,8 @@ of a block between two blocks is seen as well.
 from __future__ import annotations
 
 import inspect
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -77,17 +75,8 @@ class SiteCall:
     held: bool = False
 
 
-def without_graphs() -> AbstractContextManager[None]:
-    """Whatever torch.compile has compiled runs eagerly: code that it meets under an observer's mode
-    it would never compile again."""
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    eager: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
-    return eager
-
-
 class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Give `visit` to a stage and run the stage inside of `with without_graphs(), observer:`.
+    """Give `visit` to a stage and run the stage by `run_observed`.
 
     `calls` are those of the sites, in order; `linear_macs` and `attention_macs` those of each site
     by name, "" for what is computed outside.  With `follow` outputs are held until the end, to see

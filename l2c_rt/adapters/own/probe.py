@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -19,13 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.own.block_sites import WHOLE_MODEL
 from l2c_rt.adapters.own.meta_twin import META, meta_twin, without_data
-from l2c_rt.adapters.own.observe import (
-    Kind,
-    Observer,
-    SiteCall,
-    Stream,
-    without_graphs,
-)
+from l2c_rt.adapters.own.modes import run_leaving_modes, run_observed
+from l2c_rt.adapters.own.observe import Kind, Observer, SiteCall, Stream
 from l2c_rt.adapters.own.sites import Site
 from l2c_rt.adapters.own.stage import Stage
 
@@ -76,8 +72,12 @@ def probe(
             return _probe_on(META, model, sites, args, kwargs)
         except ProbeStoppedError:
             pass
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        return _probe_on(device, model, sites, args, kwargs)
+
+    def without_values() -> Probe:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return _probe_on(device, model, sites, args, kwargs)
+
+    return run_leaving_modes(without_values)
 
 
 def _probe_on(
@@ -94,8 +94,9 @@ def _probe_on(
     try:
         twin = meta_twin(model, wide[0] if wide else torch.get_default_dtype(), device)
         stage = Stage(twin, paths, observer.visit)
-        with torch.no_grad(), without_graphs(), observer:
-            stage(*without_data(args, device), **without_data(dict(kwargs), device))
+        args, kwargs = without_data(args, device), without_data(dict(kwargs), device)
+        with torch.no_grad():
+            run_observed(observer, partial(stage, *args, **kwargs))
     except Exception as error:
         # Any: this is the model's code in a place that it was not written for.
         text = str(error).partition("\n")[0][:100]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from l2c_rt.adapters.bound_model import State
+from l2c_rt.adapters.own.modes import run_observed
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.graphs.capture_watch import NotRepeatableError
 from l2c_rt.backends.graphs.captures import Captures, StepKey, WholeForward
@@ -144,8 +145,7 @@ class CallGraphs:
 
     def _observe(self, step: StepPlan, evaluation: Evaluation) -> object:
         observer = CallObserver(self.forward.continues)
-        with observer:
-            out = self._visited(observer.visit, step, evaluation)
+        out = run_observed(observer, partial(self._visited, observer.visit, step, evaluation))
         captures, forward, values = self._captures, self.forward, evaluation.slots.values
         self._segments = Segments(
             observer.finish(out),

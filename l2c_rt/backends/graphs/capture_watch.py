@@ -58,14 +58,9 @@ class CaptureWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._taken: dict[int, Tensor] = {}
         self._made: dict[int, weakref.ref[Tensor]] = {}
 
-    def __enter__(self) -> CaptureWatch:
-        self._makers.__enter__()  # type: ignore[no-untyped-call]
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self._makers.__exit__(*error)  # type: ignore[no-untyped-call]
+    def modes(self) -> tuple[TorchFunctionMode, TorchDispatchMode]:
+        """What the forward runs inside of."""
+        return self._makers, self
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from l2c_rt.adapters.own.modes import run_inside
 from l2c_rt.adapters.wrappers import compiled_by_torch
 from l2c_rt.backends.graphs.attributes import Attributes
 from l2c_rt.backends.graphs.capture_watch import CaptureWatch, NotRepeatableError
@@ -62,8 +62,7 @@ class Captures:
         def watched() -> None:
             # Code that torch.compile made is compiled anew where somebody watches.
             watches[:] = [] if self._compiled else [CaptureWatch(self._device.type)]
-            with watches[0] if watches else nullcontext():
-                work()
+            run_inside([mode for watch in watches for mode in watch.modes()], work)
 
         try:
             graph = self.recorder.capture(watched)

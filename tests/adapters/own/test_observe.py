@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from l2c_rt.adapters.own.modes import run_observed
 from l2c_rt.adapters.own.observe import Observer
 
 
@@ -34,7 +35,6 @@ def test_what_a_device_has_a_kernel_for_is_not_taken_apart(inference: bool) -> N
     with torch.inference_mode(inference), torch.no_grad():
         expected = model(x)
         observer = Observer((), follow=True)
-        with observer:
-            out = model(x)
+        out = run_observed(observer, lambda: model(x))
     assert torch.equal(out, expected)
     assert observer.linear_macs[""] == 4 * 16 * 16
