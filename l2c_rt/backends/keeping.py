@@ -9,9 +9,9 @@ from torch import Tensor
 
 from l2c_rt.backends.block_calls import image_stream, parts_of
 from l2c_rt.backends.block_rows import Streams
+from l2c_rt.backends.extrapolation import extrapolated
 from l2c_rt.backends.step_numbers import StepNumbers
 from l2c_rt.memory.mixing import Operand, Row, mixed_values
-from l2c_rt.memory.modes import extrapolated
 
 
 class Keeping(NamedTuple):

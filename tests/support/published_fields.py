@@ -57,6 +57,10 @@ CALIBRATOR = {
 
 SCORES = Elsewhere('the same, without "compress", which is half "random" and half "attention"')
 
+LOCAL = Absent(
+    '"local" is commented out in the program: all but the first evaluation would be partial'
+)
+
 DIFFUSERS: Mapping[str, Published | Absent] = {
     "FirstBlockCacheConfig": Published("FirstBlockCache", {}),
     "PyramidAttentionBroadcastConfig": Published(
@@ -130,13 +134,13 @@ SCRIPTS: Mapping[str, Published] = {
         "fresh_threshold": "fresh_threshold", "fresh_ratio": "fresh_ratio",
         "ratio_scheduler": "ratio_scheduler", "cache_type": SCORES,
         "soft_fresh_weight": "soft_fresh_weight",
-        "force_fresh": Absent("only \"global\" runs"),
+        "force_fresh": LOCAL,
     }),
     "DuCa": Published("DuCa", {
         "fresh_threshold": "fresh_threshold", "fresh_ratio": "fresh_ratio",
         "ratio_scheduler": "ratio_scheduler", "cache_type": SCORES,
         "soft_fresh_weight": "soft_fresh_weight",
-        "force_fresh": Absent("only \"global\" runs"),
+        "force_fresh": LOCAL,
     }),
     "TaylorSeer": Published("TaylorSeer", {
         "interval": "interval", "max_order": "max_order", "first_enhance": "first_enhance",

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from l2c_rt.memory import modes
-from l2c_rt.memory.modes import extrapolated
+from l2c_rt.backends import extrapolation
+from l2c_rt.backends.extrapolation import extrapolated
 from l2c_rt.plan.mode_fit import ModeFit
 
 ALL = ModeFit((0, 1, 2, 3, 4), 1.0, 0, 0.0)
@@ -41,7 +41,7 @@ def test_the_values_are_read_in_the_order_that_is_named() -> None:
 def test_samples_do_not_know_of_each_other_and_chunks_are_one_value(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(modes, "CHUNK", 3)
+    monkeypatch.setattr(extrapolation, "CHUNK", 3)
     together = extrapolated([at(t) for t in range(5)], ALL)
     alone = extrapolated([at(t, 1) for t in range(5)], ALL)
     assert torch.allclose(together[:1], alone, rtol=1e-8)
