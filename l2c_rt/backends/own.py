@@ -88,7 +88,7 @@ class OwnWorkspace:
         blocks = self._blocks
         numbers = evaluation.coefficients if blocks is None else blocks.coefficients_of(evaluation)
         device = evaluation.state.x.device
-        self.numbers.load(numbers, evaluation.operands, device, evaluation.lanes)
+        self.numbers.load(numbers, evaluation.operands, device, evaluation.lanes, evaluation.fit)
 
     def carry_out(self, step: StepPlan, evaluation: Evaluation) -> object:
         """The model's own return value, with the coefficients that were loaded.

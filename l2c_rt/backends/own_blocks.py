@@ -200,7 +200,7 @@ class BlockVisits:
         numbers = self._numbers
         operand, rows = numbers.operands.get(predict.branch), numbers.of(predict)
         keeping = self._keeping.get(call.path, ADDED)
-        value = keeping.mixed(kept, rows, operand, numbers.lanes, action.streams)
+        value = keeping.mixed(kept, rows, operand, numbers, action.streams)
         if predict.store is not None:
             self._values.keep(ValueKey(predict.store, call.number), value, 1, may_change=True)
         return value

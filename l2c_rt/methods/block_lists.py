@@ -29,6 +29,9 @@ PUBLISHED: Mapping[str, Lists] = MappingProxyType({
 """As cache-dit 1.5.3 registers them; of other classes all blocks are decided about as one."""
 
 
+SUCH_AS = 'such as ("transformer_blocks", "single_transformer_blocks")'
+
+
 def list_of(path: str) -> str:
     """The name of the list that a block is in."""
     return path.rpartition(".")[0]
@@ -42,18 +45,33 @@ def lists_for(kind: str, blocks: Sequence[str], *, apart: bool) -> Lists:
     return tuple((name,) for name in names) if apart else (names,)
 
 
-def checked_lists(where: str, lists: Sequence[str | Sequence[str]]) -> Lists:
-    """The lists as tuples.  Raises ValueError where there are none, or one is named twice."""
-    if isinstance(lists, str):
-        lists = (lists,)
-    named = tuple((entry,) if isinstance(entry, str) else tuple(entry) for entry in lists)
+def checked_lists(where: str, lists: object) -> Lists:
+    """The lists as tuples.  Raises ValueError where there are none, or one is named twice, and
+    TypeError for anything but names and sequences of them."""
+    entries = lists if isinstance(lists, Sequence) and not isinstance(lists, str) else (lists,)
+    named = tuple(
+        tuple(e) if isinstance(e, Sequence) and not isinstance(e, str) else (e,) for e in entries
+    )
     names = [name for entry in named for name in entry]
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{where} is {lists!r}, wanted names of lists of blocks, {SUCH_AS}")
     if not names or not all(named) or len(set(names)) != len(names):
         raise ValueError(
-            f"{where} is {lists!r}, wanted names of lists of blocks, each once, such as "
-            '("transformer_blocks", "single_transformer_blocks")'
+            f"{where} is {lists!r}, wanted names of lists of blocks, each once, {SUCH_AS}"
         )
     return named
+
+
+def checked_modifiers(where: str, modifiers: object) -> Mapping[str, Mapping[str, object]]:
+    """The fields that are others, by lists.  Raises TypeError for anything but mappings."""
+    if modifiers is None:
+        return {}
+    if isinstance(modifiers, Mapping) and all(isinstance(f, Mapping) for f in modifiers.values()):
+        return modifiers
+    raise TypeError(
+        f"{where} is {modifiers!r}, wanted fields by the names of lists, such as "
+        '{"single_transformer_blocks": {"Fn_compute_blocks": 1}}'
+    )
 
 
 def blocks_by_list(where: str, lists: Lists, branches: Sequence[str]) -> list[tuple[str, ...]]:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 
 from l2c_rt.correctors.differences import finite_differences, weighted
+from l2c_rt.plan.mode_fit import ModeFit
+
+LEAST_SNAPSHOTS = 4
+"""Outputs that modes are found in."""
 
 FIRST_DIFFERENCE = 3
 """The evaluation whose difference to an earlier one is the first that TaylorSeer's takes."""
@@ -25,6 +30,31 @@ def taylor(computed: tuple[int, ...], step: int, begun: int, history: int) -> Ma
     distance = step - computed[-1]
     weights = [distance**i / math.factorial(i) for i in range(len(differences))]
     return weighted(differences, weights)
+
+
+def modes(computed: Sequence[int], step: int, rank: int, ridge: float) -> ModeFit | None:
+    """Of the last outputs that are as far apart as the last two, where they are four or more.
+
+    Source: cache-dit 1.5.3, DMDCalibrator.
+    """
+    spacing = computed[-1] - computed[-2] if len(computed) > 1 else 0
+    apart = [computed[-1] - i * spacing for i in range(len(computed))]
+    pairs = zip(reversed(computed), apart, strict=True)
+    tail = list(takewhile(lambda pair: pair[0] == pair[1], pairs))
+    if len(tail) < LEAST_SNAPSHOTS:
+        return None
+    values = tuple(step for step, _ in reversed(tail))
+    return ModeFit(values, (step - computed[-1]) / spacing, rank, ridge)
+
+
+def without_modes(computed: tuple[int, ...], step: int, begun: int) -> Mapping[int, float]:
+    """What that calibrator takes where there are none: a step along the change from the last output
+    but two, over the distance of the last two, as published."""
+    last = computed[-1]
+    if len(computed) < 3 or last - begun < FIRST_DIFFERENCE:
+        return {last: 1.0}
+    share = (step - last) / (last - computed[-2])
+    return {last: 1.0 + share, computed[-3]: -share}
 
 
 def foca(computed: tuple[int, ...], step: int) -> Mapping[int, float]:

@@ -45,6 +45,9 @@ class DBCache(DualBlock):
     other streams: where it is False they are reused as they are.
     With the `calibrator_type` "foca" (FoCaCalibratorConfig) it is predicted along the last two
     values that were used, computed or predicted.
+    With "dmd" (DMDCalibratorConfig) it follows the modes of the last `dmd_history` computed values,
+    of rank `dmd_rank`, where four or more are equally far apart, and else the last change; that
+    reads the device, so those blocks are in no CUDA graph.
     The lists of blocks of a model are decided about one by one where cache-dit does so, each with
     first and last blocks, r' and counts of its own (Flux2, HunyuanVideo, Chroma, ...).  `blocks`
     names other lists, a tuple of names for those that are one; blocks of lists that are not named

@@ -65,9 +65,15 @@ class DBPrune(DualBlock):
         limit = self.max_dynamic_prune_threshold
         if limit is not None:
             check_number("DBPrune: max_dynamic_prune_threshold", limit, 0)
-        for number in self.non_prune_block_ids:
+        if not isinstance(self.non_prune_block_ids, Sequence):
+            raise TypeError(
+                f"DBPrune: non_prune_block_ids is {self.non_prune_block_ids!r}, wanted numbers of "
+                "blocks, such as (0, 1)"
+            )
+        numbers = tuple(self.non_prune_block_ids)
+        for number in numbers:
             check_int("DBPrune: non_prune_block_ids", number, 0)
-        object.__setattr__(self, "non_prune_block_ids", tuple(self.non_prune_block_ids))
+        object.__setattr__(self, "non_prune_block_ids", numbers)
         if not self.cfg_diff_compute_separate:
             raise ValueError(
                 "DBPrune: cfg_diff_compute_separate is False, wanted True: a call has a metric at "

@@ -9,6 +9,7 @@ import numpy as np
 
 from l2c_rt.plan.decisions import At, Decided, DynamicMethod, ModelFacts, Part
 from l2c_rt.plan.dynamic import Rows, worst_schedule
+from l2c_rt.plan.mode_fit import ModeFit
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 
@@ -28,6 +29,9 @@ class Deciding:
 
     def prediction(self, computed: tuple[int, ...], at: At) -> Mapping[int, float]:
         return {}
+
+    def fit(self, computed: tuple[int, ...], at: At) -> ModeFit | None:
+        return None
 
     def for_model(self, facts: ModelFacts) -> DynamicMethod:
         assert isinstance(self, DynamicMethod)

@@ -5,38 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from l2c_rt.correctors.taylor import check_order
-from l2c_rt.methods.block_lists import blocks_by_list, checked_lists, lists_for
-from l2c_rt.methods.calibrators import foca, taylor
+from l2c_rt.methods.block_lists import blocks_by_list, checked_lists, checked_modifiers, lists_for
+from l2c_rt.methods.calibrated import Calibrated
 from l2c_rt.methods.checks import check_bool, check_choice, check_int, check_number, mask_of
 from l2c_rt.methods.deciding import Deciding, rows_from
 from l2c_rt.methods.steps_mask import BINS, steps_mask
-from l2c_rt.plan.decisions import At, Cut, Decided, DynamicMethod, Look, ModelFacts, Part
+from l2c_rt.plan.decisions import At, Cut, Decided, DynamicMethod, ModelFacts, Part
 from l2c_rt.plan.dynamic import Rows
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
-
-class Place(NamedTuple):
-    """Of an evaluation since everything began anew: its step, which of the step's calls it is, and
-    the run's step at which its call began anew."""
-
-    step: int
-    call: int
-    begun: int
-
-
 LEAST = {
     "Fn_compute_blocks": 1, "Bn_compute_blocks": 0, "max_warmup_steps": 0, "warmup_interval": 1,
-    "max_cached_steps": -1, "max_continuous_cached_steps": -1,
+    "max_cached_steps": -1, "max_continuous_cached_steps": -1, "dmd_history": 2, "dmd_rank": 0,
 }  # fmt: skip
 CHOICES = {
     "steps_computation_policy": ("dynamic", "static"),
     "force_refresh_step_policy": ("once", "repeat"),
-    "calibrator_type": ("taylorseer", "foca"),
+    "calibrator_type": ("taylorseer", "foca", "dmd"),
+    "dmd_svd_precision": ("low", "medium", "high"),
     "calibrator_cache_type": ("residual", "hidden_states"),
 }
 SWITCHES = (
@@ -46,7 +37,7 @@ SWITCHES = (
 
 
 @dataclass(frozen=True, slots=True)
-class DualBlock(Deciding):
+class DualBlock(Calibrated):
     """The options of DBCacheConfig and of the calibrators, with `blocks` and `params_modifiers`."""
 
     Fn_compute_blocks: int = 8
@@ -64,10 +55,14 @@ class DualBlock(Deciding):
     force_refresh_step_hint: int | None = None
     force_refresh_step_policy: Literal["once", "repeat"] = "once"
     taylorseer_order: int | None = None
-    calibrator_type: Literal["taylorseer", "foca"] = "taylorseer"
+    calibrator_type: Literal["taylorseer", "foca", "dmd"] = "taylorseer"
     calibrator_cache_type: Literal["residual", "hidden_states"] = "residual"
     enable_calibrator: bool = True
     enable_encoder_calibrator: bool = True
+    dmd_history: int = 6
+    dmd_rank: int = 0
+    dmd_ridge: float = 1e-8
+    dmd_svd_precision: Literal["low", "medium", "high"] = "medium"
     blocks: Sequence[str | Sequence[str]] | None = None
     params_modifiers: Mapping[str, Mapping[str, Any]] | None = None
 
@@ -79,6 +74,7 @@ class DualBlock(Deciding):
         if getattr(threshold, "ndim", 1) == 0:  # a tensor, as there
             object.__setattr__(self, "residual_diff_threshold", float(threshold))
         check_number(f"{name}: residual_diff_threshold", self.residual_diff_threshold, 0)
+        check_number(f"{name}: dmd_ridge", self.dmd_ridge, 0)
         limit = self.max_accumulated_residual_diff_threshold
         if limit is not None:
             check_number(f"{name}: max_accumulated_residual_diff_threshold", limit, 0)
@@ -102,7 +98,8 @@ class DualBlock(Deciding):
     def _check_lists(self, name: str) -> None:
         if self.blocks is not None:
             object.__setattr__(self, "blocks", checked_lists(f"{name}: blocks", self.blocks))
-        for key, fields in (self.params_modifiers or {}).items():
+        modifiers = checked_modifiers(f"{name}: params_modifiers", self.params_modifiers)
+        for key, fields in modifiers.items():
             unknown = [f for f in fields if f in OF_THE_MODEL or f not in self.__match_args__]
             if unknown:
                 raise ValueError(
@@ -173,37 +170,6 @@ class DualBlock(Deciding):
         """Those about the blocks of list `number`, none where all of them are computed."""
         raise NotImplementedError
 
-    def cut_by(self, look: Look) -> Cut:
-        """What is kept where that is looked at."""
-        if not self.is_calibrated:
-            return Cut(look)
-        plain: Literal["", "image", "others"] = "" if self.enable_calibrator else "image"
-        if not self.enable_encoder_calibrator:
-            plain = "others"
-        return Cut(look, keeps_outputs=self.calibrator_cache_type == "hidden_states", plain=plain)
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Whether what is reused is predicted."""
-        enabled = self.enable_calibrator or self.enable_encoder_calibrator
-        return enabled and (self.taylorseer_order is not None or self.calibrator_type == "foca")
-
-    @property
-    def history(self) -> int:
-        if not self.is_calibrated:
-            return 1
-        return 2 if self.calibrator_type == "foca" else 1 + (self.taylorseer_order or 0)
-
-    @property
-    def stores(self) -> int:
-        return 2 if self.is_calibrated and self.calibrator_type == "foca" else 0
-
-    def prediction(self, computed: tuple[int, ...], at: At) -> Mapping[int, float]:
-        begun = self.place(at).begun
-        if self.calibrator_type == "foca":
-            return foca(tuple(s for s in computed if s >= begun), at.step)
-        return taylor(computed, at.step, begun, self.history)
-
     def rows(self, branches: tuple[str, ...]) -> Rows:
         """Row 1 reuses all blocks that may be."""
         rows = np.ones((2, len(branches)), np.bool_)
@@ -229,15 +195,6 @@ class DualBlock(Deciding):
         if mask is not None and (mask[step] or self.steps_computation_policy == "static"):
             return Decided(0 if mask[step] else 1)
         return None
-
-    def place(self, at: At) -> Place:
-        """Of an evaluation since everything began anew."""
-        call, hint = at.step * at.calls + at.call, self.force_refresh_step_hint
-        first = 0
-        if hint is not None and call >= hint:
-            first = hint if self.force_refresh_step_policy == "once" else call // hint * hint
-        step, number = divmod(call - first, at.calls)
-        return Place(step, number, at.step - step)
 
 
 OF_THE_MODEL = ("blocks", "params_modifiers")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from l2c_rt.plan.dynamic import Rows
+from l2c_rt.plan.mode_fit import ModeFit
+from l2c_rt.plan.spectrum import Spectrum
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 NAN = float("nan")
@@ -48,19 +50,6 @@ Measure = Literal[
     "absolute L1", "absolute L2",
 ]  # fmt: skip
 """How a metric is made of what is observed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spectrum:
-    """A filter by the noise level, which is the timestep over `scale` where `sigmas` has none."""
-
-    power: float
-    scale: float
-    sigmas: tuple[float, ...] | None = None
-
-    def noise(self, step: int, timestep: float) -> float:
-        """The noise level of an evaluation."""
-        return timestep / self.scale if self.sigmas is None else self.sigmas[step]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +139,7 @@ class DynamicMethod(Protocol):
     where they are more than one, `prediction` gives the coefficients, by the evaluation that
     computed them: all so far are given, the newest last.  Of `stores` last predictions, made where
     as many outputs as are kept had been computed, the values are kept too, and have coefficients.
+    With a `fit` the coefficients are made of the kept values instead.
     `parts` are its decisions in one forward, in the order in which they are taken.
     """
 
@@ -172,6 +162,8 @@ class DynamicMethod(Protocol):
     def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule: ...
 
     def prediction(self, computed: tuple[int, ...], at: At) -> Mapping[int, float]: ...
+
+    def fit(self, computed: tuple[int, ...], at: At) -> ModeFit | None: ...
 
     def begin(self) -> Any: ...
 

@@ -63,16 +63,6 @@ class PartPlans:
         self.verify(plan, program)
         return plan
 
-    def step(self, plan: Plan, program: BlockProgram, variants: Sequence[int]) -> StepPlan:
-        """The ops of an evaluation in which decision p does its distinct step `variants[p]`."""
-        chosen = {
-            op.branch: op
-            for p, variant in enumerate(variants)
-            for op in plan.steps[self.first(p) + variant]
-            if isinstance(op, Compute | Reuse | Predict) and op.branch in self._own(program, p)
-        }
-        return tuple(chosen.get(getattr(op, "branch", ""), op) for op in plan.steps[0])
-
     def prepare(
         self, program: BlockProgram, plan: Plan, gaps: Collection[str]
     ) -> tuple[MergedColumns, Plan, Cost]:
@@ -108,8 +98,8 @@ class PartPlans:
             order = (0, *[plans.variant(1, 1)] * (plan.num_evaluations - 1))
             slots = tuple(name if name in own else "" for name in plan.slots)
             plans.verify(Plan(alone, order, slots), program)
-        last = self.step(plan, program, [plans.variant(1, 1) for plans in self.plans])
-        if plan.steps[-1] != last:
+        reusing = [self.first(p) + plans.variant(1, 1) for p, plans in enumerate(self.plans)]
+        if plan.steps[-1] != together(plan, reusing):
             raise PlanError("the step that reuses all is not that of every decision")
         verify(plan, program)
 
@@ -130,6 +120,16 @@ class PartPlans:
                 "of the model that no other decision is about"
             )
         return own
+
+
+def together(plan: Plan, variants: Sequence[int]) -> StepPlan:
+    """The ops of an evaluation that carries out these distinct steps, at most one per decision."""
+    full, steps = plan.steps[0], [plan.steps[variant] for variant in variants]
+    if len(steps) == 1:
+        return steps[0]
+    # Each does at other decisions' blocks what the first step does.
+    pairs = zip(full, *steps, strict=True)
+    return tuple(next((op for op in ops if op != first), first) for first, *ops in pairs)
 
 
 def _named(merged: MergedColumns) -> list[tuple[tuple[str, ...], str]]:

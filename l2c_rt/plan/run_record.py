@@ -13,7 +13,8 @@ class Done(NamedTuple):
     and the metric, which may be on a device.
 
     Where a method takes several decisions in a forward they are in `parts`, each with the distinct
-    step of its own; `variant` and `row` are then those of the first one that reused, if any.
+    step of its own; `variant` is then the step that all reuse where all did, or of the first one
+    that did, if any.
     """
 
     variant: int
@@ -22,10 +23,17 @@ class Done(NamedTuple):
     parts: tuple[Done, ...] = ()
 
     @staticmethod
-    def of_parts(parts: tuple[Done, ...]) -> Done:
+    def of_parts(parts: tuple[Done, ...], all_reused: int) -> Done:
         """An evaluation of several decisions."""
-        first = next((done for done in parts if done.row), parts[0])
-        return Done(first.variant, first.row, parts[0].metric, parts)
+        reused = [done for done in parts if done.row]
+        variant = reused[0].variant if reused else 0
+        variant = all_reused if len(reused) == len(parts) else variant
+        return Done(variant, int(bool(reused)), parts[0].metric, parts)
+
+    @property
+    def variants(self) -> tuple[int, ...]:
+        """The distinct steps that were carried out together."""
+        return tuple(done.variant for done in self.parts) or (self.variant,)
 
 
 class RunRecord:

@@ -14,6 +14,7 @@ from l2c_rt.backends.dynamic.gauge import Change, Gauge, gauge_for
 from l2c_rt.device.scalar_read import ScalarReader
 from l2c_rt.plan.decisions import NAN, At, Decided, Part
 from l2c_rt.plan.dynamic import RowPlans
+from l2c_rt.plan.mode_fit import ModeFit
 from l2c_rt.plan.ops import Coefficients
 from l2c_rt.plan.run_record import Done, RunRecord
 
@@ -133,6 +134,15 @@ class Decider:
         known = self.method.prediction(tuple(self._computed), self._at)
         rows = (known, {self._computed[-1]: 1.0}) if self._has_plain else (known,)
         return tuple(tuple(row.get(evaluation, 0.0) for evaluation in slots) for row in rows)
+
+    @property
+    def fit(self) -> ModeFit | None:
+        """By slots of the ring, what the predictions of this evaluation are made of."""
+        fit = self.method.fit(tuple(self._computed), self._at) if self.row else None
+        if fit is None:
+            return None
+        slots = _in_ring(self._computed, self._row_plans.history)
+        return fit._replace(values=tuple(slots.index(step) for step in fit.values))
 
     def end(self, out: Tensor) -> None:
         """The evaluation is done and gave `out`."""

@@ -81,8 +81,10 @@ class DecidingForward(OwnWorkspace):
 
     def chosen(self, evaluation: Evaluation) -> Evaluation:
         """The evaluation of the distinct step that is carried out, as far as that is known."""
-        variant, coefficients = self.decider.variant, self.decider.coefficients
-        return evaluation._replace(variant=variant, coefficients=coefficients)
+        decider = self.decider
+        return evaluation._replace(
+            variant=decider.variant, coefficients=decider.coefficients, fit=decider.fit
+        )
 
     def carry_out(self, step: StepPlan, evaluation: Evaluation) -> object:
         """The model's own return value; of the mode REST, where a row is known.
@@ -208,7 +210,7 @@ class DecidingForward(OwnWorkspace):
             raise SeenError
         if not decider.is_shown:
             decider.shown()
-            self.numbers.load(decider.coefficients, {}, value.device)
+            self.numbers.load(decider.coefficients, {}, value.device, fit=decider.fit)
             self.switch(decider.variant)
             self.decided()
         if self._looking_ahead:

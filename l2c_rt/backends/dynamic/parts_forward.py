@@ -51,6 +51,7 @@ class PartsForward(OwnWorkspace):
         super().__init__(model, plan, plans, units, keeping=keeping, linears=linears)
         self.decided: Callable[[int], None] = _nothing
         self.deciders = deciders_of(dynamic, part_plans.plans, change)
+        self._all_reused = part_plans.all_reused
         self._first_steps = [part_plans.first(p) for p in range(len(self.deciders))]
         looks = [(p, decider.look) for p, decider in enumerate(self.deciders)]
         self._starts = {look.start: p for p, look in looks if look.kind == "added"}
@@ -83,6 +84,8 @@ class PartsForward(OwnWorkspace):
         self.decided = _nothing
         dones: list[Done] = []
         for first, decider in zip(self._first_steps, self.deciders, strict=True):
+            if not any(path in self.calls for path in decider.part.blocks):
+                decider.row = 0  # What this forward never calls is not decided about.
             if decider.row is None:
                 raise ValueError(
                     f"{type(decider.method).__name__}: the forward did not come to "
@@ -90,7 +93,7 @@ class PartsForward(OwnWorkspace):
                 )
             decider.note()
             dones.append(decider.done._replace(variant=first + decider.done.variant))
-        self._done = Done.of_parts(tuple(dones))
+        self._done = Done.of_parts(tuple(dones), self._all_reused)
         return out
 
     @property
@@ -124,7 +127,7 @@ class PartsForward(OwnWorkspace):
         if decider.row is None:
             # A forward that graphs had begun may be run again.
             decider.decide(value)
-        self.numbers.load(decider.coefficients, {}, value.device)
+        self.numbers.load(decider.coefficients, {}, value.device, fit=decider.fit)
         variant = self._first_steps[number] + decider.variant
         self.switch(variant, decider.part.blocks)
         self.decided(variant)
