@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from probes import Probes, probed_once
+from process_state import process_state
 
 from l2c_rt.backends.tuning.chooser import Chooser
 
@@ -26,6 +27,17 @@ def shared_probes() -> Iterator[None]:
     """Every model of a module is probed once, for tests that change no model that they share."""
     with probed_once(Probes()):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _leaves_the_process_as_it_was() -> Iterator[None]:
+    """A test that leaves state of the process or the thread behind fails itself, and none after
+    it."""
+    before = process_state()
+    yield
+    after = process_state()
+    left = {name: (before[name], after[name]) for name in after if before[name] != after[name]}
+    assert not left, f"before and after the test: {left}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode_temporaril
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.own.meta_outputs import MetaOutputs, is_made_of_others
+from l2c_rt.adapters.own.modes import run_inside
 from l2c_rt.adapters.own.sites import Site
 
 aten = torch.ops.aten
@@ -175,8 +176,7 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key = self._meta_outputs.key(func, args, kwargs)
         out = self._meta_outputs.recall(key)
         if out is None and formula is None and is_made_of_others(func, args):
-            with self:
-                made = func.decompose(*args, **kwargs)
+            made = run_inside((self,), lambda: func.decompose(*args, **kwargs))
             if made is not NotImplemented:
                 return made
         if self._outputs and not self._inside:

@@ -16,7 +16,7 @@ from toys import noise, toy_dit
 import l2c_rt as rt
 from l2c_rt.backends.backend import MAX_SHAPES
 from l2c_rt.backends.graphs.call_graphs import CallGraphs
-from l2c_rt.methods import DBCache, EasyCache, FirstBlockCache, SeaCache, SpeCa, TeaCache
+from l2c_rt.methods import DBCache, DBPrune, EasyCache, FirstBlockCache, SeaCache, SpeCa, TeaCache
 from l2c_rt.notices import L2CWarning
 
 STEPS = 10
@@ -32,6 +32,9 @@ METHODS = [
     DBCache(1, 1, 0.1, 1, calibrator_type="foca", max_continuous_cached_steps=3),
     DBCache(1, 1, 0.1, 1, taylorseer_order=1, enable_encoder_calibrator=False),
     DBCache(1, 1, 0.1, 1, force_refresh_step_hint=5),
+    DBPrune(1, 0, 0.1, 1),
+    DBPrune(1, 1, 0.1, 1, taylorseer_order=1),
+    DBPrune(1, 0, 0.1, 1, calibrator_type="foca"),
     TEA,
     EasyCache(0.1, ret_steps=2),
     SpeCa(2, 0.5, 0.5, 1, 3),
@@ -129,6 +132,18 @@ def test_in_parts_a_row_is_chosen_between_two_graphs_of_blocks(
     for shift in (0, 0, 7, 3, 0):
         same(fast, plain, shift=shift)
     assert (fast.summary().graphs.graphs > 0) == (not isinstance(method, SpeCa))
+
+
+@pytest.mark.filterwarnings("ignore:the forward is captured in parts", "ignore:not captured")
+@pytest.mark.parametrize("kind", [DBCache, DBPrune])
+def test_predictions_along_modes_read_the_device_and_are_in_no_graph(kind: Any) -> None:
+    method = kind(1, 0, 0.1, 4, max_continuous_cached_steps=1, calibrator_type="dmd")
+    fast, plain = pair(method)
+    for shift in (0, 0, 7, 0):
+        same(fast, plain, shift=shift)
+    graphs = fast.summary().graphs
+    assert any("the host reads a value" in reason for reason in graphs.reasons)
+    assert graphs.graphs > 0
 
 
 def test_filtered_latents_are_measured_without_a_graph_and_rows_are_captured() -> None:
