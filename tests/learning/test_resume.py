@@ -74,42 +74,43 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-KILLED = """
+FORKED = """
 import os, signal, sys
 sys.modules["matplotlib"] = None  # Without pictures, which take longer.
 sys.path[:0] = {paths!r}
 from toy_learning import learn_briefly
 from toys import toy_dit
-model = toy_dit(depth=1)
-left = [{calls}]
-def count(*_):
-    left[0] -= 1
-    if left[0] < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-model.final_layer.register_forward_hook(count)
-learn_briefly(model, out={out!r}, iterations=5, save_every=1)
-"""
 
+def learned(out, *, resume=False, calls=None):
+    model, left = toy_dit(depth=1), [calls]
+    def count(*_):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    if calls is not None:
+        model.final_layer.register_forward_hook(count)
+    learn_briefly(model, out=out, resume=resume, iterations=5, save_every=1)
 
-LEARNED = """
-import sys
-sys.modules["matplotlib"] = None
-sys.path[:0] = {paths!r}
-from toy_learning import learn_briefly
-from toys import toy_dit
-learn_briefly(toy_dit(depth=1), out={out!r}, resume={resume}, iterations=5, save_every=1)
+def forked(*args, **kwargs):
+    child = os.fork()
+    if not child:
+        learned(*args, **kwargs)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+forked({killed!r}, calls=30)
+forked({whole!r})
+forked({killed!r}, resume=True)
 """
 
 
 def test_a_killed_process_is_resumed_bit_for_bit(tmp_path: Path) -> None:
-    """Each in a process of its own: what ran before in a process may change the last bits."""
+    """Each in a process of its own, forked from one that has run nothing: what ran before in a
+    process may change the last bits."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    code = KILLED.format(paths=TEST_PATHS, calls=30, out=str(killed))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    for out, resume in ((whole, False), (killed, True)):
-        code = LEARNED.format(paths=TEST_PATHS, out=str(out), resume=resume)
-        subprocess.run([sys.executable, "-c", code], check=True)
+    code = FORKED.format(paths=TEST_PATHS, killed=str(killed), whole=str(whole))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(-signal.SIGKILL), "0", "0"], done.stderr
     routers = [Router.load(out / "router.safetensors") for out in (whole, killed)]
     assert np.array_equal(routers[0].logits, routers[1].logits)
     assert not list((tmp_path / "killed").glob(".*"))
