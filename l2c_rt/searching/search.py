@@ -55,7 +55,7 @@ def search(
     """Find the schedule that reuses `reuse` of the branches' arithmetic at the least error.
 
     Three full runs with a backward pass each evaluation measure what reusing each branch at each
-    age up to `ages` does to the model's output, and up to 14 runs that each reuse some or all
+    age up to `ages` does to the model's output, and up to 32 runs that each reuse some or all
     branches of one evaluation how much that counts in the end.  Dynamic programming finds schedules
     of least sum, by a few weightings of that: by branches, by whole evaluations, and reusing only
     what evaluations in full computed; nine at most, which are tried whatever `minutes` says.  Then
@@ -151,7 +151,7 @@ class Search:
         watched = Sensitivity(
             runs.bound_model, runs.steps, self.ages, runs.seed, predicts=trials.predicts
         )
-        total = CALIBRATION_RUNS * runs.steps + min(PLACES, 2 * (runs.steps - 1))
+        total = CALIBRATION_RUNS * runs.steps + 2 * min(PLACES, runs.steps - 1)
         with tqdm(total=total, desc="measure", disable=not self.progress) as bar:
             for i in range(CALIBRATION_RUNS):
                 runs.run(i, watched, lambda *_: _advance(bar))

@@ -59,10 +59,10 @@ def test_a_loop_of_the_users_own_is_searched():
 
 
 @pytest.mark.parametrize(
-    ("reuse", "cheap"), [(0.25, [False, True, False, True]), (0.5, [True] * 4)]
+    ("reuse", "ways"), [(0.25, [[False, True, False, True], [True] * 4]), (0.5, [[True] * 4])]
 )
 def test_an_evaluation_counts_as_much_as_runs_show_that_reuse_some_or_all_of_it_alone(
-    monkeypatch, reuse, cheap
+    monkeypatch, reuse, ways
 ):
     """The errors say 1 of every cheap branch, and what runs end in grows as e^s."""
     seen = []
@@ -75,7 +75,7 @@ def test_an_evaluation_counts_as_much_as_runs_show_that_reuse_some_or_all_of_it_
     monkeypatch.setattr(Trials, "_seen_error", ends_in)
     errors = np.ones((40, 4, 3)) * np.array([9.0, 1.0, 4.0, 1.0])[None, :, None]
     weights = Trials(None, predicts=False).weights(errors, np.ones(4), reuse, lambda: None)
-    assert seen == [cheap] * (PLACES // 2) + [[True] * 4] * (PLACES // 2)
+    assert seen == [way for way in ways for _ in range(PLACES)]
     np.testing.assert_allclose(weights[:, 1:], [np.arange(1, 40) - 39.0] * 2, atol=1e-6)
 
 

@@ -67,7 +67,7 @@ LOADERS: list[tuple[str, Callable[[Path], Any]]] = [
     ("a.safetensors", ScaleShift.load),
     ("a.safetensors", Fitted.load),
     ("a.safetensors", fit_sums),
-    ("a.safetensors", lambda path: SearchCheckpoint(path, "", "").load((2, 1, 1))),
+    ("a.safetensors", lambda path: SearchCheckpoint(path, "", "").load((2, 1, 1), np.ones(1))),
     ("a.json", read_ceilings),
     ("a.json", read_machines),
     ("a.safetensors", learned),
