@@ -202,6 +202,8 @@ def alarm() -> Iterator[Alarm]:
     before = signal.signal(signal.SIGALRM, handler)
     yield handler
     signal.signal(signal.SIGALRM, before)
+    # The loop's own no_grad may have been interrupted in its exit.
+    torch.set_grad_enabled(True)
 
 
 @pytest.mark.filterwarnings("ignore:a run began after:l2c_rt.notices.L2CWarning")
