@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import pytest
+import torch
 from three_backends import STEPS, assert_same, every_backend, fresh
 from torch import Tensor, nn
 from toys import call_inputs, drive, noise, timesteps
