@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from probes import Probes, probed_once
 from process_state import process_state
 
 from l2c_rt.backends.tuning.chooser import Chooser
@@ -18,6 +19,13 @@ def _choices_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         # Models that run their own forward are compared bit by bit: with PyTorch's own products.
         patch.setattr("l2c_rt.backends.product_chooser", lambda: Chooser("", None, None))
+        yield
+
+
+@pytest.fixture(scope="module")
+def shared_probes() -> Iterator[None]:
+    """Every model of a module is probed once, for tests that change no model that they share."""
+    with probed_once(Probes()):
         yield
 
 

@@ -182,7 +182,7 @@ class Run:
         done = carried_out(lane.workspace, evaluation.variant)
         self.recording.add(tick.step, tick.lane, done)
         host = time.perf_counter() - began if key.device.type == "cpu" else None
-        self.shared.counts.add_call(key, done.variant, host, lane.workspace.step_seconds())
+        self.shared.counts.add_call(key, done, host, lane.workspace.step_seconds())
         if tick.first:
             self.shared.begun(lane.workspace)
         elif tick.step + 1 == self.clock.steps:
