@@ -180,7 +180,8 @@ class Compiled(Session, ModelView):
     def _replicate_for_data_parallel(self) -> nn.Module:
         """What DataParallel calls on every device: the model itself, which keeps nothing."""
         self._shared.notices.tell([REPLICAS])
-        replica: nn.Module = self.bound_model.model._replicate_for_data_parallel()
+        model = self.bound_model.model
+        replica: nn.Module = model._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
         return replica
 
     def __copy__(self) -> NoReturn:
