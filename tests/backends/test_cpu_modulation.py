@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from toys import call_inputs, noise, random_schedule, toy_dit
 
 import l2c_rt as rt
+from l2c_rt.backends.cpu.few_rows import can_tabulate, tabulated
 from l2c_rt.backends.cpu.modulation import ModulationTable
+from l2c_rt.backends.cpu.sampled_modulation import SampledModulation
 
 STEPS = 8
 
@@ -75,3 +77,28 @@ def test_the_first_run_of_a_sample_tabulates_as_often_as_every_later_one(
     # One condition to learn how large a step's rows are, then those of all steps at once.
     before = [labels] if path == "t_embedder" else []
     assert counts == [[*before, STEPS * labels]] * 3
+
+
+def test_only_plain_float32_with_columns_in_fours_is_tabulated_by_the_extension() -> None:
+    c, across = torch.zeros(2, 8), nn.Linear(8, 4)
+    across.weight = nn.Parameter(torch.zeros(8, 4).t())
+    assert can_tabulate([nn.Linear(8, 4)], c)
+    for linear in (nn.Linear(8, 6), nn.Linear(8, 4).double(), across):
+        assert not can_tabulate([nn.Linear(8, 4), linear], c)
+
+
+def test_linears_of_unequal_widths_are_side_by_side() -> None:
+    linears = [nn.Linear(8, columns).requires_grad_(False) for columns in (4, 12, 8)]
+    c = torch.randn(3, 8)
+    expected = torch.cat([linear(nn.functional.silu(c)) for linear in linears], 1)
+    assert torch.allclose(tabulated(linears, c), expected, atol=1e-6)
+
+
+def test_the_label_that_was_used_longest_ago_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    fusable = rt.compile(toy_dit(), random_schedule(STEPS, 6)).bound_model.fusable
+    assert fusable is not None
+    table, made = SampledModulation(fusable, 2, requests=1), list[int]()
+    monkeypatch.setattr(table, "_tabulate", lambda label, place, like: made.append(label))
+    for label in (1, 2, 1, 3, 1):
+        table.begin(torch.tensor([5.0]), torch.tensor([label]), 0, [9.0, 5.0])
+    assert made == [1, 2, 3]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from l2c_rt.methods import DBCache, EasyCache, FirstBlockCache, TeaCache
+from l2c_rt.methods import DBCache, EasyCache, FirstBlockCache, SpeCa, TeaCache
 from l2c_rt.plan.decisions import NAN, At, Decided, Dynamic, ModelFacts
 
 FACTS = ModelFacts(
@@ -43,6 +43,12 @@ def test_teacache_computes_the_first_five_and_not_the_last_with_retention_steps(
     assert decisions(wan, [NAN] + [0.01] * 7) == "11111000"
 
 
+def test_the_threshold_of_speca_decays_with_the_evaluations_done() -> None:
+    speca = SpeCa(base_threshold=0.5, decay_rate=0.25)
+    thresholds = [speca.threshold(At(step, 4)) for step in range(4)]
+    assert thresholds == pytest.approx([0.5 * 0.25 ** (n / 4) for n in (1, 2, 3, 4)])
+
+
 SMALL, LARGE = [0.05] * 12, [0.5] * 12
 
 
@@ -56,7 +62,7 @@ SMALL, LARGE = [0.05] * 12, [0.5] * 12
         (DBCache(1, max_warmup_steps=1, max_accumulated_residual_diff_threshold=0.19), SMALL,
          "100001111111"),
         (DBCache(1, residual_diff_threshold=0.0, max_warmup_steps=1), SMALL, "111111111111"),
-        (DBCache(1, residual_diff_threshold=1.0, max_warmup_steps=1), LARGE, "100000000000"),
+        (DBCache(1, residual_diff_threshold=1.0, max_warmup_steps=1), [2.0] * 12, "100000000000"),
         (DBCache(1, residual_diff_threshold=0.05, max_warmup_steps=1), SMALL, "111111111111"),
         (DBCache(1, steps_computation_mask=(1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1)), LARGE,
          "111111111111"),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import pytest
+import torch
 from three_backends import STEPS, assert_same, every_backend, fresh
 from torch import Tensor, nn
 from toys import call_inputs, drive, noise, timesteps
@@ -202,6 +203,8 @@ def alarm() -> Iterator[Alarm]:
     before = signal.signal(signal.SIGALRM, handler)
     yield handler
     signal.signal(signal.SIGALRM, before)
+    # The loop's own no_grad may have been interrupted in its exit.
+    torch.set_grad_enabled(True)
 
 
 @pytest.mark.filterwarnings("ignore:a run began after:l2c_rt.notices.L2CWarning")
