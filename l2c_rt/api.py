@@ -17,7 +17,7 @@ from l2c_rt.arguments import check_arguments
 from l2c_rt.backends import select_backend
 from l2c_rt.backends.options import Options
 from l2c_rt.correctors.corrector import Corrector, corrected
-from l2c_rt.fitting import check_calibration, check_schedule, describe_for
+from l2c_rt.fitting import check_calibration, check_schedule, describe_for, planned_by
 from l2c_rt.plan.decisions import DynamicMethod
 from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
@@ -131,8 +131,8 @@ def build(
     described = describe_again(model)
     check_calibration(spec, described)
     schedule = resolve_schedule(
-        spec, steps=evaluations(spec, steps, timesteps), branches=described.program.branch_names,
-        timesteps=timesteps, program=described.program,
+        planned_by(spec, described), steps=evaluations(spec, steps, timesteps),
+        branches=described.program.branch_names, timesteps=timesteps, program=described.program,
     )  # fmt: skip
     check_schedule(schedule, described, timesteps, strict)
     if corrector is not None:

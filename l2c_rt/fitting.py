@@ -47,6 +47,11 @@ def describe_for(
     return partial(describe, adapter=adapter, sites=sites, granularity=granularity)
 
 
+def planned_by(spec: object, described: BoundModel) -> object:
+    """What makes the schedule: a method that decides at run time as it is for this model."""
+    return spec if described.dynamic is None else described.dynamic.method
+
+
 def named_sites(spec: object, model: nn.Module, granularity: str) -> tuple[str, ...] | None:
     """The sites that a method wants of a model without an adapter, or that a schedule's branches
     name, where they are not those of the rule."""

@@ -18,6 +18,7 @@ from l2c_rt.device.graphs import GraphStats
 from l2c_rt.memory.mixing import Operand
 from l2c_rt.memory.slots import Slots
 from l2c_rt.plan.cost import Cost
+from l2c_rt.plan.mode_fit import ModeFit
 from l2c_rt.plan.ops import Coefficients, Plan, Predict, StepPlan
 from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
 from l2c_rt.plan.prepare import Passes
@@ -52,8 +53,8 @@ class Evaluation(NamedTuple):
     the whole run, where they are known.  `coefficients` are those of the step's predictions, and
     `operands` their tensors by branch; sample b of the batch takes row `lanes[b]` of them, or all
     the first.  `record` has what the run did so far; `lane` is which call of the step this is;
-    `sigma` is the noise level that the loop announced.  A batch of several requests has `members`,
-    and `step` is the first one's.
+    `sigma` is the noise level that the loop announced; with a `fit` predictions are by modes.  A
+    batch of several requests has `members`, and `step` is the first one's.
     """
 
     state: State
@@ -68,6 +69,7 @@ class Evaluation(NamedTuple):
     sigma: float | None = None
     lanes: tuple[int, ...] = ()
     members: tuple[Member, ...] = ()
+    fit: ModeFit | None = None
 
     def numbers(self, op: Predict) -> Coefficients:
         """The coefficients of a prediction, a row for each lane."""

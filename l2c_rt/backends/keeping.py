@@ -9,6 +9,8 @@ from torch import Tensor
 
 from l2c_rt.backends.block_calls import image_stream, parts_of
 from l2c_rt.backends.block_rows import Streams
+from l2c_rt.backends.extrapolation import extrapolated
+from l2c_rt.backends.step_numbers import StepNumbers
 from l2c_rt.memory.mixing import Operand, Row, mixed_values
 
 
@@ -29,13 +31,15 @@ class Keeping(NamedTuple):
 
     def mixed(
         self, kept: Sequence[Any], rows: Sequence[Row], operand: Operand | None,
-        lanes: Sequence[int], streams: Streams,
+        numbers: StepNumbers, streams: Streams,
     ) -> Any:  # fmt: skip
         """The prediction of what a block gives; row 1 of the coefficients is of plain streams."""
-        if not self.plain:
-            return mixed_values(kept, rows, operand, lanes)
+        if not self.plain and numbers.fit is None:
+            return mixed_values(kept, rows, operand, numbers.lanes)
         parts = [
             mixed_values(values, rows[self._is_plain(j, streams) :])
+            if numbers.fit is None or self._is_plain(j, streams)
+            else extrapolated(values, numbers.fit)
             for j, values in enumerate(zip(*map(parts_of, kept), strict=True))
         ]
         return parts[0] if isinstance(kept[0], Tensor) else type(kept[0])(parts)

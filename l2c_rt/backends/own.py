@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from l2c_rt.backends.backend import Counted, Evaluation
 from l2c_rt.backends.block_calls import BlockCall
 from l2c_rt.backends.cpu.packed_linears import PackedLinears
 from l2c_rt.backends.graphs.forward import VisitUnit
-from l2c_rt.backends.keeping import ADDED, Keeping
+from l2c_rt.backends.keeping import Keeping
 from l2c_rt.backends.own_blocks import BlockVisits
 from l2c_rt.backends.own_calls import CallPlans, LaneCalls
 from l2c_rt.backends.own_rows import (
@@ -38,8 +38,8 @@ from l2c_rt.plan.ops import LeaveOut, Plan, Predict, StepPlan, reuses
 
 class OwnWorkspace:
     """One stage of the model, and what its cut points gave at evaluation 0 of the run; where it is
-    set, `visit_unit` is called in place of the blocks `units` (see `graphs.forward.Forward`).  At
-    the paths `also` the forward is cut too."""
+    set, `visit_unit` is called in place of the blocks `units`.  At the paths `also` the forward is
+    cut too; `keeping` is by path, for blocks of which not all that they add is kept."""
 
     def __init__(
         self,
@@ -49,14 +49,13 @@ class OwnWorkspace:
         units: Collection[str] = (),
         *,
         also: Collection[str] = (),
-        keeping: Keeping = ADDED,
+        keeping: Mapping[str, Keeping] = {},
         linears: PackedLinears | None = None,
     ) -> None:
         assert model.open_stage is not None
         self.visit_unit: VisitUnit | None = None
         self.numbers = StepNumbers()
-        self._plan, self._linears = plan, linears
-        self._units = frozenset(units)
+        self._plan, self._linears, self._units = plan, linears, frozenset(units)
         paths = self._units if linears is None else self._units | linears.paths
         sites = {site.name: site for site in model.sites}
         left_out = {op.branch for step in plan.steps for op in step if isinstance(op, LeaveOut)}
@@ -73,10 +72,8 @@ class OwnWorkspace:
         self._blocks: BlockVisits | None = None
         if model.sites[0].is_block:
             self._blocks = BlockVisits(self._lane, keeping, self.numbers)
-        self._hollow: dict[tuple[str, int], Any] = {}
-        self._written: set[tuple[str, int]] = set()
-        self.calls: dict[str, int] = {}
-        self._calls_at_first: dict[str, int] = {}
+        self._hollow, self._written = dict[tuple[str, int], Any](), set[tuple[str, int]]()
+        self.calls, self._calls_at_first = dict[str, int](), dict[str, int]()
         self._row: Row = {}
         self._values = KeptValues()
         self._first, self._variant, self._writes = True, 0, False
@@ -91,7 +88,7 @@ class OwnWorkspace:
         blocks = self._blocks
         numbers = evaluation.coefficients if blocks is None else blocks.coefficients_of(evaluation)
         device = evaluation.state.x.device
-        self.numbers.load(numbers, evaluation.operands, device, evaluation.lanes)
+        self.numbers.load(numbers, evaluation.operands, device, evaluation.lanes, evaluation.fit)
 
     def carry_out(self, step: StepPlan, evaluation: Evaluation) -> object:
         """The model's own return value, with the coefficients that were loaded.
@@ -121,11 +118,14 @@ class OwnWorkspace:
         if self._blocks is not None:
             self._blocks.begin(evaluation, self._values)
 
-    def switch(self, variant: int) -> None:
-        """For the rest of the evaluation another distinct step of the plan is carried out."""
-        self._variant, self._row = variant, self._rows[variant]
+    def switch(self, variant: int, paths: Collection[str] | None = None) -> None:
+        """From here on another distinct step is carried out, at these blocks or at all."""
+        if paths is None:
+            self._variant, self._row = variant, self._rows[variant]
+        elif self._reuses[variant]:
+            self._variant = variant
         if self._blocks is not None:
-            self._blocks.switch(variant)
+            self._blocks.switch(variant, paths)
 
     def drop_tables(self) -> None:
         """A run begins: shapes may be others, and the attributes of the model's modules."""

@@ -5,7 +5,7 @@ What is kept of a group of blocks is what it adds to the tensors that go through
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from l2c_rt.backends.block_calls import (
     without_tensors,
 )
 from l2c_rt.backends.block_rows import BlockAction, BlockRow, Streams, block_rows
-from l2c_rt.backends.keeping import Keeping
+from l2c_rt.backends.keeping import ADDED, Keeping
 from l2c_rt.backends.own_calls import CallPlan, LaneCalls
 from l2c_rt.backends.own_rows import copy_of
 from l2c_rt.backends.step_numbers import StepNumbers
@@ -56,9 +56,12 @@ class _Group:
 class BlockVisits:
     """The blocks of one lane, gone through in the order of their calls."""
 
-    def __init__(self, calls: LaneCalls, keeping: Keeping, numbers: StepNumbers) -> None:
+    def __init__(
+        self, calls: LaneCalls, keeping: Mapping[str, Keeping], numbers: StepNumbers
+    ) -> None:
         self._calls, self._numbers = calls, numbers
-        self._has_exit, self._keeping = keeping.at_exit, keeping
+        self._has_exit = any(kept.at_exit for kept in keeping.values())
+        self._keeping = keeping
         self._left: tuple[BlockCall, BlockAction] | None = None
         self._planned: CallPlan | None = None
         self._rows: tuple[BlockRow, ...] = ()
@@ -86,9 +89,12 @@ class BlockVisits:
         merged = () if planned is None else planned.counted.plan.coefficients_at(evaluation.step)
         return merged or evaluation.coefficients
 
-    def switch(self, variant: int) -> None:
-        """From here on this distinct step of the plan is carried out."""
-        self._row = self._rows[variant] if self._rows else {}
+    def switch(self, variant: int, paths: Collection[str] | None = None) -> None:
+        """From here on this distinct step of the plan is carried out, at these blocks or at all."""
+        row = self._rows[variant] if self._rows else {}
+        if paths is not None:
+            row = {**self._row, **{path: row[path] for path in paths if path in row}}
+        self._row = row
 
     def visit(self, call: BlockCall) -> Any:
         """What the block gives, or what stands for it.
@@ -178,7 +184,7 @@ class BlockVisits:
             tree_map(copy_of, part)
             if s is None
             else sum_of(self._group.entered[s.name], part, in_place=action.in_place)
-            for s, part in zip(self._keeping.added(action.streams), parts_of(kept), strict=True)
+            for s, part in zip(self._added(call.path, action.streams), parts_of(kept), strict=True)
         ]
         return parts[0] if isinstance(kept, Tensor) else type(kept)(parts)
 
@@ -193,13 +199,14 @@ class BlockVisits:
             raise ValueError(f"output of {call.path}: {error}") from None
         numbers = self._numbers
         operand, rows = numbers.operands.get(predict.branch), numbers.of(predict)
-        value = self._keeping.mixed(kept, rows, operand, numbers.lanes, action.streams)
+        keeping = self._keeping.get(call.path, ADDED)
+        value = keeping.mixed(kept, rows, operand, numbers, action.streams)
         if predict.store is not None:
             self._values.keep(ValueKey(predict.store, call.number), value, 1, may_change=True)
         return value
 
     def _keep(self, call: BlockCall, slot: int, streams: Streams, out: object) -> None:
-        added = self._keeping.added(streams)
+        added = self._added(call.path, streams)
         bases = [None if s is None else self._group.entered[s.name] for s in added]
         key = ValueKey(slot, call.number)
         try:
@@ -207,6 +214,9 @@ class BlockVisits:
         except (TypeError, ValueError) as error:
             raise type(error)(f"output of {call.path}: {error}") from None
         self._kept.add(key)
+
+    def _added(self, path: str, streams: Streams) -> Streams:
+        return self._keeping.get(path, ADDED).added(streams)
 
     def _check_handed(self, path: str, arguments: Mapping[str, Any]) -> None:
         for name, tensor in arguments.items():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.memory.mixing import Operand
+from l2c_rt.plan.mode_fit import ModeFit
 from l2c_rt.plan.ops import Coefficients, Predict
 
 MOST_FILLED = 8
@@ -26,6 +27,7 @@ class StepNumbers:
     def __init__(self) -> None:
         self.coefficients: tuple[tuple[Tensor, ...], ...] = ()
         self.lanes: tuple[int, ...] = ()
+        self.fit: ModeFit | None = None
         self.operands: Mapping[str, Operand] = {}
         self._rows: dict[int, tuple[Tensor, tuple[Tensor, ...]]] = {}
         self._table: dict[tuple[float, ...], Tensor] = {}
@@ -33,10 +35,10 @@ class StepNumbers:
 
     def load(
         self, coefficients: Coefficients, operands: Mapping[str, Operand],
-        device: torch.device, lanes: tuple[int, ...] = (),
+        device: torch.device, lanes: tuple[int, ...] = (), fit: ModeFit | None = None,
     ) -> None:  # fmt: skip
         """Bring those of an evaluation to their places; `lanes` are the rows that samples take."""
-        self.lanes = lanes if len(coefficients) > 1 else ()
+        self.lanes, self.fit = lanes if len(coefficients) > 1 else (), fit
         numbers = tuple(number for row in coefficients for number in row)
         cells = self._loaded(numbers, device) if numbers else ()
         count = len(numbers) // max(1, len(coefficients))
@@ -64,7 +66,7 @@ class StepNumbers:
             )
             for name, operand in self.operands.items()
         ]
-        return (*map(len, self.coefficients), self.lanes, *sorted(shapes, key=str))
+        return (*map(len, self.coefficients), self.lanes, self.fit, *sorted(shapes, key=str))
 
     def of(self, op: Predict) -> tuple[tuple[Tensor, ...], ...]:
         """The coefficients of a prediction, a row for each lane."""

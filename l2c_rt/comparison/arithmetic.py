@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from l2c_rt.api import Schedulable
 from l2c_rt.plan.cost import Cost, cost
+from l2c_rt.plan.part_plans import together
 from l2c_rt.plan.prepare import prepare
 from l2c_rt.plan.program import BlockProgram
 from l2c_rt.runtime.compiled import Compiled
@@ -45,9 +46,9 @@ def planned(models: Sequence[Compiled]) -> Computed:
     return _sum([_of(model.cost) for model in models])
 
 
-def _done(model: Compiled, variants: Counter[int]) -> Computed:
+def _done(model: Compiled, variants: Counter[tuple[int, ...]]) -> Computed:
     """What evaluations of these distinct steps cost."""
-    calls, planned = sum(variants.values()), Counter(model.plan.order)
+    calls, planned = sum(variants.values()), Counter((v,) for v in model.plan.order)
     lanes = max(1, round(calls / model.schedule.steps))
     # Runs that a GPU does in one go are not counted step by step: they go as planned.
     if not calls or variants == Counter({v: lanes * count for v, count in planned.items()}):
@@ -56,8 +57,9 @@ def _done(model: Compiled, variants: Counter[int]) -> Computed:
     program, plan = shared.version.model.program, shared.version.plan
     if shared.counted is not None:
         program, plan = shared.counted.program, shared.counted.plan
-    order = tuple(variants.elements())
-    done = _of(cost(program, replace(plan, order=order, coefficients=())))
+    steps = tuple(together(plan, carried_out) for carried_out in variants)
+    order = tuple(i for i, count in enumerate(variants.values()) for _ in range(count))
+    done = _of(cost(program, replace(plan, steps=steps, order=order, coefficients=())))
     return Computed(done.macs // lanes, done.full_macs // lanes)
 
 

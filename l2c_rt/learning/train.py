@@ -78,7 +78,7 @@ def learn(
     With the corrector "learned" the value in the mixture is a prediction from the last `history`
     evaluations that compute everything, whose coefficients are learned with the gates from least
     squares on; the router has them, and its schedules the predictions.  For `router.schedule()`
-    they are fitted again at the end, as `fit_corrector` does, in some 13 runs more.  With `lanes`
+    they are fitted again at the end, as `fit_corrector` does, in some 26 runs more.  With `lanes`
     cond and uncond have coefficients of their own.
     `out` receives router, log, checkpoint, pictures and a fit report of `report` images, unless 0;
     `resume` takes the checkpoint up, if any, and ends at the same scores as an uninterrupted run.

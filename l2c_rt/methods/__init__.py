@@ -15,6 +15,7 @@ _HOMES = {
     "toca": ("ToCa", "l2c_rt.methods.toca"),
     "block-caching": ("BlockCaching", "l2c_rt.methods.block_caching"),
     "dbcache": ("DBCache", "l2c_rt.methods.dbcache"),
+    "dbprune": ("DBPrune", "l2c_rt.methods.dbprune"),
     "deepcache": ("DeepCache", "l2c_rt.policies.deep_cache"),
     "delta-dit": ("DeltaDiT", "l2c_rt.methods.delta_dit"),
     "easycache": ("EasyCache", "l2c_rt.methods.easycache"),

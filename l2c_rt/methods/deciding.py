@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from l2c_rt.plan.decisions import At, Decided, DynamicMethod, ModelFacts
+from l2c_rt.plan.decisions import At, Decided, DynamicMethod, ModelFacts, Part
 from l2c_rt.plan.dynamic import Rows, worst_schedule
+from l2c_rt.plan.mode_fit import ModeFit
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 
@@ -29,9 +30,17 @@ class Deciding:
     def prediction(self, computed: tuple[int, ...], at: At) -> Mapping[int, float]:
         return {}
 
+    def fit(self, computed: tuple[int, ...], at: At) -> ModeFit | None:
+        return None
+
     def for_model(self, facts: ModelFacts) -> DynamicMethod:
         assert isinstance(self, DynamicMethod)
         return self
+
+    def parts(self, facts: ModelFacts) -> tuple[Part, ...]:
+        """One decision for each forward, about all blocks."""
+        assert isinstance(self, DynamicMethod)
+        return (Part(self, self.cut(facts), facts.blocks),)
 
     def rows(self, branches: tuple[str, ...]) -> Rows:
         """Row 0 computes everything, row 1 nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -108,6 +108,7 @@ class DiffusersTaylorSeer:
                 f"{type(model).__name__}; name some: cache_identifiers="
                 r'[r"transformer_blocks\.\d+\.attn1", ...]'
             )
+        _refuse_nested({*named, *skipped})
         return (*skipped, *(path for path in named if path not in skipped))
 
     def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule:
@@ -140,6 +141,18 @@ def _zeros(predictions: Predictions, compute: BoolArray, skips: Sequence[bool]) 
             if skips[k] or listed:
                 terms[s, k] = [(latest, 0.0)] if skips[k] else listed
     return Predictions.from_terms(steps, width, terms, rounding=predictions.rounding)
+
+
+def _refuse_nested(paths: Collection[str]) -> None:
+    for path in sorted(paths):
+        heads = path.split(".")
+        outer = next((o for i in range(1, len(heads)) if (o := ".".join(heads[:i])) in paths), "")
+        if outer:
+            raise ValueError(
+                f"DiffusersTaylorSeer: cache_identifiers match {path} and {outer}, which it lies "
+                "in, so it would count the calls of computed evaluations only and be extrapolated "
+                f"inside of them; name one: with {outer} alone all of it is left out"
+            )
 
 
 def _matches(patterns: Sequence[str], path: str) -> bool:

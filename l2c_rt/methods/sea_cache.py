@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from l2c_rt.correctors.differences import finite_differences, weighted
 from l2c_rt.methods.checks import check_callback, check_int, check_number, numbers_of
 from l2c_rt.methods.deciding import Deciding
-from l2c_rt.plan.decisions import At, Cut, Decided, Look, ModelFacts, Spectrum
+from l2c_rt.plan.decisions import At, Cut, Decided, Look, ModelFacts
+from l2c_rt.plan.spectrum import Spectrum
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 if TYPE_CHECKING:

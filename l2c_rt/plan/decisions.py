@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from l2c_rt.plan.dynamic import Rows
+from l2c_rt.plan.mode_fit import ModeFit
+from l2c_rt.plan.spectrum import Spectrum
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 NAN = float("nan")
@@ -28,7 +30,9 @@ class At(NamedTuple):
     """An evaluation, and which of the step's calls it is of how many.
 
     `first_call` is what the step's first call decided, for the others; `call_before` what the call
-    before this one did, of a loop of several calls per step.
+    before this one did, of a loop of several calls per step.  Where a forward has several decisions
+    both are of the same one, `place` is which one it is of those that share its state, and
+    `first_metrics` are the metrics of the step's first call at all of these.
     """
 
     step: int
@@ -37,6 +41,8 @@ class At(NamedTuple):
     call: int = 0
     calls: int = 1
     call_before: Decided | None = None
+    place: int = 0
+    first_metrics: tuple[float, ...] = ()
 
 
 Measure = Literal[
@@ -47,34 +53,22 @@ Measure = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Spectrum:
-    """A filter by the noise level, which is the timestep over `scale` where `sigmas` has none."""
-
-    power: float
-    scale: float
-    sigmas: tuple[float, ...] | None = None
-
-    def noise(self, step: int, timestep: float) -> float:
-        """The noise level of an evaluation."""
-        return timestep / self.scale if self.sigmas is None else self.sigmas[step]
-
-
-@dataclass(frozen=True, slots=True)
 class Look:
     """The tensor that a method observes, and what it is compared with.
 
     "input" and "output" are those of the module at `path` (its first tensor, or tensor `index` of
-    its output); "added" is what the blocks up to `path` add to the image stream; "call" is the
+    its output); "added" is what the blocks from `start`, or the first one, up to `path` add to the
+    image stream, "entering" that stream before the block at `path`; "call" is the
     model's own input.  At row 2 of a method that looks at what is "checked", the block at `path` is
     also run on the input that it has, and what it gives is compared with what stands for it; the
     metric is known to the next evaluation.  Else it is compared with that of the evaluation before,
     or of the last one that was computed; with `when_forced` also where the method does not ask, for
     the record.  `measure` names the metric that is made of them: see `backends.dynamic.gauge`.
     With `latents` the "call" is what that makes of (model, args, kwargs), sample by sample, or None
-    for what cannot be compared.
+    for what cannot be compared.  Of the channels every `stride`-th is compared.
     """
 
-    kind: Literal["input", "output", "added", "call", "checked"]
+    kind: Literal["input", "output", "added", "entering", "call", "checked"]
     path: str = ""
     index: int = 0
     against: Literal["before", "computed"] = "before"
@@ -82,6 +76,8 @@ class Look:
     measure: Measure = "relative L1"
     spectrum: Spectrum | None = None
     latents: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any] | None = None
+    start: str = ""
+    stride: int = 1
 
     @property
     def is_inside(self) -> bool:
@@ -103,6 +99,20 @@ class Cut:
     exit: str = ""
     keeps_outputs: bool = False
     plain: Literal["", "image", "others"] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the decisions that a method takes in a forward: how the model is cut for it, and the
+    blocks that it is about, all of which row 1 reuses where there are several decisions.
+
+    `method` decides, by a state that is its own, or that parts of the same `state` hand on.
+    """
+
+    method: DynamicMethod
+    cut: Cut
+    blocks: tuple[str, ...]
+    state: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +139,8 @@ class DynamicMethod(Protocol):
     where they are more than one, `prediction` gives the coefficients, by the evaluation that
     computed them: all so far are given, the newest last.  Of `stores` last predictions, made where
     as many outputs as are kept had been computed, the values are kept too, and have coefficients.
+    With a `fit` the coefficients are made of the kept values instead.
+    `parts` are its decisions in one forward, in the order in which they are taken.
     """
 
     granularity: str
@@ -143,11 +155,15 @@ class DynamicMethod(Protocol):
 
     def cut(self, facts: ModelFacts) -> Cut: ...
 
+    def parts(self, facts: ModelFacts) -> tuple[Part, ...]: ...
+
     def rows(self, branches: tuple[str, ...]) -> Rows: ...
 
     def schedule(self, steps: int, branches: tuple[str, ...]) -> CacheSchedule: ...
 
     def prediction(self, computed: tuple[int, ...], at: At) -> Mapping[int, float]: ...
+
+    def fit(self, computed: tuple[int, ...], at: At) -> ModeFit | None: ...
 
     def begin(self) -> Any: ...
 
@@ -160,24 +176,35 @@ class DynamicMethod(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Dynamic:
-    """A method for one model, and how the model is cut for it."""
+    """A method for one model, and its decisions in a forward of it."""
 
     method: DynamicMethod
-    cut: Cut
+    parts: tuple[Part, ...]
+
+    @property
+    def cut(self) -> Cut:
+        """Of the one decision, or the first."""
+        return self.parts[0].cut
+
+    @property
+    def is_in_turn(self) -> bool:
+        """Whether decisions are taken between blocks, each about those that follow."""
+        return len(self.parts) > 1 or self.cut.look.kind == "entering"
 
     @staticmethod
     def of(method: DynamicMethod, facts: ModelFacts) -> Dynamic:
         """Raises ValueError for a model that the method cannot carry."""
         method = method.for_model(facts)
-        cut = method.cut(facts)
-        for path in filter(None, (cut.look.path, cut.exit)):
+        dynamic = Dynamic(method, method.parts(facts))
+        for path in filter(None, (dynamic.cut.look.path, dynamic.cut.exit)):
             if path not in facts.modules:
                 raise ValueError(
                     f"{type(method).__name__}: {facts.kind} has no module {path!r}; name one "
                     "of its modules"
                 )
-        _check_comes_first(method, cut.look, facts)
-        return Dynamic(method, cut)
+        if not dynamic.is_in_turn:
+            _check_comes_first(method, dynamic.cut.look, facts)
+        return dynamic
 
 
 def _check_comes_first(method: DynamicMethod, look: Look, facts: ModelFacts) -> None:

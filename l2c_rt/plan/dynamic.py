@@ -63,6 +63,11 @@ class RowPlans:
         """Distinct steps of each row but 0."""
         return self.history + 2 * self.stores
 
+    @property
+    def count(self) -> int:
+        """Distinct steps of all rows."""
+        return self.history + (self.rows - 1) * self._alternatives
+
     def variant(self, row: int, computed: int, predicted: int = 0) -> int:
         """The distinct step of the plan for a row, after `computed` evaluations of row 0, and
         `predicted` ones that have kept a prediction."""
@@ -129,11 +134,10 @@ class RowPlans:
         it came before, and repeats after twice the ring; so it is with predictions.
         Raises PlanError naming step, branch and slot; also for what `verify` of a plan refuses.
         """
-        wanted = self.history + (self.rows - 1) * self._alternatives
-        if len(plan.steps) != wanted or plan.order[:1] != (0,):
+        if len(plan.steps) != self.count or plan.order[:1] != (0,):
             raise PlanError(
-                f"{len(plan.steps)} distinct steps, wanted {wanted} of {self.rows} rows, and the "
-                "first evaluation of a run to be row 0"
+                f"{len(plan.steps)} distinct steps, wanted {self.count} of {self.rows} rows, and "
+                "the first evaluation of a run to be row 0"
             )
         for variant in range(len(plan.steps)):
             _check_walk(plan, program, self._walk(variant))

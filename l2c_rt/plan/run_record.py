@@ -10,11 +10,30 @@ from l2c_rt.plan.decisions import NAN, Decided
 
 class Done(NamedTuple):
     """What was done at an evaluation: the plan's distinct step, the method's row where one decides,
-    and the metric, which may be on a device."""
+    and the metric, which may be on a device.
+
+    Where a method takes several decisions in a forward they are in `parts`, each with the distinct
+    step of its own; `variant` is then the step that all reuse where all did, or of the first one
+    that did, if any.
+    """
 
     variant: int
     row: int = 0
     metric: SupportsFloat = NAN
+    parts: tuple[Done, ...] = ()
+
+    @staticmethod
+    def of_parts(parts: tuple[Done, ...], all_reused: int) -> Done:
+        """An evaluation of several decisions."""
+        reused = [done for done in parts if done.row]
+        variant = reused[0].variant if reused else 0
+        variant = all_reused if len(reused) == len(parts) else variant
+        return Done(variant, int(bool(reused)), parts[0].metric, parts)
+
+    @property
+    def variants(self) -> tuple[int, ...]:
+        """The distinct steps that were carried out together."""
+        return tuple(done.variant for done in self.parts) or (self.variant,)
 
 
 class RunRecord:
@@ -35,12 +54,15 @@ class RunRecord:
         for step, variant in enumerate(order):
             self.add(step, 0, Done(variant))
 
-    def variant(self, step: int, lane: int) -> int | None:
-        """The distinct step of the plan; None for an evaluation that was not done."""
-        done = self._done.get((step, lane))
-        return None if done is None else done.variant
+    def done(self, step: int, lane: int) -> Done | None:
+        """All of it; None for an evaluation that was not done."""
+        return self._done.get((step, lane))
 
-    def at(self, step: int, lane: int) -> Decided | None:
-        """Row and metric; None for an evaluation that was not done.  Waits for the metric."""
+    def at(self, step: int, lane: int, part: int = 0) -> Decided | None:
+        """Row and metric, of one of several decisions; None for an evaluation that was not done.
+        Waits for the metric."""
         done = self._done.get((step, lane))
-        return None if done is None else Decided(done.row, float(done.metric))
+        if done is None:
+            return None
+        done = done.parts[part] if done.parts else done
+        return Decided(done.row, float(done.metric))

@@ -25,6 +25,9 @@ from l2c_rt.resolve import read_spec, resolve_schedule
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.schedule.predictions import MAX_LANES
 
+JUDGES = 3
+"""Held-out runs whose mean error says which fit is taken."""
+
 
 def fit_corrector(
     model: nn.Module,
@@ -52,13 +55,13 @@ def fit_corrector(
     computed as well, and its output, with what its last predictions missed, regressed on the last
     `history` values that were used; the prediction is used from there on, as in a cached run.  So
     it goes for `runs` runs, and for as many in which nothing that was missed is made up for.  Each
-    run is held out of a fit of the others, and where plain reuse does as well there, it stays.  A
-    whole run of another seed by each, half of the way, plain reuse, and the predictions that the
-    router has, if any, says which is taken: five runs or six.
+    run is held out of a fit of the others, and where plain reuse does as well there, it stays.  The
+    mean over whole runs of three other seeds by each fit, half of the way, plain reuse, and the
+    predictions that the router has, if any, says which is taken: 15 runs or 18.
     Without `loop` the model's published loop runs, `batch_size` images [n, C, H, W] together with
     `cfg_scale`; with it `loop(model, seed)`, `calls_per_step` calls per evaluation.  Cond and
     uncond share their coefficients; with `lanes` each has its own, two calls or the halves of a
-    guided batch, and shared ones are tried too: two whole runs more.  The fit says which lane is
+    guided batch, and shared ones are tried too: six whole runs more.  The fit says which lane is
     the unconditional one, where two calls, labels or `uncond_first` do: an `Engine` needs it.
     Held are `history` + 1 values of every branch.
     `out` receives the corrector, and until it is done the sums so far, which `resume` takes up.
@@ -87,13 +90,25 @@ def fit_corrector(
         candidates = [_with(schedule, fit, calibration, timesteps, checkpoint) for fit in fits]
         if schedule.predictions is not None:
             candidates.append(replace(candidates[0], predictions=schedule.predictions))
-        with tqdm(desc="judge", disable=not progress) as bar:
-            chosen = judged(calibration, candidates, runs, partial(_advance, bar), seen)
+        chosen = _chosen(calibration, candidates, runs, progress, seen)
     corrector = Fitted(_told(chosen, seen))
     if out is not None:
         corrector.save(out)
         checkpoint.remove()
     return corrector
+
+
+def _chosen(
+    calibration: CalibrationRuns,
+    candidates: Sequence[CacheSchedule],
+    runs: int,
+    progress: bool,
+    seen: SeenOrder | None,
+) -> CacheSchedule:
+    """The best by the runs after the first `runs`, which no fit has seen."""
+    with tqdm(desc="judge", disable=not progress) as bar:
+        held_out = range(runs, runs + JUDGES)
+        return judged(calibration, candidates, held_out, partial(_advance, bar), seen)
 
 
 def _run_all(

@@ -44,17 +44,23 @@ class LastRun:
     """A run, finished or not; print it.
 
     `acts` int8 [S, L, K] are of `Act`, for evaluation, call of the step and branch; `metric`
-    float64 [S, L] is what the method decided by, NaN where it was not evaluated.  `tokens` int64
+    float64 [S, L] is what the method decided by, NaN where it was not evaluated, and `metrics`
+    [S, L, D] of all its decisions in a forward, of which that is the first.  `tokens` int64
     [S, L, K] are those computed of branches that reuse the others, else 0, of `num_tokens`;
     `halved` bool [S, L] are evaluations of the conditional half of the batch alone.
     """
 
     branches: tuple[str, ...]
     acts: npt.NDArray[np.int8]
-    metric: npt.NDArray[np.float64]
+    metrics: npt.NDArray[np.float64]
     tokens: npt.NDArray[np.int64]
     halved: npt.NDArray[np.bool_]
     num_tokens: int = 0
+
+    @property
+    def metric(self) -> npt.NDArray[np.float64]:
+        """[S, L]: that of the first decision."""
+        return self.metrics[..., 0]
 
     @property
     def computed(self) -> npt.NDArray[np.bool_]:
@@ -108,20 +114,26 @@ def last_run(record: RunRecord, shared: SharedModel) -> LastRun:
     """The run that a record is of.  Waits for metrics on a device."""
     branches = shared.schedule.branches
     rows = [_acts(step, branches) for step in shared.version.plan.steps]
-    shape = record.steps, record.lanes
+    shape, dynamic = (record.steps, record.lanes), shared.version.model.dynamic
+    parts = () if dynamic is None else dynamic.parts
+    columns = [[branches.index(b) for b in part.blocks if b in branches] for part in parts]
     acts = np.full((*shape, len(branches)), Act.NOT_RUN, np.int8)
-    metric, halved = np.full(shape, NAN), np.zeros(shape, np.bool_)
+    metrics, halved = np.full((*shape, max(1, len(parts))), NAN), np.zeros(shape, np.bool_)
     tokens = np.zeros(acts.shape, np.int64)
     steps = shared.version.plan.steps
     for s in range(record.steps):
         for lane in range(record.lanes):
-            variant, done = record.variant(s, lane), record.at(s, lane)
-            if variant is not None and done is not None:
-                acts[s, lane], metric[s, lane] = rows[variant], done.metric
-                tokens[s, lane] = _tokens(steps[variant], branches)
-                halved[s, lane] = any(isinstance(op, HalveBatch) for op in steps[variant])
+            done = record.done(s, lane)
+            if done is not None:
+                acts[s, lane], metrics[s, lane, 0] = rows[done.variant], float(done.metric)
+                tokens[s, lane] = _tokens(steps[done.variant], branches)
+                halved[s, lane] = any(isinstance(op, HalveBatch) for op in steps[done.variant])
+                for p, part in enumerate(done.parts):
+                    own = columns[p]
+                    acts[s, lane, own] = np.array(rows[part.variant])[own]
+                    metrics[s, lane, p] = float(part.metric)
     num_tokens = shared.version.model.program.tokens
-    return LastRun(branches, acts, metric, tokens, halved, num_tokens)
+    return LastRun(branches, acts, metrics, tokens, halved, num_tokens)
 
 
 def _acts(step: StepPlan, branches: tuple[str, ...]) -> list[Act]:

@@ -7,6 +7,8 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from statistics import median
 
+from l2c_rt.plan.run_record import Done
+
 KEPT_SAMPLES = 64
 """Samples kept of each time: a service runs for months."""
 
@@ -15,7 +17,8 @@ KEPT_SAMPLES = 64
 class RunCounts:
     """`times[shape][variant]` are seconds of single evaluations, for the last input shape only.
 
-    `variants` are the evaluations of each distinct step of the plan, without runs done in one go.
+    `variants` are the evaluations of each distinct step of the plan, or of those that were carried
+    out together, without runs done in one go.
     """
 
     calls: int = 0
@@ -23,7 +26,7 @@ class RunCounts:
     abandoned: int = 0
     allocations: int = 0
     weight_changes: int = 0
-    variants: Counter[int] = field(default_factory=Counter)
+    variants: Counter[tuple[int, ...]] = field(default_factory=Counter)
     times: dict[Hashable, dict[int, list[float]]] = field(default_factory=dict)
     ratios: list[float] = field(default_factory=list)
     latest: Hashable = None
@@ -40,18 +43,18 @@ class RunCounts:
     def add_call(
         self,
         shape: Hashable,
-        variant: int,
+        done: Done,
         host_seconds: float | None,
         ended: Iterable[tuple[int, float]],
     ) -> None:
-        """Note a call of a distinct step, with its seconds on a host, and the (distinct step,
-        seconds) of earlier ones that have ended on a device."""
+        """Note a call and what it did, with its seconds on a host, and the (distinct step, seconds)
+        of earlier ones that have ended on a device."""
         self.calls += 1
-        self.variants[variant] += 1
+        self.variants[done.variants] += 1
         for step, seconds in ended:
             self.add_time(shape, step, seconds)
         if host_seconds is not None:
-            self.add_time(shape, variant, host_seconds)
+            self.add_time(shape, done.variant, host_seconds)
 
     def add_whole_run(self, steps: int, times: Iterable[tuple[float, float]]) -> None:
         """Note a run done in one go, and the times of those that have ended meanwhile.

@@ -7,13 +7,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from block_models import OneStream, built, inputs, times
 from toys import toy_dit
 
 import l2c_rt as rt
 from l2c_rt.comparison.arithmetic import Computed, Planned, counted
+from l2c_rt.methods import DBPrune
 from l2c_rt.notices import L2CWarning
 from l2c_rt.plan.cost import cost
+from l2c_rt.plan.program import Branch
 from l2c_rt.policies import EveryN, Full
+from l2c_rt.runtime.last_run import Act
 
 
 @pytest.mark.parametrize(
@@ -42,11 +46,29 @@ def test_steps_that_were_decided_during_the_run_cost_what_they_did() -> None:
     fast = rt.compile(toy_dit(), EveryN(2), steps=6, calls_per_step=2)
     full, cached = 0, 1 - fast.plan.order[0]
     # As a method that decides has it: four of twelve calls are cached.
-    variants = Counter({full: 8, cached: 4})
+    variants = Counter({(full,): 8, (cached,): 4})
     _, done = counted([fast], lambda: fast.run.shared.counts.variants.update(variants))
     plan = replace(fast.plan, order=(full,) * 4 + (cached,) * 2, coefficients=())
     expected = cost(fast.bound_model.program, plan)
     assert done.share == pytest.approx(1 / expected.speedup_limit)
+
+
+@torch.no_grad()
+def test_blocks_that_were_decided_one_by_one_cost_what_they_did() -> None:
+    fast = rt.compile(built(OneStream, 6), DBPrune(1, 0, 0.1, 1), steps=8, timesteps=times(8))
+
+    def run() -> None:
+        for step in range(8):
+            given = inputs(0) | {"timestep": inputs(step)["timestep"]}
+            fast(**given | {"hidden_states": given["hidden_states"] * (1 + 0.04 * step)})
+
+    _, done = counted([fast], run)
+    reused = (fast.last_run.acts[:, 0] == Act.REUSED).sum()
+    assert 0 < reused < 7 * 5
+    program = fast.run.shared.counted.program
+    branches = [node for node in program.nodes if isinstance(node, Branch)]
+    (block,) = {branch.macs + branch.attention_macs for branch in branches}
+    assert done.full_macs - done.macs == reused * block
 
 
 def test_a_model_that_runs_its_own_forward_is_counted_in_one_run_for_all_its_schedules() -> None:

@@ -13,6 +13,7 @@ from cache_dit_runs import Case, Ran, ours, theirs
 
 from l2c_rt.methods import DBCache
 
+pytestmark = pytest.mark.usefixtures("shared_probes")
 TWO_IN_THREE = {
     "Fn_compute_blocks": 1, "Bn_compute_blocks": 2, "residual_diff_threshold": 0.3,
     "max_warmup_steps": 4, "max_continuous_cached_steps": 2,
@@ -74,6 +75,23 @@ CASES: dict[str, tuple[Case, str]] = {
         Case("flux", {**TWO_IN_THREE, "max_continuous_cached_steps": 3},
              {"calibrator_type": "foca", "enable_encoder_calibrator": False}),
         "1111000100010001000100010001",
+    ),
+    "along modes, and before there are any": (
+        Case("flux", {**TWO_IN_THREE, "max_warmup_steps": 5, "max_continuous_cached_steps": 1},
+             {"calibrator_type": "dmd", "dmd_history": 5}),
+        "1111101010101010101010101010",
+    ),
+    "along two modes of what the blocks give": (
+        Case("flux", {**TWO_IN_THREE, "max_warmup_steps": 5, "max_continuous_cached_steps": 3},
+             {"calibrator_type": "dmd", "dmd_rank": 2, "calibrator_cache_type": "hidden_states",
+              "enable_encoder_calibrator": False}),
+        "1111100010001000100010001000",
+    ),
+    "along modes of each call, anew": (
+        Case("wan", {**TWO_IN_THREE, "max_warmup_steps": 5, "force_refresh_step_hint": 20,
+                     "Bn_compute_blocks": 1},
+             {"calibrator_type": "dmd", "dmd_ridge": 0.01, "dmd_svd_precision": "high"}),
+        "1111111111000011000011111111110000110000",
     ),
     "along what each call has used": (
         Case("wan", {**TWO_IN_THREE, "max_continuous_cached_steps": 4, "max_warmup_steps": 3,

@@ -21,6 +21,7 @@ METHODS = {
     "static, predicted": methods.TaylorSeer(3, 2),
     "static, blocks": methods.StepsMask((1, 1, 0, 1, 0, 0, 1, 1), 1),
     "decides by a block": methods.FirstBlockCache(5.0),
+    "decides by every block": methods.DBPrune(1, 0, 0.5, 1),
     "decides by a call": methods.EasyCache(5.0, 2),
     "decides by a check": methods.SpeCa(1, 0.5, 0.5, 1, 3),
     "tokens": methods.ToCa(fresh_ratio=0.3),

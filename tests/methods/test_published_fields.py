@@ -11,7 +11,16 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from published_fields import CACHE_DIT, DIFFUSERS, PAGE, SCRIPTS, Absent, Published, page
+from published_fields import (
+    ARGUMENTS,
+    CACHE_DIT,
+    DIFFUSERS,
+    PAGE,
+    SCRIPTS,
+    Absent,
+    Published,
+    page,
+)
 
 from l2c_rt import methods
 
@@ -36,7 +45,10 @@ def mapped(name: str, kind: type, entry: Published) -> Iterator[tuple[str, Any, 
         place = entry.fields.get(field.name, field.name)
         if isinstance(place, str):
             assert place in ours, f"{name}.{field.name} is not in {entry.method}"
-            yield field.name, field.default, ours[place].default
+            default = field.default
+            if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+                default = tuple(field.default_factory())
+            yield field.name, default, ours[place].default
 
 
 def check(package: ModuleType, table: Mapping[str, Published | Absent]) -> None:
@@ -62,6 +74,15 @@ def test_every_field_of_diffusers_hooks_has_its_place() -> None:
 def test_every_field_of_cache_dit_has_its_place() -> None:
     pytest.importorskip("cache_dit")
     check(importlib.import_module("cache_dit.caching"), CACHE_DIT)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_what_cache_dit_takes_beside_a_configuration_has_its_place(name: str) -> None:
+    kind = getattr(pytest.importorskip("cache_dit"), name)
+    taken = inspect.signature(kind).parameters
+    assert set(ARGUMENTS[name].fields) <= set(taken)
+    # What it keeps of older names is in a configuration.
+    assert name != "ParamsModifier" or set(taken) - {"kwargs"} == set(ARGUMENTS[name].fields)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

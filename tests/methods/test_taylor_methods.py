@@ -74,6 +74,13 @@ def test_patterns_that_name_nothing_are_refused_where_diffusers_caches_nothing(m
         rt.compile(make(), DiffusersTaylorSeer(), steps=10)
 
 
+def test_patterns_that_match_a_module_and_one_inside_of_it_are_refused_with_what_to_name():
+    patterns = [r"transformer_blocks\.\d+", r"transformer_blocks\.\d+\.attn1"]
+    message = r"blocks\.0\.attn1 and transformer_blocks\.0, which it lies in, .* name one"
+    with pytest.raises(ValueError, match=message):
+        rt.compile(dit(2), DiffusersTaylorSeer(cache_identifiers=patterns), steps=10)
+
+
 def test_identifiers_of_some_branches_of_a_known_model_leave_the_others_alone():
     """A list, which is never called, counts for nothing, as in diffusers."""
     method = DiffusersTaylorSeer(cache_identifiers=[r"transformer_blocks(\.\d+\.attn1)?"])

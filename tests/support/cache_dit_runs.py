@@ -10,23 +10,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from small_diffusers import SMALL
+from small_diffusers import SMALL, shared
 from torch import Tensor, nn
 
 import l2c_rt as rt
-from l2c_rt.methods import DBCache
+from l2c_rt import methods
+from l2c_rt.runtime.last_run import Act
 
 BLOCKS = {"flux": (4, 8), "dit": (12,), "wan": (6,)}
+LISTS = ("transformer_blocks", "single_transformer_blocks")
 FEW = {"flux": 28, "dit": 20, "wan": 20}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model, and the options of both configurations under their published names."""
+    """A model, and the options of both configurations under their published names.
+
+    With `lists` Flux's two lists of blocks are decided about one by one, and `modifiers` are the
+    options that are others for each of them.
+    """
 
     model: str
     options: Mapping[str, Any]
     calibrator: Mapping[str, Any] = field(default_factory=dict)
+    method: str = "DBCache"
+    lists: bool = False
+    modifiers: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def steps(self) -> int:
@@ -39,7 +48,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run gave: outputs, and by call whether all was computed."""
+    """What a run gave: outputs, and by decision whether all that it is about was computed."""
 
     outputs: list[Tensor]
     computed: list[bool]
@@ -51,12 +60,13 @@ def theirs(case: Case) -> Ran:
     from cache_dit.caching.cache_contexts.cache_manager import CachedContextManager
 
     model = _model(case)
-    config = cache_dit.DBCacheConfig(
+    kind = getattr(cache_dit, f"{case.method}Config")
+    config = kind(
         num_inference_steps=case.steps, enable_separate_cfg=case.calls == 2, **case.options
     )
-    calibrator = (
-        cache_dit.TaylorSeerCalibratorConfig(**case.calibrator) if case.calibrator else None
-    )
+    along_modes = case.calibrator.get("calibrator_type") == "dmd"
+    kind_of = "DMDCalibratorConfig" if along_modes else "TaylorSeerCalibratorConfig"
+    calibrator = getattr(cache_dit, kind_of)(**case.calibrator) if case.calibrator else None
     computed: list[bool] = []
     decide = CachedContextManager.can_cache
 
@@ -65,28 +75,48 @@ def theirs(case: Case) -> Ran:
         computed.append(not cached)
         return cached
 
-    cache_dit.enable_cache(model, cache_config=config, calibrator_config=calibrator)
+    adapter = _adapter(case, model, kind)
+    cache_dit.enable_cache(adapter, cache_config=config, calibrator_config=calibrator)
     CachedContextManager.can_cache = noted
     try:
-        cache_dit.refresh_context(model, cache_config=config, calibrator_config=calibrator)
         return Ran(list(SMALL[case.model][1](model, case.steps)), computed)
     finally:
         CachedContextManager.can_cache = decide
         cache_dit.disable_cache(model)
 
 
+def _adapter(case: Case, model: Any, kind: Any) -> Any:
+    """What cache-dit is given: the model, or its lists of blocks."""
+    import cache_dit
+
+    if not case.lists:
+        return model
+    modifiers = [
+        cache_dit.ParamsModifier(cache_config=kind().reset(**options)) for options in case.modifiers
+    ]
+    return cache_dit.BlockAdapter(
+        transformer=model, blocks=[getattr(model, name) for name in LISTS],
+        forward_pattern=[cache_dit.ForwardPattern.Pattern_1] * 2, check_forward_pattern=False,
+        params_modifiers=modifiers or None,
+    )  # fmt: skip
+
+
 def ours(case: Case) -> Ran:
     """The run of the same options by `rt.compile`."""
     _, calls, times = SMALL[case.model]
-    calibrator = dict(case.calibrator)
-    if calibrator and "calibrator_type" not in calibrator:
-        calibrator.setdefault("taylorseer_order", 1)
+    options = {**case.options, **case.calibrator}
+    if case.calibrator and "calibrator_type" not in case.calibrator:
+        options.setdefault("taylorseer_order", 1)
+    if case.lists:
+        options["blocks"] = LISTS
+        options["params_modifiers"] = dict(zip(LISTS, case.modifiers, strict=False))
     fast = rt.compile(
-        _model(case), DBCache(**case.options, **calibrator), steps=case.steps,
+        shared(case.model, *BLOCKS[case.model]), getattr(methods, case.method)(**options), steps=case.steps,
         timesteps=times(case.steps), calls_per_step=case.calls,
     )  # fmt: skip
-    outputs = list(calls(fast, case.steps))
-    return Ran(outputs, np.ravel(fast.last_run.computed).tolist())
+    outputs, last = list(calls(fast, case.steps)), fast.last_run
+    firsts = [last.branches.index(part.blocks[0]) for part in fast.bound_model.dynamic.parts]
+    return Ran(outputs, np.ravel(last.acts[:, :, firsts] == Act.COMPUTED).tolist())
 
 
 def _model(case: Case) -> nn.Module:

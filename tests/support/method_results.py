@@ -55,6 +55,7 @@ SMALL: Mapping[str, Made] = {
     "toca": lambda branches, kinds: methods.ToCa(fresh_ratio=0.3),
     "block-caching": lambda branches, kinds: methods.BlockCaching(_tables(branches), 0.015),
     "dbcache": lambda branches, kinds: methods.DBCache(1, 0, 10.0, 2),
+    "dbprune": lambda branches, kinds: methods.DBPrune(1, 0, 0.9, 2),
     "deepcache": lambda branches, kinds: methods.DeepCache(2),
     "delta-dit": lambda branches, kinds: methods.DeltaDiT(2, 1, 3),
     "easycache": lambda branches, kinds: methods.EasyCache(10.0, 2),

@@ -21,6 +21,7 @@ PLANS: Mapping[str, str] = {
     # method: what it decides by; what it keeps; what it needs
     "block-caching": "calibrated changes of each block | what blocks add | a calibration",
     "dbcache": "change of what the first blocks add | what the middle blocks add | nothing",
+    "dbprune": "change of what enters each block | what every block adds | nothing",
     "deepcache": "every N-th evaluation | one tensor of the U-Net's way up | a U-Net",
     "delta-dit": "every N-th evaluation, early and late | what a range of blocks adds | nothing",
     "duca": "ToCa, every other time no block at all | outputs, scores, ages | DiT or U-ViT",

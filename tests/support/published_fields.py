@@ -45,7 +45,6 @@ RULES = {
 }
 UNREAD = Absent("nothing that cache-dit runs reads it")
 INTERNAL = Absent("cache-dit: not for users")
-PRUNES = Absent("a decision at every block; a method here takes one for each evaluation")
 SHARED = {
     "cache_type": Elsewhere("the class of the method"),
     "num_inference_steps": STEPS,
@@ -57,6 +56,10 @@ CALIBRATOR = {
 }
 
 SCORES = Elsewhere('the same, without "compress", which is half "random" and half "attention"')
+
+LOCAL = Absent(
+    '"local" is commented out in the program: all but the first evaluation would be partial'
+)
 
 DIFFUSERS: Mapping[str, Published | Absent] = {
     "FirstBlockCacheConfig": Published("FirstBlockCache", {}),
@@ -84,7 +87,11 @@ DIFFUSERS: Mapping[str, Published | Absent] = {
 CACHE_DIT: Mapping[str, Published | Absent] = {
     "BasicCacheConfig": Published("DBCache", SHARED),
     "DBCacheConfig": Published("DBCache", SHARED),
-    "DBPruneConfig": PRUNES,
+    "DBPruneConfig": Published("DBPrune", {
+        **SHARED,
+        "cfg_diff_compute_separate": Elsewhere("True only; cache-dit's own stops at False"),
+        "max_accumulated_residual_diff_threshold": Elsewhere("the same, and without effect"),
+    }),
     "ExtraCacheConfig": INTERNAL,
     "CalibratorConfig": Published("DBCache", {
         "enable_calibrator": Elsewhere("`enable_calibrator`, True as in every calibrator's own"),
@@ -97,7 +104,11 @@ CACHE_DIT: Mapping[str, Published | Absent] = {
         **CALIBRATOR,
         "taylorseer_order": Elsewhere("`taylorseer_order`, None for no calibrator"),
     }),
-    "DMDCalibratorConfig": Absent("fitted to the values of the run, which no plan knows before it"),
+    "DMDCalibratorConfig": Published("DBCache", {
+        "calibrator_type": Elsewhere('`calibrator_type="dmd"`'),
+        "calibrator_kwargs": UNREAD,
+        "dmd_svd_precision": Elsewhere("the same, and without effect: always the most exact"),
+    }),
     "FoCaCalibratorConfig": Published("DBCache", {
         "calibrator_type": Elsewhere('`calibrator_type="foca"`'),
         "calibrator_kwargs": UNREAD,
@@ -105,19 +116,31 @@ CACHE_DIT: Mapping[str, Published | Absent] = {
 }  # fmt: skip
 """By the class in cache_dit.caching."""
 
+ARGUMENTS: Mapping[str, Published] = {
+    "ParamsModifier": Published("DBCache", {
+        "cache_config": Elsewhere(
+            "`params_modifiers`, the fields that are others by a list's first name, as "
+            "`reset(...)` has them; of two experts a method each: `rt.enable(pipe, {...})`"
+        ),
+        "calibrator_config": Elsewhere("the same, together with the others"),
+    }),
+    "BlockAdapter": Published("DBCache", {"blocks": "blocks"}),
+}  # fmt: skip
+"""What is given beside a configuration, by the class in cache_dit.caching."""
+
 SCRIPTS: Mapping[str, Published] = {
     "FORA": Published("FORA", {"cache_threshold": "cache_threshold"}),
     "ToCa": Published("ToCa", {
         "fresh_threshold": "fresh_threshold", "fresh_ratio": "fresh_ratio",
         "ratio_scheduler": "ratio_scheduler", "cache_type": SCORES,
         "soft_fresh_weight": "soft_fresh_weight",
-        "force_fresh": Absent("only \"global\" runs"),
+        "force_fresh": LOCAL,
     }),
     "DuCa": Published("DuCa", {
         "fresh_threshold": "fresh_threshold", "fresh_ratio": "fresh_ratio",
         "ratio_scheduler": "ratio_scheduler", "cache_type": SCORES,
         "soft_fresh_weight": "soft_fresh_weight",
-        "force_fresh": Absent("only \"global\" runs"),
+        "force_fresh": LOCAL,
     }),
     "TaylorSeer": Published("TaylorSeer", {
         "interval": "interval", "max_order": "max_order", "first_enhance": "first_enhance",
@@ -158,7 +181,7 @@ def page(text: str) -> str:
 def table() -> str:
     """Whatever has another name or place here, or none."""
     lines = ["| published | field | here |", "| --- | --- | --- |"]
-    for source in (DIFFUSERS, CACHE_DIT, SCRIPTS):
+    for source in (DIFFUSERS, CACHE_DIT, ARGUMENTS, SCRIPTS):
         for name, entry in source.items():
             if isinstance(entry, Absent):
                 lines.append(f"| {name} | all | none: {entry.why} |")

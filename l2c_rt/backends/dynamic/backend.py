@@ -19,6 +19,8 @@ from l2c_rt.backends.dynamic.deciding_forward import DecidingForward
 from l2c_rt.backends.dynamic.deciding_graphs import DecidingGraphs, DecidingGraphWorkspace
 from l2c_rt.backends.dynamic.fused import DecidingFused
 from l2c_rt.backends.dynamic.gauge import Change
+from l2c_rt.backends.dynamic.parts_forward import PartsForward
+from l2c_rt.backends.dynamic.parts_graphs import PartsGraphs, PartsGraphWorkspace
 from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.graphs.refusals import why_not_captured
 from l2c_rt.backends.graphs.static_inputs import Arguments
@@ -28,6 +30,7 @@ from l2c_rt.kernels._check import FLOATS
 from l2c_rt.kernels.reference import relative_change
 from l2c_rt.plan.dynamic import RowPlans
 from l2c_rt.plan.ops import Plan
+from l2c_rt.plan.part_plans import PartPlans
 from l2c_rt.plan.passes import hoist_conditioning
 from l2c_rt.plan.program import BlockProgram
 
@@ -44,12 +47,27 @@ def deciding_backend(
     """The backend for a description with a method that decides; `change` as for `gauge_for`, the
     rest as for `own_backend`."""
     assert model.dynamic is not None
-    method = model.dynamic.method
-    rows = method.rows(model.program.branch_names)
-    row_plans = RowPlans(len(rows), method.history, method.stores)
-    plans = CallPlans(model, merge=merge, prepare=row_plans.prepare)
     why_not = why_not_captured(model.model) if graphs is not None else ""
     reasons = (f"no CUDA graphs: {why_not}", *reasons) if why_not else reasons
+    graphs = None if why_not else graphs
+    make = _parts_backend if model.dynamic.is_in_turn else _one_backend
+    return make(model, reasons, merge, graphs, change, products)
+
+
+def _one_backend(
+    model: BoundModel,
+    reasons: tuple[str, ...],
+    merge: bool,
+    graphs: GraphParts | None,
+    change: Change | None,
+    products: Products | None,
+) -> Backend:
+    """For a method that takes one decision in a forward."""
+    assert model.dynamic is not None
+    method = model.dynamic.parts[0].method
+    rows = model.dynamic.method.rows(model.program.branch_names)
+    row_plans = RowPlans(len(rows), method.history, method.stores)
+    plans = CallPlans(model, merge=merge, prepare=row_plans.prepare)
     units = unit_paths(model.model, model.sites)
 
     def passes(plan: Plan, program: BlockProgram) -> Plan:
@@ -58,7 +76,7 @@ def deciding_backend(
     def alone(linears: PackedLinears | None, plan: Plan) -> Workspace:
         return DecidingWorkspace(model, plan, plans, row_plans, change=change, linears=linears)
 
-    if graphs is None or why_not:
+    if graphs is None:
         plain = Backend("own", passes, partial(alone, None), reasons)
         return packed(plain, PackedLinears(model.model, products), alone) if products else plain
 
@@ -69,6 +87,42 @@ def deciding_backend(
             return DecidingGraphs(forward, model.model, model.device, graphs, arguments, state)
 
         return DecidingGraphWorkspace(model.device, graphs, open_graphs)
+
+    return Backend("own", passes, workspace, reasons)
+
+
+def _parts_backend(
+    model: BoundModel,
+    reasons: tuple[str, ...],
+    merge: bool,
+    graphs: GraphParts | None,
+    change: Change | None,
+    products: Products | None,
+) -> Backend:
+    """For one that takes several."""
+    assert model.dynamic is not None
+    parts = model.dynamic.parts
+    row_plans = tuple(RowPlans(2, part.method.history, part.method.stores) for part in parts)
+    part_plans = PartPlans(row_plans, tuple(part.blocks for part in parts))
+    plans = CallPlans(model, merge=merge, prepare=part_plans.prepare)
+    units = unit_paths(model.model, model.sites)
+
+    def passes(plan: Plan, program: BlockProgram) -> Plan:
+        return part_plans.plan(program, plan.num_evaluations)
+
+    def alone(linears: PackedLinears | None, plan: Plan) -> Workspace:
+        return PartsForward(model, plan, plans, part_plans, change=change, linears=linears)
+
+    if graphs is None:
+        plain = Backend("own", passes, partial(alone, None), reasons)
+        return packed(plain, PackedLinears(model.model, products), alone) if products else plain
+
+    def workspace(plan: Plan) -> Workspace:
+        def open_graphs(arguments: Arguments, state: State) -> PartsGraphs:
+            forward = PartsForward(model, plan, plans, part_plans, units, change=change)
+            return PartsGraphs(forward, model.model, model.device, graphs, arguments, state)
+
+        return PartsGraphWorkspace(model.device, graphs, open_graphs)
 
     return Backend("own", passes, workspace, reasons)
 

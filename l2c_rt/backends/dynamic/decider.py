@@ -10,10 +10,11 @@ from torch import Tensor
 
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.dynamic.filtered import FilteredChange
-from l2c_rt.backends.dynamic.gauge import Change, gauge_for
+from l2c_rt.backends.dynamic.gauge import Change, Gauge, gauge_for
 from l2c_rt.device.scalar_read import ScalarReader
-from l2c_rt.plan.decisions import NAN, At, Decided, Dynamic
+from l2c_rt.plan.decisions import NAN, At, Decided, Part
 from l2c_rt.plan.dynamic import RowPlans
+from l2c_rt.plan.mode_fit import ModeFit
 from l2c_rt.plan.ops import Coefficients
 from l2c_rt.plan.run_record import Done, RunRecord
 
@@ -26,10 +27,10 @@ class Decider:
     What `measure` and `check` launch may be captured; no state of Python's changes in them.
     """
 
-    def __init__(self, dynamic: Dynamic, row_plans: RowPlans, change: Change | None = None) -> None:
-        self.method, self.look = dynamic.method, dynamic.cut.look
-        self._has_plain = bool(dynamic.cut.plain)
-        self.gauge = gauge_for(self.look, change)
+    def __init__(self, part: Part, row_plans: RowPlans, change: Change | None = None) -> None:
+        self.method, self.look = part.method, part.cut.look
+        self._has_plain = bool(part.cut.plain)
+        self.gauge: Gauge = gauge_for(self.look, change)
         self._row_plans = row_plans
         self._reader = ScalarReader()
         self._state: Any = self.method.begin()
@@ -58,7 +59,7 @@ class Decider:
             read = Decided(self._done.row, self._number(self._read))
             self._state = self.method.after(self._state, self._at, read)
         self._evaluation = evaluation
-        self._at = _at(step, lane, record)
+        self._at = place_of(step, lane, record)
         self._read, self.is_shown, self._forgets = NAN, False, False
         decided: Decided | None = Decided(0)
         if evaluation.variant != 0 and self._computed:
@@ -134,6 +135,15 @@ class Decider:
         rows = (known, {self._computed[-1]: 1.0}) if self._has_plain else (known,)
         return tuple(tuple(row.get(evaluation, 0.0) for evaluation in slots) for row in rows)
 
+    @property
+    def fit(self) -> ModeFit | None:
+        """By slots of the ring, what the predictions of this evaluation are made of."""
+        fit = self.method.fit(tuple(self._computed), self._at) if self.row else None
+        if fit is None:
+            return None
+        slots = _in_ring(self._computed, self._row_plans.history)
+        return fit._replace(values=tuple(slots.index(step) for step in fit.values))
+
     def end(self, out: Tensor) -> None:
         """The evaluation is done and gave `out`."""
         assert self.row is not None
@@ -142,8 +152,13 @@ class Decider:
             error = self.gauge.metric()
             assert error is not None
             self._metric = self._read = error.clone()
-        self._done = Done(self.variant, self.row, self._metric)
         self.gauge.end(out, computed=self.row == 0)
+        self.note()
+
+    def note(self) -> None:
+        """Note what was done, for the evaluations that follow."""
+        assert self.row is not None
+        self._done = Done(self.variant, self.row, self._metric)
         if self._forgets:
             self._forget()
         elif self.row == 0:
@@ -170,13 +185,14 @@ def _in_ring(evaluations: Sequence[int], size: int) -> list[int]:
     return [by_slot[slot] for slot in range(len(newest))]
 
 
-def _at(step: int, lane: int, record: RunRecord) -> At:
-    """The place of an evaluation in its run, whose record has what was done before it."""
+def place_of(step: int, lane: int, record: RunRecord, part: int = 0) -> At:
+    """The place of an evaluation in its run, whose record has what was done before it, of one of
+    several decisions."""
     calls = max(record.lanes, lane + 1)
-    first = record.at(step, 0) if lane else None
+    first = record.at(step, 0, part) if lane else None
     before = None
     if calls > 1 and (step or lane):
-        before = record.at(step, lane - 1) if lane else record.at(step - 1, calls - 1)
+        before = record.at(step, lane - 1, part) if lane else record.at(step - 1, calls - 1, part)
     return At(step, record.steps, first, lane, calls, before)
 
 

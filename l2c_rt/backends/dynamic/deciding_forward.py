@@ -57,15 +57,17 @@ class DecidingForward(OwnWorkspace):
         self._look, self._exit, self.has_exit = cut.look, cut.exit, bool(cut.exit)
         blocks = [path for site in model.sites for path in site.children]
         around = [path for path in blocks if cut.look.path.startswith(f"{path}.")]
-        self._first_block, self._around = blocks[0], around[0] if around else ""
-        watched = {cut.look.path, cut.exit, self._around, blocks[0]} - {""}
+        self._first_block = cut.look.start or blocks[0]
+        self._around = around[0] if around else ""
+        watched = {cut.look.path, cut.exit, self._around, self._first_block} - {""}
         paths = ahead_paths(model.model, model.sites, cut.look) if for_graphs else ()
-        keeping = Keeping(cut.keeps_outputs, bool(cut.exit), cut.plain)
+        kept = Keeping(cut.keeps_outputs, bool(cut.exit), cut.plain)
+        keeping = dict.fromkeys((site.name for site in model.sites), kept)
         also = watched | {*paths}
         super().__init__(model, plan, plans, units, also=also, keeping=keeping, linears=linears)
-        kept = [site for site in model.sites if site.name in plan.slots]
-        self._reused = {path for site in kept for path in site.children}
-        self.decider = Decider(model.dynamic, row_plans, change)
+        reused = [site for site in model.sites if site.name in plan.slots]
+        self._reused = {path for site in reused for path in site.children}
+        self.decider = Decider(model.dynamic.parts[0], row_plans, change)
         self.mode, self.decided = Mode.ALL, _nothing
         self.ahead, self.always_looks_ahead = Ahead(paths), False
         self._entered, self._looking_ahead = dict[str, Tensor](), False
@@ -79,8 +81,10 @@ class DecidingForward(OwnWorkspace):
 
     def chosen(self, evaluation: Evaluation) -> Evaluation:
         """The evaluation of the distinct step that is carried out, as far as that is known."""
-        variant, coefficients = self.decider.variant, self.decider.coefficients
-        return evaluation._replace(variant=variant, coefficients=coefficients)
+        decider = self.decider
+        return evaluation._replace(
+            variant=decider.variant, coefficients=decider.coefficients, fit=decider.fit
+        )
 
     def carry_out(self, step: StepPlan, evaluation: Evaluation) -> object:
         """The model's own return value; of the mode REST, where a row is known.
@@ -206,7 +210,7 @@ class DecidingForward(OwnWorkspace):
             raise SeenError
         if not decider.is_shown:
             decider.shown()
-            self.numbers.load(decider.coefficients, {}, value.device)
+            self.numbers.load(decider.coefficients, {}, value.device, fit=decider.fit)
             self.switch(decider.variant)
             self.decided()
         if self._looking_ahead:

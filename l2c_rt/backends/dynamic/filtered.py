@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from l2c_rt.plan.decisions import Spectrum
+from l2c_rt.plan.spectrum import Spectrum
 
 TINY = 1e-16
 

@@ -54,7 +54,7 @@ class DecidingFused(FusedCpu):
         assert described.fusable is not None
         assert dynamic is not None
         super().__init__(described, described.fusable, products, attention, plan)
-        self._plan, self._decider = plan, Decider(dynamic, row_plans)
+        self._plan, self._decider = plan, Decider(dynamic.parts[0], row_plans)
         inside = f"{dynamic.cut.look.path}."
         checked = [s.name for s in described.sites if s.children[-1].startswith(inside)]
         self._checked, self._entered = checked, torch.empty(0)

@@ -76,7 +76,7 @@ class Segments:
         self.replayed = False
 
     def begin(self, key: Hashable) -> None:
-        """An evaluation begins; `key`, which may change, tells what is done from here on."""
+        """An evaluation begins; `key`, which may change, is what is done; None takes no graph."""
         self.key, self._at = key, 0
         self._replaying, self.replayed = None, False
 
@@ -95,7 +95,7 @@ class Segments:
         if self._moved():
             raise ChangedError("kept outputs are at other addresses")
         self._replaying = None
-        while i in self._starts:
+        while self.key is not None and i in self._starts:
             segment = self._starts[i]
             inputs = self._load(arguments)
             captured = self._graphs.get((self.key, segment)) or self._try(segment, inputs)

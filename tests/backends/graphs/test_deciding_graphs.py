@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from toys import noise, toy_dit
 import l2c_rt as rt
 from l2c_rt.backends.backend import MAX_SHAPES
 from l2c_rt.backends.graphs.call_graphs import CallGraphs
-from l2c_rt.methods import DBCache, EasyCache, FirstBlockCache, SeaCache, SpeCa, TeaCache
+from l2c_rt.methods import DBCache, DBPrune, EasyCache, FirstBlockCache, SeaCache, SpeCa, TeaCache
 from l2c_rt.notices import L2CWarning
 
 STEPS = 10
@@ -31,10 +32,14 @@ METHODS = [
     DBCache(1, 1, 0.1, 1, calibrator_type="foca", max_continuous_cached_steps=3),
     DBCache(1, 1, 0.1, 1, taylorseer_order=1, enable_encoder_calibrator=False),
     DBCache(1, 1, 0.1, 1, force_refresh_step_hint=5),
+    DBPrune(1, 0, 0.1, 1),
+    DBPrune(1, 1, 0.1, 1, taylorseer_order=1),
+    DBPrune(1, 0, 0.1, 1, calibrator_type="foca"),
     TEA,
     EasyCache(0.1, ret_steps=2),
     SpeCa(2, 0.5, 0.5, 1, 3),
 ]
+pytestmark = pytest.mark.usefixtures("shared_probes")
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
 # Two rows, each with what is looked at before it; SpeCa's check is a part of its row.
 GRAPHS = {"FirstBlockCache": 3, "TeaCache": 3, "EasyCache": 3}
@@ -46,9 +51,16 @@ def no_grad() -> Iterator[None]:
         yield
 
 
+@cache
+def one_stream() -> nn.Module:
+    """For all tests of methods: none changes it."""
+    model: nn.Module = built(OneStream, 5)
+    return model
+
+
 def pair(method: Any, net: Any = None, **options: Any) -> tuple[Any, Any]:
     """A model with graphs on tapes, and one without."""
-    net = built(OneStream, 5) if net is None else net
+    net = net or one_stream()
     given = {"steps": STEPS, "timesteps": TIMES}
     plain = {k: v for k, v in options.items() if k in ("merge", "calls_per_step")}
     return compile_own(net, method, **given, **options), rt.compile(net, method, **given, **plain)
@@ -120,6 +132,18 @@ def test_in_parts_a_row_is_chosen_between_two_graphs_of_blocks(
     for shift in (0, 0, 7, 3, 0):
         same(fast, plain, shift=shift)
     assert (fast.summary().graphs.graphs > 0) == (not isinstance(method, SpeCa))
+
+
+@pytest.mark.filterwarnings("ignore:the forward is captured in parts", "ignore:not captured")
+@pytest.mark.parametrize("kind", [DBCache, DBPrune])
+def test_predictions_along_modes_read_the_device_and_are_in_no_graph(kind: Any) -> None:
+    method = kind(1, 0, 0.1, 4, max_continuous_cached_steps=1, calibrator_type="dmd")
+    fast, plain = pair(method)
+    for shift in (0, 0, 7, 0):
+        same(fast, plain, shift=shift)
+    graphs = fast.summary().graphs
+    assert any("the host reads a value" in reason for reason in graphs.reasons)
+    assert graphs.graphs > 0
 
 
 def test_filtered_latents_are_measured_without_a_graph_and_rows_are_captured() -> None:
