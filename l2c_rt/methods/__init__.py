@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
@@ -52,10 +53,18 @@ def named(name: str, **fields: Any) -> Any:
     try:
         return kind(**fields)
     except TypeError as error:
-        missing = str(error).partition("missing ")[2] or str(error)
+        missing = str(error).partition("missing ")[2]
+        if not missing:
+            raise ValueError(
+                f"{name!r}: {error}; its fields are {', '.join(_fields(kind))}"
+            ) from None
         raise ValueError(
             f"{name!r}: this method has no defaults ({missing}); give methods.{kind.__name__}(...)"
         ) from None
+
+
+def _fields(kind: Any) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 def __getattr__(name: str) -> Any:

@@ -160,9 +160,11 @@ def _methods(pipe: Any, method: Schedulable | Mapping[str, Schedulable]) -> dict
     """The method of each model that is to be enabled."""
     models = _models(pipe)
     if not models or not hasattr(getattr(pipe, "scheduler", None), "timesteps"):
+        parts = getattr(pipe, "components", None)
         raise TypeError(
             f"enable: wanted a diffusers pipeline with a scheduler and one of {', '.join(MODELS)}; "
-            f"{type(pipe).__name__} has {', '.join(getattr(pipe, 'components', ())) or 'neither'}"
+            f"{type(pipe).__name__} has "
+            f"{', '.join(parts) if isinstance(parts, Mapping) and parts else 'neither'}"
         )
     if enabled := [name for name, model in models.items() if _is_enabled(model)]:
         raise ValueError(
@@ -183,6 +185,11 @@ def _steps_of(pipe: Any, name: str, steps: int | Mapping[str, int] | None) -> in
     """The evaluations that a model makes in a run, as far as they are given."""
     boundary = _boundary(pipe, name)
     if isinstance(steps, Mapping):
+        if unknown := steps.keys() - _models(pipe).keys():
+            raise ValueError(
+                f"enable: got steps for {', '.join(map(str, unknown))}, the pipeline has "
+                f"{', '.join(_models(pipe))}"
+            )
         return steps.get(name)
     if steps is None or boundary is None:
         return steps

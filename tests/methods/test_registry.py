@@ -38,6 +38,8 @@ def test_a_name_that_is_none_lists_those_that_are():
 def test_a_method_without_defaults_says_which_fields_to_give():
     with pytest.raises(ValueError, match=r"'smoothcache'.*no defaults.*'errors'.*SmoothCache\("):
         methods.named("smoothcache")
+    with pytest.raises(ValueError, match="argument 'every'; its fields are cache_threshold"):
+        methods.named("fora", every=3)
 
 
 def test_a_method_that_is_a_policy_has_one_home():

@@ -198,6 +198,8 @@ class Nothing:
     ("call", "error", "message"),
     [
         (lambda pipe: rt.enable(Nothing(), Full(), steps=2), TypeError, "Nothing has neither"),
+        (lambda pipe: rt.enable(type(pipe), Full(), steps=2), TypeError, "type has neither"),
+        (lambda pipe: enable(pipe, steps={"unet": 2}), ValueError, "steps for unet, the pipeline"),
         (lambda pipe: enable(pipe, calls_per_step=2), TypeError, "the pipeline's loop decides it"),
         (lambda pipe: enable(pipe, {"unet": Full()}), ValueError, "for unet, the pipeline has tra"),
         (lambda pipe: enable(pipe, {}), ValueError, "for no model, the pipeline has transformer"),
