@@ -277,7 +277,7 @@ int run_all() {
     attention_is_the_mean_of_the_values(2, 70, 3, 33, threads);
     attention_is_the_mean_of_the_values(1, 64, 2, 32, threads);
   }
-  for (std::size_t count = 1; count < 8; ++count) sums_are_of_any_number_of_sources(3, 19, count);
+  for (std::size_t count = 1; count < 13; ++count) sums_are_of_any_number_of_sources(3, 19, count);
   scores_are_the_sum_of_the_parts_at_length_1(2, 3, 17);
   the_largest_tokens_are_chosen_and_put_back(2, 4, 5);
   the_largest_tokens_are_chosen_and_put_back(3, 1, 0);
