@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,12 @@ SAMPLES = 10
 MINUTES = 0.5
 """Of each search."""
 
+SEARCHES = {"search": None, "search + fitted": "fitted"}
+"""By what stands for a reused branch."""
+
+FITS = 4
+"""Entries before the searches, those of the routers."""
+
 HALVINGS = 14
 GUIDANCE = DemoSettings().guidance
 
@@ -40,25 +46,33 @@ class Digits:
     compute: tuple[float, ...]
     folder: Path
 
-    def entries(self) -> list[Entry]:
-        """Of all methods; the controls have the routers' family."""
+    def entries(self, only: Collection[str] = ()) -> list[Entry]:
+        """Of all methods, or of those named; the controls have the routers' family."""
         router = load_demo_router(self.steps)
-        return [
-            *self._routers(router), *controls(router.schedule(), 0), *self._planned(),
+        cuts = [self._cut(router, share) for share in self.compute]
+        # A search takes minutes, and so do all the others together.
+        entries = [] if only and set(only) <= SEARCHES.keys() else [
+            *self._routers(router, cuts), *controls(router.schedule(), 0), *self._planned(),
             *self._deciding(), *self._tokens_and_guidance(),
         ]  # fmt: skip
+        searches = [self._search(name, cuts) for name in SEARCHES if not only or name in only]
+        entries[FITS:FITS] = searches
+        if unknown := set(only) - {entry.name for entry in entries}:
+            raise ValueError(f"no methods {', '.join(sorted(unknown))}")
+        return [entry for entry in entries if not only or entry.name in only]
 
-    def _routers(self, router: rt.Router) -> list[Entry]:
-        """The router of the digits by what stands for a reused branch, and our search."""
-        cuts = [self._cut(router, share) for share in self.compute]
+    def _routers(self, router: rt.Router, cuts: Sequence[rt.CacheSchedule]) -> list[Entry]:
+        """The router of the digits by what stands for a reused branch."""
         return [
             Entry("learned", router),
             Entry("learned + GOC", router, {"corrector": rt.correctors.Goc(0.8, None)}),
             Entry("learned + Taylor", router, {"corrector": rt.correctors.Taylor(1)}),
             Entry("learned + fitted", [self._fitted(cut, k) for k, cut in enumerate(cuts)]),
-            Entry("search", [self._searched(cut, k, None) for k, cut in enumerate(cuts)]),
-            Entry("search + fitted", [self._searched(c, k, "fitted") for k, c in enumerate(cuts)]),
         ]
+
+    def _search(self, name: str, cuts: Sequence[rt.CacheSchedule]) -> Entry:
+        """Our search, at the shares of the cuts."""
+        return Entry(name, [self._searched(cut, k, SEARCHES[name]) for k, cut in enumerate(cuts)])
 
     def _planned(self) -> list[Entry]:
         """Methods that decide before the run, from counts or from a calibration."""

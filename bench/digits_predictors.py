@@ -3,23 +3,26 @@
 The shipped routers at 45, 65 and 85 % of the branches that may be reused: reused plainly, by GOC at
 several eta, and as `rt.fit_corrector` fits them; a router that was learned with its predictor; the
 schedules of `rt.search`; and at as much compute as each of the three, methods that need no
-training.  Writes every figure as JSON; the folder keeps what was learned, fitted, searched and
-measured, so that an interrupted bench goes on, and runs that the results have stay in them:
+training.  Then, at 65 %, what seeds of learning and fitting change.  Writes every figure as JSON;
+the folder keeps what was learned, fitted, searched and measured, so that an interrupted bench goes
+on, and runs that the results have stay in them.  With `--seeds` the last part alone is measured:
 
     python bench/digits_predictors.py bench/results/digits-predictors.json FOLDER [STEPS ...]
+        [--seeds]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import predictor_seeds
 import torch
 from torch import nn
 
@@ -86,13 +89,18 @@ def searched(
     return found
 
 
+def learned_router(model: nn.Module, steps: int, folder: Path, seed: int) -> rt.Router:
+    """Gates and predictors, learned together by a seed."""
+    return rt.learn(
+        model, steps=steps, reuse=LEARNED, corrector="learned", cfg_scale=GUIDANCE, report=0,
+        seed=seed, out=folder / (f"learned-{seed}" if seed else "learned"), resume=True,
+    )  # fmt: skip
+
+
 def with_predictors(model: nn.Module, steps: int, folder: Path) -> list[Entry]:
     """Routers with what stands for the branches that they reuse."""
     plain = plain_schedules(steps)
-    router = rt.learn(
-        model, steps=steps, reuse=LEARNED, corrector="learned", cfg_scale=GUIDANCE, report=0,
-        out=folder / "learned", resume=True,
-    )  # fmt: skip
+    router = learned_router(model, steps, folder, 0)
     # Without what `learn` fitted at its end, for one of the three cuts.
     learned = replace(router, fitted=None)
     cut = [learned.schedule(reuse=reuse) for reuse in REUSE]
@@ -132,32 +140,68 @@ def without_training(model: nn.Module, steps: int, folder: Path) -> list[Entry]:
     ]
 
 
-def main(results: Path, folder: Path, runs: Sequence[int]) -> None:
-    """Measure; after each run print its table and write the figures."""
+def all_rows(model: nn.Module, steps: int, folder: Path) -> dict[str, Any]:
+    """Everything at three shares of compute."""
+    costs = [rt.compile(model, schedule).cost for schedule in plain_schedules(steps)]
+    entries = [*with_predictors(model, steps, folder), *without_training(model, steps, folder)]
+    shares = [cost.macs / cost.full_macs for cost in costs]
+    return measured(model, entries, steps, shares, folder / "comparison")
+
+
+def of_seeds(model: nn.Module, steps: int, folder: Path) -> dict[str, Any]:
+    """One schedule of each row, run as it is."""
+    routers = [learned_router(model, steps, folder, seed) for seed in predictor_seeds.SEEDS]
+    entries = predictor_seeds.by_seed(
+        model, routers, plain_schedules(steps)[REUSE.index(LEARNED)], GUIDANCE, SEED,
+        folder / "seeds",
+    )  # fmt: skip
+    return measured(model, entries, steps, None, folder / "comparison-of-seeds")
+
+
+def measured(
+    model: nn.Module, entries: list[Entry], steps: int, compute: list[float] | None, folder: Path
+) -> dict[str, Any]:
+    """The comparison, printed."""
+    comparison = rt.compare(
+        model, entries, compute=compute, seeds=SEEDS, steps=steps, images=IMAGES,
+        cfg_scale=GUIDANCE, rounds=0, folder=folder,
+    )  # fmt: skip
+    print(comparison, end="\n\n")
+    return comparison.as_dict()
+
+
+def main(results: Path, folder: Path, runs: Sequence[int], seeds_alone: bool) -> None:
+    """Measure; after each run write the figures."""
+    before = json.loads(results.read_text()) if results.exists() else {}
     raw: dict[str, Any] = {
         "command": f"python bench/digits_predictors.py {results} FOLDER [STEPS ...]",
         "machine": processor_name(),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "reuse": REUSE,
-        "runs": json.loads(results.read_text())["runs"] if results.exists() else {},
+        "runs": before.get("runs", {}),
+        "seeds": before.get("seeds", {}),
     }
     model = load_demo_model()
     for steps in runs:
         of_steps = folder / f"ddim-{steps}"
         of_steps.mkdir(parents=True, exist_ok=True)
-        costs = [rt.compile(model, schedule).cost for schedule in plain_schedules(steps)]
-        comparison = rt.compare(
-            model,
-            [*with_predictors(model, steps, of_steps), *without_training(model, steps, of_steps)],
-            compute=[cost.macs / cost.full_macs for cost in costs],
-            seeds=SEEDS, steps=steps, images=IMAGES, cfg_scale=GUIDANCE, rounds=0,
-            folder=of_steps / "comparison",
-        )  # fmt: skip
-        raw["runs"][f"ddim-{steps}"] = comparison.as_dict()
+        if not seeds_alone:
+            raw["runs"][f"ddim-{steps}"] = all_rows(model, steps, of_steps)
+        raw["seeds"][f"ddim-{steps}"] = of_seeds(model, steps, of_steps)
         write_whole(results, json.dumps(raw, indent=1, allow_nan=False) + "\n")
-        print(comparison, end="\n\n")
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("runs", nargs="*", type=int)
+    parser.add_argument("--seeds", action="store_true")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), [*map(int, sys.argv[3:])] or STEPS)
+    arguments = parsed()
+    main(arguments.results, arguments.folder, arguments.runs or STEPS, arguments.seeds)

@@ -90,8 +90,8 @@ INLINE float largest_of(const float* numbers, std::int64_t count) {
   return largest;
 }
 
-// scores become e^(score - largest) and 0 beyond the tokens; gives their sum.
-INLINE float soften(float* scores, std::int64_t tokens, std::int64_t columns) {
+// scores become e^(score - largest); gives their sum.
+INLINE float soften(float* scores, std::int64_t tokens) {
   const float largest = largest_of(scores, tokens);
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -99,7 +99,6 @@ INLINE float soften(float* scores, std::int64_t tokens, std::int64_t columns) {
     scores[j] = exponential(scores[j] - largest);
     sum += scores[j];
   }
-  for (std::int64_t j = tokens; j < columns; ++j) scores[j] = 0;
   return sum;
 }
 
@@ -132,6 +131,18 @@ INLINE void pack(const Attention& a, const V* k, const V* v, Buffers& buffers) {
   }
 }
 
+// received += the rows of a block of scores, each times its factor.
+INLINE void add_received(const float* scores, std::int64_t columns, const float* factors,
+                         std::int64_t tokens, float* received) {
+#pragma omp simd
+  for (std::int64_t j = 0; j < tokens; ++j) {
+    float sum = received[j];
+#pragma GCC unroll 8
+    for (std::int64_t r = 0; r < kRows; ++r) sum += scores[r * columns + j] * factors[r];
+    received[j] = sum;
+  }
+}
+
 template <typename V>
 INLINE void attend(const Attention& a, const V* q, std::int64_t first, std::int64_t count, V* out,
                    float* received, Buffers& b) {
@@ -143,18 +154,16 @@ INLINE void attend(const Attention& a, const V* q, std::int64_t first, std::int6
   multiply(b.queries.data(), a.head, b.keys.data(), a.head, b.columns, b.scores.data());
   float sums[kRows];
   for (std::int64_t r = 0; r < kRows; ++r)
-    sums[r] = soften(b.scores.data() + r * b.columns, a.tokens, b.columns);
+    sums[r] = soften(b.scores.data() + r * b.columns, a.tokens);
   multiply(b.scores.data(), b.columns, b.values.data(), a.tokens, b.width, b.mixed.data());
+  float inverse[kRows] = {};
   for (std::int64_t r = 0; r < count; ++r) {
     V* row = out + (first + r) * a.heads * a.head;
-    const float *mixed = b.mixed.data() + r * b.width, inverse = 1 / sums[r];
+    const float *mixed = b.mixed.data() + r * b.width, factor = inverse[r] = 1 / sums[r];
 #pragma omp simd
-    for (std::int64_t i = 0; i < a.head; ++i) save(row, i, mixed[i] * inverse);
-    if (received == nullptr) continue;
-    const float* scores = b.scores.data() + r * b.columns;
-#pragma omp simd
-    for (std::int64_t j = 0; j < a.tokens; ++j) received[j] += scores[j] * inverse;
+    for (std::int64_t i = 0; i < a.head; ++i) save(row, i, mixed[i] * factor);
   }
+  if (received != nullptr) add_received(b.scores.data(), b.columns, inverse, a.tokens, received);
 }
 
 template <typename V>

@@ -129,6 +129,14 @@ void attention(std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::u
   run(arguments, threads);
 }
 
+void score_tokens(std::uintptr_t parts, std::uintptr_t scores,
+                  std::tuple<std::int64_t, std::int64_t, std::int64_t> shape) {
+  const auto [samples, count, tokens] = shape;
+  CHECK_ARGUMENT(samples >= 0 && count > 0 && tokens > 0, "parts [", samples, ", ", count, ", ",
+                 tokens, "]");
+  score(Received{at<const float*>(parts), at<float*>(scores), samples, count, tokens});
+}
+
 void choose_tokens(std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t> tensors,
                    std::tuple<std::int64_t, std::int64_t, std::int64_t> shape,
                    std::tuple<float, float> age, std::int64_t side, float bonus) {
@@ -137,8 +145,8 @@ void choose_tokens(std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t> te
   CHECK_ARGUMENT(samples >= 0 && tokens >= count && count >= 0, count, " of ", tokens, " tokens");
   CHECK_ARGUMENT(side >= 0 && side * side <= tokens, "a side of ", side, " for ", tokens,
                  " tokens");
-  choose(Choice{at<const float*>(scores), at<const float*>(ages), at<std::int64_t*>(places),
-                samples, tokens, count, side, std::get<0>(age), std::get<1>(age), bonus});
+  choose(Choice{at<const float*>(scores), at<float*>(ages), at<std::int64_t*>(places), samples,
+                tokens, count, side, std::get<0>(age), std::get<1>(age), bonus});
 }
 
 void scatter_rows(std::uintptr_t rows, std::uintptr_t out, std::uintptr_t places,
@@ -176,6 +184,7 @@ void bind_loops(py::module_& m) {
         "threads"_a, "lanes"_a = std::vector<std::int32_t>());
   m.def("attention", &attention, "tensors"_a, "received"_a, "shape"_a, "strides"_a, "scale"_a,
         "narrow"_a, "threads"_a, NoGil());
+  m.def("score_tokens", &score_tokens, "parts"_a, "scores"_a, "shape"_a, NoGil());
   m.def("choose_tokens", &choose_tokens, "tensors"_a, "shape"_a, "age"_a, "side"_a, "bonus"_a,
         NoGil());
   m.def("scatter_rows", &scatter_rows, "rows"_a, "out"_a, "places"_a, "shape"_a, "row_bytes"_a,

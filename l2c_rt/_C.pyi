@@ -200,6 +200,10 @@ def attention(
 def attention_parts(tokens: int) -> int:
     """The parts of so many queries, see `attention`."""
 
+def score_tokens(parts: int, scores: int, shape: tuple[int, int, int]) -> None:
+    """scores = the sum over the parts as a vector of length 1, of float32 tensors [samples, parts,
+    tokens] (`shape`) and [samples, tokens] at unchecked addresses."""
+
 def choose_tokens(
     tensors: tuple[int, int, int],
     shape: tuple[int, int, int],
@@ -210,9 +214,9 @@ def choose_tokens(
     """The tokens of the largest scores + weight * (age / unit), at unchecked addresses.
 
     `tensors` are scores and ages, float32 [samples, tokens], and where the places go in rising
-    order, int64 [samples, count]; `shape` is (samples, tokens, count), `age` (weight, unit).  With
-    a `side` the largest sum in each cell of 2 x 2 of the last side * side tokens is multiplied by
-    1 + bonus.
+    order, int64 [samples, count]; `shape` is (samples, tokens, count), `age` (weight, unit).  Then
+    all ages grow by 1, and those of the chosen are 0.  With a `side` the largest sum in each cell
+    of 2 x 2 of the last side * side tokens is multiplied by 1 + bonus.
     """
 
 def scatter_rows(

@@ -13,16 +13,11 @@ from torch import nn
 
 from l2c_rt._deprecated import renamed_keyword
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.arguments import check_arguments
 from l2c_rt.backends import select_backend
 from l2c_rt.backends.options import Options
 from l2c_rt.correctors.corrector import Corrector, corrected
-from l2c_rt.fitting import (
-    check_calibration,
-    check_family,
-    check_fingerprint,
-    describe_for,
-    planned_by,
-)
+from l2c_rt.fitting import check_calibration, check_schedule, describe_for, planned_by
 from l2c_rt.plan.decisions import DynamicMethod
 from l2c_rt.policies.policy import Policy
 from l2c_rt.policies.router import Router
@@ -71,8 +66,8 @@ def compile(
     `calls_per_step` is 2 where the loop calls cond and uncond separately, cond first.
     `timesteps` [steps], as a scheduler has them, are checked at every call, and say how many
     evaluations a policy is asked for.  A schedule that was learned on another model warns
-    (`L2CWarning`).  With `strict` that raises, and so do changed weights and whatever
-    `summary()` would note as not fused.
+    (`L2CWarning`), and with predictions of its own raises.  With `strict` that raises always, and
+    so do changed weights and whatever `summary()` would note as not fused.
     On a GPU: `graph` is "step" (a CUDA graph per distinct step), "trajectory" (one per run of
     `sample`) or "off"; `residual_dtype` is that of the residual stream (None: the model's own);
     with `tune` the fastest products and attention are measured once per machine and remembered.
@@ -98,7 +93,7 @@ def compile(
     Raises TypeError for a model without blocks, ValueError for a schedule that does not fit.
     """
     for name, value in (("tune", tune), ("merge", merge), ("pack", pack),
-                        ("delta_form", delta_form)):  # fmt: skip
+                        ("delta_form", delta_form), ("strict", strict)):  # fmt: skip
         if not isinstance(value, bool):
             raise TypeError(f"{name}: wanted True or False, got {value!r}")
     forgiving = backend in ("auto", "own") and not strict
@@ -127,6 +122,7 @@ def build(
     granularity: str | None = None,
 ) -> Compiled:
     """`compile`, with the backend as a function of the described model."""
+    check_arguments("compile", calls_per_step=calls_per_step, adapter=adapter)
     timesteps = numbers_of(timesteps)
     spec = read_spec(router)
     describe_again = describe_for(
@@ -138,6 +134,7 @@ def build(
         planned_by(spec, described), steps=evaluations(spec, steps, timesteps),
         branches=described.program.branch_names, timesteps=timesteps, program=described.program,
     )  # fmt: skip
+    check_schedule(schedule, described, timesteps, strict)
     if corrector is not None:
         if isinstance(spec, DynamicMethod):
             raise ValueError(
@@ -148,9 +145,7 @@ def build(
         schedule = corrected(
             replace(schedule, timesteps=timesteps or schedule.timesteps), corrector
         )
-    check_family(schedule, described)
     check_calls(schedule, calls_per_step)
-    check_fingerprint(schedule, described, strict)
     shared = SharedModel(
         described, schedule, describe_again, select, strict=strict, proof=Proof(check),
         loop=loop_of(schedule, timesteps),

@@ -16,6 +16,7 @@ from l2c_rt.adapters.model_fingerprint import fingerprint_difference, model_fing
 from l2c_rt.adapters.own.unet import describe_unet
 from l2c_rt.notices import L2CWarning
 from l2c_rt.plan.decisions import DynamicMethod
+from l2c_rt.runtime.known_loop import same_timestep
 from l2c_rt.runtime.notices import users_level
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -96,8 +97,35 @@ def check_calibration(spec: object, described: BoundModel) -> None:
         )
 
 
-def check_fingerprint(schedule: CacheSchedule, described: BoundModel, strict: bool) -> None:
-    """Warn, or with `strict` raise ValueError, where the schedule was learned on another model."""
+def check_schedule(
+    schedule: CacheSchedule,
+    described: BoundModel,
+    timesteps: Sequence[float] | None,
+    strict: bool,
+) -> None:
+    """Raise ValueError for a schedule of another family or of other timesteps than a run's.
+
+    For one that was learned on another model: see `_check_fingerprint`.
+    """
+    family = described.program.family
+    if schedule.family not in ("", family):
+        raise ValueError(
+            f"compile: the schedule is for the family {schedule.family!r}, the model is {family!r}"
+        )
+    for n, (a, b) in enumerate(zip(schedule.timesteps or (), timesteps or (), strict=False)):
+        if not same_timestep(a, b):
+            raise ValueError(
+                f"compile: the schedule was made for timestep {a:g} at evaluation {n}, timesteps= "
+                f"has {b:g}; run the sampler that it was made for, or make one for this run"
+            )
+    _check_fingerprint(schedule, described, strict)
+
+
+def _check_fingerprint(schedule: CacheSchedule, described: BoundModel, strict: bool) -> None:
+    """Warn, or with `strict` raise ValueError, where the schedule was learned on another model.
+
+    Coefficients that were fitted to other weights are of no use: with predictions it raises too.
+    """
     if not schedule.fingerprint:
         return
     difference = fingerprint_difference(model_fingerprint(described.model), schedule.fingerprint)
@@ -110,13 +138,9 @@ def check_fingerprint(schedule: CacheSchedule, described: BoundModel, strict: bo
     )
     if strict:
         raise ValueError(f"strict: {text}")
-    warnings.warn(text, L2CWarning, stacklevel=users_level())
-
-
-def check_family(schedule: CacheSchedule, described: BoundModel) -> None:
-    """Raise ValueError where the schedule is for another family."""
-    family = described.program.family
-    if schedule.family not in ("", family):
+    if schedule.predictions is not None:
         raise ValueError(
-            f"compile: the schedule is for the family {schedule.family!r}, the model is {family!r}"
+            f"compile: the schedule's predictions were fitted on a model of other {difference}; "
+            "fit them anew: rt.fit_corrector(model, schedule)"
         )
+    warnings.warn(text, L2CWarning, stacklevel=users_level())

@@ -119,12 +119,13 @@ void sums_are_of_any_number_of_sources(std::int64_t rows, std::int64_t width, st
 
 // As many terms as make a tile of rows, of which there are several and a part of one.
 void terms_of_several_sources_are_added_in_order(std::int64_t batch, std::int64_t tokens,
-                                                 std::int64_t width) {
+                                                 std::int64_t width, bool one_scale) {
   const std::int64_t rows = batch * tokens, count = rows * width;
   const Floats start = waves(count, 0), a = waves(count, 1), b = waves(count, 2),
-               scale = waves(tokens * width, 3), shift = waves(width, 4);
+               scale = waves(one_scale ? width : tokens * width, 3),
+               shift = waves(one_scale ? tokens * width : width, 4);
   Floats x = start, kept(x.size());
-  const Operand operand{scale.data(), width, shift.data(), 0};
+  const Operand operand{scale.data(), one_scale ? 0 : width, shift.data(), one_scale ? width : 0};
   RowPass pass{x.data(), x.data(), false, false, rows, tokens, width, {}, {}, {}};
   pass.lanes.assign(static_cast<std::size_t>(batch), 1);
   for (const float more : {1.0f, 2.0f, 3.0f, 4.0f})
@@ -204,10 +205,30 @@ void attention_is_the_mean_of_the_values(std::int64_t batch, std::int64_t tokens
       }
 }
 
+void scores_are_the_sum_of_the_parts_at_length_1(std::int64_t samples, std::int64_t parts,
+                                                 std::int64_t tokens) {
+  const Floats received = waves(samples * parts * tokens, 0);
+  Floats scores(static_cast<std::size_t>(samples * tokens));
+  score({received.data(), scores.data(), samples, parts, tokens});
+  for (std::int64_t s = 0; s < samples; ++s) {
+    double squares = 0, sum = 0, scored = 0;
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      double own = 0;
+      for (std::int64_t p = 0; p < parts; ++p)
+        own += received[static_cast<std::size_t>((s * parts + p) * tokens + t)];
+      squares += own * own;
+      sum += own;
+      scored += scores[static_cast<std::size_t>(s * tokens + t)];
+    }
+    EXPECT(near(scored * std::sqrt(squares), sum));
+  }
+}
+
 void the_largest_tokens_are_chosen_and_put_back(std::int64_t samples, std::int64_t side,
                                                 std::int64_t count) {
   const std::int64_t tokens = side * side + 1;
-  const Floats scores = waves(samples * tokens, 0), ages(scores.size(), 2);
+  const Floats scores = waves(samples * tokens, 0);
+  Floats ages(scores.size(), 2);
   std::vector<std::int64_t> places(static_cast<std::size_t>(samples * count));
   choose({scores.data(), ages.data(), places.data(), samples, tokens, count, 0, 0.25f, 3, 0});
   std::vector<std::uint16_t> rows(places.size() * 3), out(scores.size() * 3);
@@ -220,6 +241,7 @@ void the_largest_tokens_are_chosen_and_put_back(std::int64_t samples, std::int64
       const bool chosen = i < count && places[static_cast<std::size_t>(s * count + i)] == t;
       const std::uint16_t got = out[static_cast<std::size_t>((s * tokens + t) * 3)];
       EXPECT(got == (chosen ? rows[static_cast<std::size_t>((s * count + i) * 3)] : 0));
+      EXPECT(ages[static_cast<std::size_t>(s * tokens + t)] == (chosen ? 0 : 3));
       (chosen ? least : most_of_others) =
           chosen ? std::fmin(least, score) : std::fmax(most_of_others, score);
       i += chosen;
@@ -256,10 +278,12 @@ int run_all() {
     attention_is_the_mean_of_the_values(1, 64, 2, 32, threads);
   }
   for (std::size_t count = 1; count < 8; ++count) sums_are_of_any_number_of_sources(3, 19, count);
+  scores_are_the_sum_of_the_parts_at_length_1(2, 3, 17);
   the_largest_tokens_are_chosen_and_put_back(2, 4, 5);
   the_largest_tokens_are_chosen_and_put_back(3, 1, 0);
-  terms_of_several_sources_are_added_in_order(2, 37, 1500);
-  for (const std::int64_t rows : {1, 4, 6, 7, 20})
+  terms_of_several_sources_are_added_in_order(2, 37, 1500, false);
+  terms_of_several_sources_are_added_in_order(2, 37, 1500, true);
+  for (const std::int64_t rows : {1, 3, 4, 5, 6, 8, 20})
     few_rows_are_multiplied_where_the_weight_lies(rows, 39, 260);
   narrow_values_are_rounded(5, 19);
   for (const std::int64_t bytes : {0, 1, 8, 16, 129, 1 << 20, (1 << 20) + 5})

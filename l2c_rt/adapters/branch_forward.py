@@ -5,6 +5,7 @@ Nothing here patches the model: its own submodules run, in the order of the prog
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -76,17 +77,41 @@ def mixed_pass(
     )
 
 
+class _Flags:
+    """Those of a model before it was frozen, and who holds it so."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.holders: set[object] = set()
+        self._parameters = [(p, p.requires_grad) for p in model.parameters()]
+        self._modules = [(module, module.training) for module in model.modules()]
+
+    def put_back(self) -> None:
+        for parameter, flag in self._parameters:
+            parameter.requires_grad_(flag)
+        for module, mode in self._modules:
+            module.training = mode
+
+
+_frozen: dict[nn.Module, _Flags] = {}  # Of the process, as models and their flags are.
+_alone = threading.Lock()
+
+
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """The model without gradients and random drops; flags and modes are put back at the end."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    training = [(module, module.training) for module in model.modules()]
+    """The model without gradients and random drops; flags and modes are put back at the end, where
+    several threads hold it by the last of them."""
+    holder = object()
     try:
-        model.requires_grad_(False)
-        model.eval()
+        with _alone:
+            _frozen.setdefault(model, _Flags(model)).holders.add(holder)
+            model.requires_grad_(False)
+            model.eval()
         yield
     finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-        for module, mode in training:
-            module.training = mode
+        with _alone:
+            flags = _frozen.get(model)
+            if flags is not None:
+                flags.holders.discard(holder)
+                if not flags.holders:
+                    flags.put_back()
+                    del _frozen[model]

@@ -32,18 +32,20 @@ def select_backend(name: str, options: Options, model: BoundModel) -> Backend:
     """The backend of that name for this model and device.
 
     "auto" is "own" for a model that is described by its sites, and the fused one where it can be
-    had: not on a CPU under autocast, whose arithmetic only the reference follows.
+    had: not on a CPU under autocast, whose arithmetic only the reference follows.  A model whose
+    description was found wrong has "own", whatever its name and options.
     Raises ValueError for an unknown name, or for one that cannot be had, with the reason.
     """
     if name not in NAMES:
         raise ValueError(f"backend: got {name!r}, wanted one of {', '.join(map(repr, NAMES))}")
+    if model.refused:
+        return _own_route(model, options, fused=name != "own")
     by_sites = model.open_stage is not None
     if options.precision is not None:
         _require_narrow_products(name, model, options)
     if options.delta_form:
         require_delta_form(model, options)
-    has_own = by_sites and (name in ("auto", "own") or bool(model.refused))
-    if has_own or (by_sites and name == "fused" and can_be_fused(model)):
+    if by_sites and (name in ("auto", "own") or (name == "fused" and can_be_fused(model))):
         return _own_route(model, options, fused=name != "own")
     if by_sites or name == "own":
         raise ValueError(_why_another_name(name, model))
@@ -76,7 +78,10 @@ def _why_another_name(name: str, model: BoundModel) -> str:
 def _own_route(model: BoundModel, options: Options, *, fused: bool) -> Backend:
     """The backend of a model that runs its own forward, or with `fused` the adapter's description
     where a method can be carried by that."""
-    unused = _unused_options(options, graphs=model.device.type == "cuda")
+    unused = _unused_options(options, graphs=model.device.type == "cuda") + tuple(
+        f"{option}= has no effect here: the model runs its own forward"
+        for option in ("precision", "delta_form") if model.refused and getattr(options, option)
+    )  # fmt: skip
     products = _products(model, options)
     if fused and products is not None and can_be_fused(model):
         return fused_deciding_backend(model, unused, merge=options.merge, products=products)

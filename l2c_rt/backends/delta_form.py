@@ -25,8 +25,7 @@ def _why_not(model: BoundModel, options: Options) -> str:
     if model.dynamic is not None:
         return "the method decides at run time, so no evaluation is known to be another's base"
     if model.open_stage is not None:
-        why = model.refused or "of whose long skips nothing is known"
-        return f"the model runs its own forward, {why}"
+        return "the model runs its own forward, of whose long skips nothing is known"
     if why_not := why_no_delta_form(model.program):
         return why_not
     known = None if model.fusable is None else model.fusable.outer

@@ -20,7 +20,7 @@ from l2c_rt.backends.backend import (
     unchanged,
 )
 from l2c_rt.backends.delta_form import with_delta_form
-from l2c_rt.backends.token_choice import choose
+from l2c_rt.backends.token_choice import choose_and_age, fresh_state
 from l2c_rt.backends.token_scores import branch_scores
 from l2c_rt.backends.token_states import begin_ages, chosen_tokens, keep_stream, kept_stream
 from l2c_rt.memory.mixing import mixed
@@ -81,13 +81,13 @@ class Reference(OpByOp):
     def scored(self, op: Scored, evaluation: Evaluation) -> None:
         assert self._tokens is not None
         scores = branch_scores(self.model, op.branch, evaluation.state, self._tokens.rule)
-        begin_ages(self._tokens, op, scores, evaluation)
+        begin_ages(self._tokens, op, fresh_state(scores), evaluation)
         self.compute(op, evaluation)
 
     def refresh(self, op: Refresh, evaluation: Evaluation) -> None:
         assert self._tokens is not None
         state, out = evaluation.state, evaluation.slots.load(op.slot)
-        chosen = chosen_tokens(self._tokens, op, evaluation, choose)
+        chosen = chosen_tokens(self._tokens, op, evaluation, choose_and_age)
         if op.tokens:
             places = chosen.unsqueeze(-1).expand(-1, -1, out.shape[-1])
             some = replace(state, x=state.x.gather(1, places))

@@ -65,6 +65,19 @@ def choose(scores: Tensor, ages: Tensor, rule: TokenRule, count: int) -> Tensor:
     return torch.topk(sums, count, dim=-1, sorted=False).indices
 
 
+def choose_and_age(
+    scores: Tensor, ages: Tensor, rule: TokenRule, count: int
+) -> tuple[Tensor, Tensor]:
+    """`choose`, and the ages behind it: 0 of the chosen, one more of all others."""
+    chosen = choose(scores, ages, rule, count)
+    return chosen, (ages + 1).scatter(1, chosen, 0.0)
+
+
+def fresh_state(scores: Tensor) -> Tensor:
+    """Scores and ages of tokens that were all computed now.  Shapes: [B, T] -> [2, B, T]."""
+    return torch.stack([scores, torch.zeros_like(scores)])
+
+
 def _raised(sums: Tensor, bonus: float) -> Tensor:
     """With the best sum in each cell multiplied by 1 + bonus."""
     rows, tokens = sums.shape

@@ -14,18 +14,17 @@ from l2c_rt.plan.stream_ops import TokenStates
 from l2c_rt.plan.tokens import Refresh, Scored
 from l2c_rt.schedule.tokens import OF_STREAM, TokenRule
 
-Choose = Callable[[Tensor, Tensor, TokenRule, int], Tensor]
-"""`token_choice.choose`, or one that chooses the same."""
+Choose = Callable[[Tensor, Tensor, TokenRule, int], tuple[Tensor, Tensor]]
+"""`token_choice.choose_and_age`, or one that does the same and may write the ages in place, where
+PyTorch does not count it."""
 
-SCORES, AGES = 0, 1
 STREAM = ValueKey(-1, 0)
 
 
-def begin_ages(states: TokenStates, op: Scored, scores: Tensor, evaluation: Evaluation) -> None:
-    """A block was computed as a whole: keep its tokens' scores [B, T]; all ages are 0."""
-    values, alike = evaluation.slots.values, 2 * len(states.branches)
-    values.keep(ValueKey(op.state, SCORES), scores, alike, may_change=True)
-    values.keep(ValueKey(op.state, AGES), torch.zeros_like(scores), alike, may_change=True)
+def begin_ages(states: TokenStates, op: Scored, fresh: Tensor, evaluation: Evaluation) -> None:
+    """A block was computed as a whole: keep its tokens' scores and ages, [2, B, T]."""
+    values, alike = evaluation.slots.values, len(states.branches)
+    values.keep(ValueKey(op.state, 0), fresh, alike, may_change=True)
 
 
 def chosen_tokens(
@@ -33,15 +32,17 @@ def chosen_tokens(
 ) -> Tensor:
     """The tokens that are computed now, int64 [B, tokens]; the others grow older."""
     values = evaluation.slots.values
-    scores = values.get(ValueKey(op.state, SCORES))
-    ages = values.get(ValueKey(op.state, AGES))
+    kept_scores, ages = values.get(ValueKey(op.state, 0))
+    scores = kept_scores
     if op.tokens and states.rule.score in OF_STREAM:
         kept = evaluation.slots.load(op.slot)
         scores = stream_scores(states.rule.score, evaluation.state.x, kept)
     if states.rule.score == "random":
         scores = drawn_scores(states.rule, evaluation.step, op.state, scores)
-    chosen = choose(scores, ages, states.rule, op.tokens)
-    values.keep(ValueKey(op.state, AGES), (ages + 1).scatter(1, chosen, 0.0), 1, may_change=True)
+    chosen, older = choose(scores, ages, states.rule, op.tokens)
+    if older is not ages:
+        both = torch.stack([kept_scores, older])
+        values.keep(ValueKey(op.state, 0), both, 1, may_change=True)
     return chosen
 
 

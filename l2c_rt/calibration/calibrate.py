@@ -13,12 +13,15 @@ from l2c_rt import adapters
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.model_fingerprint import model_fingerprint
 from l2c_rt.adapters.own.describe import own_instead
+from l2c_rt.arguments import check_arguments, optional, whole
 from l2c_rt.calibration.measures import Judgement, Magnitudes, MeanOutputs, ReuseErrors
 from l2c_rt.calibration.recorder import Measure, Recorder
 from l2c_rt.calibration.runs import Progress, Runs, is_loop
 from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.correctors.eoc import EOC
+from l2c_rt.methods.checks import check_callback
 from l2c_rt.schedule.calibration import Calibration
+from l2c_rt.schedule.checks import MAX_STEPS
 from l2c_rt.untrusted.atomic_write import require_writable
 
 SAMPLES = 10
@@ -59,7 +62,14 @@ def calibrate(
     how many.  Raises TypeError and ValueError as `compile` does, and for a loop that makes other
     calls.
     """
-    _check(steps=steps, samples=samples, lookback=lookback, calls_per_step=calls_per_step)
+    check_arguments(
+        "calibrate", loop=loop, steps=steps, samples=samples, lookback=lookback, seed=seed,
+        calls_per_step=calls_per_step, cfg_scale=cfg_scale, prior=prior, held_out=held_out, out=out,
+        labels=labels,
+    )  # fmt: skip
+    whole(2, MAX_STEPS)("calibrate: steps", steps)
+    optional(whole(1))("calibrate: batch_size", batch_size)
+    check_callback("calibrate: progress", progress)
     if held_out and not prior:
         raise ValueError("calibrate: held_out runs judge a prior; give prior=True with them")
     if out is not None:
@@ -130,12 +140,3 @@ def described_for_calibration(
             "calibrate(model, loop) with loop(model, seed), which runs your pipeline"
         )
     return bound_model
-
-
-def _check(**numbers: object) -> None:
-    for name, value in numbers.items():
-        least = 2 if name == "steps" else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(
-                f"calibrate: {name} is {value!r:.40}, wanted an int of {least} or more"
-            )

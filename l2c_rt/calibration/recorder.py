@@ -15,6 +15,7 @@ from l2c_rt.adapters.own.modes import run_observed
 from l2c_rt.adapters.own.observe import Observer, Stream
 from l2c_rt.adapters.own.probe import Probe, ProbeStoppedError, probe, probe_of
 from l2c_rt.adapters.own.site_passes import Call, SitePasses
+from l2c_rt.comparison.runs import require_finite
 from l2c_rt.runtime.loop_model import Place
 
 MAIN_STREAMS = ("hidden_states", "x")
@@ -73,6 +74,8 @@ class Recorder:
             self._passes = SitePasses(self._bound_model, self._streams, checkpointing=False)
         self._place, self._replaced = place, replaced
         out = self._passes.run(self._seen, args, kwargs)
+        if replaced is None:
+            require_finite("calibrate", [self._bound_model.to_tensor(out)])
         for measure in self._measures:
             measure.end_evaluation(place)
         return out

@@ -64,6 +64,8 @@ class Samples:
             shape = (count, loop.channels, loop.size, loop.size)
             noise = torch.randn(shape, generator=generator).to(bound_model.device)
         check_noise(noise, loop, bound_model.device)
+        if not noise.isfinite().all():
+            raise ValueError("noise: wanted finite numbers, got NaN or infinity")
         if labels is None and loop.classes:
             labels = [k % loop.classes for k in range(len(noise))]
         y = check_labels(labels, noise, loop)

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from l2c_rt.adapters.model_fingerprint import model_fingerprint
+from l2c_rt.arguments import check_arguments
 from l2c_rt.calibration.calibrate import described_for_calibration
 from l2c_rt.calibration.recorder import Recorder, Seen
 from l2c_rt.calibration.runs import Progress, Runs
 from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.correctors.scale_shift import ScaleShift, last_computed
+from l2c_rt.methods.checks import check_callback
 from l2c_rt.resolve import read_spec, resolve_schedule
+from l2c_rt.runtime.known_loop import numbers_of
 from l2c_rt.runtime.loop_model import Place
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -46,6 +49,12 @@ def fit_scale_shift(
     uncached runs.  `loop`, `samples` and the others are as for `calibrate`.
     Raises ValueError as `compile` does, and for branches that give several tensors.
     """
+    check_arguments(
+        "fit_scale_shift", loop=loop, samples=samples, seed=seed, calls_per_step=calls_per_step,
+        cfg_scale=cfg_scale, labels=labels,
+    )  # fmt: skip
+    check_callback("fit_scale_shift: progress", progress)
+    timesteps = numbers_of(timesteps)
     spec = read_spec(method)
     granularity = getattr(spec, "granularity", "branch")
     bound_model = described_for_calibration(model, loop, sites, granularity)

@@ -41,7 +41,7 @@ In Python: rt.compile(model, rt.correctors.Fitted.load("fit.safetensors").fit)
               help="Runs of each of the two fits.")  # fmt: skip
 @click.option(
     "--lanes", is_flag=True,
-    help="Coefficients for cond and uncond each, where a held-out run ends nearer.",
+    help="Coefficients for cond and uncond each, where held-out runs end nearer.",
 )  # fmt: skip
 @calibration_options
 def fit_command(

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.adapters.model_fingerprint import model_fingerprint
+from l2c_rt.arguments import check_arguments, whole
 from l2c_rt.comparison.comparison import FORMAT, VERSION, Comparison
 from l2c_rt.comparison.image_metrics import check_metrics
 from l2c_rt.comparison.knobs import as_given
@@ -21,7 +22,6 @@ from l2c_rt.comparison.methods import Entry, Method, entries_of, identity
 from l2c_rt.comparison.pipeline_subject import PipelineSubject
 from l2c_rt.comparison.result_folder import ResultFolder
 from l2c_rt.comparison.rows import Rows
-from l2c_rt.comparison.runs import check_images_and_seed
 from l2c_rt.comparison.subjects import (
     Decode,
     OwnLoopSubject,
@@ -29,6 +29,7 @@ from l2c_rt.comparison.subjects import (
     Subject,
 )
 from l2c_rt.measure.clocks import Clock
+from l2c_rt.methods.checks import numbers_of
 from l2c_rt.policies.router import Router
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -70,7 +71,10 @@ def compare(
     `folder` keeps every result as it comes; the same call goes on where that stopped.
     Raises TypeError or ValueError, before the first run, for what does not fit.
     """
-    plan = _Options(tuple(seeds_of(seeds, images)), shares_of(compute), rounds_of(rounds))
+    check_arguments("compare", images=images, cfg_scale=cfg_scale, loop=loop, rounds=rounds,
+                    calls_per_step=calls_per_step, decode=decode, features=features, folder=folder,
+                    progress=progress, clock=clock, metrics=metrics)  # fmt: skip
+    plan = _Options(seeds_of(seeds), shares_of(compute), rounds)
     entries = entries_of(methods)
     steps = _steps_of(entries, steps)
     subject = _subject(model, steps, loop, calls_per_step, backend,
@@ -159,30 +163,23 @@ def _subject(
     return OwnLoopSubject(model, steps, loop, calls_per_step, backend)
 
 
-def seeds_of(seeds: int | Sequence[int], images: int) -> Sequence[int]:
+def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:
     """0, 1, ... for a number of them."""
-    check_images_and_seed("compare", images, 0)
-    counted = isinstance(seeds, int) and not isinstance(seeds, bool)
-    several = tuple(range(seeds)) if counted else tuple(seeds)  # type: ignore[arg-type]
-    if not several or len(set(several)) < len(several):
-        raise ValueError(f"compare: seeds is {seeds!r:.60}, wanted a number, or different seeds")
-    for seed in several:
-        check_images_and_seed("compare", images, seed)
-    return several
+    if isinstance(seeds, Sequence) and not isinstance(seeds, str):
+        for seed in seeds:
+            check_arguments("compare", seed=seed)
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise ValueError(f"compare: seeds is {seeds!r:.60}, wanted different seeds")
+        return tuple(seeds)
+    whole(1, 10_000)("compare: seeds", seeds)
+    return tuple(range(seeds))
 
 
 def shares_of(compute: Sequence[float] | None) -> tuple[float, ...] | None:
     """The shares, each once.  Raises ValueError for one that is not above 0 and at most 1."""
-    for share in compute or ():
-        if isinstance(share, bool) or not 0 < share <= 1:
-            raise ValueError(f"compare: compute has {share!r:.40}, wanted shares in 0..1, not 0")
-    if compute is not None and not compute:
-        raise ValueError("compare: compute is empty, wanted shares, or None for methods as given")
-    return None if compute is None else tuple(dict.fromkeys(map(float, compute)))
-
-
-def rounds_of(rounds: int) -> int:
-    """The number of timed runs for each seed."""
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0:
-        raise ValueError(f"compare: rounds is {rounds!r:.40}, wanted an int of at least 0")
-    return rounds
+    if compute is None:
+        return None
+    shares = numbers_of("compare: compute", compute, 0, 1)
+    if 0 in shares:
+        raise ValueError("compare: compute has 0, wanted shares in 0..1, not 0")
+    return tuple(dict.fromkeys(shares))

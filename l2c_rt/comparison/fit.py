@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from l2c_rt import adapters
 from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.api import compile
+from l2c_rt.arguments import check_arguments
 from l2c_rt.comparison.fit_report import Fit, FitReport
 from l2c_rt.comparison.loop_runs import Loop, LoopRuns
 from l2c_rt.comparison.methods import equal_compute
 from l2c_rt.comparison.runs import (
     RunInputs,
-    check_images_and_seed,
     psnr_per_image,
     relative_error,
+    require_finite,
 )
 from l2c_rt.policies.policy import alike
 from l2c_rt.policies.router import Router
@@ -58,6 +59,10 @@ def fit_report(
     is compared at the end is what it returns, of `images` runs with the seeds from `seed` on.
     Raises TypeError for a model without adapter, ValueError where the schedule does not fit it.
     """
+    check_arguments(
+        "fit_report", images=images, cfg_scale=cfg_scale, seed=seed, peak=peak, loop=loop,
+        calls_per_step=calls_per_step,
+    )  # fmt: skip
     schedule = resolve_schedule(router)
     runs: Runs
     if loop is None:
@@ -70,11 +75,11 @@ def fit_report(
                 f"fit_report: got loop= and cfg_scale={cfg_scale:g}; the loop has its own "
                 "guidance, leave cfg_scale out"
             )
-        check_images_and_seed("fit_report", images, seed)
         runs = LoopRuns(loop, seed, images, calls_per_step)
     build = partial(compile, model, calls_per_step=calls_per_step)
     with frozen(model):
         latents, full = runs.latents(build(_full(schedule)))
+        require_finite("fit_report", full)
         span = _span(full) if peak is None else float(peak)
         fits = tuple(
             _fit(name, build(method(schedule)), runs, latents, full, span)

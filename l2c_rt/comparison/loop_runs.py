@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -114,10 +115,18 @@ class LoopRuns:
         return LoopModel(fast.bound_model.model, self.calls_per_step, on_call)
 
 
+_alone = threading.RLock()  # Of the process, as torch's own generators are.
+
+
 @contextmanager
 def isolated(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed torch's own generators, which a loop may draw from, and put them back at the end."""
+    """Seed torch's own generators of the host and the device, which a loop may draw from, and put
+    them back at the end; one loop at a time."""
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
+    with _alone, torch.random.fork_rng(devices):
+        # torch.manual_seed would seed every other device too.
+        torch.default_generator.manual_seed(seed)
+        for own in devices:
+            with torch.cuda.device(own):
+                torch.cuda.manual_seed(seed)
         yield

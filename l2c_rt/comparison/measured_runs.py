@@ -12,7 +12,7 @@ from torch import nn
 from l2c_rt.comparison.arithmetic import counted, planned
 from l2c_rt.comparison.image_metrics import ImageMetrics
 from l2c_rt.comparison.results import SeedResult
-from l2c_rt.comparison.runs import relative_error
+from l2c_rt.comparison.runs import relative_error, require_finite
 from l2c_rt.comparison.subjects import Observed, Subject, span
 from l2c_rt.measure.clocks import Clock, clock_for
 from l2c_rt.policies import Full
@@ -65,6 +65,9 @@ class MeasuredRuns:
         """Those of the full run's images."""
         if self._metrics is None:
             self._full = {s: self.subject.observe(self.full_models, s) for s in self.seeds}
+            require_finite(
+                "compare", [end for seen in self._full.values() for end in seen.latents[-1:]]
+            )
             images = [image for seen in self._full.values() for image in seen.images]
             peak = self.subject.peak or (span(images) if images else 1.0)
             self._metrics = ImageMetrics(images, peak, self.features, self.wanted)

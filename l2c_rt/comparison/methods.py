@@ -50,6 +50,8 @@ def entries_of(
     """
     if isinstance(methods, Mapping):
         entries = [Entry(name, method) for name, method in methods.items()]
+    elif isinstance(methods, str) or not isinstance(methods, Sequence):
+        raise TypeError(f"{where}: methods is {methods!r:.60}, wanted a list or mapping of methods")
     else:
         entries = [m if isinstance(m, Entry) else Entry(_name_of(m), m) for m in methods]
     if not entries:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
+from l2c_rt.arguments import check_arguments
 from l2c_rt.backends.backend import Callback
 from l2c_rt.runtime.compiled import Compiled
 
@@ -31,7 +33,7 @@ class RunInputs:
 
         `cfg_scale` None is the family's.  Raises ValueError that begins with `where`.
         """
-        check_images_and_seed(where, images, seed)
+        check_arguments(where, images=images, seed=seed, cfg_scale=cfg_scale)
         loop = _loop(where, bound_model)
         if cfg_scale is None:
             cfg_scale = loop.cfg_scale if loop.null_label is not None else 0.0
@@ -53,18 +55,19 @@ class RunInputs:
         return fast.sample(self.noise, self.labels, self.cfg_scale, callback=callback).float()
 
 
-def check_images_and_seed(where: str, images: object, seed: object) -> None:
-    """ValueError, beginning with `where`, for anything but a number of images and a seed."""
-    if isinstance(images, bool) or not isinstance(images, int) or images < 1:
-        raise ValueError(f"{where}: images is {images!r:.40}, wanted an int of at least 1")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ValueError(f"{where}: seed is {seed!r:.80}, wanted an int from 0 to 2**63 - 1")
-
-
 def _loop(where: str, bound_model: BoundModel) -> PublishedLoop:
     if bound_model.sampling is None:
         raise ValueError(f"{where}: no published loop for {type(bound_model.model).__name__}")
     return bound_model.sampling
+
+
+def require_finite(where: str, tensors: Iterable[Tensor]) -> None:
+    """ValueError where a full run gave NaN or infinity: nothing can be measured against it."""
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise ValueError(
+            f"{where}: the model's full run gives numbers that are not finite; check its weights "
+            "and dtype"
+        )
 
 
 def relative_error(values: Tensor, full: Tensor) -> float:

@@ -36,6 +36,11 @@ def corrected(schedule: CacheSchedule, corrector: Any) -> CacheSchedule:
             f"corrector: the schedule has predictions already ({schedule.source or 'no source'}); "
             "leave corrector= away, or give a schedule without"
         )
+    if schedule.tokens is not None:
+        raise ValueError(
+            f"corrector: the schedule has some tokens computed ({schedule.source or 'no source'}), "
+            "which refreshes what is kept; leave corrector= away"
+        )
     predictions = corrector.predictions(schedule)
     if not isinstance(predictions, Predictions):
         raise TypeError(

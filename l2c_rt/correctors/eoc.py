@@ -44,6 +44,8 @@ class EOC:
             raise ValueError(
                 "EOC: the calibration has no prior; calibrate with rt.calibrate(..., prior=True)"
             )
+        if not isinstance(self.judged, bool):
+            raise ValueError(f"EOC: judged is {self.judged!r:.40}, wanted True or False")
         if self.judged and not self.calibration.corrects.size:
             raise ValueError(
                 "EOC: the calibration has no judgement; calibrate with held-out runs, "

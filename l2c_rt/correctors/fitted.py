@@ -31,6 +31,8 @@ class Fitted:
     REMEDY: ClassVar[str] = "fit anew: rt.fit_corrector(model, schedule)"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.fit, CacheSchedule):
+            raise TypeError(f"Fitted: fit is {self.fit!r:.60}, wanted a CacheSchedule")
         if self.fit.predictions is None:
             raise ValueError(
                 "Fitted: the schedule has no predictions; make one with "

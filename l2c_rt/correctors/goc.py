@@ -34,6 +34,10 @@ class Goc:
         is_number = isinstance(self.eta, int | float) and not isinstance(self.eta, bool)
         if not is_number or not math.isfinite(self.eta):
             raise ValueError(f"Goc: eta is {self.eta!r:.40}, wanted a finite number such as 1.2")
+        if not isinstance(self.pairs, bool):
+            raise ValueError(f"Goc: pairs is {self.pairs!r:.40}, wanted True or False")
+        if not isinstance(self.evaluations, tuple | list | None):
+            raise ValueError(f"Goc: evaluations is {self.evaluations!r:.40}, wanted indices")
         for s in self.evaluations or ():
             if isinstance(s, bool) or not isinstance(s, int) or s < 0:
                 raise ValueError(f"Goc: evaluations has {s!r:.40}, wanted indices from 0 on")

@@ -57,7 +57,8 @@ class ScaleShift:
         if not (np.isfinite(self.scale).all() and np.isfinite(self.shift).all()):
             raise ValueError("ScaleShift: a table holds numbers that are not finite; fit it again")
         check_fingerprint(self.fingerprint)
-        check_text("source", self.source)
+        for name in ("schedule_digest", "source"):
+            check_text(name, getattr(self, name))
 
     @property
     def calibration(self) -> ScaleShift:

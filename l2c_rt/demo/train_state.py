@@ -81,7 +81,7 @@ def digits_dit() -> nn.Module:
 def start(settings: TrainSettings) -> TrainState:
     """A fresh state: initial weights from the seed, the same in both copies."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+        torch.default_generator.manual_seed(settings.seed)
         model = digits_dit()
     # eval: the model's own label dropout draws from the global generator; ours is in the labels.
     model.eval()

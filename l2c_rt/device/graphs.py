@@ -208,8 +208,8 @@ def undisturbed() -> Iterator[None]:
     """For a capture: no other one of ours, and no garbage collection."""
     with _alone:
         enabled = gc.isenabled()
-        gc.disable()
         try:
+            gc.disable()
             yield
         finally:
             if enabled:

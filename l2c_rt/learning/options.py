@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.arguments import check_arguments
 from l2c_rt.families import OWN_LOOP, Family, RouterRules, family_named
 from l2c_rt.schedule.checks import check_granularity
 
@@ -29,7 +29,7 @@ class LoopOptions:
     sites: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        check_whole("calls_per_step", self.calls_per_step, 1)
+        check_arguments("learn", calls_per_step=self.calls_per_step)
         check_granularity(self.granularity)
         if self.granularity == "shell" and self.sites is not None:
             raise ValueError('learn: got sites= and granularity="shell"; shells name their sites')
@@ -109,21 +109,17 @@ def resolve_options(
 
     `bound_model` is the model for its published loop; None in a loop of the user's own.
     """
-    check_whole("steps", steps, 1)
+    check_arguments(
+        "learn", steps=steps, iterations=iterations, lam=lam, reuse=reuse, lr=lr, seed=seed,
+        straight_through=straight_through, cfg_scale=cfg_scale,
+    )  # fmt: skip
     if own_loop is not None:
         _refuse_beside_loop(batch_size=batch_size, data=data or None)
         own_loop.check_guidance(cfg_scale)
     rows = _trained_rows(bound_model, steps)
-    check_whole("seed", seed, 0)
     iterations = DEFAULT_VISITS * (rows if data else 1) if iterations is None else iterations
-    check_whole("iterations", iterations, 1)
     if lam is None and reuse is None:
         reuse = DEFAULT_REUSE
-    _check_range("lam", lam, 0.0, float("inf"))
-    _check_range("reuse", reuse, 0.0, 1.0)
-    _check_range("straight_through", straight_through, 0.0, 1.0)
-    _check_range("lr", lr, 0.0, float("inf"))
-    _check_range("cfg_scale", cfg_scale, -float("inf"), float("inf"))
     visits = iterations // rows if data else iterations
     return LearnOptions(
         steps=steps,
@@ -143,11 +139,11 @@ def resolve_options(
 
 def history_of(corrector: str | None, history: int, *, published: bool, data: bool) -> int:
     """How many outputs predict a reused branch.  Raises ValueError where none can be learned."""
+    check_arguments("learn", history=history)
     if corrector is None:
         return 0
     if corrector != "learned":
         raise ValueError(f'learn: corrector is {corrector!r:.40}, wanted "learned" or None')
-    check_whole("history", history, 1)
     if data or not published:
         raise ValueError(
             'learn: corrector="learned" needs the trajectories of a published loop, without data= '
@@ -182,13 +178,11 @@ def _batch_size(bound_model: BoundModel | None, batch_size: int | None) -> int |
     if bound_model is None:
         return None
     batch_size = DEFAULT_BATCH if batch_size is None else batch_size
-    check_whole("batch_size", batch_size, 1)
+    check_arguments("learn", batch_size=batch_size)
     return batch_size
 
 
 def _guidance(bound_model: BoundModel | None, cfg_scale: float | None, data: bool) -> float | None:
-    if cfg_scale is not None and not math.isfinite(cfg_scale):
-        raise ValueError(f"learn: cfg_scale is {cfg_scale}, wanted a finite number")
     if data and cfg_scale is not None:
         raise ValueError(
             f"learn: cfg_scale={cfg_scale:g} with data: the published procedure on latents uses "
@@ -230,14 +224,3 @@ def _published(bound_model: BoundModel, steps: int) -> Family:
             f"steps={steps}; take a multiple of {stages}"
         )
     return family
-
-
-def check_whole(name: str, value: Any, least: int) -> None:
-    """ValueError unless the argument of `learn` is an int of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"learn: {name} is {value!r:.40}, wanted an int of at least {least}")
-
-
-def _check_range(name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None and not (low <= value <= high and math.isfinite(value)):
-        raise ValueError(f"learn: {name} is {value}, wanted a finite number in {low:g}..{high:g}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
+from l2c_rt.arguments import check_arguments
 from l2c_rt.comparison.fit_report import FitReport
 from l2c_rt.figures import has_matplotlib, save_figure
 from l2c_rt.learning.checkpoint import save_checkpoint
 from l2c_rt.learning.log import CsvLog, scores_figure
-from l2c_rt.learning.options import check_whole
 from l2c_rt.learning.state import LearnState
 from l2c_rt.learning.task import Task
 from l2c_rt.runtime.notices import Notices
@@ -26,8 +26,7 @@ def checked_folder(
     out: str | PathLike[str] | None, resume: bool, save_every: int, report: int
 ) -> Path | None:
     """The folder, not made yet; None where nothing is to be written."""
-    check_whole("save_every", save_every, 1)
-    check_whole("report", report, 0)
+    check_arguments("learn", out=out, resume=resume, save_every=save_every, report=report)
     if out is None:
         if resume:
             raise ValueError("learn: resume=True needs out=, the folder of the run to take up")

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from l2c_rt import adapters
 from l2c_rt._version import __version__
 from l2c_rt.adapters.branch_forward import frozen
+from l2c_rt.arguments import check_arguments
 from l2c_rt.comparison.fit import fit_report
 from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.learning.checkpoint import load_checkpoint
@@ -77,7 +78,7 @@ def learn(
     With the corrector "learned" the value in the mixture is a prediction from the last `history`
     evaluations that compute everything, whose coefficients are learned with the gates from least
     squares on; the router has them, and its schedules the predictions.  For `router.schedule()`
-    they are fitted again at the end, as `fit_corrector` does, in some 13 runs more.  With `lanes`
+    they are fitted again at the end, as `fit_corrector` does, in some 26 runs more.  With `lanes`
     cond and uncond have coefficients of their own.
     `out` receives router, log, checkpoint, pictures and a fit report of `report` images, unless 0;
     `resume` takes the checkpoint up, if any, and ends at the same scores as an uninterrupted run.
@@ -86,6 +87,8 @@ def learn(
     or for a loop that calls the model another number of times; all before the first iteration.
     Source: arXiv 2406.01733.
     """
+    check_arguments("learn", loop=loop, data=data, lanes=lanes, checkpointing=checkpointing,
+                    progress=progress)  # fmt: skip
     folder = checked_folder(out, resume, save_every, report)
     own_loop = _loop_options(model, loop, calls_per_step, granularity, sites, checkpointing)
     bound_model = adapters.bind(model) if loop is None else None
@@ -144,8 +147,6 @@ def _loop_options(
     """How a loop of the user's own calls the model; None for the published one."""
     options = LoopOptions(calls_per_step, granularity, sites)
     if loop is not None:
-        if not callable(loop):
-            raise TypeError(f"learn: loop is {loop!r:.80}, wanted a function of (model, seed)")
         if not isinstance(model, nn.Module):
             raise TypeError(f"learn: model is a {type(model).__name__}, wanted a torch.nn.Module")
         return options

@@ -29,12 +29,6 @@ class CalibrationRuns:
     batch_size: int
     cfg_scale: float | None
 
-    def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("calls_per_step", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is {value!r:.40}, wanted an int of at least {least}")
-
     @property
     def sampler(self) -> str:
         """The name of the published loop's, "" in a loop of the user's own."""

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from l2c_rt.adapters.branch_forward import frozen
 from l2c_rt.adapters.model_fingerprint import model_fingerprint
+from l2c_rt.arguments import check_arguments
 from l2c_rt.comparison.loop_runs import Loop
 from l2c_rt.correctors.fitted import Fitted
 from l2c_rt.regression.cached_walk import CachedWalk, FittingPredictor, SeenOrder
@@ -23,6 +24,9 @@ from l2c_rt.regression.judgement import judged
 from l2c_rt.resolve import read_spec, resolve_schedule
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.schedule.predictions import MAX_LANES
+
+JUDGES = 3
+"""Held-out runs whose mean error says which fit is taken."""
 
 
 def fit_corrector(
@@ -51,48 +55,60 @@ def fit_corrector(
     computed as well, and its output, with what its last predictions missed, regressed on the last
     `history` values that were used; the prediction is used from there on, as in a cached run.  So
     it goes for `runs` runs, and for as many in which nothing that was missed is made up for.  Each
-    run is held out of a fit of the others, and where plain reuse does as well there, it stays.  A
-    whole run of another seed by each, half of the way, plain reuse, and the predictions that the
-    router has, if any, says which is taken: five runs or six.
+    run is held out of a fit of the others, and where plain reuse does as well there, it stays.  The
+    mean over whole runs of three other seeds by each fit, half of the way, plain reuse, and the
+    predictions that the router has, if any, says which is taken: 15 runs or 18.
     Without `loop` the model's published loop runs, `batch_size` images [n, C, H, W] together with
     `cfg_scale`; with it `loop(model, seed)`, `calls_per_step` calls per evaluation.  Cond and
     uncond share their coefficients; with `lanes` each has its own, two calls or the halves of a
-    guided batch, and shared ones are tried too: two whole runs more.  The fit says which lane is
+    guided batch, and shared ones are tried too: six whole runs more.  The fit says which lane is
     the unconditional one, where two calls, labels or `uncond_first` do: an `Engine` needs it.
     Held are `history` + 1 values of every branch.
     `out` receives the corrector, and until it is done the sums so far, which `resume` takes up.
     Raises TypeError and ValueError as `compile` and `calibrate` do.
     """
-    _check(history=history, runs=runs, batch_size=batch_size, calls_per_step=calls_per_step)
+    check_arguments("fit_corrector", loop=loop, history=history, runs=runs, batch_size=batch_size,
+                    seed=seed, calls_per_step=calls_per_step, cfg_scale=cfg_scale, lanes=lanes,
+                    out=out, resume=resume, progress=progress)  # fmt: skip
     count = _lanes(lanes, calls_per_step)
     seen = _order(uncond_first, loop, calls_per_step)
     spec = read_spec(router)
-    cut = granularity or str(getattr(spec, "granularity", "branch"))
+    cut = str(getattr(spec, "granularity", "branch")) if granularity is None else granularity
     bound_model = described("fit_corrector", model, loop, sites, cut)
     schedule = resolve_schedule(
         spec, steps=steps, branches=bound_model.program.branch_names, program=bound_model.program
     )
-    folds = min(runs, FOLDS)
-    fits = [Fits(schedule.compute, history, folds, carry, count) for carry in CARRIES]
-    calibration = CalibrationRuns(
-        bound_model, loop, schedule.steps, calls_per_step, seed, batch_size, cfg_scale
-    )
+    fits = [Fits(schedule.compute, history, min(runs, FOLDS), carry, count) for carry in CARRIES]
+    calibration = CalibrationRuns(bound_model, loop, schedule.steps, calls_per_step, seed,
+                                  batch_size, cfg_scale)  # fmt: skip
     options = {"schedule": schedule.digest, "runs": runs, "batch_size": batch_size, "seed": seed,
                "history": history, "cfg_scale": cfg_scale, "lanes": lanes}  # fmt: skip
     checkpoint = Checkpoint.of(out, options, model_fingerprint(model))
     with frozen(model):
         timesteps = _run_all(calibration, fits, runs, checkpoint, resume, progress, seen)
-        tried = [*fits, *(fit.shared() for fit in fits if fit.lanes > 1)]
-        candidates = [_with(schedule, fit, calibration, timesteps, checkpoint) for fit in tried]
+        fits.extend([fit.shared() for fit in fits if fit.lanes > 1])
+        candidates = [_with(schedule, fit, calibration, timesteps, checkpoint) for fit in fits]
         if schedule.predictions is not None:
             candidates.append(replace(candidates[0], predictions=schedule.predictions))
-        with tqdm(desc="judge", disable=not progress) as bar:
-            chosen = judged(calibration, candidates, runs, partial(_advance, bar), seen)
+        chosen = _chosen(calibration, candidates, runs, progress, seen)
     corrector = Fitted(_told(chosen, seen))
     if out is not None:
         corrector.save(out)
         checkpoint.remove()
     return corrector
+
+
+def _chosen(
+    calibration: CalibrationRuns,
+    candidates: Sequence[CacheSchedule],
+    runs: int,
+    progress: bool,
+    seen: SeenOrder | None,
+) -> CacheSchedule:
+    """The best by the runs after the first `runs`, which no fit has seen."""
+    with tqdm(desc="judge", disable=not progress) as bar:
+        held_out = range(runs, runs + JUDGES)
+        return judged(calibration, candidates, held_out, partial(_advance, bar), seen)
 
 
 def _run_all(
@@ -170,20 +186,12 @@ def _told(schedule: CacheSchedule, seen: SeenOrder) -> CacheSchedule:
 
 def _lanes(lanes: bool, calls_per_step: int) -> int:
     """How many lanes have coefficients of their own.  Raises ValueError for more than may have."""
-    if not isinstance(lanes, bool):
-        raise ValueError(f"fit_corrector: lanes is {lanes!r:.40}, wanted True or False")
     if lanes and calls_per_step > MAX_LANES:
         raise ValueError(
             f"fit_corrector: {calls_per_step} calls per step are more than {MAX_LANES} lanes; use "
             "lanes=False, which shares the coefficients"
         )
     return max(2, calls_per_step) if lanes else 1
-
-
-def _check(**numbers: object) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:
-            raise ValueError(f"fit_corrector: {name} is {value!r:.40}, wanted an int of at least 1")
 
 
 def _advance(bar: tqdm[Any], done: int, total: int) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from l2c_rt.calibration.runs import Progress
+from l2c_rt.comparison.runs import require_finite
 from l2c_rt.regression.cached_walk import CachedWalk, FixedPredictor, SeenOrder
 from l2c_rt.regression.calibration_runs import CalibrationRuns
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -20,29 +22,33 @@ LEAST_ERROR = 1e-20
 
 
 def judged(
-    calibration: CalibrationRuns, fits: Sequence[CacheSchedule], run: int, progress: Progress,
-    seen: SeenOrder | None = None,
+    calibration: CalibrationRuns, fits: Sequence[CacheSchedule], runs: Sequence[int],
+    progress: Progress, seen: SeenOrder | None = None,
 ) -> CacheSchedule:  # fmt: skip
     """That of some fits of one schedule, the first half of the way from plain reuse, and plain
-    reuse that ends nearest to the full run number `run`.
+    reuse that ends nearest to the full runs of these numbers, in the mean of `log_error`.
 
-    Errors of single branches say nothing of how they add up over a run; this does.
+    Errors of single branches say nothing of how they add up over a run; this does.  One run of a
+    few images takes the wrong one of two that are within a few decibels.
     """
     full = replace(fits[0], compute=np.ones_like(fits[0].compute), predictions=None)
     less = [replace(fits[0], predictions=_part(fits[0], share)) for share in (0.5, 0.0)]
-    candidates = [*fits, *less]
-    steps, total = full.steps, (len(candidates) + 1) * full.steps
-    ends: list[list[Tensor]] = []
-    for done, candidate in enumerate([full, *candidates]):
+    candidates = [full, *fits, *less]
+    errors = np.zeros((len(runs), len(candidates)))
+    reference: list[Tensor] = []
+    for i, (run, k) in enumerate(product(runs, range(len(candidates)))):
 
-        def advance(evaluation: int, _: int, done: int = done) -> None:
-            progress(done * steps + evaluation, total)
+        def advance(evaluation: int, _: int, i: int = i) -> None:
+            progress(i * full.steps + evaluation, errors.size * full.steps)
 
-        calls, predictor = calibration.calls_per_step, FixedPredictor(candidate)
+        calls, predictor = calibration.calls_per_step, FixedPredictor(candidates[k])
         walk = CachedWalk(calibration.bound_model, predictor, calls, seen)
-        ends.append(calibration.run(run, walk, advance)[1])
-    errors = [log_error(end, ends[0]) for end in ends[1:]]
-    return candidates[int(np.nanargmin(errors))]
+        _, ends = calibration.run(run, walk, advance)
+        if not k:
+            require_finite("fit_corrector", ends)
+            reference = ends
+        errors.flat[i] = log_error(ends, reference)
+    return candidates[1 + int(np.nanargmin(errors[:, 1:].mean(axis=0)))]
 
 
 def log_error(ends: Sequence[Tensor], full: Sequence[Tensor]) -> float:

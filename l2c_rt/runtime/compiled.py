@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.model_view import ModelView, view_of
@@ -22,6 +22,12 @@ from l2c_rt.schedule.cache_schedule import CacheSchedule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+REPLICAS = (
+    "replicas of nn.DataParallel are the model itself, computed in full: compile a copy of the "
+    "model on each device, or let torchrun start a process for each"
+)
 
 
 class Compiled(Session, ModelView):
@@ -170,6 +176,12 @@ class Compiled(Session, ModelView):
     def __deepcopy__(self, memo: object) -> NoReturn:
         # The model's class may have one.
         self.__reduce_ex__(None)
+
+    def _replicate_for_data_parallel(self) -> nn.Module:
+        """What DataParallel calls on every device: the model itself, which keeps nothing."""
+        self._shared.notices.tell([REPLICAS])
+        replica: nn.Module = self.bound_model.model._replicate_for_data_parallel()
+        return replica
 
     def __copy__(self) -> NoReturn:
         self.__reduce_ex__(None)

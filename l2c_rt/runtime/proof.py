@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.own.stage import Stage
 
 CHECKS = ("on", "off")
 REMEDY = (
@@ -152,23 +153,19 @@ def _refusal(
 
 def _first_block(model: BoundModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """Where the streams part, as text: the blocks' own outputs against the description's."""
-    own: dict[int, Tensor] = {}
-    order = {id(module): i for i, module in enumerate(model.bypassed)}
+    outputs: list[Tensor] = []
+    blocks = {id(module) for module in model.bypassed[1:]}
+    paths = [path for path, module in model.model.named_modules() if id(module) in blocks]
 
-    def keep(module: nn.Module, inputs: object, output: object) -> None:
-        if id(module) in order and isinstance(output, Tensor):
-            own[order[id(module)]] = output
+    def visit(
+        path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> object:
+        outputs.append(module(*args, **kwargs))
+        return outputs[-1]
 
-    # Of the process and not of the user's modules, which stay as they are.
-    handle = nn.modules.module.register_module_forward_hook(keep)
-    try:
-        own_forward(model.model, args, kwargs)
-    finally:
-        handle.remove()
+    own_forward(Stage(model.model, paths, visit).root, args, kwargs)
     streams = described_forward(model, args, kwargs)[1]
-    # The model itself is the first that is bypassed; its blocks follow in order.
-    outputs = [own[i] for i in sorted(own) if i > 0]
-    if len(outputs) != len(streams):
+    if len(outputs) != len(streams) or not all(isinstance(out, Tensor) for out in outputs):
         return ""
     for (block, ours), theirs in zip(streams, outputs, strict=True):
         if ours.shape != theirs.shape or not torch.equal(ours, theirs):

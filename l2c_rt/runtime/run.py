@@ -7,7 +7,6 @@ has it alone: `Turn` sees to that.
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from l2c_rt.adapters.bound_model import PublishedLoop, State
 from l2c_rt.adapters.model_checks import check_device
+from l2c_rt.adapters.own.modes import without_gradients
 from l2c_rt.backends.backend import (
     Callback,
     RunRequest,
@@ -60,9 +60,7 @@ class Run:
             self.reset()
         self._in_call = True
         wants_grad = torch.is_grad_enabled()
-        # Slots and tables outlive the call, so they must not be inference tensors.
-        inside = torch.is_inference_mode_enabled()
-        with torch.inference_mode(False) if inside else nullcontext(), torch.no_grad():
+        with without_gradients():  # Slots and tables outlive the call.
             tick, out = self._evaluate(args, kwargs, hint, wants_grad)
             self._check.done(tick.step, self.version.model.to_tensor, out)
         if self.shared.loop is None and not self.clock.mid_run:

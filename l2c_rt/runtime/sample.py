@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from l2c_rt.adapters.bound_model import BoundModel, PublishedLoop
+from l2c_rt.adapters.own.modes import without_gradients
 from l2c_rt.backends.backend import Callback, RunRequest, WrongResultError
 from l2c_rt.runtime.cache_context import StepHint
 from l2c_rt.runtime.known_loop import KnownLoop, same_timestep
@@ -47,8 +48,7 @@ def sample(
     request = RunRequest(noise, labels, scale, guided, solver)
     shape = (2 * len(noise) if guided else len(noise), *noise.shape[1:])
     key = InputKey.of(shape, _dtype(model), model.device)
-    # The latents outlive the call, so they must not be inference tensors.
-    with torch.inference_mode(False), torch.no_grad(), trace_range("run"):
+    with without_gradients(), trace_range("run"):  # The latents outlive the call.
         if run.has_whole(key) and not _refuted(run, request, loop):
             try:
                 return run.whole(key, request, previews)

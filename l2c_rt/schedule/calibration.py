@@ -162,6 +162,8 @@ class Calibration:
 
 def calibration_of(source: Calibration | str | os.PathLike[str]) -> Calibration:
     """A calibration, or the one in a file."""
+    if not isinstance(source, Calibration | str | os.PathLike):
+        raise TypeError(f"got {source!r:.60}, wanted a calibration or its file")
     return source if isinstance(source, Calibration) else Calibration.load(source)
 
 

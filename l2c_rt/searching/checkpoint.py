@@ -6,23 +6,25 @@ import io
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from l2c_rt.searching.candidates import Best
+from l2c_rt.searching.candidates import PLANS, Best, Recipe
 from l2c_rt.searching.columns import Array
+from l2c_rt.searching.trials import RUNS
+from l2c_rt.searching.weightings import Measured, Weighting
 from l2c_rt.untrusted.atomic_write import require_writable, write_whole
 from l2c_rt.untrusted.bounded_read import naming, parse_json, read_bounded
 from l2c_rt.untrusted.safetensors_file import SafetensorsFile
 
 FORMAT = "l2c_rt.search"
-VERSION = "2"
+VERSION = "3"
 MAX_FILE_BYTES = 1 << 29
-Known = tuple[Array, Best, float]
-"""The errors, the best candidate, and the seconds that were spent."""
+Known = tuple[Measured, Best, float]
+"""What was measured, the best candidate, and the seconds that were spent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +48,24 @@ class Checkpoint:
             path = path.with_suffix(".search.safetensors")
         return Checkpoint(path, json.dumps(options), fingerprint)
 
-    def save(self, errors: Array, best: Best, spent: float) -> None:
+    def save(self, measured: Measured, best: Best, spent: float) -> None:
         """Write what is known, whole or not at all."""
         import safetensors.numpy
 
         if self.path is None:
             return
         assert best.compute is not None
-        state = {"error": best.error, "tried": best.tried, "spent": spent}
+        state = {"errors": best.errors, "recipe": astuple(best.recipe), "tried": best.tried,
+                 "spent": spent}  # fmt: skip
         header = {"format": FORMAT, "version": VERSION, "options": self.options,
                   "model": self.fingerprint, "state": json.dumps(state)}  # fmt: skip
-        tables = {"errors": errors, "compute": best.compute}
+        tables = {"errors": measured.errors, "weights": measured.weights, "compute": best.compute}
         write_whole(self.path, safetensors.numpy.save(tables, metadata=header))
 
-    def load(self, shape: tuple[int, int, int]) -> Known | None:
+    def load(self, shape: tuple[int, int, int], costs: Array) -> Known | None:
         """What is known, if anything.  Raises ValueError where it is of another search.
 
-        Shapes: errors [S, K, A] = shape.
+        Shapes: errors [S, K, A] = shape; costs [K], of the model.
         """
         if self.path is None or not self.path.exists():
             return None
@@ -70,12 +73,14 @@ class Checkpoint:
         with naming(self.path):
             file = SafetensorsFile(io.BytesIO(content), len(content))
             self._check(file)
-            errors = np.frombuffer(_bytes(file, "errors", "F64", shape), "<f8").reshape(shape)
+            errors = _floats(file, "errors", shape)
+            weights = _floats(file, "weights", (2, shape[0]))
             table = np.frombuffer(_bytes(file, "compute", "BOOL", shape[:2]), np.uint8)
-            if np.isnan(errors).any() or (errors < 0).any() or (table > 1).any():
-                raise ValueError("it holds numbers that are none, or negative")
-            error, tried, spent = _numbers(parse_json(file.metadata.get("state", "").encode()))
-        return errors, Best(table.astype(np.bool_).reshape(shape[:2]), error, tried), spent
+            if (errors < 0).any() or not np.isfinite(weights).all() or (table > 1).any():
+                raise ValueError("it holds numbers that are negative, or not finite")
+            best, spent = _best(parse_json(file.metadata.get("state", "").encode()))
+        compute = table.astype(np.bool_).reshape(shape[:2])
+        return Measured(errors, weights, costs), replace(best, compute=compute), spent
 
     def remove(self) -> None:
         """The search is done."""
@@ -85,7 +90,11 @@ class Checkpoint:
     def _check(self, file: SafetensorsFile) -> None:
         header = file.metadata
         if (header.get("format"), header.get("version")) != (FORMAT, VERSION):
-            raise ValueError(f"format {header.get('format')!r:.40}, wanted {FORMAT} {VERSION}")
+            raise ValueError(
+                f"format {header.get('format')!r:.40} {header.get('version')!r:.40}, wanted "
+                f"{FORMAT} {VERSION}: another version of l2c_rt began the search, and measured "
+                "other things; go on with that one, or use resume=False to begin anew"
+            )
         if (header.get("options"), header.get("model")) != (self.options, self.fingerprint):
             raise ValueError(
                 f"the search was begun with {header.get('options')!r:.200}, perhaps on another "
@@ -100,16 +109,34 @@ def _bytes(file: SafetensorsFile, name: str, kind: str, shape: tuple[int, ...]) 
     return bytes(file.read(entry))
 
 
-def _numbers(state: Any) -> tuple[float, int, float]:
+def _floats(file: SafetensorsFile, name: str, shape: tuple[int, ...]) -> Array:
+    numbers: Array = np.frombuffer(_bytes(file, name, "F64", shape), "<f8").reshape(shape)
+    if np.isnan(numbers).any():
+        raise ValueError(f"its {name} hold numbers that are none")
+    return numbers
+
+
+def _best(state: Any) -> tuple[Best, float]:
+    """The best candidate, but for its table, and the seconds that were spent."""
     if not isinstance(state, dict):
         raise ValueError("its state is damaged")
-    tried = state.get("tried")
-    if type(tried) is not int or not 0 <= tried < 1 << 40:
+    errors, tried, spent = state.get("errors"), state.get("tried"), _number(state.get("spent"))
+    if not isinstance(errors, list) or not 1 <= len(errors) <= RUNS:
+        raise ValueError(f"errors are {errors!r:.40}, wanted one of each run that judges")
+    if type(tried) is not int or not 1 <= tried < 1 << 40:
         raise ValueError(f"tried is {tried!r:.40}, wanted a count")
-    error, spent = _number(state.get("error")), _number(state.get("spent"))
     if spent < 0:
         raise ValueError(f"its state has {spent} seconds")
-    return error, tried, spent
+    return Best(None, tuple(map(_number, errors)), _recipe(state.get("recipe")), tried), spent
+
+
+def _recipe(recipe: Any) -> Recipe:
+    match recipe:
+        case [[_, _, _] as numbers, int(plan)] if plan in range(len(PLANS)):
+            return Recipe(Weighting(*map(_number, numbers)), plan)
+    raise ValueError(
+        f"recipe is {recipe!r:.60}, wanted three numbers and one of {len(PLANS)} plans"
+    )
 
 
 def _number(number: Any) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
+from l2c_rt.comparison.runs import require_finite
 from l2c_rt.regression.cached_walk import (
     CachedWalk,
     FittingPredictor,
@@ -24,11 +25,12 @@ from l2c_rt.searching.columns import Array, BoolArray
 HISTORY = 5
 """Values that a prediction is made of."""
 
-PLACES = 16
+PLACES = 14
 """Evaluations, at most, that are reused alone to see what an error there does in the end."""
 
-RUNS = 2
-"""The one that a candidate's predictions are fitted on, and the one that it is judged by."""
+RUNS = 3
+"""Those that candidates are judged by; their predictions are fitted on the first, which then does
+not judge.  One run of a few images is off by decibels."""
 
 
 @dataclass(slots=True)
@@ -46,41 +48,54 @@ class Trials:
         compute = np.ones((self.runs.steps, len(program.branches)), np.bool_)
         for i in range(RUNS):
             self.timesteps, end = self._run(i, FixedPredictor(self.schedule(compute)))
+            require_finite("search", end)
             self._full.append(end)
 
-    def error(self, compute: BoolArray) -> float:
-        """The log error in the end of a run that nothing was fitted on; of both where nothing is
-        fitted.  Shapes: compute [S, K]."""
-        if not self.predicts:
-            plain = FixedPredictor(self.schedule(compute))
-            return float(np.mean([self._error_of(i, plain) for i in range(RUNS)]))
-        fits = Fits(compute, HISTORY, 1, CARRIES[0])
-        self._run(0, FittingPredictor(fits))
-        return self._error_of(1, FixedPredictor(self.schedule(compute, fits.predictions())))
+    def errors(self, compute: BoolArray) -> Iterator[float]:
+        """The log error in the end of each run that nothing was fitted on, one after the other.
+
+        Shapes: compute [S, K].
+        """
+        predictions = None
+        if self.predicts:
+            fits = Fits(compute, HISTORY, 1, CARRIES[0])
+            self._run(0, FittingPredictor(fits))
+            predictions = fits.predictions()
+        predictor = FixedPredictor(self.schedule(compute, predictions))
+        for i in range(int(self.predicts), RUNS):
+            yield self._error_of(i, predictor)
 
     def weights(
         self, errors: Array, costs: Array, reuse: float, progress: Callable[[], None]
     ) -> Array:
-        """By how much an error at each evaluation counts: what the run ends in where one evaluation
-        reuses its cheapest branches, over what `errors` say of it; between places interpolated.
+        """By how much an error at each evaluation counts, in logarithms: what the run ends in where
+        one evaluation reuses branches, over what `errors` say of it; between places interpolated.
 
-        As many branches as half of the evaluations would have to reuse: errors of more of them
-        would be too large to add up.
-        Shapes: errors [S, K, A], costs [K] -> [S].
+        First of its cheapest branches, as many as half of the evaluations would have to reuse, then
+        of all: more say more, and add up less.
+        Shapes: errors [S, K, A], costs [K] -> [2, S].
         """
+        shares = sorted({min(1.0, 2 * reuse), 1.0})
+        logs = [self._counts(errors, costs, s, PLACES // len(shares), progress) for s in shares]
+        return np.stack([logs[0], logs[-1]])
+
+    def _counts(
+        self, errors: Array, costs: Array, share: float, most: int, progress: Callable[[], None]
+    ) -> Array:
+        """Of one evaluation that reuses so much.  Shapes: -> [S]."""
         steps, branches, _ = errors.shape
-        places = np.unique(np.linspace(1, steps - 1, min(PLACES, steps - 1)).round().astype(int))
+        places = np.linspace(1, steps - 1, min(most, steps - 1)).round().astype(int)
         logs = []
         for s in places:
             order = np.argsort(errors[s, :, 0] / costs, kind="stable")
-            count = np.searchsorted(np.cumsum(costs[order]), 2 * reuse * costs.sum(), side="right")
-            reused = order[: max(1, int(count))]
+            limit = share * costs.sum() * (1 + 1e-9)
+            reused = order[: max(1, int(np.searchsorted(np.cumsum(costs[order]), limit, "right")))]
             compute = np.ones((steps, branches), np.bool_)
             compute[s, reused] = False
             logs.append(self._seen_error(compute) - np.log(max(errors[s, reused, 0].sum(), 1e-300)))
             progress()
-        weights: Array = np.exp(np.interp(np.arange(steps), places, np.subtract(logs, max(logs))))
-        return weights
+        counts: Array = np.interp(np.arange(steps), places, np.subtract(logs, max(logs)))
+        return counts
 
     def _seen_error(self, compute: BoolArray) -> float:
         """That of the run that the predictions are fitted on."""

@@ -46,9 +46,10 @@ def require_writable(path: str | Path) -> None:
 
 def _mode_to_keep(target: Path) -> int | None:
     """The mode of the file that is replaced; None where there is none yet."""
-    if not os.path.lexists(target):
+    try:
+        mode = os.stat(target).st_mode
+    except FileNotFoundError:
         return None
-    mode = os.stat(target).st_mode
     if not stat.S_ISREG(mode):
         raise ValueError(f"{target}: not a regular file, so it is not replaced by one")
     if not os.access(target, os.W_OK):

@@ -9,6 +9,8 @@ from launch_recorder import operators
 from torch import Tensor, nn
 
 from l2c_rt.backends.composed_linears import Weight, compose, own_half, products
+from l2c_rt.backends.cuda.composed_weights import ComposedWeights
+from l2c_rt.kernels._launch import MOST_NUMBERS
 from l2c_rt.plan.delta_ops import LinearParts
 
 WIDTH = 12
@@ -93,3 +95,15 @@ def test_float32_weights_are_multiplied_in_float64(linears: dict[str, nn.Linear]
     ((_, matrix),) = compose(weights, narrow)
     ((_, expected),) = compose(weights, {name: lin.double() for name, lin in narrow.items()})
     assert torch.equal(matrix, expected)
+
+
+def test_more_weights_than_the_device_compares_are_composed_before_every_run() -> None:
+    named = {f"skip-{i:02}": nn.Linear(16, 8, bias=False).bfloat16() for i in range(MOST_NUMBERS)}
+    weight = Weight(True, tuple(named), (True,) * len(named))
+    composed = ComposedWeights([(weight,)], named, kernels=None)
+    for linear in list(named.values())[:2]:
+        with torch.no_grad():
+            linear.weight.mul_(2)
+        composed.refresh()
+        ((_, expected),) = compose([weight], named)
+        assert torch.equal(composed.of((weight,)), expected.bfloat16())

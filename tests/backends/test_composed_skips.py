@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 import torch
 from published_outputs import relative
 from three_backends import assert_same
+from torch import nn
 from toys import drive, toy_uvit
 
 from l2c_rt.api import Compiled, compile
 from l2c_rt.backends.composed_linears import own_half, products
 from l2c_rt.backends.cpu import backend as cpu_backend
 from l2c_rt.backends.cpu import packed
+from l2c_rt.backends.cpu.composed_skips import ComposedSkips
 from l2c_rt.backends.tuning.chooser import Chooser
 from l2c_rt.plan.delta_ops import LinearParts
 from l2c_rt.schedule.cache_schedule import CacheSchedule
@@ -80,6 +83,26 @@ def test_sleep_gives_the_copies_back_and_the_next_run_makes_them_again() -> None
     assert fast.summary().copied_bytes == 0
     fast.wake()
     assert_same(drive(fast, STEPS), expected)
+
+
+def test_another_plan_has_its_weights_composed_too_and_all_other_copies_are_told() -> None:
+    told: list[str] = []
+    others = SimpleNamespace(
+        nbytes=3, begin_run=lambda: told.append("run"), drop=lambda: told.append("drop")
+    )
+    linears = {name: nn.Linear(16, 8, bias=False).requires_grad_(False) for name in "ab"}
+    skips = ComposedSkips(linears, others, Chooser("", None, None))
+    x, kept = torch.randn(2, 1, 3, 8)
+    expected = x
+    for nodes in (("a",), ("a", "b")):
+        op = LinearParts(nodes, ("save",) * len(nodes), None)
+        skips.plan(SimpleNamespace(steps=[(op,)]))  # type: ignore[arg-type]
+        expected = linears[nodes[-1]](torch.cat([expected, kept], -1))
+        assert relative(sum(skips(op, x, [kept] * len(nodes))), expected) < 1e-6
+    assert skips.nbytes == 3 + 2 * 8 * 8 * 4
+    skips.begin_run()
+    skips.drop()
+    assert (told, skips.nbytes) == (["run", "drop"], 3)
 
 
 def test_composing_draws_no_random_numbers() -> None:

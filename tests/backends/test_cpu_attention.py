@@ -26,3 +26,11 @@ def test_it_is_as_near_to_float64_as_pytorchs(dtype: torch.dtype, tokens: int, h
         return float((got.double() - exact).norm() / exact.norm())
 
     assert error("native") <= 1.2 * error("sdpa") + 1e-7
+
+
+@pytest.mark.parametrize("place", [0, 20, 40, 64])
+def test_a_score_far_above_all_others_is_found_wherever_it_is(place: int) -> None:
+    q, k, v = torch.randn(3, 1, 65, 2, 24, generator=torch.Generator().manual_seed(0)).unbind(0)
+    k[:, place] = 40.0
+    got = Attention(NO_CHOICES, "native")(q.abs(), k, v, 1.0)
+    assert torch.allclose(got, v[:, place].flatten(1).unsqueeze(1).expand_as(got), atol=1e-6)

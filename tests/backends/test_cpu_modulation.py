@@ -47,8 +47,8 @@ def test_rows_met_one_by_one_are_those_tabulated_ahead(window: int) -> None:
     timesteps = [float(t[0]) for _, t, _ in steps]
     for k, (_, t, y) in enumerate(steps):
         assert torch.equal(ahead.begin(t, y, k, timesteps), single.begin(t, y, k, None))
+        assert single.nbytes == step_bytes
     assert ahead.nbytes == step_bytes * (STEPS % window or window)
-    assert single.nbytes == step_bytes
 
 
 @pytest.mark.parametrize("whose", ["the model's", "a session's"])

@@ -46,13 +46,17 @@ def test_an_evaluation_launches_the_kernels_that_cost_counts(name: str) -> None:
 
 @every_run
 def test_a_product_in_halves_is_a_kernel_more(name: str) -> None:
-    record = recorded(name, delta_form=True, products="split")
+    record, splits = recorded(name, delta_form=True, products="split"), "_split_sum_kernel"
     for number, counted in enumerate(record.compiled.cost.cached):
         entries, row = record.evaluation(number), record.lowered(number)
-        sums = sum(isinstance(e, Launch) and e.kernel == "_split_sum_kernel" for e in entries)
+        sums = sum(isinstance(e, Launch) and e.kernel == splits for e in entries)
         halves = sum(isinstance(launch, SkipLinear) for launch in row)
         halves += sum(isinstance(la, Composed) and len(la.sources) > 1 for la in row)
         assert len(entries) == counted.kernels + sums + halves
+    launched = [e for row in range(len(record.compiled.plan.steps)) for e in record.variant(row)]
+    # Whether a split product is summed by a kernel of its own is seen when it is launched.
+    nodes = [e for e in launched if not (isinstance(e, Launch) and e.kernel == splits)]
+    assert record.shape_program.nodes == len(nodes)
 
 
 def test_kernels_of_the_published_run_before_and_after() -> None:

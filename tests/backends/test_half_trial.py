@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from family_results import FAMILIES
 from torch import Tensor, nn
 
 import l2c_rt as rt
-from l2c_rt.adapters.own.describe import describe_own
+from l2c_rt.adapters.own.describe import describe_own, open_stage
+from l2c_rt.backends.half_trial import HalfTrial
 from l2c_rt.methods import FasterCacheScript, GuidanceInterval
 from l2c_rt.schedule.halves import HALVED
 
@@ -154,6 +156,29 @@ def test_a_forward_that_stops_at_half_a_batch_is_told_in_its_own_words() -> None
     model.blocks[0].unfold = lambda x: x.view(2, FRAMES, 4, WIDTH)
     with pytest.raises(ValueError, match="does not take the conditional half .*: shape .* invalid"):
         call(compiled(model), TIMES[0])
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = Attention()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.attn(self.attn(x) - 1)
+        return out
+
+
+def test_every_call_of_a_module_is_compared_with_the_same_call_of_the_half() -> None:
+    model, x, outputs = Twice(), torch.randn(2, 4, WIDTH), list[Tensor]()
+    hook = model.attn.register_forward_hook(lambda m, i, out: outputs.append(out[:1]))
+    model(x)
+    hook.remove()
+    trial = HalfTrial(partial(open_stage, model, ["attn"]), ["attn"], (x[:1],), {})
+    for number, out in enumerate(outputs):
+        trial.check_site("attn", number, out)
+        for other, wrong in ((1 - number, out), (2, out), (number, out.roll(1, -1))):
+            with pytest.raises(ValueError, match="output of attn"):
+                trial.check_site("attn", other, wrong)
 
 
 def test_each_kind_of_call_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ def test_progress_is_told_for_every_evaluation():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"steps": 1}, "steps is 1, wanted an int of 2 or more"),
+        ({"steps": 1}, "steps is 1, wanted an int of at least 2"),
         ({"steps": 4, "samples": 0}, "samples is 0"),
         ({"steps": 4, "lookback": 0}, "lookback is 0"),
         ({"steps": 4, "calls_per_step": True}, "calls_per_step is True"),
@@ -146,7 +146,7 @@ def test_a_loop_that_makes_other_calls_is_refused():
         rt.calibrate(flux(), flux_loop, steps=5, samples=1)
     with pytest.raises(ValueError, match="no published loop for FluxTransformer2DModel"):
         rt.calibrate(flux(), steps=5)
-    with pytest.raises(TypeError, match="wanted loop"):
+    with pytest.raises(TypeError, match="loop is 3, wanted a function"):
         rt.calibrate(flux(), 3, steps=5)
 
 

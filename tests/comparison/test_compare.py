@@ -136,7 +136,7 @@ def test_a_uvit_and_a_loop_of_ones_own_are_compared_as_well() -> None:
         ({"seeds": 0}, "seeds is 0"),
         ({"seeds": (1, 1)}, "different seeds"),
         ({"compute": (0.0,)}, "shares in 0..1"),
-        ({"compute": ()}, "compute is empty"),
+        ({"compute": ()}, "compute: got none"),
         ({"rounds": -1}, "rounds is -1"),
         ({"steps": None}, "steps is None"),
         ({"methods": {"a": EveryN(2), "b": random_schedule(6, 8)}}, "the model has 6"),

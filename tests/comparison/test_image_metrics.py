@@ -36,9 +36,11 @@ def test_ssim_is_torchmetrics_per_image_and_one_for_equal_images() -> None:
 
 def test_pictures_with_channels_last_are_the_same_pictures() -> None:
     pytest.importorskip("torchmetrics")
-    first = ImageMetrics([FULL], 1.0).of([OTHER], [FULL])
+    first = ImageMetrics([FULL], 1.0, nn.Flatten()).of([OTHER], [FULL])
     last = [image.movedim(1, -1) for image in (OTHER, FULL)]
-    assert ImageMetrics(last[1:], 1.0).of(last[:1], last[1:]).ssim == pytest.approx(first.ssim)
+    other = ImageMetrics(last[1:], 1.0, nn.Flatten()).of(last[:1], last[1:])
+    assert other.ssim == pytest.approx(first.ssim)
+    assert torch.equal(other.features, first.features)
 
 
 def test_features_are_those_of_the_module_that_is_given() -> None:

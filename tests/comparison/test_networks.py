@@ -71,6 +71,8 @@ def decoded(latents: Tensor) -> Tensor:
 
 @pytest.mark.usefixtures("torchvision")
 def test_lpips_is_that_of_the_network_whose_weights_were_downloaded(checkpoints: Path) -> None:
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
     torch.save(alexnet().state_dict(), checkpoints / WEIGHTS)
     comparison = rt.compare(
         toy_dit(), [EveryN(2)], steps=4, decode=decoded, metrics=("lpips",), **OPTIONS
@@ -80,6 +82,14 @@ def test_lpips_is_that_of_the_network_whose_weights_were_downloaded(checkpoints:
     assert min(cached.results[0].lpips) > 0
     assert cached.results[0].ssim == ()
     assert comparison.reasons == {}
+    # The network is given -1..1.
+    shown, target = torch.rand(2, 1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    target[0, 0, 0, 0] = 0.0
+    (value,) = ImageMetrics([target], 1.0, wanted=("lpips",)).of([shown], [target]).lpips
+    network = LearnedPerceptualImagePatchSimilarity(net_type="alex")
+    assert value == pytest.approx(float(network(2 * shown - 1, 2 * target - 1)))
+    with pytest.raises(ValueError, match="LPIPS needs 64 pixels, the images are 63"):
+        ImageMetrics([target[..., 1:]], 1.0, wanted=("lpips",))
 
 
 @pytest.mark.usefixtures("torchvision", "checkpoints")

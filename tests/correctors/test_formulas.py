@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import random_schedule
 
-from l2c_rt.correctors import Goc, HiCache, Taylor, corrected
+from l2c_rt.correctors import EOC, Fitted, Goc, HiCache, Taylor, corrected
 from l2c_rt.correctors.hermite import hermite
+from l2c_rt.methods import ToCa
 from l2c_rt.policies.static import EveryN
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 
@@ -98,10 +99,11 @@ def test_goc_with_pairs_leaves_a_block_with_one_reused_branch_alone() -> None:
         lambda: Taylor(-1), lambda: Taylor(9), lambda: Taylor(1.5), lambda: Taylor(True),
         lambda: HiCache(2, 0.0), lambda: HiCache(2, 1.5), lambda: HiCache("2"),
         lambda: Goc(float("nan")), lambda: Goc("1"), lambda: Goc(evaluations=(-1,)),
+        lambda: Goc(evaluations=5), lambda: Goc(pairs="x"), lambda: Fitted(None), lambda: EOC(None),
     ],
 )  # fmt: skip
 def test_fields_out_of_range_are_refused(make) -> None:
-    with pytest.raises(ValueError, match="wanted"):
+    with pytest.raises((ValueError, TypeError), match="wanted"):
         make()
 
 
@@ -110,5 +112,8 @@ def test_what_is_no_corrector_is_refused() -> None:
     for wrong in (Taylor, "taylor", object()):
         with pytest.raises(TypeError, match="corrector"):
             corrected(schedule, wrong)
+    tokens = ToCa().schedule(8, ("attn-0", "mlp-0", "attn-1", "mlp-1"))
+    with pytest.raises(ValueError, match="some tokens computed"):
+        corrected(tokens, Taylor(1))
     with pytest.raises(ValueError, match="predictions already"):
         corrected(corrected(schedule, Taylor(1)), Taylor(1))

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from toys import count_branches, noise, random_schedule, timesteps, toy_dit
 
 import l2c_rt as rt
+from l2c_rt import adapters
+from l2c_rt.adapters.bound_model import State
 from l2c_rt.correctors import Goc, corrected
 from l2c_rt.policies import EveryN
+from l2c_rt.runtime.sample_lanes import uncond_first
 from l2c_rt.schedule.cache_schedule import CacheSchedule
 from l2c_rt.schedule.predictions import Predictions
 
@@ -65,6 +68,18 @@ def test_a_lane_is_found_in_a_batch_of_either_order_by_its_labels() -> None:
     torch.testing.assert_close(batches(unknown, uncond_first=False), expected)
     swapped = batches(unknown, uncond_first=True)
     assert max((a - b).abs().max() for a, b in zip(swapped, expected, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [([NULL, NULL, 3, 4], True), ([3, 4, NULL, NULL], False), ([NULL, NULL, NULL, 3], None),
+     ([3, 4, 5, 6], None), ([[NULL, NULL], [NULL, NULL], [3, 3], [4, 4]], None)],
+)  # fmt: skip
+def test_labels_tell_the_order_where_one_half_alone_has_none(
+    labels: Any, expected: bool | None
+) -> None:
+    state = State(torch.zeros(4, 1), torch.zeros(4), torch.tensor(labels), {})
+    assert uncond_first(state, adapters.bind(toy_dit()).sampling) is expected
 
 
 def test_two_calls_and_batches_without_guidance_take_the_lane_of_the_condition() -> None:

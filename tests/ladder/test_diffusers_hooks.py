@@ -14,12 +14,15 @@ from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
 from diffusers_hooks import hooked
 from published_cases import HOOK_CASES, case, factory, outputs_of, with_ratios
 from published_outputs import relative
-from small_diffusers import SMALL
+from small_diffusers import SMALL, shared
 from torch import Tensor
 
 from l2c_rt.methods.mag_cache import PUBLISHED
 
-pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:torch.meshgrid"),
+    pytest.mark.usefixtures("shared_probes"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -39,14 +42,13 @@ def of_diffusers(name: str) -> list[Tensor]:
 
 @cache
 def uncached(model: str, steps: int) -> list[Tensor]:
-    make, calls, _ = SMALL[model]
-    return list(calls(make(), steps))
+    return list(SMALL[model][1](shared(model), steps))
 
 
 @pytest.mark.parametrize("name", HOOK_CASES)
 def test_every_evaluation_is_that_of_diffusers_hook(name: str) -> None:
     published = HOOK_CASES[name]
-    outputs = outputs_of(published, factory)
+    outputs = outputs_of(published, factory, changes=False)
     assert worst(outputs, of_diffusers(name)) < 1e-5
     # Or it would show nothing; the default threshold is one that nothing passes.
     changed = worst(outputs, uncached(published["model"], published["steps"])) > 1e-4
@@ -71,7 +73,7 @@ OTHER = [
 def test_another_option_is_another_run(name: str, options: dict[str, Any]) -> None:
     published = HOOK_CASES[name]
     other = {**published, "cfg": {**published["cfg"], **options}}
-    assert worst(outputs_of(other, factory), of_diffusers(name)) > 1e-5
+    assert worst(outputs_of(other, factory, changes=False), of_diffusers(name)) > 1e-5
 
 
 def test_the_shipped_ratios_are_those_of_diffusers() -> None:

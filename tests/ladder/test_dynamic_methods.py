@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from method_goldens import dit_28, dit_outputs, golden, worst_evaluation
-from small_diffusers import SMALL, ddim_timesteps
+from small_diffusers import SMALL, ddim_timesteps, shared
 from torch import Tensor
 
 import l2c_rt as rt
@@ -17,6 +17,7 @@ from l2c_rt.methods import DBCache, FirstBlockCache, SpeCa, TeaCache
 from l2c_rt.runtime.last_run import Act
 
 FILE = "dynamic-methods"
+pytestmark = pytest.mark.usefixtures("shared_probes")
 STATIC: dict[str, Any] = {"steps_computation_mask": "fast", "steps_computation_policy": "static"}
 DBCACHE_ON_FLUX = {
     "flux_F1B0": DBCache(1, 0, 0.12, 2),
@@ -70,11 +71,11 @@ def no_grad() -> Iterator[None]:
 def run(case: str, method: Any) -> tuple[list[Tensor], list[int], list[float]]:
     """Outputs, decisions (1: computed) and metrics of each call of a case under a method."""
     name, layers, _ = CASES[case]
-    make, calls, timesteps = SMALL[name]
+    _, calls, timesteps = SMALL[name]
     lanes = 2 if name == "wan" else 1
     steps = len(golden(FILE, case)["decisions"]) // lanes
     fast = rt.compile(
-        make(*layers), method, steps=steps, timesteps=timesteps(steps), calls_per_step=lanes
+        shared(name, *layers), method, steps=steps, timesteps=timesteps(steps), calls_per_step=lanes
     )
     outputs = list(calls(fast, steps))
     last = fast.last_run

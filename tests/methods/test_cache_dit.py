@@ -13,6 +13,7 @@ from cache_dit_runs import Case, Ran, ours, theirs
 
 from l2c_rt.methods import DBCache
 
+pytestmark = pytest.mark.usefixtures("shared_probes")
 TWO_IN_THREE = {
     "Fn_compute_blocks": 1, "Bn_compute_blocks": 2, "residual_diff_threshold": 0.3,
     "max_warmup_steps": 4, "max_continuous_cached_steps": 2,

@@ -13,7 +13,10 @@ import l2c_rt as rt
 from l2c_rt.policies import EveryN, Full
 
 every_pipeline = pytest.mark.parametrize("name", PIPELINES)
-pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi asks for one in float32.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:In CPU autocast"),  # Mochi asks for one in float32.
+    pytest.mark.usefixtures("shared_probes"),
+]
 
 
 @pytest.fixture(scope="module")

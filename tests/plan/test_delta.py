@@ -72,6 +72,27 @@ def test_only_evaluations_that_save_products_are_in_the_delta_form(case: Any) ->
             assert unchanged == {op.branch for op in plan.at(s) if isinstance(op, Reuse)}
 
 
+def test_an_evaluation_with_a_kernel_less_and_no_product_less_stays_as_it_is() -> None:
+    plan = delta_of("##########", ".....#.##.", ".....#.##.")
+    assert delta_evaluations(plan) == 0
+
+
+@given(planned())
+def test_every_output_that_is_kept_is_read_once_at_least(case: Any) -> None:
+    program, _, plan = case
+    delta = in_delta_form(plan, program)
+    by_slot: dict[int, tuple[int, str]] = {}
+    kept, read = set(), set()
+    for i in delta.order:
+        for op in delta.steps[i]:
+            slots = op.slots if isinstance(op, Predict) else (op.slot,) if type(op) is Reuse else ()
+            read |= {by_slot[slot] for slot in slots if slot in by_slot}
+            if isinstance(op, Compute) and op.slot is not None:
+                by_slot[op.slot] = (i, op.branch)
+                kept.add(by_slot[op.slot])
+    assert read == kept
+
+
 @pytest.mark.parametrize(("preset", "products_less"), [("dpm-50", 568), ("dpm-20", 120)])
 def test_the_cost_counts_composed_products_in_the_place_of_long_skips(
     preset: str, products_less: int

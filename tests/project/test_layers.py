@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     # published methods
     "methods": {"correctors", "plan", "policies", "schedule"},
     "resolve": {"methods", "plan", "policies", "presets", "schedule"},
+    "arguments": {"methods", "schedule"},
     # models and what is known of them
     "models": {"untrusted"},
     "adapters": {"families", "models", "plan"},
@@ -52,20 +53,21 @@ ALLOWED: dict[str, set[str]] = {
                 "schedule", "untrusted"},
     "integrations": {"runtime", "serving"},
     "fitting": {"adapters", "notices", "plan", "runtime", "schedule"},
-    "api": {"_deprecated", "adapters", "backends", "correctors", "fitting", "plan", "policies",
-            "resolve", "runtime", "schedule"},
+    "api": {"_deprecated", "adapters", "arguments", "backends", "correctors", "fitting", "plan",
+            "policies", "resolve", "runtime", "schedule"},
     "pipelines": {"api", "correctors", "resolve", "runtime", "schedule"},
     # what is made with it
-    "comparison": {"adapters", "api", "backends", "families", "figures", "measure", "pipelines",
-                   "plan", "policies", "resolve", "runtime", "schedule", "untrusted"},
-    "calibration": {"adapters", "comparison", "correctors", "resolve", "runtime", "sampling",
-                    "schedule", "untrusted"},
-    "regression": {"adapters", "calibration", "comparison", "correctors", "memory", "resolve",
-                   "runtime", "schedule", "untrusted"},
-    "learning": {"_version", "adapters", "comparison", "families", "figures", "policies",
-                 "regression", "runtime", "sampling", "schedule", "untrusted"},
-    "searching": {"adapters", "calibration", "comparison", "learning", "regression", "runtime",
-                  "schedule", "untrusted"},
+    "comparison": {"adapters", "api", "arguments", "backends", "families", "figures", "measure",
+                   "methods", "pipelines", "plan", "policies", "resolve", "runtime", "schedule",
+                   "untrusted"},
+    "calibration": {"adapters", "arguments", "comparison", "correctors", "methods", "resolve",
+                    "runtime", "sampling", "schedule", "untrusted"},
+    "regression": {"adapters", "arguments", "calibration", "comparison", "correctors", "memory",
+                   "resolve", "runtime", "schedule", "untrusted"},
+    "learning": {"_version", "adapters", "arguments", "comparison", "families", "figures",
+                 "policies", "regression", "runtime", "sampling", "schedule", "untrusted"},
+    "searching": {"adapters", "arguments", "calibration", "comparison", "learning", "regression",
+                  "runtime", "schedule", "untrusted"},
     "demo": {"api", "comparison", "figures", "learning", "measure", "models", "policies", "runtime",
              "sampling", "schedule", "untrusted"},
     "doctor": {"_C", "api", "backends", "kernels", "measure", "memory", "models", "policies",
@@ -78,7 +80,8 @@ ALLOWED: dict[str, set[str]] = {
 """Folder or module of l2c_rt -> those it may import; only l2c_rt itself imports all."""
 
 TORCH_FREE = ("_deprecated", "_version", "notices", "untrusted", "figures", "families", "schedule",
-              "policies", "presets", "correctors", "methods", "resolve", "plan")  # fmt: skip
+              "policies", "presets", "correctors", "methods", "resolve", "arguments",
+              "plan")  # fmt: skip
 """Rooms that import neither torch nor any other third party but PURE at module level."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,14 +40,16 @@ def pattern_of(part: ast.AST) -> str:
     return re.escape(str(part.value)) if isinstance(part, ast.Constant) else "(.+)"
 
 
-TEXTS = list(texts())
+@cache
+def known_texts() -> list[re.Pattern[str]]:
+    return list(texts())
 
 
 def is_given(message: str) -> bool:
-    for text in TEXTS:
+    for text in known_texts():
         found = text.fullmatch(message)
         long = [value for value in found.groups() if len(value) > VALUE] if found else []
-        if found and all(any(inner.search(value) for inner in TEXTS) for value in long):
+        if found and all(any(inner.search(value) for inner in known_texts()) for value in long):
             return True
     return False
 

@@ -127,8 +127,30 @@ def test_the_calls_of_a_step_are_lanes():
 
 def test_predictions_that_end_farther_than_plain_reuse_are_not_taken():
     plain = Predictions.from_terms(STEPS, 6, {})
-    chosen = judged(runs(), [schedule_of(-3.0, 0.0), schedule_of(1.0)], 0, lambda *_: None)
+    chosen = judged(runs(), [schedule_of(-3.0, 0.0), schedule_of(1.0)], [0], lambda *_: None)
     assert chosen.predictions in (schedule_of(1.0).predictions, plain)
+
+
+class Ends:
+    """In the place of runs: ends that are off by so much from the full run's, run by run."""
+
+    bound_model, calls_per_step = None, 1
+
+    def __init__(self, off: list[list[float]]) -> None:
+        pairs = [(run, number) for run, numbers in enumerate(off) for number in (0.0, *numbers)]
+        self._pairs = iter(pairs)
+
+    def run(self, number: int, *_: object) -> tuple[None, list[torch.Tensor]]:
+        run, off = next(self._pairs)
+        assert run == number
+        return None, [torch.ones(1, 2) + run + off]
+
+
+def test_a_fit_is_taken_by_the_mean_of_held_out_runs():
+    fits = [schedule_of(1.0), schedule_of(2.0, -1.0)]
+    off = [[0.1, 0.2, 1.0, 1.0], [0.9, 0.2, 1.0, 1.0], [0.1, 0.2, 1.0, 1.0]]
+    assert judged(Ends(off), fits, range(1), lambda *_: None) is fits[0]
+    assert judged(Ends(off), fits, range(3), lambda *_: None) is fits[1]
 
 
 def test_one_image_that_becomes_another_does_not_decide() -> None:

@@ -180,10 +180,14 @@ def test_a_fit_of_another_model_run_or_schedule_is_refused_at_compile():
     moved = rt.CacheSchedule(fit.fit.compute, timesteps=times(STEPS))
     with pytest.raises(ValueError, match="fitted at other timesteps"):
         rt.compile(model, moved, corrector=fit)
+    with pytest.raises(ValueError, match="made for timestep .* at evaluation 0, timesteps= has"):
+        rt.compile(model, fit.fit, timesteps=times(STEPS))
     with torch.no_grad():
         next(model.parameters()).add_(1.0)
     with pytest.raises(ValueError, match="Fitted is of a model of other weights; fit anew"):
         rt.compile(model, EveryN(2), steps=STEPS, corrector=fit)
+    with pytest.raises(ValueError, match="predictions were fitted on a model of other weights"):
+        rt.compile(model, fit.fit)
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path):

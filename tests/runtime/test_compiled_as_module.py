@@ -15,6 +15,7 @@ from weights import fill_deterministic
 
 import l2c_rt as rt
 from l2c_rt.models import DiT
+from l2c_rt.notices import L2CWarning
 from l2c_rt.policies import EveryN
 
 STEPS = 4
@@ -191,3 +192,25 @@ def test_a_wrapper_around_it_calls_it() -> None:
     wrapped = nn.DataParallel(fast)
     assert torch.equal(wrapped(*call_inputs(0)), drive(compiled(), 1)[0])
     assert fast.summary().calls == 1
+
+
+class Sized(DiT):
+    """A model that nothing makes without its sizes."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(
+            depth=1, hidden_size=width, patch_size=2, num_heads=2, input_size=8, num_classes=10
+        )
+
+
+def test_a_replica_of_data_parallel_is_the_model_itself_and_says_so() -> None:
+    model = Sized(32).eval()
+    fill_deterministic(model, 0)
+    fast = compiled(model)
+    with pytest.warns(L2CWarning, match="computed in full: compile a copy of the model"):
+        replica = fast._replicate_for_data_parallel()
+    assert type(replica) is Sized
+    with torch.no_grad():
+        for name, part in (*fast.named_children(), *fast.named_parameters(recurse=False)):
+            setattr(replica, name, part)
+        assert torch.equal(replica(*call_inputs(0)), model(*call_inputs(0)))

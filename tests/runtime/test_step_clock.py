@@ -172,3 +172,44 @@ def test_a_misfit_with_given_timesteps_names_its_likely_cause(
     run(clock, GRID)
     with pytest.raises(StepError, match=cause):
         run(clock, calls)
+
+
+def test_a_run_after_one_that_was_left_is_placed_fast_by_nobody() -> None:
+    clock = clock_for(4)
+    run(clock, GRID + GRID[:2])
+    clock.tick(GRID[0])
+    assert clock.tick_known(GRID[1]) is None
+    assert not clock.trusted
+
+
+def test_a_lane_out_of_turn_is_placed_fast_by_nobody() -> None:
+    clock = clock_for(4, GRID, lanes=2)
+    clock.tick(GRID[0], lane=1)
+    assert clock.tick_known(GRID[0]) is None
+    assert clock.tick(GRID[0], lane=0) == Tick(0, 0, False, True)
+
+
+def test_a_run_of_announced_steps_is_trusted_but_after_one_that_was_left() -> None:
+    clock, trusted = clock_for(4), []
+    for step in (0, 1, 0):
+        clock.tick(GRID[step], step=step)
+        clock.done()
+        trusted.append(clock.trusted)
+    assert trusted == [True, True, False]
+
+
+def test_a_loop_that_repeats_its_last_timestep_once_more_is_too_long() -> None:
+    clock = clock_for(4)
+    run(clock, GRID)
+    with pytest.raises(StepError, match="4 evaluations"):
+        clock.tick(GRID[-1])
+
+
+def test_a_loop_that_goes_back_and_whose_latents_follow_goes_on() -> None:
+    assert steps(run(clock_for(4), [900.0, 500.0, 700.0, 300.0], latents="follows")) == [0, 1, 2, 3]
+
+
+def test_a_known_loop_at_an_earlier_timestep_begins_anew_whatever_its_latents() -> None:
+    clock = clock_for(4)
+    run(clock, GRID)
+    assert steps(run(clock, [*GRID[:3], GRID[1]], latents="follows")) == [0, 1, 2, 0]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from small_diffusers import SMALL
+from small_diffusers import SMALL, shared
 from torch import Tensor, nn
 
 import l2c_rt as rt
@@ -110,9 +110,10 @@ def ours(case: Case) -> Ran:
     if case.lists:
         options["blocks"] = LISTS
         options["params_modifiers"] = dict(zip(LISTS, case.modifiers, strict=False))
+    model = shared(case.model, *BLOCKS[case.model])
     fast = rt.compile(
-        _model(case), getattr(methods, case.method)(**options), steps=case.steps,
-        timesteps=times(case.steps), calls_per_step=case.calls,
+        model, getattr(methods, case.method)(**options), steps=case.steps, timesteps=times(case.steps),
+        calls_per_step=case.calls,
     )  # fmt: skip
     outputs, last = list(calls(fast, case.steps)), fast.last_run
     firsts = [last.branches.index(part.blocks[0]) for part in fast.bound_model.dynamic.parts]

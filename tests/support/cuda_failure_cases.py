@@ -11,6 +11,8 @@ from fake_cuda import Driver, error_of, names, run_case
 
 from l2c_rt._C import Arena, cuda_available
 
+NOT_SUPPORTED = 801
+
 
 def case_a_failure_while_making_an_arena_leaves_nothing(driver: Driver) -> None:
     cuda_available()
@@ -107,6 +109,17 @@ def case_too_little_memory_is_a_memory_error_with_the_numbers(driver: Driver) ->
     driver.set_free(GIB)
     arena.wake()
     del arena
+    driver.check_clean()
+
+
+def case_a_gpu_that_says_it_has_virtual_memory_and_gives_none_is_an_error(driver: Driver) -> None:
+    """As under WSL and on virtual GPUs."""
+    cuda_available()
+    driver.fail("cuMemCreate", code=NOT_SUPPORTED)
+    error = error_of(Arena, 5, GIB // 2, device=0)
+    assert isinstance(error, RuntimeError)
+    assert "cuMemCreate" in str(error)
+    assert str(NOT_SUPPORTED) in str(error)
     driver.check_clean()
 
 

@@ -7,6 +7,8 @@ compared as well.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import pytest
@@ -47,6 +49,16 @@ interpreter._patch_lang_tensor = _patched
 
 ROUNDING = {torch.float32: 2.0**-21, torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
 DTYPES = pytest.mark.parametrize("dtype", ROUNDING, ids=["fp32", "fp16", "bf16"])
+
+
+def dtypes_in_turn(names: str, *axes: Sequence[Any]) -> pytest.MarkDecorator:
+    """Every combination of the axes with one of the dtypes, and each value with all of them."""
+    cases = []
+    for numbered in product(*map(enumerate, axes)):
+        turn = sum(number for number, _ in numbered)
+        dtype = list(ROUNDING)[turn % len(ROUNDING)]
+        cases.append((*(value for _, value in numbered), dtype))
+    return pytest.mark.parametrize(f"{names}, dtype", cases)
 
 
 def check(op: str, operands: Arguments, tile: Any = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from float64_bound import DTYPES, WARNINGS, check
+from float64_bound import DTYPES, WARNINGS, check, dtypes_in_turn
 
 from l2c_rt.doctor.kernel_calls import (
     END_OPS,
@@ -25,22 +25,13 @@ pytestmark = WARNINGS
 
 # One row; a prime; U-ViT's 16 patches and 2 extras: tokens that fill no block.  Widths of one
 # vector, of no power of two, of U-ViT's and DiT-XL's head and row.
-@DTYPES
-@pytest.mark.parametrize(
-    ("batch", "tokens", "width", "count"),
-    [(3, 1, 8, 0), (2, 7, 40, 1), (1, 18, 72, 3), (1, 7, 1152, 7)],
-)
-@pytest.mark.parametrize("op", ROW_OPS)
-def test_row_kernels(
-    op: str, batch: int, tokens: int, width: int, count: int, dtype: torch.dtype
-) -> None:
+@dtypes_in_turn("op, size", ROW_OPS, [(3, 1, 8, 0), (2, 7, 40, 1), (1, 18, 72, 3), (1, 7, 1152, 7)])
+def test_row_kernels(op: str, size: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+    batch, tokens, width, count = size
     check(op, arguments(op, Sizes(dtype, batch, 1, (1, tokens), width, count)))
 
 
-@DTYPES
-@pytest.mark.parametrize("lanes", [1, 2])
-@pytest.mark.parametrize("count", [0, 1, 5])
-@pytest.mark.parametrize("op", WEIGHTED_OPS)
+@dtypes_in_turn("op, count, lanes", WEIGHTED_OPS, [0, 1, 5], [1, 2])
 def test_lists_with_weights(op: str, count: int, lanes: int, dtype: torch.dtype) -> None:
     sizes = Sizes(dtype, images=2, grid=(1, 2), count=count, weighted=True, lanes=lanes)
     check(op, arguments(op, sizes))
@@ -64,9 +55,7 @@ def test_a_mixture_may_be_written_over_one_of_its_slots() -> None:
     assert (slot.view_as(expected) - expected).abs().max() < 1e-5
 
 
-@DTYPES
-@pytest.mark.parametrize("lanes", [0, 1, 2])
-@pytest.mark.parametrize("op", PLACED_OPS)
+@dtypes_in_turn("op, lanes", PLACED_OPS, [0, 1, 2])
 def test_slots_of_samples_that_lie_apart(op: str, lanes: int, dtype: torch.dtype) -> None:
     """Without weights, with weights, and with weights of two lanes."""
     sizes = Sizes(dtype, images=2, weighted=lanes > 0, lanes=max(1, lanes))
@@ -143,22 +132,12 @@ def test_the_list_is_cut_to_its_length_whatever_lies_behind_it() -> None:
     check("reuse_run", operands | {"reuses": reuses})
 
 
-@DTYPES
-@pytest.mark.parametrize("halves", [1, 2])
-@pytest.mark.parametrize(
-    ("images", "grid", "width", "count"), [(2, (1, 1), 8, 0), (1, (1, 2), 72, 1)]
-)
-@pytest.mark.parametrize("op", END_OPS)
+@dtypes_in_turn("op, size, halves", END_OPS, [(2, 1, 8, 0), (1, 2, 72, 1)], [1, 2])
 def test_end_kernels(
-    op: str,
-    images: int,
-    grid: tuple[int, int],
-    width: int,
-    count: int,
-    halves: int,
-    dtype: torch.dtype,
+    op: str, size: tuple[int, int, int, int], halves: int, dtype: torch.dtype
 ) -> None:
-    check(op, arguments(op, Sizes(dtype, images, halves, grid, width, count)))
+    images, tokens, width, count = size
+    check(op, arguments(op, Sizes(dtype, images, halves, (1, tokens), width, count)))
 
 
 @pytest.mark.parametrize(("grid", "count"), [((1, 5), 7), ((3, 2), 3)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from float64_bound import DTYPES, WARNINGS, check
+from float64_bound import DTYPES, WARNINGS, check, dtypes_in_turn
 
 from l2c_rt.doctor.kernel_calls import SMALL_ATTENTION, SMALL_MATRIX, arguments, kernel, truth
 from l2c_rt.doctor.kernel_operands import Sizes
@@ -17,10 +17,8 @@ WIDE_MATRIX = MatrixTile(16, 48, 16, 4, 2)
 """32 + 16 columns."""
 
 
-@DTYPES
-@pytest.mark.parametrize("tokens", [1, 7, 18, 32])
-@pytest.mark.parametrize("head", [8, 24, 40, 64, 72, 104, 128])
-def test_attention(tokens: int, head: int, dtype: torch.dtype) -> None:
+@dtypes_in_turn("head, tokens", [8, 24, 40, 64, 72, 104, 128], [1, 7, 18, 32])
+def test_attention(head: int, tokens: int, dtype: torch.dtype) -> None:
     sizes = Sizes(dtype, halves=1, grid=(1, tokens), width=2 * head, heads=2)
     check("attention", arguments("attention", sizes), tile=SMALL_ATTENTION)
 
@@ -55,9 +53,7 @@ def test_epilogues(gelu: str | None, bias: bool) -> None:
     check("linear", operands if bias else operands | {"bias": None}, tile=SMALL_MATRIX)
 
 
-@DTYPES
-@pytest.mark.parametrize("tile", [SMALL_MATRIX, WIDE_MATRIX])
-@pytest.mark.parametrize("splits", [1, 2, 3, 5])
+@dtypes_in_turn("splits, tile", [1, 2, 3, 5], [SMALL_MATRIX, WIDE_MATRIX])
 def test_split_products_sum_to_the_product(
     splits: int, tile: MatrixTile, dtype: torch.dtype
 ) -> None:
@@ -83,11 +79,10 @@ def test_split_products_go_through_the_kernel_that_adds_them() -> None:
         assert (a - b).abs().max() < 1e-5
 
 
-@DTYPES
-@pytest.mark.parametrize("tokens", [1, 7, 18, 32])
-@pytest.mark.parametrize("head", [8, 40, 72])
-@pytest.mark.parametrize("op", ["attention_logs", "attention_received"])
-def test_sums_of_the_attention_map(op: str, tokens: int, head: int, dtype: torch.dtype) -> None:
+@dtypes_in_turn(
+    "op, head, tokens", ["attention_logs", "attention_received"], [8, 40, 72], [1, 7, 18, 32]
+)
+def test_sums_of_the_attention_map(op: str, head: int, tokens: int, dtype: torch.dtype) -> None:
     sizes = Sizes(dtype, halves=1, grid=(1, tokens), width=2 * head, heads=2)
     check(op, arguments(op, sizes), tile=SMALL_ATTENTION)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
-from small_diffusers import SMALL, unpacked
+from small_diffusers import SMALL, shared, unpacked
 from torch import Tensor, nn
 
 import l2c_rt as rt
@@ -168,13 +168,15 @@ HOOKS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-def outputs_of(case: Case, factory: Factory) -> list[Tensor]:
-    """Every output of a case's loop, with what a factory makes in the model's place."""
+def outputs_of(case: Case, factory: Factory, *, changes: bool = True) -> list[Tensor]:
+    """Every output of a case's loop, by a factory; one that changes its model has its own."""
     make, calls, timesteps = SMALL[case["model"]]
+    layers = case.get("layers", ())
+    model = make(*layers) if changes else shared(case["model"], *layers)
     times, lanes = timesteps(case["steps"]), 2 if case["model"] == "wan" else 1
     scale = 1000 if max(times) <= 1 else 1
     env: dict[str, Any] = {"steps": case["steps"]}
-    called, _ = factory(case, make(*case.get("layers", ())), env)
+    called, _ = factory(case, model, env)
     numbers = count()
 
     def call(**arguments: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -168,3 +169,9 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], Calls, Callable[[int], list[floa
     "cogvideox": (cogvideox, cogvideox_calls, cogvideox_timesteps),
 }
 """A small model of diffusers, its loop as an iterator of outputs, and the loop's timesteps."""
+
+
+@cache
+def shared(name: str, *layers: int) -> nn.Module:
+    """A model of SMALL, for all that do not change it."""
+    return SMALL[name][0](*layers)

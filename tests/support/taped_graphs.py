@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from l2c_rt.adapters.bound_model import BoundModel
+from l2c_rt.adapters.own.modes import run_inside
 from l2c_rt.api import build
 from l2c_rt.backends.backend import Backend
 from l2c_rt.backends.cuda.checking.checked_file import CheckedShapes
@@ -75,8 +76,7 @@ class TapeRecorder:
     def capture(self, work: Callable[[], None]) -> Tape:
         assert self.warmed > self.taped or self.warmed, "captured before it was warmed"
         tape = Tape()
-        with _Taping(tape):
-            work()
+        run_inside((_Taping(tape),), work)
         self.taped += 1
         return tape
 

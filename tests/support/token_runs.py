@@ -26,14 +26,14 @@ def chosen_tokens(tokens: int) -> Iterator[list[Tensor]]:
     """While it lasts, the tokens of each choice in order, bool [B, tokens]."""
     masks: list[Tensor] = []
 
-    def noted(choose: Choose, *args: Any) -> Tensor:
-        chosen = choose(*args)
+    def noted(choose: Choose, *args: Any) -> tuple[Tensor, Tensor]:
+        chosen, older = choose(*args)
         masks.append(torch.zeros(len(chosen), tokens, dtype=torch.bool).scatter(1, chosen, True))
-        return chosen
+        return chosen, older
 
     with pytest.MonkeyPatch.context() as patch:
         for backend in (reference_backend, fused):
-            patch.setattr(backend, "choose", partial(noted, backend.choose))
+            patch.setattr(backend, "choose_and_age", partial(noted, backend.choose_and_age))
         yield masks
 
 

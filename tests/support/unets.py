@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,12 @@ def sdxl_like() -> UNet2DConditionModel:
         addition_embed_type="text_time", addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=80,
     ).eval()  # fmt: skip
+
+
+@cache
+def shared(make: Callable[[], UNet2DConditionModel]) -> UNet2DConditionModel:
+    """One model for all tests that do not change it."""
+    return make()
 
 
 def draw(seed: int, *shape: int) -> Tensor:

@@ -108,6 +108,8 @@ def test_what_can_be_written_can_be_asked_before_and_leaves_no_trace(tmp_path: P
     assert alone(path)
     with pytest.raises(OSError, match="absent"):
         require_writable(tmp_path / "absent" / "file")
+    with pytest.raises(OSError, match="too long"):
+        require_writable(tmp_path / ("a" * 300))
     with pytest.raises(ValueError, match="not a regular file"):
         require_writable(tmp_path)
 

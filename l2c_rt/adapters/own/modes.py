@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -64,6 +65,20 @@ def run_leaving_modes(work: Callable[[], T]) -> T:
         except BaseException:  # Interrupted.
             _leave(dispatch, function)
             raise
+
+
+@contextmanager
+def without_gradients() -> Iterator[None]:
+    """No gradients, and no inference mode, whose tensors could not outlive it.
+
+    The thread's grad mode is put back also where an interruption meets the exit of no_grad.
+    """
+    before, inside = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    try:
+        with torch.inference_mode(False) if inside else nullcontext(), torch.no_grad():
+            yield
+    finally:
+        torch.set_grad_enabled(before)
 
 
 def _leave(dispatch: int, function: int) -> None:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode_temporarily
 from torch.utils._pytree import tree_leaves
 
+from l2c_rt.adapters.own.meta_outputs import MetaOutputs, is_made_of_others
+from l2c_rt.adapters.own.modes import run_inside
 from l2c_rt.adapters.own.sites import Site
 
 aten = torch.ops.aten
@@ -95,6 +97,7 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         self._formulas = dict(flop_registry)
         self._formulas[aten._scaled_dot_product_flash_attention_for_cpu] = _cpu_attention
+        self._meta_outputs = MetaOutputs()
         self._inside: list[str] = []
         self._outputs: dict[int, tuple[Tensor, int]] = {}
         self._before: tuple[Any, ...] = ()
@@ -170,31 +173,24 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         formula = self._formulas.get(getattr(func, "_overloadpacket", None))
-        if formula is None and _is_made_of_others(func, args):
-            with self:
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
+        key = self._meta_outputs.key(func, args, kwargs)
+        out = self._meta_outputs.recall(key)
+        if out is None and formula is None and is_made_of_others(func, args):
+            made = run_inside((self,), lambda: func.decompose(*args, **kwargs))
+            if made is not NotImplemented:
+                return made
         if self._outputs and not self._inside:
             for leaf in tree_leaves((args, kwargs)):
                 self._note_reader(leaf)
-        out = func(*args, **kwargs)
+        if out is None:
+            out = func(*args, **kwargs)
+            self._meta_outputs.note(key, args, out)
         if formula is not None:
             macs = self.linear_macs if func._overloadpacket in LINEAR else self.attention_macs
             macs[self._inside[-1] if self._inside else ""] += (
                 formula(*args, **kwargs, out_val=out) // 2
             )
         return out
-
-
-def _is_made_of_others(func: Any, args: tuple[Any, ...]) -> bool:
-    """Whether an operation may be taken apart without another result: where its device has a kernel
-    of its own for it, as a GPU for RMSNorm, that kernel's last bits are its own too."""
-    if getattr(func, "namespace", "") != "aten":
-        return False
-    device = next((x.device.type for x in tree_leaves(args) if isinstance(x, Tensor)), "cpu")
-    key = torch._C._dispatch_key_for_device(device)
-    return not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
 
 
 def named_arguments(

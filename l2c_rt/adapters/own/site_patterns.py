@@ -19,11 +19,13 @@ def named_sites(model: nn.Module, patterns: Sequence[str | tuple[str, ...]]) -> 
     Raises TypeError for anything but a list of strings, ValueError for a pattern that names no
     module or a list of modules, and where one site lies inside another.
     """
-    if not isinstance(patterns, str) and any(isinstance(p, tuple) for p in patterns):
+    if isinstance(patterns, str) or not isinstance(patterns, Sequence):
+        raise TypeError(f'sites: wanted a list like ["blocks.*.attn"], got {patterns!r:.80}')
+    if any(isinstance(p, tuple) for p in patterns):
         pieces = [(p,) if isinstance(p, str) else p for p in patterns]
         return tuple(Site(site[-1], site, required=True) for site in pieces)
     texts = [pattern for pattern in patterns if isinstance(pattern, str)]
-    if isinstance(patterns, str) or len(texts) != len(patterns):
+    if len(texts) != len(patterns):
         raise TypeError(f'sites: wanted a list like ["blocks.*.attn"], got {patterns!r:.80}')
     if not patterns:
         raise ValueError("sites: wanted at least one pattern, got none; leave sites= out for the "

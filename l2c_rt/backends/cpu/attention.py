@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from l2c_rt._C import attention as native_attention
-from l2c_rt._C import attention_parts
+from l2c_rt._C import attention_parts, score_tokens
+from l2c_rt.backends.token_choice import attention_scores, fresh_state
 from l2c_rt.backends.tuning.chooser import Chooser
 from l2c_rt.backends.tuning.problems import AttentionConfig, AttentionProblem
 
@@ -41,15 +42,21 @@ class Attention:
             choice = self._choices[key] = self._choose(q, k, v, scale)
         return _attend(choice, q, k, v, scale)
 
-    def with_received(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """The same, and how much attention each token gets in sum, float32 [B, T]."""
+    def with_scores(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """The same, and the tokens' state: by the attention that each gets, `attention_scores` and
+        ages of 0, float32 [2, B, T]."""
         if _is_native(q, k, v):
             b, t, heads, _ = q.shape
-            parts = q.new_empty(b, heads, attention_parts(t), t, dtype=torch.float32)
-            return _native(q, k, v, scale, parts), parts.sum(dim=(1, 2))
+            parts = q.new_empty(b, heads * attention_parts(t), t, dtype=torch.float32)
+            mixed = _native(q, k, v, scale, parts)
+            # By operators of PyTorch's this takes longer than the attention does for its sums.
+            fresh = parts.new_zeros(2, b, t)
+            score_tokens(parts.data_ptr(), fresh.data_ptr(), (b, parts.shape[1], t))
+            return mixed, fresh
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         weights = torch.softmax(q @ k.transpose(-2, -1) * scale, dim=-1)
-        return (weights @ v).transpose(1, 2).flatten(2), weights.sum((1, 2), dtype=torch.float32)
+        mixed = (weights @ v).transpose(1, 2).flatten(2)
+        return mixed, fresh_state(attention_scores(weights))
 
     def _choose(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> AttentionConfig:
         if not _is_native(q, k, v):

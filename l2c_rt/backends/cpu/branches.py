@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from l2c_rt.adapters.bound_model import FusableAttention, FusableBranch, FusableMlp, FusableModel
 from l2c_rt.backends.cpu.attention import Attention
 from l2c_rt.backends.cpu.products import Products, unmeasured
-from l2c_rt.backends.token_choice import unit, value_norm_scores
+from l2c_rt.backends.token_choice import fresh_state, value_norm_scores
 
 
 class Product(Protocol):
@@ -43,19 +43,18 @@ def run_scored(
     score: str,
     out: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The same of an attention branch, and the scores of its tokens, float32 [B, T].
+    """The same of an attention branch, and the scores and ages of its tokens, float32 [2, B, T].
 
     `score` is one of `SCORES`; those that are not of attention are made when they are read.
     """
     q, k, v = _heads(inner, h, product)
     if score == "attention":
-        mixed, received = attention.with_received(q, k, v, inner.scale)
-        scores = unit(received)
+        mixed, fresh = attention.with_scores(q, k, v, inner.scale)
     else:
         mixed = attention(q, k, v, inner.scale)
         by_value = score == "kv-norm"
-        scores = value_norm_scores(v.transpose(1, 2)) if by_value else _zeros(h)
-    return product(mixed, inner.proj, None, out), scores
+        fresh = fresh_state(value_norm_scores(v.transpose(1, 2)) if by_value else _zeros(h))
+    return product(mixed, inner.proj, None, out), fresh
 
 
 def _zeros(h: Tensor) -> Tensor:

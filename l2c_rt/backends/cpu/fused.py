@@ -27,7 +27,7 @@ from l2c_rt.backends.cpu.outer import embedded, image_of
 from l2c_rt.backends.cpu.products import Products
 from l2c_rt.backends.cpu.rows import NormInput, Term, norm_some, row_pass
 from l2c_rt.backends.cpu.sampled_modulation import table_for
-from l2c_rt.backends.cpu.token_passes import choose, put_back
+from l2c_rt.backends.cpu.token_passes import choose_and_age, put_back
 from l2c_rt.backends.token_states import begin_ages, chosen_tokens, keep_stream, kept_stream
 from l2c_rt.memory.mixing import mixed
 from l2c_rt.plan.ops import (
@@ -129,15 +129,15 @@ class FusedCpu(OpByOp):
         slot, h = self._slot_and_input(op, evaluation)
         inner = self.fusable.branches[op.branch].inner
         assert isinstance(inner, FusableAttention)
-        out, scores = run_scored(inner, h, self.products, self.attention, op.score, slot)
+        out, fresh = run_scored(inner, h, self.products, self.attention, op.score, slot)
         self._add(op.branch, out, keep_in=slot)
-        begin_ages(self._tokens, op, scores, evaluation)
+        begin_ages(self._tokens, op, fresh, evaluation)
 
     def refresh(self, op: Refresh, evaluation: Evaluation) -> None:
         assert self._tokens is not None
         if op.tokens:
             self._pass(evaluation.state, None)
-        places = chosen_tokens(self._tokens, op, evaluation, choose)
+        places = chosen_tokens(self._tokens, op, evaluation, choose_and_age)
         out = evaluation.slots.load(op.slot)
         if op.tokens:
             x = evaluation.state.x

@@ -10,9 +10,12 @@ from l2c_rt.backends import token_choice
 from l2c_rt.schedule.tokens import TokenRule
 
 
-def choose(scores: Tensor, ages: Tensor, rule: TokenRule, count: int) -> Tensor:
-    """`token_choice.choose`, the places in rising order, of equal sums the first."""
-    scores, ages = scores.contiguous(), ages.contiguous()
+def choose_and_age(
+    scores: Tensor, ages: Tensor, rule: TokenRule, count: int
+) -> tuple[Tensor, Tensor]:
+    """`token_choice.choose_and_age`, the places in rising order, of equal sums the first; the ages
+    are written in place and must be contiguous."""
+    scores = scores.contiguous()
     samples, tokens = scores.shape
     places = scores.new_empty(samples, count, dtype=torch.int64)
     choose_tokens(
@@ -22,7 +25,7 @@ def choose(scores: Tensor, ages: Tensor, rule: TokenRule, count: int) -> Tensor:
         token_choice.grid_side(tokens) if rule.bonus else 0,
         rule.bonus,
     )
-    return places
+    return places, ages
 
 
 def put_back(rows: Tensor, out: Tensor, places: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -25,7 +26,12 @@ ONE, TWO = ("hidden_states",), ("encoder_hidden_states", "hidden_states")
 STREAMS = {"DiT": ONE, "Flux": TWO, "HunyuanDiT": ONE, "HunyuanVideo": TWO[::-1], "PixArt": ONE,
            "SD3": TWO, "Wan": ONE}  # fmt: skip
 every_family = pytest.mark.parametrize("name", STREAMS)
-pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi asks for one in float32.
+pytestmark = pytest.mark.usefixtures("shared_probes")
+
+
+@cache
+def built(name: str) -> Any:
+    return FAMILIES[name].build()
 
 
 def run(family: Family, model: Any) -> list[Tensor]:
@@ -51,7 +57,7 @@ def error(a: list[Tensor], b: list[Tensor]) -> float:
 @every_family
 def test_the_all_compute_run_is_bitwise_and_the_cached_one_what_plain_hooks_give(name: str) -> None:
     family = FAMILIES[name]
-    model = family.build()
+    model = built(name)
     own = run(family, model)
     assert all_equal(run(family, compiled(family, model, Full())), own)
     apart = compiled(family, model, Random(0.5, seed=2), merge=False)
@@ -65,7 +71,7 @@ def test_the_all_compute_run_is_bitwise_and_the_cached_one_what_plain_hooks_give
 @every_family
 def test_merging_halves_the_slots_of_equal_columns(name: str) -> None:
     family = FAMILIES[name]
-    merged = compiled(family, family.build(), EveryN(2))
+    merged = compiled(family, built(name), EveryN(2))
     run(family, merged)
     summary = merged.summary()
     print(f"{name}: {summary.slots_unmerged} slots, merged {summary.slots}")

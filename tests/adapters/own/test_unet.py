@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from unets import DeepCacheOracle, draw, inputs, rows, sd_like, sdxl_like
+from unets import DeepCacheOracle, draw, inputs, rows, sd_like, sdxl_like, shared
 
 import l2c_rt as rt
 from l2c_rt.policies import DeepCache, EveryN
 
 SKIPS = 9
-STEPS = 6
+STEPS = 4
+pytestmark = pytest.mark.usefixtures("shared_probes")
 MIXED = (None, 1, 4, None, 0, 4, 1, 8, None, 2)
 
 
@@ -46,7 +47,7 @@ def equal(a: list[Tensor], b: list[Tensor]) -> list[bool]:
 
 
 def test_the_branches_are_shells_of_a_down_layer_and_the_up_layer_that_reads_it() -> None:
-    fast = rt.compile(sd_like(), DeepCache(), timesteps=timesteps())
+    fast = rt.compile(shared(sd_like), DeepCache(), timesteps=timesteps())
     sites = {site.name: site.children for site in fast.bound_model.sites}
     assert tuple(sites) == (*(f"shell-{q}" for q in range(SKIPS)), "mid") == fast.schedule.branches
     assert sites["shell-2"] == (
@@ -62,7 +63,7 @@ def test_the_branches_are_shells_of_a_down_layer_and_the_up_layer_that_reads_it(
 
 
 def test_computing_everything_is_bitwise_the_model() -> None:
-    unet = sd_like()
+    unet = shared(sd_like)
     fast = rt.compile(unet, DeepCache(), timesteps=timesteps())
     assert all(equal(run(fast), run(unet)))
     assert fast.plan.num_slots == 0
@@ -72,7 +73,7 @@ def test_computing_everything_is_bitwise_the_model() -> None:
 def test_every_depth_is_bitwise_the_arithmetic_written_out_and_keeps_one_tensor(
     branch: int,
 ) -> None:
-    unet = sd_like()
+    unet = shared(sd_like)
     fast = rt.compile(unet, DeepCache(3, branch), timesteps=timesteps())
     depths = [None if step % 3 == 0 else branch for step in range(STEPS)]
     expected = by_hand(unet, depths)
@@ -88,14 +89,14 @@ def test_every_depth_is_bitwise_the_arithmetic_written_out_and_keeps_one_tensor(
 
 
 def test_rows_of_several_depths_are_bitwise_and_keep_one_tensor_per_depth() -> None:
-    unet = sd_like()
+    unet = shared(sd_like)
     fast = rt.compile(unet, rows(MIXED, SKIPS), timesteps=timesteps(len(MIXED)))
     assert all(equal(run(fast, len(MIXED)), by_hand(unet, MIXED)))
     assert fast.plan.num_slots == len({*MIXED} - {None})
 
 
 def test_a_row_that_reuses_every_shell_runs_the_ends_on_the_last_tensor() -> None:
-    unet = sd_like()
+    unet = shared(sd_like)
     depths = [None, -1, 3, -1]
     fast = rt.compile(unet, rows(depths, SKIPS), timesteps=timesteps(4))
     assert all(equal(run(fast, 4), by_hand_with_ends(unet, depths)))
@@ -129,7 +130,7 @@ def test_only_the_layers_of_the_computed_shells_run() -> None:
 
 
 def test_the_model_is_left_as_it_is() -> None:
-    unet = sd_like()
+    unet = shared(sd_like)
     before = {path: (id(m), sorted(vars(m))) for path, m in unet.named_modules()}
     keys = list(unet.state_dict())
     run(rt.compile(unet, DeepCache(3, 2), timesteps=timesteps()))
@@ -138,7 +139,7 @@ def test_the_model_is_left_as_it_is() -> None:
 
 
 def test_an_sdxl_like_model_is_full_bitwise_and_cached_like_its_arithmetic() -> None:
-    unet = sdxl_like()
+    unet = shared(sdxl_like)
     conditions = {"text_embeds": draw(8, 2, 32), "time_ids": draw(7, 2, 6)}
     extra = {"added_cond_kwargs": conditions}
     full = run(unet, **extra)
@@ -150,7 +151,7 @@ def test_an_sdxl_like_model_is_full_bitwise_and_cached_like_its_arithmetic() -> 
 
 
 def test_an_aborted_run_and_another_size_leave_nothing() -> None:
-    unet = sd_like()
+    unet = shared(sd_like)
     fast = rt.compile(unet, DeepCache(3, 2), timesteps=timesteps())
     first = run(fast)
     run(fast, 2)
@@ -162,7 +163,7 @@ def test_an_aborted_run_and_another_size_leave_nothing() -> None:
 
 
 def test_a_schedule_of_shells_survives_its_file(tmp_path: Any) -> None:
-    unet = sd_like()
+    unet = shared(sd_like)
     rows(MIXED, SKIPS).save(tmp_path / "shells.json")
     fast = rt.compile(unet, tmp_path / "shells.json", timesteps=timesteps(len(MIXED)))
     assert all(equal(run(fast, len(MIXED)), by_hand(unet, MIXED)))
@@ -173,11 +174,11 @@ def test_a_row_that_computes_inside_of_what_it_reuses_is_refused() -> None:
     compute = schedule.compute.copy()
     compute[1, 1] = False
     with pytest.raises(ValueError, match="evaluation 1 computes shell-2 and reuses shell-1"):
-        rt.compile(sd_like(), rt.CacheSchedule(compute, schedule.branches))
+        rt.compile(shared(sd_like), rt.CacheSchedule(compute, schedule.branches))
 
 
 def test_a_policy_that_needs_no_depth_runs_on_shells_too() -> None:
-    unet = sd_like()
+    unet = shared(sd_like)
     schedule = EveryN(2).schedule(4, rows([None], SKIPS).branches)
     fast = rt.compile(unet, schedule, timesteps=timesteps(4))
     depths = [None if full else -1 for full in schedule.compute[:, 0]]

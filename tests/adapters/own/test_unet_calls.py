@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_2d_blocks import CrossAttnUpBlock2D
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from unets import DeepCacheOracle, draw, inputs, rows, sd_like
+from unets import DeepCacheOracle, draw, inputs, rows, sd_like, shared
 
 import l2c_rt as rt
 from l2c_rt.policies import DeepCache
 
 SKIPS = 9
 DEPTHS = (None, 2, 8, None, 0, 5)
+pytestmark = pytest.mark.usefixtures("shared_probes")
 TIMESTEPS = [float(inputs(step)[1]) for step in range(len(DEPTHS))]
 
 
@@ -43,7 +45,7 @@ def call(fast: Any, step: int, **extra: Any) -> Tensor:
 
 @pytest.mark.parametrize("where", ["always", "at some evaluations"])
 def test_the_residuals_of_a_control_net_are_added_as_the_model_adds_them(where: str) -> None:
-    unet = sd_like()
+    unet = shared(sd_like)
     fast = rt.compile(unet, rows(DEPTHS, SKIPS), timesteps=TIMESTEPS)
     oracle = DeepCacheOracle(unet)
     for step, depth in enumerate(DEPTHS):
@@ -68,7 +70,7 @@ def test_free_u_scales_a_copy_of_what_is_kept() -> None:
     "name", ["down_intrablock_additional_residuals", "down_block_additional_residuals"]
 )
 def test_a_t2i_adapter_is_refused_and_the_run_begins_anew(name: str) -> None:
-    unet = sd_like()
+    unet = shared(sd_like)
     fast = rt.compile(unet, DeepCache(3, 2), timesteps=TIMESTEPS)
     first = [call(fast, step) for step in range(len(DEPTHS))]
     call(fast, 0)
@@ -95,11 +97,16 @@ def test_code_that_reads_what_was_left_out_gives_nan_and_not_an_older_value() ->
     assert call(fast, 2).isnan().all()
 
 
+def with_attention_written_out() -> UNet2DConditionModel:
+    """So that the counter sees the products with the attention matrix."""
+    unet = sd_like()
+    unet.set_attn_processor(AttnProcessor())
+    return unet
+
+
 @pytest.mark.parametrize("branch", [0, 2, 3, 8])
 def test_the_expected_speed_up_is_that_of_the_counted_flops(branch: int) -> None:
-    unet = sd_like()
-    # Written out, so that the counter sees the products with the attention matrix.
-    unet.set_attn_processor(AttnProcessor())
+    unet = shared(with_attention_written_out)
     fast = rt.compile(unet, DeepCache(2, branch), timesteps=TIMESTEPS[:2])
     for step in range(2):  # The probe of the first call has arithmetic of its own.
         call(fast, step)

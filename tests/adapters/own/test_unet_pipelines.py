@@ -16,24 +16,25 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from torch import Tensor
-from unets import draw, sd_like, sdxl_like
+from unets import draw, sd_like, sdxl_like, shared
 
 import l2c_rt as rt
 from l2c_rt.policies import DeepCache, nonuniform
 
 STEPS = 9
+pytestmark = pytest.mark.usefixtures("shared_probes")
 
 
 def sd(scheduler: Any) -> Any:
     pipe = StableDiffusionPipeline(
-        None, None, None, sd_like(), scheduler, None, None, requires_safety_checker=False
+        None, None, None, shared(sd_like), scheduler, None, None, requires_safety_checker=False
     )
     return pipe, {"prompt_embeds": draw(1, 1, 7, 16), "negative_prompt_embeds": draw(2, 1, 7, 16)}
 
 
 def sdxl(scheduler: Any) -> Any:
     pipe = StableDiffusionXLPipeline(
-        None, None, None, None, None, sdxl_like(), scheduler, add_watermarker=False
+        None, None, None, None, None, shared(sdxl_like), scheduler, add_watermarker=False
     )
     text = {"prompt_embeds": draw(1, 1, 7, 16), "negative_prompt_embeds": draw(2, 1, 7, 16)}
     pooled = {
@@ -85,13 +86,20 @@ def test_computing_everything_gives_the_pipelines_own_latents(make: Any, schedul
     assert torch.equal(picture(pipe, fast, text), expected)
 
 
+# Every two of a pipeline, a scheduler and a policy.
 @pytest.mark.parametrize(
-    "policy", [DeepCache(3, 1), DeepCache(2, 4), DeepCache(3, 0, nonuniform(4))]
+    ("policy", "make", "scheduler"),
+    [
+        (DeepCache(3, 1), sd, ddim),
+        (DeepCache(3, 1), sdxl, pndm),
+        (DeepCache(2, 4), sd, pndm),
+        (DeepCache(2, 4), sdxl, ddim),
+        (DeepCache(3, 0, nonuniform(4)), sd, ddim),
+        (DeepCache(3, 0, nonuniform(4)), sdxl, pndm),
+    ],
 )
-@pytest.mark.parametrize("scheduler", [ddim, pndm])
-@pytest.mark.parametrize("make", [sd, sdxl])
 def test_cached_latents_are_those_of_the_oracle_and_of_the_second_run(
-    make: Any, scheduler: Any, policy: DeepCache
+    policy: DeepCache, make: Any, scheduler: Any
 ) -> None:
     pipe, text = make(scheduler())
     unet = pipe.unet
@@ -109,7 +117,7 @@ def test_cached_latents_are_those_of_the_oracle_and_of_the_second_run(
 def test_the_second_evaluation_of_a_timestep_of_pndm_is_cached_like_the_first() -> None:
     scheduler = pndm()
     scheduler.set_timesteps(STEPS)
-    fast = rt.compile(sd_like(), DeepCache(2, 3), timesteps=scheduler.timesteps)
+    fast = rt.compile(shared(sd_like), DeepCache(2, 3), timesteps=scheduler.timesteps)
     assert np.flatnonzero(fast.schedule.compute.all(axis=1)).tolist() == [0, 4, 6, 8]
 
 

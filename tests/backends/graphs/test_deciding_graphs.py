@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ METHODS = [
     EasyCache(0.1, ret_steps=2),
     SpeCa(2, 0.5, 0.5, 1, 3),
 ]
+pytestmark = pytest.mark.usefixtures("shared_probes")
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
 # Two rows, each with what is looked at before it; SpeCa's check is a part of its row.
 GRAPHS = {"FirstBlockCache": 3, "TeaCache": 3, "EasyCache": 3}
@@ -49,9 +51,16 @@ def no_grad() -> Iterator[None]:
         yield
 
 
+@cache
+def one_stream() -> nn.Module:
+    """For all tests of methods: none changes it."""
+    model: nn.Module = built(OneStream, 5)
+    return model
+
+
 def pair(method: Any, net: Any = None, **options: Any) -> tuple[Any, Any]:
     """A model with graphs on tapes, and one without."""
-    net = built(OneStream, 5) if net is None else net
+    net = net or one_stream()
     given = {"steps": STEPS, "timesteps": TIMES}
     plain = {k: v for k, v in options.items() if k in ("merge", "calls_per_step")}
     return compile_own(net, method, **given, **options), rt.compile(net, method, **given, **plain)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -65,11 +64,7 @@ class Tuner(Chooser):
         check: Callable[[AttentionConfig], bool | None] | None = None,
     ) -> AttentionConfig:
         """The choice for an attention; `make` and `check` as for `linear`."""
-        allowed = attention_candidates(problem, self.device)
-        # PyTorch warns of every reason why an attention of its own does not take a shape.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return self.choose(problem, allowed, make, check)
+        return self.choose(problem, attention_candidates(problem, self.device), make, check)
 
     def to_measure(self, problem: Problem) -> tuple[LinearConfig | AttentionConfig, ...]:
         """The candidates of a problem that nothing is known of; none without a clock."""
