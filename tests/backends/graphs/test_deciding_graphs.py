@@ -146,6 +146,18 @@ def test_predictions_along_modes_read_the_device_and_are_in_no_graph(kind: Any) 
     assert graphs.graphs > 0
 
 
+def test_what_a_decision_brings_for_the_first_time_is_in_no_graph_yet() -> None:
+    """Evaluation 2 computes to slots to which 0 did not: but for the first block, which is as it
+    was, nothing of it has run before."""
+    method = DBPrune(1, 0, 1.0, 0, max_continuous_cached_steps=1, taylorseer_order=1)
+    fast, _ = pair(method)
+    run(fast, 3)
+    assert fast.summary().graphs.graphs == 1
+    fast.reset()
+    run(fast)
+    assert fast.summary().graphs.graphs > 8
+
+
 def test_filtered_latents_are_measured_without_a_graph_and_rows_are_captured() -> None:
     class Latents(nn.Module):
         """Latents [B, C, H, W] through blocks of tokens."""
