@@ -57,4 +57,4 @@ GROWTHS = (0.0, 0.5, 1.0)
 
 def drawn(random: np.random.Generator) -> Weighting:
     """Any member of the family."""
-    return Weighting(random.random(), random.choice(POWERS), random.choice(GROWTHS))
+    return Weighting(random.random(), float(random.choice(POWERS)), float(random.choice(GROWTHS)))
