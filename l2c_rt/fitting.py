@@ -103,44 +103,53 @@ def check_schedule(
     timesteps: Sequence[float] | None,
     strict: bool,
 ) -> None:
-    """Raise ValueError for a schedule of another family or of other timesteps than a run's.
+    """Raise ValueError for a schedule of another family.
 
-    For one that was learned on another model: see `_check_fingerprint`.
+    Of other timesteps than the run's, or another model than the one it was learned on: see
+    `_tell_other`.
     """
     family = described.program.family
     if schedule.family not in ("", family):
         raise ValueError(
             f"compile: the schedule is for the family {schedule.family!r}, the model is {family!r}"
         )
-    for n, (a, b) in enumerate(zip(schedule.timesteps or (), timesteps or (), strict=False)):
-        if not same_timestep(a, b):
-            raise ValueError(
-                f"compile: the schedule was made for timestep {a:g} at evaluation {n}, timesteps= "
-                f"has {b:g}; run the sampler that it was made for, or make one for this run"
-            )
+    pairs = enumerate(zip(schedule.timesteps or (), timesteps or (), strict=False))
+    other = next(((n, a, b) for n, (a, b) in pairs if not same_timestep(a, b)), None)
+    if other is not None:
+        _tell_other(
+            schedule, strict,
+            "the schedule was made for timestep {1:g} at evaluation {0}, timesteps= has {2:g}, so "
+            "this run may lose quality on it; run the sampler that it was made for, or make one "
+            "for this run".format(*other),
+        )  # fmt: skip
     _check_fingerprint(schedule, described, strict)
 
 
 def _check_fingerprint(schedule: CacheSchedule, described: BoundModel, strict: bool) -> None:
-    """Warn, or with `strict` raise ValueError, where the schedule was learned on another model.
-
-    Coefficients that were fitted to other weights are of no use: with predictions it raises too.
-    """
+    """`_tell_other` where the schedule was learned on another model."""
     if not schedule.fingerprint:
         return
     difference = fingerprint_difference(model_fingerprint(described.model), schedule.fingerprint)
     if not difference:
         return
-    text = (
-        f"compile: the schedule was learned on a model of other {difference} "
+    _tell_other(
+        schedule, strict,
+        f"the schedule was learned on a model of other {difference} "
         f"({schedule.source or 'no source given'}), so this model may lose quality on it; learn a "
-        "router on this model, or load the weights that it was learned on"
-    )
+        "router on this model, or load the weights that it was learned on",
+    )  # fmt: skip
+
+
+def _tell_other(schedule: CacheSchedule, strict: bool, text: str) -> None:
+    """Warn, or with `strict` raise ValueError, of a schedule for another run or model.
+
+    Predictions that were fitted there are of no use here: with them it raises as well.
+    """
     if strict:
-        raise ValueError(f"strict: {text}")
+        raise ValueError(f"strict: compile: {text}")
     if schedule.predictions is not None:
         raise ValueError(
-            f"compile: the schedule's predictions were fitted on a model of other {difference}; "
-            "fit them anew: rt.fit_corrector(model, schedule)"
+            f"compile: {text}; its predictions were fitted there: rt.fit_corrector(model, schedule) "
+            "fits them anew"
         )
-    warnings.warn(text, L2CWarning, stacklevel=users_level())
+    warnings.warn(f"compile: {text}", L2CWarning, stacklevel=users_level())
