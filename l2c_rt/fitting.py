@@ -149,7 +149,7 @@ def _tell_other(schedule: CacheSchedule, strict: bool, text: str) -> None:
         raise ValueError(f"strict: compile: {text}")
     if schedule.predictions is not None:
         raise ValueError(
-            f"compile: {text}; its predictions were fitted there: rt.fit_corrector(model, schedule) "
-            "fits them anew"
+            f"compile: {text}; its predictions were fitted there: "
+            "rt.fit_corrector(model, schedule) fits them anew"
         )
     warnings.warn(f"compile: {text}", L2CWarning, stacklevel=users_level())
