@@ -65,6 +65,7 @@ def on_gpu(bound_model: Any) -> Any:
         device=GPU,
         open_stage=None,
         unfused_on_gpu=bound_model.unfused_on_gpu,
+        refused="",
     )
 
 
@@ -211,7 +212,7 @@ def test_a_node_without_a_role_is_not_fused(machine: Any) -> None:
     nodes = (*bound_model.program.nodes[:-1], Fixed("extra"), bound_model.program.nodes[-1])
     odd = SimpleNamespace(fusable=bound_model.fusable, why_not_fusable="", device=GPU,
                           program=replace(bound_model.program, nodes=nodes),
-                          open_stage=None, unfused_on_gpu="")  # fmt: skip
+                          open_stage=None, unfused_on_gpu="", refused="")  # fmt: skip
     with pytest.raises(ValueError, match="node 'extra' has no role"):
         backends.select_backend("fused", Options(), odd)  # type: ignore[arg-type]
 
