@@ -12,8 +12,9 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 demo: $(VENV)/.demo
 	$(BIN)/l2c-rt demo --out demo
 
+# Files in their order: by their number of tests, the one long test of a file would come last, alone.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m "not gpu and not slow" -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m "not gpu and not slow" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # mypy sees the package as it is installed, with kernels/ as l2c_rt.kernels.
 lint: $(VENV)/.dev
