@@ -70,7 +70,7 @@ INLINE void add_sum(const Term& term, std::int64_t at, std::int64_t lane, std::i
   std::size_t i = 0;
   const std::size_t count = term.sources.size();
   const float* coefficients = term.coefficients.data() + static_cast<std::size_t>(lane) * count;
-  // A predictor of order 4 reads five: in one sweep they come a tenth faster than in two.
+  // A predictor of order 4 reads five: one sweep reads the sum once less than two do.
   for (; i + 5 < count; i += 5) weighted_part<V, 5, false>(term, coefficients, i, at, width, to);
   if (count - i == 5) return weighted_part<V, 5, true>(term, coefficients, i, at, width, to);
   if (count - i == 4) return weighted_part<V, 4, true>(term, coefficients, i, at, width, to);

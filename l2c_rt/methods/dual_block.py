@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -37,7 +38,7 @@ SWITCHES = (
 
 
 @dataclass(frozen=True, slots=True)
-class DualBlock(Calibrated):
+class DualBlock(Calibrated, ABC):
     """The options of DBCacheConfig and of the calibrators, with `blocks` and `params_modifiers`."""
 
     Fn_compute_blocks: int = 8
@@ -166,9 +167,9 @@ class DualBlock(Calibrated):
         lists = enumerate(self.by_list(facts.blocks))
         return tuple(part for n, (alone, own) in lists for part in alone.decisions(own, n))
 
+    @abstractmethod
     def decisions(self, blocks: tuple[str, ...], number: int) -> tuple[Part, ...]:
         """Those about the blocks of list `number`, none where all of them are computed."""
-        raise NotImplementedError
 
     def rows(self, branches: tuple[str, ...]) -> Rows:
         """Row 1 reuses all blocks that may be."""

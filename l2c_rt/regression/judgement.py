@@ -29,7 +29,7 @@ def judged(
     reuse that ends nearest to the full runs of these numbers, in the mean of `log_error`.
 
     Errors of single branches say nothing of how they add up over a run; this does.  One run of a
-    few images takes the wrong one of two that are within a few decibels.
+    few images may take the worse of two.
     """
     full = replace(fits[0], compute=np.ones_like(fits[0].compute), predictions=None)
     less = [replace(fits[0], predictions=_part(fits[0], share)) for share in (0.5, 0.0)]

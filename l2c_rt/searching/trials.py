@@ -26,12 +26,11 @@ HISTORY = 5
 """Values that a prediction is made of."""
 
 PLACES = 16
-"""Evaluations, at most, that are reused alone to see what an error there does in the end: half
-as many lost plain reuse a decibel at 20 steps."""
+"""Evaluations, at most, that are reused alone to see what an error there does in the end."""
 
 RUNS = 3
 """Those that candidates are judged by; their predictions are fitted on the first, which then does
-not judge.  One run of a few images is off by decibels."""
+not judge.  One run of a few images may take the worse candidate."""
 
 
 @dataclass(slots=True)

@@ -7,20 +7,13 @@ from itertools import product
 
 import numpy as np
 import pytest
+from random_programs import unit_program
 
 from l2c_rt.plan.dynamic import RowPlans
 from l2c_rt.plan.ops import Compute, Plan, PlanError, Predict, Reuse, reuses
-from l2c_rt.plan.program import BlockProgram, Branch, Fixed
 
 NAMES = ("a", "b", "c", "d")
-PROGRAM = BlockProgram(
-    "toy",
-    (Fixed("in"),
-     *(Branch(name, "block", i, gated=False, macs=1, weights=1, activations=1, kernels=1)
-       for i, name in enumerate(NAMES)),
-     Fixed("out")),
-    tokens=1, width=1,
-)  # fmt: skip
+PROGRAM = unit_program(NAMES)
 ROWS = np.array([[1, 1, 1, 1], [1, 0, 0, 1], [1, 1, 0, 1]], np.bool_)
 
 

@@ -9,21 +9,14 @@ from itertools import product
 from random import Random
 
 import pytest
+from random_programs import unit_program
 
 from l2c_rt.plan.dynamic import RowPlans
 from l2c_rt.plan.ops import Compute, Plan, PlanError, Predict, Reuse, StepPlan, reuses
 from l2c_rt.plan.part_plans import PartPlans, together
-from l2c_rt.plan.program import BlockProgram, Branch, Fixed
 
 NAMES = ("a", "b", "c", "d", "e")
-PROGRAM = BlockProgram(
-    "toy",
-    (Fixed("in"),
-     *(Branch(name, "block", i, gated=False, macs=1, weights=1, activations=1, kernels=1)
-       for i, name in enumerate(NAMES)),
-     Fixed("out")),
-    tokens=1, width=1,
-)  # fmt: skip
+PROGRAM = unit_program(NAMES)
 PARTS = PartPlans((RowPlans(2), RowPlans(2, 3), RowPlans(2, 2, 2)), (("b", "c"), ("d",), ("e",)))
 PLAN = PARTS.plan(PROGRAM, 6)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from l2c_rt.plan.ops import Plan
 from l2c_rt.plan.passes import fuse_reuse_runs, hoist_conditioning
 from l2c_rt.plan.program import (
     BlockProgram,
+    Branch,
     Fixed,
     attention_branch,
     conditioning_node,
@@ -40,6 +42,15 @@ def program_of(nodes: list[Any]) -> BlockProgram:
     embed = linear_node("embed", 16, 16, 32, role="embed")
     final = linear_node("final", 16, 32, 32, role="final")
     return BlockProgram("any", (embed, *nodes, final), 16, 32)
+
+
+def unit_program(names: Sequence[str]) -> BlockProgram:
+    """Blocks of these names, where everything costs 1."""
+    blocks = (
+        Branch(name, "block", i, gated=False, macs=1, weights=1, activations=1, kernels=1)
+        for i, name in enumerate(names)
+    )
+    return BlockProgram("toy", (Fixed("in"), *blocks, Fixed("out")), tokens=1, width=1)
 
 
 def skip_program(pairs: int, middle: int = 1) -> BlockProgram:

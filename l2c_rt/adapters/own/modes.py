@@ -22,7 +22,6 @@ def run_observed(mode: TorchDispatchMode, work: Callable[[], T]) -> T:
     Whatever torch.compile has compiled runs eagerly meanwhile, in all threads: code that it meets
     under a mode it would never compile again.
     """
-
     if "torch._dynamo" not in sys.modules:
         return run_inside((mode,), work)
     user = object()

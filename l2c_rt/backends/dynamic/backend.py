@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +21,8 @@ from l2c_rt.backends.dynamic.deciding_graphs import DecidingGraphs, DecidingGrap
 from l2c_rt.backends.dynamic.fused import DecidingFused
 from l2c_rt.backends.dynamic.gauge import Change
 from l2c_rt.backends.dynamic.parts_forward import PartsForward
-from l2c_rt.backends.dynamic.parts_graphs import PartsGraphs, PartsGraphWorkspace
+from l2c_rt.backends.dynamic.parts_graphs import PartsGraphs
+from l2c_rt.backends.graphs.call_graphs import CallGraphs
 from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.graphs.refusals import why_not_captured
 from l2c_rt.backends.graphs.static_inputs import Arguments
@@ -76,19 +78,14 @@ def _one_backend(
     def alone(linears: PackedLinears | None, plan: Plan) -> Workspace:
         return DecidingWorkspace(model, plan, plans, row_plans, change=change, linears=linears)
 
-    if graphs is None:
-        plain = Backend("own", passes, partial(alone, None), reasons)
-        return packed(plain, PackedLinears(model.model, products), alone) if products else plain
+    def open_graphs(
+        plan: Plan, graphs: GraphParts, arguments: Arguments, state: State
+    ) -> CallGraphs:
+        forward = DecidingForward(model, plan, plans, row_plans, units,
+                                  change=change, for_graphs=True)  # fmt: skip
+        return DecidingGraphs(forward, model.model, model.device, graphs, arguments, state)
 
-    def workspace(plan: Plan) -> Workspace:
-        def open_graphs(arguments: Arguments, state: State) -> DecidingGraphs:
-            forward = DecidingForward(model, plan, plans, row_plans, units,
-                                      change=change, for_graphs=True)  # fmt: skip
-            return DecidingGraphs(forward, model.model, model.device, graphs, arguments, state)
-
-        return DecidingGraphWorkspace(model.device, graphs, open_graphs)
-
-    return Backend("own", passes, workspace, reasons)
+    return _routed(model, reasons, graphs, products, passes, alone, open_graphs)
 
 
 def _parts_backend(
@@ -113,16 +110,31 @@ def _parts_backend(
     def alone(linears: PackedLinears | None, plan: Plan) -> Workspace:
         return PartsForward(model, plan, plans, part_plans, change=change, linears=linears)
 
+    def open_graphs(
+        plan: Plan, graphs: GraphParts, arguments: Arguments, state: State
+    ) -> CallGraphs:
+        forward = PartsForward(model, plan, plans, part_plans, units, change=change)
+        return PartsGraphs(forward, model.model, model.device, graphs, arguments, state)
+
+    return _routed(model, reasons, graphs, products, passes, alone, open_graphs)
+
+
+def _routed(
+    model: BoundModel,
+    reasons: tuple[str, ...],
+    graphs: GraphParts | None,
+    products: Products | None,
+    passes: Callable[[Plan, BlockProgram], Plan],
+    alone: Callable[[PackedLinears | None, Plan], Workspace],
+    open_graphs: Callable[[Plan, GraphParts, Arguments, State], CallGraphs],
+) -> Backend:
+    """By the graphs that `open_graphs` gives, or without any, on packed weights or none."""
     if graphs is None:
         plain = Backend("own", passes, partial(alone, None), reasons)
         return packed(plain, PackedLinears(model.model, products), alone) if products else plain
 
     def workspace(plan: Plan) -> Workspace:
-        def open_graphs(arguments: Arguments, state: State) -> PartsGraphs:
-            forward = PartsForward(model, plan, plans, part_plans, units, change=change)
-            return PartsGraphs(forward, model.model, model.device, graphs, arguments, state)
-
-        return PartsGraphWorkspace(model.device, graphs, open_graphs)
+        return DecidingGraphWorkspace(model.device, graphs, partial(open_graphs, plan, graphs))
 
     return Backend("own", passes, workspace, reasons)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.dynamic.deciding_forward import DecidingForward
 from l2c_rt.plan.ops import StepPlan
-from l2c_rt.plan.run_record import Done
 
 
 class DecidingWorkspace(DecidingForward):
@@ -15,8 +14,3 @@ class DecidingWorkspace(DecidingForward):
         """See `DecidingForward.carry_out`."""
         self.begin(evaluation)
         return self.end(self.carry_out(step, evaluation))
-
-    @property
-    def done(self) -> Done:
-        """What the last evaluation did."""
-        return self.decider.done

@@ -9,8 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from l2c_rt.adapters.bound_model import BoundModel, State
-from l2c_rt.adapters.own.observe import Stream
-from l2c_rt.adapters.own.probe import streams_by_shape
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.block_calls import image_stream
 from l2c_rt.backends.cpu.packed_linears import PackedLinears
@@ -23,6 +21,7 @@ from l2c_rt.backends.dynamic.streams import (
     copied_arguments,
     first_tensor,
     part_of,
+    streams_of,
     with_first,
 )
 from l2c_rt.backends.graphs.capture_watch import NotRepeatableError
@@ -31,6 +30,7 @@ from l2c_rt.backends.own import OwnWorkspace
 from l2c_rt.backends.own_calls import CallPlans
 from l2c_rt.plan.dynamic import RowPlans
 from l2c_rt.plan.ops import Plan, StepPlan
+from l2c_rt.plan.run_record import Done
 
 
 class DecidingForward(OwnWorkspace):
@@ -155,7 +155,7 @@ class DecidingForward(OwnWorkspace):
         )
 
     def _check_continued(self) -> None:
-        if self._streams_of("model")[0] is None:
+        if streams_of(self._lane, "model")[0] is None:
             raise ValueError(
                 f"{type(self.decider.method).__name__}: the model's output does not have the shape "
                 "of its first argument, but for channels; use a method that decides about blocks"
@@ -235,15 +235,14 @@ class DecidingForward(OwnWorkspace):
 
     def _added(self, path: str, out: Any) -> Tensor:
         parts = tuple(out) if isinstance(out, tuple | list) else (out,)
-        number, stream = image_stream(self._streams_of(path))
+        number, stream = image_stream(streams_of(self._lane, path))
         added: Tensor = parts[number] - self._entered[stream.name]
         return added
 
-    def _streams_of(self, path: str) -> tuple[Stream | None, ...]:
-        planned = self._lane.planned
-        if planned is None:
-            return streams_by_shape(self._lane.last_call)
-        return planned.probe.sites[path].streams
+    @property
+    def done(self) -> Done:
+        """What the last evaluation did."""
+        return self.decider.done
 
 
 def _nothing() -> None:

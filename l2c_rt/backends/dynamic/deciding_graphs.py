@@ -12,6 +12,7 @@ from l2c_rt.adapters.bound_model import State
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.dynamic.deciding_forward import DecidingForward
 from l2c_rt.backends.dynamic.modes import Mode, ReusedBeforeError
+from l2c_rt.backends.dynamic.parts_forward import PartsForward
 from l2c_rt.backends.graphs.call_graphs import CallGraphs
 from l2c_rt.backends.graphs.capture_watch import NotRepeatableError
 from l2c_rt.backends.graphs.captures import StepKey, WholeForward
@@ -27,7 +28,17 @@ LOOK: StepKey = (-1, ())
 """What is done up to the observation, whatever row follows."""
 
 
-class DecidingGraphs(CallGraphs):
+class DecisionGraphs(CallGraphs):
+    """Those of a forward in which a method decides."""
+
+    forward: DecidingForward | PartsForward
+
+    @property
+    def stats(self) -> GraphStats:
+        return super().stats + GraphStats(buffer_bytes=self.forward.nbytes)
+
+
+class DecidingGraphs(DecisionGraphs):
     """The first evaluation is computed as it would be without graphs; later ones look, decide, and
     do the rest, where each of the two is computed once, captured at its second time, and replayed.
 
@@ -172,10 +183,6 @@ class DecidingGraphs(CallGraphs):
     def _fixed_addresses(self) -> set[int]:
         return super()._fixed_addresses() | self.forward.ahead.addresses()
 
-    @property
-    def stats(self) -> GraphStats:
-        return super().stats + GraphStats(buffer_bytes=self.forward.nbytes)
-
 
 class DecidingGraphWorkspace(GraphWorkspace):
     """Those of one lane."""
@@ -184,5 +191,5 @@ class DecidingGraphWorkspace(GraphWorkspace):
     def done(self) -> Done:
         """What the last evaluation did."""
         graphs = self._kinds[-1]
-        assert isinstance(graphs, DecidingGraphs)
-        return graphs.forward.decider.done
+        assert isinstance(graphs, DecisionGraphs)
+        return graphs.forward.done

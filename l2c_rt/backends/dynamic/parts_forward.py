@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from l2c_rt.adapters.bound_model import BoundModel
 from l2c_rt.adapters.own.observe import Stream
-from l2c_rt.adapters.own.probe import streams_by_shape
 from l2c_rt.backends.backend import Evaluation
 from l2c_rt.backends.block_calls import image_stream, parts_of
 from l2c_rt.backends.cpu.packed_linears import PackedLinears
 from l2c_rt.backends.dynamic.gauge import Change
 from l2c_rt.backends.dynamic.part_decider import PartDecider, deciders_of
-from l2c_rt.backends.dynamic.streams import copied_arguments
+from l2c_rt.backends.dynamic.streams import copied_arguments, streams_of
 from l2c_rt.backends.keeping import Keeping
 from l2c_rt.backends.own import OwnWorkspace
 from l2c_rt.backends.own_calls import CallPlans
@@ -112,13 +111,13 @@ class PartsForward(OwnWorkspace):
         if path in self._starts or (number is not None and not known):
             self._entered = copied_arguments(module, args, kwargs)
         if number is not None and known:
-            self._decide(number, self._image(path)[1].of(args, kwargs))
+            self._decide(number, self._image(path).of(args, kwargs))
         out = super()._visit(path, module, args, kwargs)
         if number is not None and not known:
             # While an evaluation 0 is observed, which reuses nothing.
-            self._decide(number, self._entered[self._image(path)[1].name])
+            self._decide(number, self._entered[self._image(path).name])
         if path in self._behind:
-            place, stream = self._image(path)
+            place, stream = image_stream(streams_of(self._lane, path))
             self._decide(self._behind[path], parts_of(out)[place] - self._entered[stream.name])
         return out
 
@@ -132,11 +131,8 @@ class PartsForward(OwnWorkspace):
         self.switch(variant, decider.part.blocks)
         self.decided(variant)
 
-    def _image(self, path: str) -> tuple[int, Stream]:
-        planned = self._lane.planned
-        if planned is None:
-            return image_stream(streams_by_shape(self._lane.last_call))
-        return image_stream(planned.probe.sites[path].streams)
+    def _image(self, path: str) -> Stream:
+        return image_stream(streams_of(self._lane, path))[1]
 
 
 def _nothing(variant: int) -> None:

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-
-from l2c_rt.adapters.bound_model import State
 from l2c_rt.backends.backend import Evaluation
-from l2c_rt.backends.dynamic.deciding_graphs import LOOK
+from l2c_rt.backends.dynamic.deciding_graphs import LOOK, DecisionGraphs
 from l2c_rt.backends.dynamic.parts_forward import PartsForward
-from l2c_rt.backends.graphs.call_graphs import CallGraphs
 from l2c_rt.backends.graphs.captures import StepKey
-from l2c_rt.backends.graphs.forward import GraphParts
 from l2c_rt.backends.graphs.static_inputs import Arguments
-from l2c_rt.backends.graphs.workspace import GraphWorkspace
-from l2c_rt.device.graphs import GraphStats
 from l2c_rt.plan.ops import StepPlan
-from l2c_rt.plan.run_record import Done
 
 
-class PartsGraphs(CallGraphs):
+class PartsGraphs(DecisionGraphs):
     """What stands between two decisions is computed where it first comes, captured at its second
     time, and replayed; no graph goes over a decision, which reads what a block has given."""
 
     forward: PartsForward
-
-    def __init__(
-        self,
-        forward: PartsForward,
-        model: nn.Module,
-        device: torch.device,
-        parts: GraphParts,
-        arguments: Arguments,
-        state: State,
-    ) -> None:
-        super().__init__(forward, model, device, parts, arguments, state)
-        self._only_parts = True
-        self._at: StepKey = LOOK
+    _at: StepKey = LOOK
 
     def evaluate(self, step: StepPlan, evaluation: Evaluation, arguments: Arguments) -> object:
         """See `CallGraphs.evaluate`."""
@@ -62,18 +41,3 @@ class PartsGraphs(CallGraphs):
 
     def _key(self, evaluation: Evaluation) -> StepKey:
         return self._at
-
-    @property
-    def stats(self) -> GraphStats:
-        return super().stats + GraphStats(buffer_bytes=self.forward.nbytes)
-
-
-class PartsGraphWorkspace(GraphWorkspace):
-    """Those of one lane."""
-
-    @property
-    def done(self) -> Done:
-        """What the last evaluation did."""
-        graphs = self._kinds[-1]
-        assert isinstance(graphs, PartsGraphs)
-        return graphs.forward.done

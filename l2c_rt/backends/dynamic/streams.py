@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from l2c_rt.adapters.bound_model import State
-from l2c_rt.adapters.own.observe import named_arguments
+from l2c_rt.adapters.own.observe import Stream, named_arguments
+from l2c_rt.adapters.own.probe import streams_by_shape
+from l2c_rt.backends.own_calls import LaneCalls
 
 
 def first_tensor(path: str, value: object) -> Tensor:
@@ -75,3 +77,10 @@ def with_first(
     if stream.name in kwargs:
         return args, kwargs | {stream.name: value}
     return (value, *args[1:]), kwargs
+
+
+def streams_of(lane: LaneCalls, path: str) -> tuple[Stream | None, ...]:
+    """The streams of a block's outputs; by shape while a first evaluation is observed."""
+    if lane.planned is None:
+        return streams_by_shape(lane.last_call)
+    return lane.planned.probe.sites[path].streams
